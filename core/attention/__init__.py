@@ -1,0 +1,1 @@
+"""Consistent Self-Attention on tokens (image, position, channel); it knows no network."""

@@ -1,0 +1,12 @@
+"""What a user sees: the node declarations, one file a stage of the work."""
+
+from comfy_api.latest import ComfyExtension, io
+
+
+class StoryReelExtension(ComfyExtension):
+    """The pack's nodes, in the order in which a story passes through them."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from . import attention, page, story
+
+        return [*story.NODES, *attention.NODES, *page.NODES]
