@@ -1,0 +1,77 @@
+"""What every test may ask for: the pack as `storyreel`, a real host, tiny checkpoints, a real server, a real browser.
+
+The pack is imported from the repository's folder under the name `storyreel`, and the repository itself stays off
+sys.path, where its `nodes` would stand before the host's. Nothing of the host is imported until a test asks for it, so
+`core` is tested without ComfyUI.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+sys.path.append(str(TESTS))  # for `harness`, the only importable name in here that a test needs
+
+
+def _import_pack():
+    spec = importlib.util.spec_from_file_location(
+        "storyreel", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["storyreel"] = module
+    spec.loader.exec_module(module)
+
+
+_import_pack()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """The in-process host's base directory: models/ (all hosts share it), input/, output/, user/ and so on."""
+    from harness.folders import make_base
+
+    return make_base(tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture(scope="session")
+def host(base):
+    """The in-process host, started once for the whole run: see `harness.host.Host`."""
+    from harness.host import Host
+
+    running = Host(base, ROOT)
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(host):
+    """tiny_checkpoint(name) -> path of a tiny checkpoint in models/checkpoints; names: `harness.tiny.CHECKPOINTS`."""
+    from harness import tiny
+
+    return lambda name: tiny.write(name, host.base / "models" / "checkpoints")
+
+
+@pytest.fixture(scope="session")
+def server(base, tmp_path_factory):
+    """A real `main.py` on a free loopback port with the pack in its custom_nodes: see `harness.server.Server`."""
+    from harness.folders import make_base
+    from harness.server import Server
+
+    folder = make_base(tmp_path_factory.mktemp("server"), models=base / "models")
+    (folder / "custom_nodes" / "ComfyUI-StoryReel").symlink_to(ROOT, target_is_directory=True)
+    with Server(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def browser():
+    """A real headless browser, new for each test: see `harness.browser.Browser`."""
+    from harness.browser import Browser
+
+    with Browser() as running:
+        yield running

@@ -1,0 +1,112 @@
+"""A real headless browser before a real server: Debian's chromium, driven by Playwright."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+# chromium's own calls home are noise here; it runs as root in most containers, where its sandbox cannot
+ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync""".split()
+READY = "() => window.app?.extensionManager && window.app?.graph && window.app?.vueAppReady"
+READY_SECONDS = 180
+
+
+def find_chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    message = "no chromium on PATH: install it (Debian: apt-get install chromium fonts-dejavu-core)"
+    if os.environ.get("STORYREEL_SKIP_BROWSER"):
+        pytest.skip(message)
+    pytest.fail(message + ", or set STORYREEL_SKIP_BROWSER=1 to leave the browser's tests out")
+
+
+class Browser:
+    """A running browser; a context manager. `open(url)` gives a page with the host's frontend ready."""
+
+    def __enter__(self):
+        executable = find_chromium()
+        self._driver = sync_playwright().start()
+        self._browser = self._driver.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        return self
+
+    def __exit__(self, *_):
+        self._browser.close()
+        self._driver.stop()
+
+    def open(self, url: str, vue_nodes: bool = False) -> "Frontend":
+        """The host's frontend at `url`; `vue_nodes` chooses the newer of its two renderers."""
+        page = self._browser.new_context(viewport={"width": 1700, "height": 950}).new_page()
+        page.set_default_timeout(READY_SECONDS * 1000)
+        page.goto(url)
+        page.wait_for_function(READY)
+        page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue_nodes)
+        return Frontend(page)
+
+
+class Frontend:
+    """A page of the host: load a graph, look at it, run it as a user does. `page` is Playwright's."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def load(self, workflow: dict, name: str = "test"):
+        """Load a workflow in the frontend's own form, as the Open menu does, and fit it into the view."""
+        self.page.evaluate("async ([flow, name]) => await app.loadGraphData(flow, true, true, name)", [workflow, name])
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+
+    def missing_nodes(self) -> list[str]:
+        """Types in the graph, subgraphs included, that no loaded pack offers."""
+        return self.page.evaluate(
+            """() => {
+              const graphs = [app.graph, ...(app.graph.subgraphs?.values() ?? [])];
+              const types = graphs.flatMap(graph => graph.nodes.map(node => node.type));
+              return types.filter(type => !LiteGraph.registered_node_types[type]);
+            }"""
+        )
+
+    def export(self) -> dict:
+        """The graph in API form, as the Export (API) menu writes it."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def save(self) -> dict:
+        """The graph in the frontend's own form, as the Save menu writes it."""
+        return self.page.evaluate("() => app.graph.serialize()")
+
+    def run(self, seconds: float = 600) -> list[dict]:
+        """Press the Run button and wait for the end; returns [{"type", "detail"}] of the events seen on the way."""
+        self.page.evaluate(
+            """() => {
+              window.seen = [];
+              const kinds = ['execution_success', 'execution_error', 'execution_interrupted', 'executed', 'progress'];
+              for (const type of kinds)
+                app.api.addEventListener(type, event => window.seen.push({type, detail: event.detail}));
+            }"""
+        )
+        self.page.locator("[data-testid=queue-button]").click()
+        self.page.wait_for_function(
+            """() => Object.keys(window.app.lastNodeErrors ?? {}).length
+              || window.seen.some(event => event.type.startsWith('execution_'))""",
+            timeout=seconds * 1000,
+        )
+        return self.page.evaluate("() => window.seen")
+
+    def node_errors(self) -> dict:
+        """What validation said about the last prompt, {} if nothing."""
+        return self.page.evaluate("() => window.app.lastNodeErrors ?? {}")
+
+    def pictures(self) -> dict[str, int]:
+        """{node id: number of pictures that it shows}"""
+        return self.page.evaluate(
+            "() => Object.fromEntries(app.graph.nodes.map(node => [String(node.id), (node.imgs || []).length]))"
+        )
+
+    def screenshot(self, path: Path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.page.wait_for_timeout(1000)  # the canvas draws and loads thumbnails after the last event
+        self.page.screenshot(path=str(path))

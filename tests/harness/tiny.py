@@ -1,0 +1,193 @@
+"""Tiny checkpoints that the host's stock loaders take for real ones: tensors of full shape in a small file.
+
+A `.ckpt` keeps strides. So a weight W[i, j, ...] = s[start + i + flat(j, ...)] is a view of one short random vector s,
+a matrix of full rank (a Hankel matrix) whose file holds only s. The weights are random: they paint noise.
+
+    python tests/harness/tiny.py HOST_FOLDER OUT_FOLDER NAME...
+"""
+
+import math
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+
+# The widths are the published ones, except that every level of a UNet is as wide as the first; the host recognises a
+# family by the keys below, by the input side's transformer depths and by nothing else.
+UNET = dict(
+    image_size=32, in_channels=4, out_channels=4, model_channels=320, use_spatial_transformer=True, legacy=False
+)
+SD15 = dict(num_heads=8, num_head_channels=-1, context_dim=768, use_linear_in_transformer=False)
+SD2 = dict(num_heads=-1, num_head_channels=64, context_dim=1024, use_linear_in_transformer=True)
+SDXL = dict(
+    num_heads=-1,
+    num_head_channels=64,
+    context_dim=2048,
+    use_linear_in_transformer=True,
+    adm_in_channels=2816,
+    num_classes="sequential",
+)
+ONE_LEVEL = dict(
+    num_res_blocks=[1],
+    channel_mult=[1],
+    transformer_depth=[1],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1, 1],
+)
+FOUR_LEVELS = dict(
+    num_res_blocks=[2] * 4,
+    channel_mult=[1] * 4,
+    transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1] * 9 + [0] * 3,
+)
+SEVENTY_TRANSFORMERS = dict(
+    num_res_blocks=[2] * 3,
+    channel_mult=[1] * 3,
+    transformer_depth=[0, 0, 2, 2, 10, 10],
+    transformer_depth_middle=10,
+    transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+)
+SLIM = dict(SEVENTY_TRANSFORMERS, transformer_depth_middle=1, transformer_depth_output=[0, 0, 0, 1, 1, 1, 1, 1, 1])
+
+
+def unet(**config) -> Shapes:
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    operations = comfy.ops.disable_weight_init
+    model = UNetModel(**UNET, **config, dtype=torch.float16, device="meta", operations=operations)
+    for name, tensor in model.state_dict().items():
+        yield f"model.diffusion_model.{name}", tuple(tensor.shape)
+
+
+def vae() -> Shapes:
+    """The 4-channel KL autoencoder; the encoder's width is fixed by the loader, the decoder is a quarter as wide."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    encoder = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4])
+    encoder |= dict(num_res_blocks=2, attn_resolutions=[], dropout=0.0)
+    with torch.device("meta"):
+        model = AutoencoderKL(ddconfig=encoder, embed_dim=4, decoder_ddconfig=dict(encoder, ch=32))
+    for name, tensor in model.state_dict().items():
+        yield f"first_stage_model.{name}", tuple(tensor.shape)
+
+
+def clip_l(prefix: str) -> Shapes:
+    """CLIP-L's text tower, 12 layers of 768, under the names that SD1.5 and SDXL files use."""
+    width = 768
+    yield f"{prefix}embeddings.token_embedding.weight", (49408, width)
+    yield f"{prefix}embeddings.position_embedding.weight", (77, width)
+    for layer in range(12):
+        block = f"{prefix}encoder.layers.{layer}."
+        for norm in ("layer_norm1", "layer_norm2"):
+            yield from _affine(block + norm, (width,))
+        for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from _affine(f"{block}self_attn.{projection}", (width, width))
+        yield from _affine(block + "mlp.fc1", (4 * width, width))
+        yield from _affine(block + "mlp.fc2", (width, 4 * width))
+    yield from _affine(f"{prefix}final_layer_norm", (width,))
+
+
+def open_clip(prefix: str, width: int, layers: int) -> Shapes:
+    """An OpenCLIP text tower (H: 1024 wide, 24 layers; G: 1280 wide, 32 layers) under OpenCLIP's own names."""
+    yield f"{prefix}token_embedding.weight", (49408, width)
+    yield f"{prefix}positional_embedding", (77, width)
+    yield f"{prefix}text_projection", (width, width)
+    for layer in range(layers):
+        block = f"{prefix}transformer.resblocks.{layer}."
+        yield from _affine(block + "ln_1", (width,))
+        yield from _affine(block + "ln_2", (width,))
+        yield f"{block}attn.in_proj_weight", (3 * width, width)
+        yield f"{block}attn.in_proj_bias", (3 * width,)
+        yield from _affine(block + "attn.out_proj", (width, width))
+        yield from _affine(block + "mlp.c_fc", (4 * width, width))
+        yield from _affine(block + "mlp.c_proj", (width, 4 * width))
+    yield from _affine(f"{prefix}ln_final", (width,))
+
+
+def _affine(name: str, shape: tuple[int, ...]) -> Shapes:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]
+
+
+def _sd15(layout: dict) -> Shapes:
+    yield from unet(**SD15, **layout)
+    yield from clip_l("cond_stage_model.transformer.text_model.")
+    yield from vae()
+
+
+def _sd2(layout: dict) -> Shapes:
+    yield from unet(**SD2, **layout)
+    yield from open_clip("cond_stage_model.model.", 1024, 24)
+    yield from vae()
+
+
+def _sdxl(layout: dict, clip: bool) -> Shapes:
+    yield from unet(**SDXL, **layout)
+    if clip:
+        yield from clip_l("conditioner.embedders.0.transformer.text_model.")
+        yield from open_clip("conditioner.embedders.1.model.", 1280, 32)
+    yield from vae()
+
+
+CHECKPOINTS = {
+    "sd15": lambda: _sd15(ONE_LEVEL),  # one level: attention at input 1, middle 0, output 0 and 1
+    "sd15_full": lambda: _sd15(FOUR_LEVELS),  # SD1.5's own block layout, 16 transformers
+    "sd2_full": lambda: _sd2(FOUR_LEVELS),
+    "sdxl": lambda: _sdxl(SEVENTY_TRANSFORMERS, clip=True),  # 1.1 G parameters once loaded
+    "sdxl_slim": lambda: _sdxl(SLIM, clip=False),  # its CLIP output is None
+}
+
+
+class Weights:
+    """Random tensors of any shape, as views of one vector each for a standard deviation."""
+
+    def __init__(self, shapes: list[tuple[str, tuple[int, ...]]]):
+        generator = torch.Generator().manual_seed(0)
+        self.offsets = 1009
+        longest = max(sum(self._extent(shape)) for _, shape in shapes) + self.offsets
+        self.noise = torch.randn(longest, generator=generator)
+        self.vectors: dict[float, torch.Tensor] = {}
+
+    @staticmethod
+    def _extent(shape: tuple[int, ...]) -> tuple[int, int]:
+        return shape[0], math.prod(shape[1:])
+
+    def view(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        if not shape:
+            return torch.ones((), dtype=torch.float16)
+        if len(shape) == 1:
+            std, mean = 0.02, float(name.endswith("weight"))  # a norm's gain lies around 1, a bias around 0
+        else:
+            std, mean = (0.05 if "embedding" in name else self._extent(shape)[1] ** -0.5), 0.0
+        key = (std, mean)
+        if key not in self.vectors:
+            self.vectors[key] = (self.noise * std + mean).half()
+        strides = (1, *(math.prod(shape[axis + 1 :]) for axis in range(1, len(shape))))
+        start = zlib.crc32(name.encode()) % self.offsets  # so that two layers differ
+        return self.vectors[key].as_strided(shape, strides, start)
+
+
+def write(name: str, folder: Path) -> Path:
+    """Write checkpoint `name` of `CHECKPOINTS` into `folder` unless it is there; the bytes are the same every time."""
+    path = Path(folder) / f"{name}.ckpt"
+    if not path.exists():
+        shapes = list(CHECKPOINTS[name]())
+        weights = Weights(shapes)
+        torch.save({"state_dict": {key: weights.view(key, shape) for key, shape in shapes}}, path)
+    return path
+
+
+if __name__ == "__main__":
+    host, out, *names = sys.argv[1:]
+    sys.path.insert(0, host)
+    from comfy.cli_args import args
+
+    args.cpu = True
+    for name in names:
+        print(write(name, Path(out)))
