@@ -1,0 +1,238 @@
+"""Self-attention with borrowed tokens: O_i = softmax(Q_i [K_pool; K_i]^T / sqrt(d)) [V_pool; V_i].
+
+Everything works on projected tensors, so a token's key and value are computed once however many images borrow it,
+and tokens are gathered, so there is no mask and any attention kernel serves. Keys are laid out as
+
+    | pool: samples of image a | of image b | ... | own tokens of the reader |
+
+The pool is written once for all its readers; between two readers only the last part changes. A reader that lends
+to the pool finds its own samples there already and adds the rest of its own tokens, so none counts twice.
+
+Memory: the buffer above is all that is allocated beyond plain attention, and it is kept under a limit by working
+on some heads at a time; where a single head's keys are too many, on some keys at a time, merging the partial
+softmaxes by their log-sum-exp.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .sharing import Group
+
+# attend(q, k, v, heads, bias) on [1, tokens, heads * d]; bias is [queries, keys], added to the logits, or None.
+Attend = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens of one image: `index` [m] into its tokens, or all of them. `bias` is added to their logits."""
+
+    row: int
+    index: Tensor | None
+    length: int
+    bias: float = 0.0
+
+    def write(self, source: Tensor, target: Tensor) -> None:
+        """Copy the tokens of `source` [B, N, c] into `target` [m, c]."""
+        if self.index is None:
+            target.copy_(source[self.row])
+        else:
+            torch.index_select(source[self.row], 0, self.index, out=target)
+
+    def split(self, length: int) -> list["Segment"]:
+        """The same tokens in segments of at most `length`."""
+        if self.length <= length:
+            return [self]
+        index = torch.arange(self.length) if self.index is None else self.index
+        return [Segment(self.row, part, len(part), self.bias) for part in index.split(length)]
+
+
+def attend_plain(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    """Attention by torch's own kernel. q [B, N, h*d], k and v [B, M, h*d], bias broadcast to [N, M] -> [B, N, h*d]."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+
+
+def complement(index: Tensor, tokens: int) -> Tensor:
+    """The token numbers in [0, tokens) that `index` does not name, ascending."""
+    rest = torch.ones(tokens, dtype=torch.bool, device=index.device)
+    rest[index] = False
+    return rest.nonzero().flatten()
+
+
+def extended_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    groups: Sequence[Group],
+    samples: Sequence[Sequence[Tensor]],
+    *,
+    strength: float = 1.0,
+    limit: int = 64 << 20,
+    attend: Attend = attend_plain,
+    whole_heads: bool = False,
+) -> Tensor:
+    """Attention of every row over its own tokens and those that it borrows.
+
+    q, k, v: [B, N, heads * d], projected, one guidance half only.
+    groups: who reads which pool; a row in several groups gets the mean of their estimates.
+    samples: for each group the token numbers [m] of each row of its pool, in the pool's order.
+    strength: weight of a borrowed token in the softmax; 1 as published, towards 0 it vanishes.
+    limit: bytes that keys, values and output of one call may take beyond q, k, v and the result.
+    whole_heads: always hand over all heads and keys at once, for an `attend` that must see them together.
+
+    Returns [B, N, heads * d].
+    """
+    out = torch.zeros_like(q)
+    estimates = [0] * q.shape[0]
+    for group in groups:
+        for row in group.readers:
+            estimates[row] += 1
+
+    for group, sample in zip(groups, samples, strict=True):
+        if not any(map(len, sample)):
+            _add_plain(out, q, k, v, heads, group.readers, estimates, attend)
+        else:
+            _add_group(out, q, k, v, heads, group, sample, estimates, strength, limit, attend, whole_heads)
+    return out
+
+
+def _add_plain(out, q, k, v, heads, readers, estimates, attend):
+    if list(readers) == list(range(len(out))):
+        out.copy_(attend(q, k, v, heads, None))
+        return
+    for row in readers:
+        only = slice(row, row + 1)
+        _add(out[row], attend(q[only], k[only], v[only], heads, None)[0], estimates[row])
+
+
+def _add(target: Tensor, estimate: Tensor, estimates: int) -> None:
+    # A single estimate is copied, not summed, so that it stays what the kernel gave to the last bit.
+    if estimates == 1:
+        target.copy_(estimate)
+    else:
+        target.add_(estimate, alpha=1 / estimates)
+
+
+def _add_group(out, q, k, v, heads, group, sample, estimates, strength, limit, attend, whole_heads):
+    tokens = q.shape[1]
+    dim = q.shape[2] // heads
+    bias = math.log(strength) if strength > 0 else -math.inf
+    pool = [
+        Segment(row, None if len(index) == tokens else index, len(index), bias)
+        for row, index in zip(group.pool, sample, strict=True)
+        if len(index)
+    ]
+    borrowed = sum(segment.length for segment in pool)
+    head_bytes = (2 * (borrowed + tokens) + tokens) * dim * q.element_size()
+    at_once = heads if whole_heads else min(heads, limit // head_bytes)
+    if at_once == 0:
+        _add_group_by_keys(out, q, k, v, heads, group, pool, estimates, limit, attend)
+        return
+
+    for first in range(0, heads, at_once):
+        count = min(at_once, heads - first)
+        part = slice(first * dim, (first + count) * dim)
+        keys = k.new_empty(borrowed + tokens, count * dim)
+        values = torch.empty_like(keys)
+        _write(pool, k[..., part], keys)
+        _write(pool, v[..., part], values)
+        for row in group.readers:
+            own = _own(group, pool, row, tokens)
+            end = borrowed + own.length
+            if own.length:
+                own.write(k[..., part], keys[borrowed:end])
+                own.write(v[..., part], values[borrowed:end])
+            weights = None if strength == 1 else _biases([*pool, own], group, row, keys)
+            estimate = _attend_queries(
+                q[row : row + 1, :, part], keys[None, :end], values[None, :end], count, weights, limit, attend
+            )
+            _add(out[row, :, part], estimate[0], estimates[row])
+
+
+def _write(segments: Sequence[Segment], source: Tensor, target: Tensor) -> None:
+    start = 0
+    for segment in segments:
+        segment.write(source, target[start : start + segment.length])
+        start += segment.length
+
+
+def _own(group: Group, pool: Sequence[Segment], row: int, tokens: int) -> Segment:
+    """The own tokens that `row` adds to the pool."""
+    mine = next((segment for segment in pool if segment.row == row), None)
+    if group.own == "all" or mine is None:
+        return Segment(row, None, tokens)
+    if mine.index is None:
+        return Segment(row, torch.empty(0, dtype=torch.long), 0)
+    rest = complement(mine.index, tokens)
+    return Segment(row, rest, len(rest))
+
+
+def _biases(segments: Sequence[Segment], group: Group, row: int, like: Tensor) -> Tensor:
+    """Logit bias of every key [M]: borrowed tokens carry the strength, own tokens none.
+
+    In a pool of Algorithm 1 ("all" with own samples in it) the own samples count as borrowed.
+    """
+    mine = group.own == "rest"
+    return torch.cat([like.new_full((s.length,), 0.0 if mine and s.row == row else s.bias) for s in segments])
+
+
+def _attend_queries(q, k, v, heads, bias, limit, attend):
+    """Attention with a bias, some queries at a time: kernels that write the logits down stay under the limit."""
+    if bias is None:
+        return attend(q, k, v, heads, None)
+    at_once = max(1, limit // (len(bias) * heads * q.element_size()))
+    parts = q.split(at_once, dim=1)
+    return torch.cat([attend(part, k, v, heads, bias.expand(part.shape[1], -1)) for part in parts], dim=1)
+
+
+def _add_group_by_keys(out, q, k, v, heads, group, pool, estimates, limit, attend):
+    """One head at a time, and of its keys one part of one image at a time."""
+    tokens = q.shape[1]
+    dim = q.shape[2] // heads
+    # A quarter of the limit for a part's keys and values; logits, output and partial output share the rest.
+    length = max(1, limit // 4 // (2 * dim * q.element_size()))
+    for row in group.readers:
+        own = _own(group, pool, row, tokens)
+        shared = [Segment(s.row, s.index, s.length) if s.row == own.row and group.own == "rest" else s for s in pool]
+        parts = [part for s in [*shared, own] if s.length for part in s.split(length)]
+        for head in range(heads):
+            part = slice(head * dim, (head + 1) * dim)
+            _add(
+                out[row, :, part],
+                _merge(q[row, :, part], k[..., part], v[..., part], parts, limit, attend),
+                estimates[row],
+            )
+
+
+def _merge(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Segment], limit: int, attend: Attend) -> Tensor:
+    """Attention of one head over several parts of its keys, from the attention over each and its log-sum-exp.
+
+    With Z_p the sum of exp(logits) over part p, O = sum_p Z_p O_p / sum_p Z_p. q [N, d], k and v [B, N, d] -> [N, d].
+    """
+    merged, total = None, None
+    for part in parts:
+        keys = k.new_empty(part.length, k.shape[-1])
+        values = torch.empty_like(keys)
+        part.write(k, keys)
+        part.write(v, values)
+        estimate = attend(q[None], keys[None], values[None], 1, None)[0].float()
+        mass = _log_mass(q, keys, limit // 4)[:, None] + part.bias
+        if merged is None:
+            merged, total = estimate, mass
+        else:
+            both = torch.logaddexp(total, mass)
+            merged = merged * (total - both).exp() + estimate * (mass - both).exp()
+            total = both
+    return merged.to(q.dtype)
+
+
+def _log_mass(q: Tensor, k: Tensor, limit: int) -> Tensor:
+    """Log of the sum over keys of exp(q k / sqrt(d)), a few queries at a time. [N, d], [M, d] -> [N], float32."""
+    at_once = max(1, limit // (4 * len(k)))
+    scale = q.shape[-1] ** -0.5
+    return torch.cat([(part.float() @ k.float().T * scale).logsumexp(-1) for part in q.split(at_once)])

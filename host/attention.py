@@ -1,0 +1,211 @@
+"""Consistent Self-Attention on the host's UNets, as a patch of attn1.
+
+The patch is an attn1 replacement: queries, keys and values arrive projected, so a borrowed token is projected once.
+It stands at the two-part key (stage, id), or at a three-part key where another patch stands already, because the host
+runs only the most specific one. What stood there before is called with the extended keys and values.
+
+Nothing is stored in the patch. What a sampling run has to remember lives in a `Run`, put into the run's own copy of
+transformer_options when the run begins and gone with it.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ..core.attention.consistent import Phase, Settings, Share, draw_share, shares_now
+from ..core.attention.extended import extended_attention
+from ..core.attention.sharing import Cast
+
+KEY = "storyreel_consistent_attention"
+NODE = "StoryReelConsistentAttention"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where in the network, when in the sampling, and on which half of guidance tokens are shared.
+
+    Percents are the host's: 0 is the start of sampling, 1 its end. `switch_percent` divides early from late.
+    memory: bytes that a layer may take beyond plain attention.
+    """
+
+    blocks: str = "up"
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    switch_percent: float = 0.4
+    apply_to: str = "both"
+    memory: int = 64 << 20
+
+
+@dataclass
+class Run:
+    """What one sampling run remembers: its schedule, the draws of the current step, and what it has said."""
+
+    start: float
+    switch: float
+    end: float
+    said: set[str] = field(default_factory=set)
+    sigmas: Tensor | None = None
+    step: int = 0
+    phase: Phase = Phase.EARLY
+    shares: dict[tuple, Share | None] = field(default_factory=dict)
+
+    @classmethod
+    def without_sampler(cls) -> "Run":
+        """For a forward pass outside of any sampler: every sigma is early."""
+        return cls(start=math.inf, switch=0.0, end=0.0)
+
+    @classmethod
+    def begin(cls, reach: Reach, model_sampling) -> "Run":
+        sigma = model_sampling.percent_to_sigma
+        return cls(start=sigma(reach.start_percent), switch=sigma(reach.switch_percent), end=sigma(reach.end_percent))
+
+    def enter(self, extra_options: dict) -> None:
+        """Take note of the step that a call belongs to. One tensor serves all layers of a forward pass."""
+        sigmas = extra_options["sigmas"]
+        if sigmas is self.sigmas:
+            return
+        self.sigmas = sigmas
+        sigma = float(sigmas.flatten()[0])
+        schedule = extra_options.get("sample_sigmas")
+        # A second-order sampler also calls between two sigmas of the schedule: such a call belongs to the earlier one.
+        step = 0 if schedule is None else max(0, int((schedule >= sigma * (1 - 1e-5)).sum()) - 1)
+        if step != self.step:
+            self.shares.clear()
+        self.step = step
+        if sigma > self.start:
+            self.phase = Phase.BEFORE
+        elif sigma < self.end:
+            self.phase = Phase.AFTER
+        else:
+            self.phase = Phase.EARLY if sigma > self.switch else Phase.LATE
+
+    def say_once(self, sentence: str) -> None:
+        if sentence not in self.said:
+            self.said.add(sentence)
+            logging.warning("%s: %s", NODE, sentence)
+
+    def share(self, rule: "Rule", frames: tuple[int, ...], pixels: int, tokens: int, device) -> Share | None:
+        """Who lends what in this step. The same for all layers of a level, so it is drawn once a step."""
+        key = (rule, frames, self.phase is Phase.BEFORE, pixels, tokens, device)
+        if key not in self.shares:
+            drawn = draw_share(
+                rule.settings, rule.cast, frames, phase=self.phase, step=self.step, pixels=pixels, tokens=tokens
+            )
+            self.shares[key] = drawn and drawn.to(device)
+        return self.shares[key]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One application of the node: what to share, where, and who is in which frame."""
+
+    settings: Settings
+    reach: Reach
+    cast: Cast | None
+
+
+class SharedAttention:
+    """The attn1 replacement of one block (or of one transformer in it)."""
+
+    def __init__(self, rule: Rule, layers: dict[int, int], previous: Callable | None):
+        self.rule = rule
+        self.layers = layers  # place in the block's transformer -> number of the layer in the network
+        self.previous = previous
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
+        rule, reach = self.rule, self.rule.reach
+        run = extra_options.get(KEY) or Run.without_sampler()
+        run.enter(extra_options)
+        layer = self.layers[extra_options["block_index"]]
+        if not shares_now(rule.settings, run.phase, run.step, layer):
+            return self.attend(q, k, v, extra_options)
+
+        kinds = extra_options["cond_or_uncond"]
+        height, width = extra_options["activations_shape"][-2:]
+        images, tokens = len(q) // len(kinds), height * width
+        if len(k) != len(q) or k.shape[1] != tokens or len(q) % len(kinds):
+            run.say_once(
+                f"another patch rearranges the tokens of {_name(extra_options)} "
+                f"(queries {tuple(q.shape[:2])}, keys {tuple(k.shape[:2])}, expected {tokens} a row), "
+                "so this level keeps to its own tokens."
+            )
+            return self.attend(q, k, v, extra_options)
+
+        latent_height, latent_width = extra_options["original_shape"][-2:]
+        pixels = 8 * 2 ** round(math.log2(latent_height * latent_width / tokens) / 2)
+        share = run.share(rule, _frames(extra_options, images), pixels, tokens, q.device)
+        if share is None:
+            return self.attend(q, k, v, extra_options)
+
+        out = torch.empty_like(q)
+        for chunk, kind in enumerate(kinds):
+            rows = slice(chunk * images, (chunk + 1) * images)
+            options = {**extra_options, "cond_or_uncond": [kind]}
+            if "uuids" in extra_options:
+                options["uuids"] = extra_options["uuids"][chunk : chunk + 1]
+            if reach.apply_to == "both" or reach.apply_to == ("uncond" if kind == 1 else "cond"):
+                out[rows] = self.extend(q[rows], k[rows], v[rows], share, options, run)
+            else:
+                out[rows] = self.attend(q[rows], k[rows], v[rows], options)
+        return out
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
+        """Attention as it would be without this patch."""
+        if self.previous is not None:
+            return self.previous(q, k, v, extra_options)
+        return _attend(q, k, v, extra_options["n_heads"], None, extra_options)
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, share: Share, extra_options: dict, run: "Run") -> Tensor:
+        """Attention of one half of guidance over own and borrowed tokens."""
+        foreign = self.previous
+
+        def attend(q, k, v, heads, bias):
+            if foreign is None:
+                return _attend(q, k, v, heads, bias, extra_options)
+            if bias is not None:
+                run.say_once(f"{describe(foreign)} takes no weights, so borrowed tokens count fully there.")
+            return foreign(q, k, v, extra_options)
+
+        return extended_attention(
+            q,
+            k,
+            v,
+            extra_options["n_heads"],
+            share.groups,
+            share.samples,
+            strength=self.rule.settings.strength,
+            limit=self.rule.reach.memory,
+            attend=attend,
+            whole_heads=foreign is not None,
+        )
+
+
+def _attend(q, k, v, heads, mask, extra_options):
+    return optimized_attention(
+        q, k, v, heads, mask=mask, attn_precision=extra_options["attn_precision"], transformer_options=extra_options
+    )
+
+
+def _frames(extra_options: dict, images: int) -> tuple[int, ...]:
+    """Frame number of each image of a call: of a context window, those that it lists."""
+    window = extra_options.get("context_window")
+    if window is None:
+        return tuple(range(images))
+    anchor = getattr(window, "causal_anchor_index", None)
+    before = [] if anchor is None or anchor < 0 else [anchor]
+    return (*before, *window.index_list)
+
+
+def _name(extra_options: dict) -> str:
+    return "{} block {}".format(*extra_options["block"])
+
+
+def describe(patch: Callable) -> str:
+    """The name under which users can find another pack's patch."""
+    name = getattr(patch, "__qualname__", type(patch).__qualname__)
+    return f"{getattr(patch, '__module__', '?')}.{name}"

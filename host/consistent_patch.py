@@ -1,0 +1,114 @@
+"""Putting Consistent Self-Attention into a MODEL, and watching over it while the model samples."""
+
+import logging
+import math
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ..core.attention.consistent import Settings
+from ..core.attention.sharing import Cast
+from .attention import KEY, NODE, Reach, Rule, Run, SharedAttention, describe
+from .unet import self_attention_layers
+
+BLOCKS = {
+    "up": ("output",),
+    "middle and up": ("middle", "output"),
+    "middle": ("middle",),
+    "down": ("input",),
+    "all": ("input", "middle", "output"),
+}
+
+
+def apply_consistent_attention(
+    model: ModelPatcher, settings: Settings, reach: Reach, cast: Cast | None
+) -> ModelPatcher:
+    """A clone of `model` whose self-attention shares tokens between the frames of a batch.
+
+    Applied again, it takes the place of the earlier application. At strength 0 the clone has no patch of ours at all.
+    Raises ValueError if the model is not a picture UNet.
+    """
+    layers = self_attention_layers(model)
+    patched = model.clone()
+    _remove(patched)
+    if settings.strength == 0:
+        return patched
+
+    rule = Rule(settings, reach, cast)
+    standing = dict(_replacements(patched.model_options))
+    blocks = {}
+    for number, layer in enumerate(layers):
+        if layer.block[0] in BLOCKS[reach.blocks]:
+            blocks.setdefault(layer.block, {})[layer.index] = number
+    keys = []
+    for block, numbers in blocks.items():
+        apart = [(*block, index) for index in numbers if (*block, index) in standing]
+        keys += apart if len(apart) == len(numbers) else [*apart, block]
+    for key in keys:
+        patched.set_model_attn1_replace(SharedAttention(rule, blocks[key[:2]], standing.get(key)), *key)
+
+    def around_sampling(executor, noise, *args, **kwargs):
+        guider = executor.class_obj
+        _check_batch(len(noise), cast)
+        _check_standing(guider.model_options, keys)
+        run = Run.begin(reach, guider.model_patcher.get_model_object("model_sampling"))
+        guider.model_options["transformer_options"][KEY] = run
+        return executor(noise, *args, **kwargs)
+
+    def around_preparation(executor, model, noise_shape, *args, **kwargs):
+        return executor(model, _with_memory(model, noise_shape, reach.memory), *args, **kwargs)
+
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, around_sampling)
+    patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, around_preparation)
+    return patched
+
+
+def _replacements(model_options: dict) -> dict:
+    return model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
+
+
+def _remove(model: ModelPatcher) -> None:
+    """Take an earlier application out, and put back what it had wrapped."""
+    replacements = _replacements(model.model_options)
+    for key, patch in list(replacements.items()):
+        if isinstance(patch, SharedAttention):
+            if patch.previous is None:
+                del replacements[key]
+            else:
+                replacements[key] = patch.previous
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
+
+
+def _check_batch(images: int, cast: Cast | None) -> None:
+    if cast is not None and images not in (1, len(cast)):
+        raise ValueError(
+            f"{NODE}: the STORY has {len(cast)} frames but the LATENT holds {images} images; "
+            "make it with StoryReelStoryLatent from the same STORY."
+        )
+
+
+def _check_standing(model_options: dict, keys: list[tuple]) -> None:
+    """Say by name which later patch has taken the place of this one, or hides it."""
+    replacements = _replacements(model_options)
+    lost = {}
+    for key in keys:
+        if not isinstance(replacements.get(key), SharedAttention):
+            lost.setdefault(describe(replacements[key]), []).append(key)
+        for other, patch in replacements.items():
+            if len(other) == 3 and other[:2] == key and other not in keys:
+                lost.setdefault(describe(patch), []).append(other)
+    for name, where in lost.items():
+        logging.warning(
+            "%s: %s was applied after this node and replaces it at %s; apply it before this node to have both.",
+            NODE,
+            name,
+            ", ".join(" ".join(map(str, key)) for key in where),
+        )
+
+
+def _with_memory(model: ModelPatcher, noise_shape, memory: int) -> list[int]:
+    """The shape that the host estimates memory from, grown by as many images as the extra memory is worth."""
+    shape = list(noise_shape)
+    image = model.model.memory_required([1, *shape[1:]])
+    return [shape[0] + math.ceil(memory / image), *shape[1:]]

@@ -1,0 +1,221 @@
+"""Consistent Self-Attention: the frames of a story borrow tokens from each other."""
+
+from comfy_api.latest import io
+
+from ..core.attention.consistent import Settings
+from ..core.attention.sharing import Rules
+from ..host.attention import Reach
+from ..host.consistent_patch import BLOCKS, apply_consistent_attention
+from .types import StoryType
+
+# What each preset begins with. low-vram and mask are the two published programs, paper is Algorithm 1.
+PRESETS = {
+    "low-vram": {"anchors": 4, "start_percent": 0.02, "layer_prob_early": 0.7, "layer_prob_late": 0.9},
+    "mask": {
+        "sampling_rate": 0.7,
+        "sampling_rate_fine": 0.7,
+        "anchors": 4,
+        "start_percent": 0.10,
+        "layer_prob_early": 0.7,
+        "layer_prob_late": 0.9,
+        "dense_early_read": False,
+    },
+    "paper": {"tile_size": 3, "blocks": "all"},
+    "custom": {"own_in_pool": False, "dense_early_read": False},
+}
+COMMON = {
+    "sampling_rate": 0.5,
+    "sampling_rate_fine": 0.5,
+    "anchors": 0,
+    "tile_size": 0,
+    "tile_stride": 1,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "layer_prob_early": 1.0,
+    "layer_prob_late": 1.0,
+    "layer_prob_switch": 0.4,
+    "blocks": "up",
+}
+
+
+def preset_values(preset: str) -> dict:
+    """Every input that a preset has, with the value it begins with."""
+    values = {**COMMON, **PRESETS[preset]}
+    if preset == "paper":
+        del values["sampling_rate_fine"]
+    return values
+
+
+def _inputs(preset: str) -> list[io.Input]:
+    values = preset_values(preset)
+
+    def number(name: str, tooltip: str, advanced: bool = True) -> io.Float.Input:
+        return io.Float.Input(
+            name, default=values[name], min=0.0, max=1.0, step=0.01, optional=True, tooltip=tooltip, advanced=advanced
+        )
+
+    def whole(name: str, least: int, tooltip: str, advanced: bool = True) -> io.Int.Input:
+        return io.Int.Input(
+            name, default=values[name], min=least, max=4096, optional=True, tooltip=tooltip, advanced=advanced
+        )
+
+    def switch(name: str, tooltip: str) -> io.Boolean.Input:
+        return io.Boolean.Input(name, default=values[name], optional=True, tooltip=tooltip, advanced=True)
+
+    inputs = [
+        number(
+            "sampling_rate",
+            "Share of its tokens that a frame lends"
+            + (" at the coarse level (32 pixels a token)." if "sampling_rate_fine" in values else ".")
+            + " More holds characters closer together and costs more time; 0 lends nothing, 1 everything.",
+            advanced=False,
+        ),
+        whole(
+            "anchors",
+            0,
+            "The first so many frames in which a character stands alone lend to each other, and every other frame "
+            "reads them one way. 0: all frames lend to each other.",
+            advanced=False,
+        ),
+        whole(
+            "tile_size",
+            0,
+            "Frames lend to each other only inside a window of so many consecutive frames that slides along the "
+            "story; estimates of overlapping windows are averaged. 0: one window over the whole batch. Anchors are "
+            "read from everywhere.",
+            advanced=preset != "paper",
+        ),
+        whole("tile_stride", 1, "How far the window moves at a time; at most its own size. Larger is faster."),
+        number("start_percent", "Share tokens from this part of the sampling on (0 is its start)."),
+        number("end_percent", "Share tokens up to this part of the sampling (1 is its end)."),
+        number("layer_prob_early", "Chance that a layer shares tokens in a step before the switch."),
+        number("layer_prob_late", "Chance that a layer shares tokens in a step after the switch."),
+        number("layer_prob_switch", "The part of the sampling at which the late chance takes over from the early one."),
+        io.Combo.Input(
+            "blocks",
+            options=list(BLOCKS),
+            default=values["blocks"],
+            optional=True,
+            tooltip="Which part of the network shares tokens. The published programs use the up blocks.",
+            advanced=True,
+        ),
+    ]
+    if "sampling_rate_fine" in values:
+        inputs.insert(
+            1,
+            number("sampling_rate_fine", "Share of its tokens that a frame lends at finer levels."),
+        )
+    if "dense_early_read" in values:
+        inputs.append(
+            switch(
+                "dense_early_read",
+                "Before the start, frames that only read take all tokens of their anchors, as the published mask "
+                "version does in its first steps.",
+            )
+        )
+    if "own_in_pool" in values:
+        inputs.append(
+            switch(
+                "own_in_pool",
+                "Draw a fixed number of tokens from the whole window, the frame's own included, as Algorithm 1 of the "
+                "paper does. Off: each token of the other frames is kept with the sampling rate's chance.",
+            )
+        )
+    return inputs
+
+
+class StoryReelConsistentAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelConsistentAttention",
+            display_name="Consistent Self-Attention (StoryReel)",
+            category="StoryReel",
+            description="Lets the pictures of one batch borrow tokens from each other while they are drawn, so that "
+            "characters look the same in all of them. For SD1.5, SD2.x and SDXL; no training, no weights.",
+            search_aliases=["StoryDiffusion", "consistent characters", "story", "CSA"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="A UNet of SD1.5, SD2.x or SDXL, with or without LoRA and other patches."
+                ),
+                io.DynamicCombo.Input(
+                    "preset",
+                    options=[io.DynamicCombo.Option(preset, _inputs(preset)) for preset in PRESETS],
+                    tooltip="low-vram: the program that StoryDiffusion's authors recommend. mask: their first one, a "
+                    "higher rate that sets in later. paper: Algorithm 1, windows that slide along the story. custom: "
+                    "everything open.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="Weight of borrowed tokens: 1 as published, 0 is exactly the model without this node.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Which tokens are lent and which layers share; independent of the noise seed.",
+                ),
+                StoryType.Input(
+                    "story",
+                    optional=True,
+                    tooltip="Who is in which frame: a frame borrows only from frames that show one of its characters, "
+                    "and [NC] frames are left alone. Without it all frames show one character.",
+                ),
+                io.Combo.Input(
+                    "apply_to",
+                    options=["both", "cond", "uncond"],
+                    default="both",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which half of guidance shares tokens.",
+                ),
+                io.Int.Input(
+                    "memory_mb",
+                    default=64,
+                    min=1,
+                    max=65536,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Memory that a layer may take beyond plain attention. Less is slower, the result the same.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model, ready for any sampler; the batch is the story.")],
+        )
+
+    @classmethod
+    def execute(cls, model, preset, strength, seed, story=None, apply_to="both", memory_mb=64) -> io.NodeOutput:
+        values = {**preset_values(preset["preset"]), **preset}
+        settings = Settings(
+            rules=Rules(
+                anchors=values["anchors"],
+                tile_size=values["tile_size"],
+                tile_stride=values["tile_stride"],
+                own_in_pool=values.get("own_in_pool", preset["preset"] == "paper"),
+            ),
+            sampling_rate=values["sampling_rate"],
+            sampling_rate_fine=values.get("sampling_rate_fine", values["sampling_rate"]),
+            layer_prob_early=values["layer_prob_early"],
+            layer_prob_late=values["layer_prob_late"],
+            strength=strength,
+            dense_early_read=values.get("dense_early_read", False),
+            seed=seed,
+        )
+        reach = Reach(
+            blocks=values["blocks"],
+            start_percent=values["start_percent"],
+            end_percent=values["end_percent"],
+            switch_percent=values["layer_prob_switch"],
+            apply_to=apply_to,
+            memory=memory_mb << 20,
+        )
+        cast = None if story is None else story.cast
+        return io.NodeOutput(apply_consistent_attention(model, settings, reach, cast))
+
+
+NODES = [StoryReelConsistentAttention]
