@@ -3,51 +3,15 @@
 from comfy_api.latest import io
 
 from ..core.attention.consistent import Settings
+from ..core.attention.presets import FIXED, PRESETS
 from ..core.attention.sharing import Rules
 from ..host.attention import Reach
 from ..host.consistent_patch import BLOCKS, apply_consistent_attention
 from .types import StoryType
 
-# What each preset begins with. low-vram and mask are the two published programs, paper is Algorithm 1.
-PRESETS = {
-    "low-vram": {"anchors": 4, "start_percent": 0.02, "layer_prob_early": 0.7, "layer_prob_late": 0.9},
-    "mask": {
-        "sampling_rate": 0.7,
-        "sampling_rate_fine": 0.7,
-        "anchors": 4,
-        "start_percent": 0.10,
-        "layer_prob_early": 0.7,
-        "layer_prob_late": 0.9,
-        "dense_early_read": False,
-    },
-    "paper": {"tile_size": 3, "blocks": "all"},
-    "custom": {"own_in_pool": False, "dense_early_read": False},
-}
-COMMON = {
-    "sampling_rate": 0.5,
-    "sampling_rate_fine": 0.5,
-    "anchors": 0,
-    "tile_size": 0,
-    "tile_stride": 1,
-    "start_percent": 0.0,
-    "end_percent": 1.0,
-    "layer_prob_early": 1.0,
-    "layer_prob_late": 1.0,
-    "layer_prob_switch": 0.4,
-    "blocks": "up",
-}
-
-
-def preset_values(preset: str) -> dict:
-    """Every input that a preset has, with the value it begins with."""
-    values = {**COMMON, **PRESETS[preset]}
-    if preset == "paper":
-        del values["sampling_rate_fine"]
-    return values
-
 
 def _inputs(preset: str) -> list[io.Input]:
-    values = preset_values(preset)
+    values = {name: value for name, value in PRESETS[preset].items() if name not in FIXED[preset]}
 
     def number(name: str, tooltip: str, advanced: bool = True) -> io.Float.Input:
         return io.Float.Input(
@@ -190,20 +154,20 @@ class StoryReelConsistentAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, preset, strength, seed, story=None, apply_to="both", memory_mb=64) -> io.NodeOutput:
-        values = {**preset_values(preset["preset"]), **preset}
+        values = {**PRESETS[preset["preset"]], **preset}
         settings = Settings(
             rules=Rules(
                 anchors=values["anchors"],
                 tile_size=values["tile_size"],
                 tile_stride=values["tile_stride"],
-                own_in_pool=values.get("own_in_pool", preset["preset"] == "paper"),
+                own_in_pool=values["own_in_pool"],
             ),
             sampling_rate=values["sampling_rate"],
-            sampling_rate_fine=values.get("sampling_rate_fine", values["sampling_rate"]),
+            sampling_rate_fine=values["sampling_rate" if preset["preset"] == "paper" else "sampling_rate_fine"],
             layer_prob_early=values["layer_prob_early"],
             layer_prob_late=values["layer_prob_late"],
             strength=strength,
-            dense_early_read=values.get("dense_early_read", False),
+            dense_early_read=values["dense_early_read"],
             seed=seed,
         )
         reach = Reach(

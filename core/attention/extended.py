@@ -78,7 +78,7 @@ def extended_attention(
 ) -> Tensor:
     """Attention of every row over its own tokens and those that it borrows.
 
-    q, k, v: [B, N, heads * d], projected, one guidance half only.
+    q, k, v: [B, N, heads * d], projected, one guidance half only; there may be fewer queries than keys.
     groups: who reads which pool; a row in several groups gets the mean of their estimates.
     samples: for each group the token numbers [m] of each row of its pool, in the pool's order.
     strength: weight of a borrowed token in the softmax; 1 as published, towards 0 it vanishes.
@@ -119,7 +119,7 @@ def _add(target: Tensor, estimate: Tensor, estimates: int) -> None:
 
 
 def _add_group(out, q, k, v, heads, group, sample, estimates, strength, limit, attend, whole_heads):
-    tokens = q.shape[1]
+    tokens = k.shape[1]
     dim = q.shape[2] // heads
     bias = math.log(strength) if strength > 0 else -math.inf
     pool = [
@@ -128,7 +128,7 @@ def _add_group(out, q, k, v, heads, group, sample, estimates, strength, limit, a
         if len(index)
     ]
     borrowed = sum(segment.length for segment in pool)
-    head_bytes = (2 * (borrowed + tokens) + tokens) * dim * q.element_size()
+    head_bytes = (2 * (borrowed + tokens) + q.shape[1]) * dim * q.element_size()
     at_once = heads if whole_heads else min(heads, limit // head_bytes)
     if at_once == 0:
         _add_group_by_keys(out, q, k, v, heads, group, pool, estimates, limit, attend)
@@ -192,7 +192,7 @@ def _attend_queries(q, k, v, heads, bias, limit, attend):
 
 def _add_group_by_keys(out, q, k, v, heads, group, pool, estimates, limit, attend):
     """One head at a time, and of its keys one part of one image at a time."""
-    tokens = q.shape[1]
+    tokens = k.shape[1]
     dim = q.shape[2] // heads
     # A quarter of the limit for a part's keys and values; logits, output and partial output share the rest.
     length = max(1, limit // 4 // (2 * dim * q.element_size()))

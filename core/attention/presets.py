@@ -1,0 +1,39 @@
+"""Published ways to run Consistent Self-Attention, as values of the node's inputs.
+
+low-vram is the program that StoryDiffusion's authors recommend, mask their first one, paper is Algorithm 1 of
+arXiv 2405.01434. The programs count steps (plain before step 1 or 5, the second probability from step 20); the
+percents here are theirs at 50 steps.
+"""
+
+COMMON = {
+    "sampling_rate": 0.5,
+    "sampling_rate_fine": 0.5,
+    "anchors": 0,
+    "tile_size": 0,
+    "tile_stride": 1,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "layer_prob_early": 1.0,
+    "layer_prob_late": 1.0,
+    "layer_prob_switch": 0.4,
+    "blocks": "up",
+    "dense_early_read": False,
+    "own_in_pool": False,
+}
+
+CODE = {"anchors": 4, "layer_prob_early": 0.7, "layer_prob_late": 0.9}
+
+PRESETS = {
+    "low-vram": {**COMMON, **CODE, "start_percent": 0.02},
+    "mask": {**COMMON, **CODE, "start_percent": 0.10, "sampling_rate": 0.7, "sampling_rate_fine": 0.7},
+    "paper": {**COMMON, "tile_size": 3, "blocks": "all", "own_in_pool": True},
+    "custom": COMMON,
+}
+
+# What belongs to the algorithm itself, so that a preset does not offer it as an input.
+FIXED = {
+    "low-vram": {"dense_early_read", "own_in_pool"},
+    "mask": {"own_in_pool"},
+    "paper": {"sampling_rate_fine", "dense_early_read", "own_in_pool"},
+    "custom": set(),
+}

@@ -1,0 +1,215 @@
+"""Consistent Self-Attention against the published processors, run with their draws recorded.
+
+Write and read phases of the published program are one batch here: the frames that it writes are our anchors, those that
+it reads are our later frames. Sizes, rates, steps and characters come from each file's metadata.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import safe_open
+from storyreel.core.attention.consistent import Phase, Settings, draw_share
+from storyreel.core.attention.extended import attend_plain, extended_attention
+from storyreel.core.attention.presets import PRESETS
+from storyreel.core.attention.sharing import Rules, share
+
+FOLDER = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "data"))
+FOLDER = FOLDER / "storydiffusion" if (FOLDER / "storydiffusion").is_dir() else FOLDER
+TOLERANCE = 1e-5  # of max|ref|, float32: the data's README
+
+
+def files(pattern):
+    found = sorted(FOLDER.glob(pattern))
+    return [pytest.param(path, id=path.stem) for path in found] or [pytest.param(pattern, id=f"no {pattern}")]
+
+
+class Golden:
+    """One file: tensors by name, and its configuration."""
+
+    def __init__(self, path):
+        assert isinstance(path, Path), f"{FOLDER} has no file {path}"
+        with safe_open(path, "pt") as file:
+            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.config = json.loads(file.metadata()["config"])
+        self.images = self.config["id_length"]
+
+    def __getitem__(self, name):
+        return self.tensors[name]
+
+    def layers(self):
+        return [(number, *layer) for number, layer in enumerate(self.config["layers"])]
+
+    def rows(self, phase, step, layer, half, end="in"):
+        """Input or output of one half of guidance, [B, N, C]."""
+        tensor = self[f"{phase}.s{step}.l{layer}.{end}"]
+        images = len(tensor) // 2
+        return tensor[half * images : (half + 1) * images]
+
+    def attention(self, layer, hidden, groups, samples, heads):
+        weight = {name: self[f"w.l{layer}.{name}.weight"] for name in ("to_q", "to_k", "to_v", "to_out.0")}
+        q, k, v = (hidden @ weight[name].T for name in ("to_q", "to_k", "to_v"))
+        if groups is None:
+            out = attend_plain(q, k, v, heads)
+        else:
+            out = extended_attention(q, k, v, heads, groups, samples)
+        return out @ weight["to_out.0"].T + self[f"w.l{layer}.to_out.0.bias"]
+
+
+def assert_close(ours, published):
+    assert (ours - published).abs().max() <= TOLERANCE * published.abs().max()
+
+
+@pytest.mark.parametrize("path", files("lv_*.safetensors"))
+def test_low_vram(path):
+    golden = Golden(path)
+    config = golden.config
+    phases, cast = [], []
+    for name in config["characters"]:
+        phases.append(f"write_{name}")
+        cast += [frozenset({name})] * golden.images
+    for reads in config["reads"]:
+        phases.append(f"read_{reads}")
+        cast.append(frozenset() if reads == "NC" else frozenset(c for c in config["characters"] if c in reads))
+    groups = share(range(len(cast)), cast, Rules(anchors=golden.images))
+
+    for step in config["saved_steps"]:
+        for layer, level, _, heads in golden.layers():
+            active = {bool(golden[f"{phase}.active"][step, layer]) for phase in phases}
+            assert len(active) == 1, "the published coins are the same in all phases"
+            index = [golden[f"idx{level}.s{step}.img{image}"] for image in range(golden.images)]
+            samples = [[index[row % golden.images] for row in group.pool] for group in groups]
+            for half in (0, 1):
+                hidden = torch.cat([golden.rows(phase, step, layer, half) for phase in phases])
+                published = torch.cat([golden.rows(phase, step, layer, half, "out") for phase in phases])
+                shared = (groups, samples) if active == {True} else (None, None)
+                assert_close(golden.attention(layer, hidden, *shared, heads), published)
+
+
+@pytest.mark.parametrize("path", files("lv_*.safetensors"))
+def test_what_the_published_bank_keeps_is_what_our_pool_gathers(path):
+    golden = Golden(path)
+    for name in golden.config["characters"]:
+        for step in golden.config["saved_steps"]:
+            for layer, level, *_ in golden.layers():
+                for half in (0, 1):
+                    hidden = golden.rows(f"write_{name}", step, layer, half)
+                    ours = [hidden[j, golden[f"idx{level}.s{step}.img{j}"]] for j in range(golden.images)]
+                    assert torch.equal(torch.cat(ours), golden[f"bank_{name}.s{step}.l{layer}"][half])
+
+
+def mask_case(golden):
+    """Groups and the rows of a batch that holds all written and all read frames."""
+    phases = ["write"] + [f"read_{number}" for number in range(golden.config["reads_n"])]
+    frames = range(golden.images + golden.config["reads_n"])
+    return phases, frames, share(frames, None, Rules(anchors=golden.images))
+
+
+@pytest.mark.parametrize("path", files("mask_*.safetensors"))
+def test_mask(path):
+    golden = Golden(path)
+    config = golden.config
+    phases, frames, groups = mask_case(golden)
+    dense = draw_share_before_start(golden, frames)
+    for step in config["saved_steps"]:
+        early = step < config["thresholds"]["warm_up_steps"]
+        for layer, level, _, heads in golden.layers():
+            active = {bool(golden[f"{phase}.active"][step, layer]) for phase in phases}
+            assert len(active) == 1
+            shared = (None, None)
+            if early and config["early_read"] == "dense":
+                tokens = golden.rows("write", step, layer, 0).shape[1]
+                shared = dense(tokens)
+            elif not early and active == {True}:
+                row = golden[f"row{level}.s{step}"].view(golden.images + 1, -1)
+                shared = (groups, [[row[image].nonzero().flatten() for image in group.pool] for group in groups])
+            for half in (0, 1):
+                hidden = torch.cat([golden.rows(phase, step, layer, half) for phase in phases])
+                published = torch.cat([golden.rows(phase, step, layer, half, "out") for phase in phases])
+                assert_close(golden.attention(layer, hidden, *shared, heads), published)
+
+
+def draw_share_before_start(golden, frames):
+    settings = Settings(rules=Rules(anchors=golden.images), dense_early_read=True)
+
+    def dense(tokens):
+        drawn = draw_share(settings, None, frames, phase=Phase.BEFORE, step=0, pixels=32, tokens=tokens)
+        return drawn.groups, drawn.samples
+
+    return dense
+
+
+@pytest.mark.parametrize("path", files("mask_*.safetensors"))
+def test_our_groups_attend_where_the_published_mask_allows(path):
+    golden = Golden(path)
+    images = golden.images
+    _, _, groups = mask_case(golden)
+    for step in golden.config["mask_steps"]:
+        for level in {level for _, level, *_ in golden.layers()}:
+            published = golden[f"mask{level}.s{step}"].bool()
+            row = golden[f"row{level}.s{step}"].bool().view(images + 1, -1)
+            tokens = row.shape[1]
+            ours = torch.zeros(images + 1, tokens, images + 1, tokens, dtype=torch.bool)
+            for group in groups:
+                for reader in [r for r in group.readers if r <= images]:
+                    ours[reader, :, reader] = True
+                    for lender in group.pool:
+                        if lender != reader:
+                            ours[reader, :, lender] = row[lender]
+            assert torch.equal(ours.view_as(published), published)
+
+
+@pytest.mark.parametrize("path", files("lv_*.safetensors") + files("mask_*.safetensors"))
+def test_presets_have_the_published_probabilities(path):
+    config = Golden(path).config
+    preset = PRESETS[config["kind"]]
+    early, late = config["thresholds"]["coin_gt"]
+    assert preset["layer_prob_early"] == pytest.approx(1 - early)
+    assert preset["layer_prob_late"] == pytest.approx(1 - late)
+
+
+@pytest.mark.parametrize("path", files("published_bug_lv_read_batch2.safetensors"))
+def test_every_image_of_a_reading_batch_attends(path):
+    """Published: the first image attends with the bank, the others come back as they went in."""
+    golden = Golden(path)
+    config = golden.config
+    (step,) = config["saved_steps"]
+    for layer, _, _, heads in golden.layers():
+        hidden, published = golden[f"read_batch2.s{step}.l{layer}.in"], golden[f"read_batch2.s{step}.l{layer}.out"]
+        images = len(hidden) // 2
+        bank = golden[f"bank_{config['characters'][0]}.s{step}.l{layer}"]
+        for half in (0, 1):
+            rows = hidden[half * images : (half + 1) * images]
+            # What was kept of the written frames comes in frames of the usual size, the last one padded.
+            kept = bank[half].split(rows.shape[1])
+            lenders = [torch.nn.functional.pad(part, (0, 0, 0, rows.shape[1] - len(part))) for part in kept]
+            groups = share(range(len(lenders) + images), None, Rules(anchors=len(lenders)))
+            samples = [[torch.arange(len(kept[lender])) for lender in group.pool] for group in groups]
+            ours = golden.attention(layer, torch.stack([*lenders, *rows]), groups, samples, heads)[len(lenders) :]
+            reference = published[half * images : (half + 1) * images]
+            assert_close(ours[0], reference[0])
+            assert torch.equal(reference[1], rows[1]), "the published bug"
+            assert (ours[1] - rows[1]).abs().max() > 0.1 * rows[1].abs().max()
+
+
+@pytest.mark.parametrize("path", files("published_bug_lv_write_nocfg.safetensors"))
+def test_without_guidance_all_images_share(path):
+    """Published: four rows without guidance couple only 0 with 1 and 2 with 3."""
+    golden = Golden(path)
+    (step,) = golden.config["saved_steps"]
+    for layer, level, _, heads in golden.layers():
+        hidden = golden[f"write_nocfg.s{step}.l{layer}.in"]
+        published = golden[f"write_nocfg.s{step}.l{layer}.out"]
+        index = [golden[f"idx{level}.s{step}.img{image}"] for image in range(golden.images)]
+
+        def run(frames, layer=layer, heads=heads, hidden=hidden, index=index):
+            groups = share(range(len(frames)), None, Rules())
+            samples = [[index[frames[row] % golden.images] for row in group.pool] for group in groups]
+            return golden.attention(layer, hidden[frames], groups, samples, heads)
+
+        for first in range(0, len(hidden), golden.images):
+            pair = list(range(first, first + golden.images))
+            assert_close(run(pair), published[pair])
+        assert (run(list(range(len(hidden)))) - published).abs().max() > 0.1 * published.abs().max()
