@@ -5,10 +5,13 @@ A `Story` is immutable and is what the STORY link carries. Nodes read it; nothin
 
 from dataclasses import dataclass
 
+# The one character of a script that names nobody.
+UNNAMED = ""
+
 
 @dataclass(frozen=True)
 class Character:
-    """A character: `name` without brackets, and the words that stand for it in every prompt."""
+    """A character: `name` without brackets (or UNNAMED), and the words that stand for it in every prompt."""
 
     name: str
     description: str

@@ -1,0 +1,181 @@
+"""From a written story to what a sampler needs: the script, its conditioning and its latents."""
+
+import logging
+
+from comfy_api.latest import io
+
+from ..core.story.noise import DIFFERENT, NOISE_POLICIES, noise_indices
+from ..core.story.script import read_script
+from ..core.story.story import Story
+from ..core.story.styles import DEFAULT_STYLE, NO_STYLE
+from ..host.conditioning import encode_story
+from ..host.latents import MAX_SIZE, MIN_SIZE, SCALE, check_size, empty_story_latent
+from ..host.story_files import load_styles
+from .types import StoryType
+
+CATEGORY = "StoryReel"
+
+CHARACTERS = """\
+[Mia] a girl with short red hair and a yellow raincoat
+[Pip] a small white fox with a blue scarf"""
+
+SCENES = """\
+[Mia] walks along the beach at dawn with a lantern #Every morning Mia looked for what the sea had left.
+[Pip] sleeps in an old wooden boat on the sand #Today it had left a boat. And in the boat, somebody.
+[Mia] kneels beside the old boat and laughs #"You are a long way from the forest!"
+[NC] a storm over a lighthouse, high waves, dark clouds #Then the wind turned.
+[Pip] runs along a cliff path in the rain #But Pip could smell a warm stove a mile away.
+[Mia] and [Pip] sit by a glowing stove in a round room #And that is how the lighthouse got its keepers."""
+
+NEGATIVE = "bad anatomy, extra limbs, deformed hands, blurry, low quality, text, watermark"
+
+
+class StoryReelScript(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        styles, _ = load_styles()
+        return io.Schema(
+            node_id="StoryReelScript",
+            display_name="Story Script",
+            category=CATEGORY,
+            description="Write a story: who is in it, and one line for each picture.",
+            search_aliases=["storydiffusion", "comic script", "story prompts", "characters"],
+            inputs=[
+                io.String.Input(
+                    "characters",
+                    multiline=True,
+                    default=CHARACTERS,
+                    tooltip="One character a line: [Name] what they look like. Text after a # is a remark. A text "
+                    "without any [Name] describes the one character who is in every frame.",
+                ),
+                io.String.Input(
+                    "scenes",
+                    multiline=True,
+                    default=SCENES,
+                    tooltip="One frame a line: [Name] what happens #caption. Use [NC] for a frame without "
+                    "characters. Without a # the line itself is the caption; with an empty one there is none.",
+                ),
+                io.Combo.Input(
+                    "style",
+                    options=list(styles),
+                    default=DEFAULT_STYLE,
+                    tooltip="Words put around every prompt. Add your own in default/storyreel/styles.json in the "
+                    "ComfyUI user folder (see the help page).",
+                ),
+                io.String.Input(
+                    "negative",
+                    multiline=True,
+                    default=NEGATIVE,
+                    tooltip="What no frame should show. The style's own negative words are put before it.",
+                ),
+            ],
+            outputs=[
+                StoryType.Output(
+                    display_name="story", tooltip="The story as read: frames, characters, prompts and captions."
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, characters, scenes, style):
+        # An input that comes by a link is None here and is read when the node runs.
+        try:
+            if characters is not None and scenes is not None:
+                _read(characters, scenes, style or NO_STYLE, "")
+            elif style is not None:
+                _read("", "-", style, "")
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **_):
+        # The user's styles file may have changed since the last run.
+        return repr(load_styles())
+
+    @classmethod
+    def execute(cls, characters, scenes, style, negative) -> io.NodeOutput:
+        _, fault = load_styles()
+        story, remarks = _read(characters, scenes, style, negative)
+        for remark in filter(None, (fault, *remarks)):
+            logging.warning("StoryReelScript: %s", remark)
+        return io.NodeOutput(story)
+
+
+def _read(characters: str, scenes: str, style: str, negative: str) -> tuple[Story, tuple[str, ...]]:
+    styles, fault = load_styles()
+    if fault and style not in styles:
+        raise ValueError(fault)
+    return read_script(characters, scenes, style, negative, styles)
+
+
+class StoryReelEncodeStory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StoryReelEncodeStory",
+            display_name="Encode Story",
+            category=CATEGORY,
+            description="Encode every frame's prompt, one row of the batch a frame.",
+            search_aliases=["story conditioning", "batch prompts", "prompt per frame"],
+            inputs=[
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The checkpoint's text encoder. Weights such as (word:1.2) and embedding:name work as in "
+                    "CLIP Text Encode.",
+                ),
+                StoryType.Input("story", tooltip="A story from Story Script."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="One prompt a frame, in one batch."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The story's negative prompt, repeated for every frame."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, story: Story) -> io.NodeOutput:
+        return io.NodeOutput(*encode_story(clip, story.prompts, story.negative))
+
+
+class StoryReelStoryLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        size = {"default": 768, "min": MIN_SIZE, "max": MAX_SIZE, "step": SCALE}
+        return io.Schema(
+            node_id="StoryReelStoryLatent",
+            display_name="Story Latent",
+            category=CATEGORY,
+            description="An empty latent with one sample a frame.",
+            search_aliases=["empty latent", "story noise", "same noise"],
+            inputs=[
+                StoryType.Input("story", tooltip="A story from Story Script."),
+                io.Int.Input("width", **size, tooltip="Width of every picture in pixels, a multiple of 8."),
+                io.Int.Input("height", **size, tooltip="Height of every picture in pixels, a multiple of 8."),
+                io.Combo.Input(
+                    "noise",
+                    options=list(NOISE_POLICIES),
+                    default=DIFFERENT,
+                    tooltip="Which frames start from the same noise. Shared noise makes poses and layouts alike; the "
+                    "published StoryDiffusion app silently gives one noise to all frames after the first ones. "
+                    "'same per character' goes by the first character named in a frame.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="One empty sample a frame, for a sampler.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, width, height):
+        try:
+            check_size(width=width, height=height)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, story: Story, width, height, noise) -> io.NodeOutput:
+        return io.NodeOutput(empty_story_latent(noise_indices(story, noise), width, height))
+
+
+NODES = [StoryReelScript, StoryReelEncodeStory, StoryReelStoryLatent]
