@@ -1,8 +1,8 @@
 """The project's own environment: a virtual environment with pinned packages, and a ComfyUI to run in it.
 
 Standard library only. `prepare()` makes what is missing and is quick when nothing is. The environment is `.venv`; where
-that belongs to another Python, `.venv-3.12` and the like beside it. The host is COMFYUI_PATH, else a pinned archive of
-ComfyUI's source, unpacked in `.cache`.
+that belongs to another Python, or was made by somebody else, it is `.venv-3.12` and the like beside it. The host is
+COMFYUI_PATH, else a pinned archive of ComfyUI's source, unpacked in `.cache`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ REQUIREMENTS = ROOT / "tools" / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
 SHIM = ROOT / "tools" / "torch_cpu_shim.py"
 
+VERSION = ".".join(map(str, sys.version_info[:2]))
 SUPPORTED = ((3, 10), (3, 12))
 DISK_GB = 4  # a CPU torch and its companions take 2.5; a CUDA torch takes 7, and pip says so when that does not fit
 
@@ -46,8 +47,7 @@ def prepare() -> Path:
     """Make whatever is missing of environment and host; returns the environment's Python. Raises SetupError."""
     lowest, highest = SUPPORTED
     if not lowest <= sys.version_info[:2] <= highest:
-        here = ".".join(map(str, sys.version_info[:2]))
-        raise SetupError(f"StoryReel needs Python 3.10 to 3.12, and this is {here}: start it with one of those.")
+        raise SetupError(f"StoryReel needs Python 3.10 to 3.12, and this is {VERSION}: start it with one of those.")
     venv = environment_folder()
     if _is_ready(venv) and _host_is_here():
         return interpreter(venv)
@@ -76,14 +76,16 @@ def _host_is_here() -> bool:
 
 
 def environment_folder() -> Path:
-    version = ".".join(map(str, sys.version_info[:2]))
     venv = ROOT / ".venv"
-    configuration = venv / "pyvenv.cfg"
-    if configuration.is_file():
-        made_by = re.search(r"^version\s*=\s*(\d+\.\d+)", configuration.read_text(), re.MULTILINE)
-        if made_by and made_by.group(1) != version:
-            return ROOT / f".venv-{version}"
+    if venv.exists() and _stamp(venv)[:1] != [VERSION]:
+        return ROOT / f".venv-{VERSION}"
     return venv
+
+
+def _stamp(venv: Path) -> list[str]:
+    """[Python's version, digest of the recipe], [version] for one half made, [] for one that is not ours."""
+    path = venv / "storyreel.stamp"
+    return path.read_text().split() if path.is_file() else []
 
 
 def interpreter(venv: Path) -> Path:
@@ -104,8 +106,7 @@ def _wanted() -> str:
 
 
 def _is_ready(venv: Path) -> bool:
-    stamp = venv / "storyreel.stamp"
-    return stamp.is_file() and stamp.read_text() == _wanted() and interpreter(venv).exists()
+    return _stamp(venv) == [VERSION, _wanted()] and interpreter(venv).exists()
 
 
 def _make_environment(venv: Path):
@@ -114,27 +115,20 @@ def _make_environment(venv: Path):
         raise SetupError(f"set-up needs {DISK_GB} GB of free disk at {ROOT}, and {free:.1f} GB are free.")
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(venv)
+    venv.mkdir()
+    (venv / "storyreel.stamp").write_text(VERSION)
     LOG.write_text("")
     print(f"Setting up {venv.relative_to(ROOT)}: once, some minutes; the details go to {LOG.relative_to(ROOT)}")
     _step("environment", [sys.executable, "-m", "venv", str(venv)])
-    pip = [
-        str(interpreter(venv)),
-        "-m",
-        "pip",
-        "install",
-        "--no-input",
-        "--progress-bar",
-        "off",
-        "-c",
-        str(CONSTRAINTS),
-    ]
+    pip = [str(interpreter(venv)), *"-m pip install --no-input --progress-bar off -c".split(), str(CONSTRAINTS)]
     # torchvision and torchaudio would bring a torch of their own choice, so torch goes first and they come alone
     _step("PyTorch", [*pip, "torch"])
     _step("torchvision, torchaudio", [*pip, "--no-deps", "torchvision", "torchaudio"])
     lists = [REQUIREMENTS / "host.txt", ROOT / "requirements.txt", REQUIREMENTS / "tests.txt"]
     _step("the host's packages, ours, the tests'", [*pip, *(part for path in lists for part in ("-r", str(path)))])
     _fit_to_torch(venv)
-    (venv / "storyreel.stamp").write_text(_wanted())  # last: without it the next start makes the environment anew
+    # last: without the digest the next start makes the environment anew
+    (venv / "storyreel.stamp").write_text(f"{VERSION} {_wanted()}")
 
 
 def _fit_to_torch(venv: Path):

@@ -1,8 +1,8 @@
 """Lets torchvision's CUDA-linked wheel import beside a torch without CUDA. Set-up puts it into such environments only.
 
 torchvision's compiled library cannot load there, so its operators stay undeclared, and torchvision fails when it
-attaches its shape functions to them. Declaring the two that are checked at import is enough: transforms and models work,
-and `nms` has a plain implementation below; other compiled operators fail when they are called, as they should.
+attaches its shape functions to them. Declaring the two that are checked at import is enough: transforms and models
+work, and `nms` has a plain implementation below; other compiled operators fail when they are called, as they should.
 
 A line in a .pth file imports this at the start of Python; nothing happens until somebody imports torchvision.
 """

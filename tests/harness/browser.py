@@ -101,9 +101,9 @@ class Frontend:
         return self.page.evaluate("() => window.app.lastNodeErrors ?? {}")
 
     def pictures(self) -> dict[str, int]:
-        """{node id: number of pictures that it shows}"""
+        """{node id: number of pictures that the last run gave it to show}"""
         return self.page.evaluate(
-            "() => Object.fromEntries(app.graph.nodes.map(node => [String(node.id), (node.imgs || []).length]))"
+            "() => Object.fromEntries(Object.entries(app.nodeOutputs).map(([id, out]) => [id, out.images?.length ?? 0]))"
         )
 
     def screenshot(self, path: Path):
