@@ -103,7 +103,7 @@ class Frontend:
     def pictures(self) -> dict[str, int]:
         """{node id: number of pictures that the last run gave it to show}"""
         return self.page.evaluate(
-            "() => Object.fromEntries(Object.entries(app.nodeOutputs).map(([id, out]) => [id, out.images?.length ?? 0]))"
+            "() => Object.fromEntries(Object.entries(app.nodeOutputs).map(([id, o]) => [id, o.images?.length ?? 0]))"
         )
 
     def screenshot(self, path: Path):
