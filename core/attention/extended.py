@@ -79,7 +79,7 @@ def extended_attention(
     """Attention of every row over its own tokens and those that it borrows.
 
     q, k, v: [B, N, heads * d], projected, one guidance half only; there may be fewer queries than keys.
-    groups: who reads which pool; a row in several groups gets the mean of their estimates.
+    groups: who reads which pool; a row in several groups gets the weighted sum of their estimates.
     samples: for each group the token numbers [m] of each row of its pool, in the pool's order.
     strength: weight of a borrowed token in the softmax; 1 as published, towards 0 it vanishes.
     limit: bytes that keys, values and output of one call may take beyond q, k, v and the result.
@@ -88,37 +88,32 @@ def extended_attention(
     Returns [B, N, heads * d].
     """
     out = torch.zeros_like(q)
-    estimates = [0] * q.shape[0]
-    for group in groups:
-        for row in group.readers:
-            estimates[row] += 1
-
     for group, sample in zip(groups, samples, strict=True):
         if not any(map(len, sample)):
-            _add_plain(out, q, k, v, heads, group.readers, estimates, attend)
+            _add_plain(out, q, k, v, heads, group.readers, attend)
         else:
-            _add_group(out, q, k, v, heads, group, sample, estimates, strength, limit, attend, whole_heads)
+            _add_group(out, q, k, v, heads, group, sample, strength, limit, attend, whole_heads)
     return out
 
 
-def _add_plain(out, q, k, v, heads, readers, estimates, attend):
-    if list(readers) == list(range(len(out))):
+def _add_plain(out, q, k, v, heads, readers, attend):
+    if readers == dict.fromkeys(range(len(out)), 1.0):
         out.copy_(attend(q, k, v, heads, None))
         return
-    for row in readers:
+    for row, weight in readers.items():
         only = slice(row, row + 1)
-        _add(out[row], attend(q[only], k[only], v[only], heads, None)[0], estimates[row])
+        _add(out[row], attend(q[only], k[only], v[only], heads, None)[0], weight)
 
 
-def _add(target: Tensor, estimate: Tensor, estimates: int) -> None:
+def _add(target: Tensor, estimate: Tensor, weight: float) -> None:
     # A single estimate is copied, not summed, so that it stays what the kernel gave to the last bit.
-    if estimates == 1:
+    if weight == 1:
         target.copy_(estimate)
     else:
-        target.add_(estimate, alpha=1 / estimates)
+        target.add_(estimate, alpha=weight)
 
 
-def _add_group(out, q, k, v, heads, group, sample, estimates, strength, limit, attend, whole_heads):
+def _add_group(out, q, k, v, heads, group, sample, strength, limit, attend, whole_heads):
     tokens = k.shape[1]
     dim = q.shape[2] // heads
     bias = math.log(strength) if strength > 0 else -math.inf
@@ -131,7 +126,7 @@ def _add_group(out, q, k, v, heads, group, sample, estimates, strength, limit, a
     head_bytes = (2 * (borrowed + tokens) + q.shape[1]) * dim * q.element_size()
     at_once = heads if whole_heads else min(heads, limit // head_bytes)
     if at_once == 0:
-        _add_group_by_keys(out, q, k, v, heads, group, pool, estimates, limit, attend)
+        _add_group_by_keys(out, q, k, v, heads, group, pool, limit, attend)
         return
 
     for first in range(0, heads, at_once):
@@ -141,17 +136,17 @@ def _add_group(out, q, k, v, heads, group, sample, estimates, strength, limit, a
         values = torch.empty_like(keys)
         _write(pool, k[..., part], keys)
         _write(pool, v[..., part], values)
-        for row in group.readers:
+        for row, weight in group.readers.items():
             own = _own(group, pool, row, tokens)
             end = borrowed + own.length
             if own.length:
                 own.write(k[..., part], keys[borrowed:end])
                 own.write(v[..., part], values[borrowed:end])
-            weights = None if strength == 1 else _biases([*pool, own], group, row, keys)
+            biases = None if strength == 1 else _biases([*pool, own], group, row, keys)
             estimate = _attend_queries(
-                q[row : row + 1, :, part], keys[None, :end], values[None, :end], count, weights, limit, attend
+                q[row : row + 1, :, part], keys[None, :end], values[None, :end], count, biases, limit, attend
             )
-            _add(out[row, :, part], estimate[0], estimates[row])
+            _add(out[row, :, part], estimate[0], weight)
 
 
 def _write(segments: Sequence[Segment], source: Tensor, target: Tensor) -> None:
@@ -190,23 +185,20 @@ def _attend_queries(q, k, v, heads, bias, limit, attend):
     return torch.cat([attend(part, k, v, heads, bias.expand(part.shape[1], -1)) for part in parts], dim=1)
 
 
-def _add_group_by_keys(out, q, k, v, heads, group, pool, estimates, limit, attend):
+def _add_group_by_keys(out, q, k, v, heads, group, pool, limit, attend):
     """One head at a time, and of its keys one part of one image at a time."""
     tokens = k.shape[1]
     dim = q.shape[2] // heads
     # A quarter of the limit for a part's keys and values; logits, output and partial output share the rest.
     length = max(1, limit // 4 // (2 * dim * q.element_size()))
-    for row in group.readers:
+    for row, weight in group.readers.items():
         own = _own(group, pool, row, tokens)
         shared = [Segment(s.row, s.index, s.length) if s.row == own.row and group.own == "rest" else s for s in pool]
         parts = [part for s in [*shared, own] if s.length for part in s.split(length)]
         for head in range(heads):
             part = slice(head * dim, (head + 1) * dim)
-            _add(
-                out[row, :, part],
-                _merge(q[row, :, part], k[..., part], v[..., part], parts, limit, attend),
-                estimates[row],
-            )
+            estimate = _merge(q[row, :, part], k[..., part], v[..., part], parts, limit, attend)
+            _add(out[row, :, part], estimate, weight)
 
 
 def _merge(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Segment], limit: int, attend: Attend) -> Tensor:

@@ -11,7 +11,7 @@ Published rules (StoryDiffusion, arXiv 2405.01434, and its code):
   slides along the story, and the estimates of all windows that hold a frame are averaged.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,14 +25,14 @@ class Group:
     """Images that read one pool of sampled tokens.
 
     pool: rows whose samples form the pool, in frame order; empty for plain self-attention.
-    readers: rows that read it.
+    readers: rows that read it, each with the weight of this estimate; over all groups a row's weights sum to 1.
     window: frame at which the window begins that the samples belong to.
     own: which of its own tokens a reader adds: "all", or "rest", those that its own share of the
         pool does not hold already (so that every own token counts exactly once).
     """
 
     pool: tuple[int, ...]
-    readers: tuple[int, ...]
+    readers: dict[int, float]
     window: int
     own: str
 
@@ -89,7 +89,6 @@ def share(frames: Sequence[int], cast: Cast | None, rules: Rules) -> list[Group]
     cast: names shown in each frame of the story, indexed by frame number; None = one character in all of them.
 
     The rows are put in frame order first, so the groups do not depend on the order of the batch.
-    A row that is in several groups is to be averaged over them.
     """
     rows = sorted(range(len(frames)), key=lambda row: frames[row])
     cast = [EVERYONE if cast is None else cast[frames[row]] for row in rows]
@@ -97,26 +96,27 @@ def share(frames: Sequence[int], cast: Cast | None, rules: Rules) -> list[Group]
     mutual = [{j for j in lenders[i] if i in lenders[j]} for i in range(len(rows))]
     lends = set().union(*lenders)
 
-    estimates = [set() for _ in rows]
+    estimates = [Counter() for _ in rows]
     for window in windows(len(rows), rules.tile_size, rules.tile_stride):
         for i in window:
             pool = (lenders[i] - mutual[i]) | (mutual[i] & set(window))
-            # A frame that only reads meets the same pool in every window: one estimate says it all.
+            # A frame that only reads meets the same pool in every window, and needs to attend to it only once.
             start = window[0] if mutual[i] else 0
             if not pool:
-                estimates[i].add(((), 0, "all"))
+                estimate = ((), 0, "all")
             elif rules.own_in_pool:
-                estimates[i].add((tuple(sorted(pool | {i})), start, "all"))
+                estimate = (tuple(sorted(pool | {i})), start, "all")
             elif i in lends:
-                estimates[i].add((tuple(sorted(pool | {i})), start, "rest"))
+                estimate = (tuple(sorted(pool | {i})), start, "rest")
             else:
-                estimates[i].add((tuple(sorted(pool)), start, "all"))
+                estimate = (tuple(sorted(pool)), start, "all")
+            estimates[i][estimate] += 1
 
-    readers = defaultdict(list)
+    readers = defaultdict(dict)
     for i, found in enumerate(estimates):
-        for estimate in found:
-            readers[estimate].append(rows[i])
+        for estimate, times in found.items():
+            readers[estimate][rows[i]] = times / found.total()
     return [
-        Group(tuple(rows[j] for j in pool), tuple(who), frames[rows[start]], own)
+        Group(tuple(rows[j] for j in pool), who, frames[rows[start]], own)
         for (pool, start, own), who in sorted(readers.items())
     ]
