@@ -1,0 +1,221 @@
+"""The story script: what a reader of the syntax may rely on, and what a writer is told."""
+
+import dataclasses
+
+import pytest
+from storyreel.core.story.noise import DIFFERENT, PER_CHARACTER, SAME, noise_indices
+from storyreel.core.story.script import ScriptError, read_script
+from storyreel.core.story.story import UNNAMED
+from storyreel.core.story.styles import NO_STYLE, Style
+
+STYLES = {style.name: style for style in (Style(NO_STYLE, "{prompt}"), Style("Ink", "ink, {prompt}, paper", "photo,"))}
+BOB = "[Bob] a man in a black suit"
+PAIR = f"{BOB}\n[Alice] a woman in a white shirt"
+
+
+def read(characters, scenes, style=NO_STYLE, negative=""):
+    return read_script(characters, scenes, style, negative, STYLES)[0]
+
+
+def problems(characters, scenes, style=NO_STYLE):
+    with pytest.raises(ScriptError) as error:
+        read(characters, scenes, style)
+    return error.value.problems
+
+
+def test_a_frame_holds_its_characters_words_and_caption():
+    (frame,) = read(PAIR, "[Alice] meets [Bob] at home #Monday").frames
+    assert frame.characters == ("Alice", "Bob")
+    assert frame.text == "a woman in a white shirt meets a man in a black suit at home"
+    assert frame.caption == "Monday"
+
+
+def test_the_last_hash_begins_the_caption_or_the_remark():
+    story = read("[Bob] a man # tall # the hero", "[Bob] sits # down #Monday\n[Bob] waits #")
+    assert story.characters[0].description == "a man # tall"
+    assert [frame.text for frame in story.frames] == ["a man # tall sits # down", "a man # tall waits"]
+    assert story.captions == ("Monday", "")
+
+
+def test_a_full_width_number_sign_is_text():
+    (frame,) = read("[タロウ] 少年、青い帽子", "[タロウ] 走る ＃全角").frames
+    assert frame.text == "少年、青い帽子 走る ＃全角"
+    assert frame.caption == "タロウ 走る ＃全角"
+
+
+def test_style_and_negative_are_applied_once_for_any_number_of_characters():
+    story = read(PAIR, "[Bob] sits\n[Alice] sits\n[Bob] and [Alice] sit", "Ink", "  ugly ")
+    assert story.prompts[0] == "ink, a man in a black suit sits, paper"
+    assert story.negative == "photo, ugly"
+
+
+def test_nc_shows_no_character_but_a_tag_beside_it_counts():
+    story = read(BOB, "[NC] rain\nsnow\n[NC][Bob] walks")
+    assert story.cast == (frozenset(), frozenset(), frozenset({"Bob"}))
+    assert story.prompts == ("rain", "snow", "a man in a black suit walks")
+
+
+def test_a_text_without_tags_is_one_character_in_every_frame_but_nc():
+    story = read("a man\nwith a hat", "wakes up\n[NC] the moon\nsleeps #Good night")
+    assert story.characters[0].name == UNNAMED
+    assert story.cast == (frozenset({UNNAMED}), frozenset(), frozenset({UNNAMED}))
+    assert story.prompts == ("a man with a hat,wakes up", "the moon", "a man with a hat,sleeps")
+    assert story.captions == ("wakes up", "the moon", "Good night")
+
+
+def test_a_story_needs_no_characters():
+    assert read("", "a city at night").cast == (frozenset(),)
+
+
+def test_a_story_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read(BOB, "[Bob] sits").frames = ()
+
+
+# What the published app gets wrong, and this pack does not.
+
+
+def test_blank_lines_are_no_frames_but_count_as_lines():
+    story = read(f"\n{BOB}\n\n", "\n[Bob] sits\n \t \n[Bob] runs\n\n")
+    assert [frame.line for frame in story.frames] == [2, 4]
+
+
+def test_captions_name_characters_instead_of_printing_tags():
+    story = read(PAIR, "[Bob]'s house, [NC] quiet\n[Bob]sits\n[Alice] waves #[Bob] is late, says [Alice]")
+    assert story.captions == ("Bob's house, quiet", "Bob sits", "Bob is late, says Alice")
+
+
+def test_white_space_is_one_space_and_none_at_the_ends():
+    story = read("  [Bob]   a  man\t, tall ", "   [ Bob ]   runs\u3000 fast  #  at   last  ", negative=" a \n b ")
+    assert story.frames[0].text == "a man , tall runs fast"
+    assert story.captions == ("at last",)
+    assert story.characters[0].description == "a man , tall"
+    assert story.negative == "a b"
+
+
+def test_a_described_but_unused_character_is_a_remark():
+    story, remarks = read_script(PAIR, "[Bob] sits", NO_STYLE, "", STYLES)
+    assert [character.name for character in story.characters] == ["Bob", "Alice"]
+    assert any("[Alice]" in remark for remark in remarks)
+
+
+def test_an_untagged_line_among_tagged_ones_is_a_remark():
+    story, remarks = read_script(f"a lonely man\n{BOB}", "[Bob] sits", NO_STYLE, "", STYLES)
+    assert len(story.characters) == 1
+    assert any("line 1" in remark for remark in remarks)
+
+
+def test_there_may_be_many_characters_and_many_frames():
+    names = [f"C{number}" for number in range(50)]
+    story = read("\n".join(f"[{name}] person {name}" for name in names), "\n".join(f"[{name}] waits" for name in names))
+    assert [frame.characters for frame in story.frames] == [(name,) for name in names]
+
+
+def test_a_character_may_first_appear_anywhere_and_never_alone():
+    story = read(PAIR, "[NC] leaves\n[Bob] and [Alice] dance")
+    assert story.cast == (frozenset(), frozenset({"Bob", "Alice"}))
+
+
+def test_a_word_that_touches_a_tag_does_not_run_into_the_description():
+    assert read("[Al]a boy", "see[Al]run").prompts == ("see a boy run",)
+
+
+# Scripts without spaces between words.
+
+
+def test_chinese_stays_unspaced_around_tags():
+    (frame,) = read("[小明] 一个男孩\n[小红]一个女孩 #备注", "[小明]看着[小红]。").frames
+    assert frame.characters == ("小明", "小红")
+    assert frame.text == "一个男孩 看着一个女孩 。"
+    assert frame.caption == "小明看着小红。"
+
+
+def test_a_name_is_the_same_in_composed_and_decomposed_form():
+    story = read("[ガク] 少年", "[カ\u3099ク] 走る")
+    assert story.frames[0].characters == ("ガク",)
+
+
+def test_brackets_of_an_input_method_are_pointed_out():
+    found = problems("【小明】 一个男孩\n[小红] 一个女孩", "【小明】 跑步\n［小红］ 睡觉\n[NC] 书名【无关】")
+    assert [line.partition(":")[0] for line in found] == ["characters line 1", "scenes line 1", "scenes line 2"]
+    assert all("[小明]" in line or "[小红]" in line for line in found)
+
+
+# What a writer is told.
+
+
+def test_every_problem_is_reported_at_once_with_its_line():
+    found = problems(
+        "[Bob] a man\n[Bob] another man\n[Zoe]\n[Max a boy\nodd] [Tim] a dog\n[NC] nobody\n[] nothing",
+        "[Bbo] walks\n\n[bob] sits\n[Bob sleeps\nBob] wakes\n[NC] #The end\n[Quentin] sings\n[] hums",
+        "Inc",
+    )
+    assert found == (
+        "characters line 2: [Bob] is described in line 1 already; keep one of the two",
+        "characters line 3: [Zoe] has no description; write one after the tag",
+        'characters line 4: the tag is not closed; "]" is missing',
+        'characters line 5: "]" closes no tag; "[" is missing before it',
+        'characters line 6: [NC] means "no character" and cannot be described',
+        "characters line 7: the tag is empty; write a name in it",
+        "scenes line 1: [Bbo] is not a character; did you mean [Bob]?",
+        "scenes line 3: [bob] is not a character; did you mean [Bob]?",
+        'scenes line 4: the tag is not closed; "]" is missing',
+        'scenes line 5: "]" closes no tag; "[" is missing before it',
+        "scenes line 6: the frame has no text; say what it shows",
+        "scenes line 7: [Quentin] is not a character; there are [Bob], [Zoe]",
+        "scenes line 8: the tag is empty; write a character's name or NC in it",
+        'style "Inc" does not exist; did you mean "Ink"?',
+    )
+
+
+def test_the_error_shows_all_problems():
+    with pytest.raises(ValueError) as error:
+        read(BOB, "[Bbo] walks\n[Rob] sits")
+    assert str(error.value).splitlines()[0] == "The script has 2 problems:"
+    assert all(line in str(error.value) for line in error.value.problems)
+
+
+def test_tags_without_any_description():
+    assert problems("", "[Bob] walks") == (
+        "scenes line 1: [Bob] is not a character; describe it in the characters text: [Bob] ...",
+    )
+
+
+def test_a_tag_for_the_unnamed_character_is_a_problem():
+    (line,) = problems("a man with a hat", "wakes up\n[Bob] walks")
+    assert line.startswith("scenes line 2: [Bob] is not a character")
+
+
+def test_a_wrong_case_nc_is_understood_as_a_slip():
+    assert problems(BOB, "[nc] rain") == ("scenes line 1: [nc] is not a character; did you mean [NC]?",)
+
+
+def test_a_two_letter_name_with_one_wrong_letter_is_found():
+    assert problems("[小明] 一个男孩", "[小民] 跑步") == (
+        "scenes line 1: [小民] is not a character; did you mean [小明]?",
+    )
+
+
+def test_no_frames():
+    (line,) = problems(BOB, " \n\n")
+    assert line.startswith("the scenes text has no frames")
+
+
+def test_a_description_cannot_borrow_another():
+    (line,) = problems("[Bob] the brother of [Alice]\n[Alice] a woman", "[Bob] sits")
+    assert line.startswith("characters line 1:") and "[Alice]" in line
+
+
+def test_a_name_in_a_broken_line_is_not_reported_again_in_every_frame():
+    assert len(problems("[Bob a man", "[Bob] sits\n[Bob] runs")) == 1
+
+
+# Which frames share a noise.
+
+
+@pytest.mark.parametrize(
+    ("policy", "indices"), [(DIFFERENT, [0, 1, 2, 3, 4]), (SAME, [0] * 5), (PER_CHARACTER, [0, 1, 2, 0, 2])]
+)
+def test_noise_policies(policy, indices):
+    scenes = "[Bob] sits\n[NC] rain\n[Alice] runs\n[Bob] and [Alice] dance\n[Alice] and [Bob] sleep"
+    assert noise_indices(read(PAIR, scenes), policy) == indices
