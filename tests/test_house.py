@@ -1,0 +1,213 @@
+"""The rules of the house: which room may import what, what every node owes, what the package declares."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("core", "host", "nodes")
+SHIPPED = [ROOT / "__init__.py", *(path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))]
+
+# the host's own top-level modules, as far as a pack could want them
+COMFY_API = {"comfy_api"}
+INSIDE_COMFY = {"comfy", "comfy_execution", "comfy_extras", "comfy_config", "folder_paths", "node_helpers", "nodes"}
+INSIDE_COMFY |= {"execution", "latent_preview", "server", "utils", "app"}
+
+MAY_IMPORT = {  # room: (rooms of the pack, modules of the host)
+    "core": ({"core"}, set()),
+    "host": ({"core", "host"}, COMFY_API | INSIDE_COMFY),
+    "nodes": ({"core", "host", "nodes"}, COMFY_API),
+    "__init__": ({"nodes"}, COMFY_API),
+}
+
+
+def forbidden_imports(path: Path, source: str) -> list[str]:
+    """What the file at `path`, relative to the repository, imports against the arrows nodes -> host -> core."""
+    package = ["storyreel", *path.parent.parts]
+    room = path.parts[0].removesuffix(".py")
+    rooms, modules = MAY_IMPORT[room]
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+            names = [base + [alias.name] for alias in node.names] if len(base) < 2 else [base]
+            found += [".".join(name) for name in names if name[0] != "storyreel" or name[1] not in rooms]
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+            ours_or_host = {"storyreel", "core", "host", "tests", "tools"} | COMFY_API | INSIDE_COMFY
+            found += [name for name in names if name.split(".")[0] in ours_or_host - modules]
+    return found
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_run_one_way(path):
+    assert forbidden_imports(path.relative_to(ROOT), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("core/a.py", "import comfy.utils"),
+        ("core/a.py", "def f():\n    from folder_paths import models_dir"),
+        ("core/video/a.py", "from ...host import attention"),
+        ("core/video/a.py", "from ... import nodes"),
+        ("core/a.py", "from comfy_api.latest import io"),
+        ("core/a.py", "from core.story import script"),
+        ("host/a.py", "from ..nodes.types import StoryType"),
+        ("nodes/a.py", "import node_helpers"),
+        ("nodes/a.py", "import torch, comfy.samplers"),
+        ("__init__.py", "from .core import attention"),
+    ],
+)
+def test_a_wrong_arrow_is_seen(path, source):
+    assert forbidden_imports(Path(path), source)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("core/video/a.py", "import torch\nfrom ..story.story import Story\nfrom . import frames"),
+        ("host/a.py", "import comfy.utils\nfrom ..core import attention"),
+        (
+            "nodes/a.py",
+            "from comfy_api.latest import io\nfrom ..host.attention import patch\nfrom .types import StoryType",
+        ),
+    ],
+)
+def test_a_right_arrow_passes(path, source):
+    assert forbidden_imports(Path(path), source) == []
+
+
+def test_core_needs_no_host(tmp_path):
+    """All of core imports in a process that has no ComfyUI and no repository on its path."""
+    code = f"""
+import importlib, importlib.util, pathlib, sys
+
+root = pathlib.Path({str(ROOT)!r})
+class NoComfy:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {sorted(COMFY_API | INSIDE_COMFY)!r}:
+            raise ImportError("core asked for " + name)
+sys.meta_path.insert(0, NoComfy())
+spec = importlib.util.spec_from_file_location("storyreel", root / "__init__.py", submodule_search_locations=[str(root)])
+sys.modules["storyreel"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["storyreel"])
+assert not any(pathlib.Path(entry or ".").resolve() == root for entry in sys.path)
+for path in sorted((root / "core").rglob("*.py")):
+    parts = path.relative_to(root).with_suffix("").parts
+    name = ".".join(("storyreel", *(part for part in parts if part != "__init__")))
+    importlib.import_module(name)
+    print(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == len(list((ROOT / "core").rglob("*.py")))
+
+
+def test_importing_the_pack_imports_nothing(tmp_path):
+    """The door does no work: the host lists a pack before it knows whether anyone will use it."""
+    code = f"""
+import sys
+before = set(sys.modules)
+exec(compile(open({str(ROOT / "__init__.py")!r}).read(), "door", "exec"), {{"__name__": "door"}})
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert len((ROOT / "__init__.py").read_text().splitlines()) < 40
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shipped_code_logs_and_never_prints(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"] == []
+
+
+@pytest.fixture(scope="module")
+def pack_nodes(host) -> dict:
+    """{node id: class} of what the host took from the pack."""
+    assert host.pack_loaded, host.pack_log
+    found = {name: cls for name, cls in host.nodes.items() if cls.__module__.startswith("storyreel.")}
+    assert found
+    return found
+
+
+def test_node_ids_are_ours(pack_nodes):
+    assert [name for name in pack_nodes if not name.startswith("StoryReel")] == []
+    for name, cls in pack_nodes.items():
+        schema = cls.GET_SCHEMA()
+        assert schema.node_id == name
+        assert schema.display_name and schema.description and schema.category.startswith("StoryReel"), name
+
+
+def test_every_input_and_output_has_a_tooltip(pack_nodes):
+    """Those inside a dynamic combo's options and of an autogrow's template too."""
+
+    def silent(inputs):
+        for entry in inputs:
+            if not getattr(entry, "tooltip", None):
+                yield entry.id
+            for option in getattr(entry, "options", None) or []:
+                yield from silent(getattr(option, "inputs", []))
+
+    for name, cls in pack_nodes.items():
+        schema = cls.GET_SCHEMA()
+        assert list(silent(schema.inputs)) == [], name
+        assert [output.display_name or output.id for output in schema.outputs if not output.tooltip] == [], name
+
+
+def test_every_node_has_a_help_page_and_every_page_a_node(pack_nodes):
+    pages = {path.stem: path for path in (ROOT / "js" / "docs").glob("*.md")}
+    assert sorted(pages) == sorted(pack_nodes)
+    assert [name for name, page in pages.items() if len(page.read_text(encoding="utf-8")) < 300] == []
+
+
+def test_the_page_takes_every_script(server, browser):
+    """The frontend imports every .js under js/: each is served, parses and runs."""
+    ours = "/extensions/ComfyUI-StoryReel/"
+    served = [path for path in server.client().get("/extensions") if path.startswith(ours)]
+    files = [path.relative_to(ROOT / "js").as_posix() for path in (ROOT / "js").rglob("*.js")]
+    assert sorted(path.removeprefix(ours) for path in served) == sorted(files)
+    frontend = browser.open(server.url)
+    for path in served:
+        frontend.page.evaluate("path => import(path)", path)
+    assert frontend.errors == []
+
+
+def requirement_lines() -> list[str]:
+    return (ROOT / "requirements.txt").read_text().splitlines()
+
+
+def test_requirements_follow_the_managers_rules():
+    """It installs each line by itself, into the host's environment: a plain name, no pin, never torch."""
+    for line in requirement_lines():
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*(>=[0-9.]+)?", line), line
+        assert not line.lower().startswith("torch"), line
+
+
+def test_the_registry_sees_the_same_requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dependencies"] == requirement_lines()
+    assert [folder for folder in project["tool"]["comfy"]["includes"] if not (ROOT / folder).is_dir()] == []
+
+
+def test_what_is_imported_at_the_top_is_required():
+    """A module outside requirements.txt may be imported by the node that needs it, never by the pack as a whole."""
+    import_names = {"open-clip-torch": "open_clip", "Pillow": "PIL", "fonttools": "fontTools"}
+    known = {import_names.get(line, line) for line in requirement_lines()}
+    known |= {"torch", "av", *COMFY_API, *INSIDE_COMFY, *sys.stdlib_module_names}  # torch and av come with the host
+    for path in SHIPPED:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= known, path
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                assert node.module.split(".")[0] in known, path
