@@ -1,45 +1,70 @@
-"""The host starts and the harness offers what it promises."""
+"""The host starts with the pack, all of it, in the process and as a server."""
+
+from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
 
-def test_tiny_sd15_samples(host, tiny_checkpoint):
-    tiny_checkpoint("sd15")
-    prompt = {
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.ckpt"}},
-        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["4", 1]}},
-        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
-        "3": {
-            "class_type": "KSampler",
-            "inputs": {
-                "model": ["4", 0],
-                "positive": ["6", 0],
-                "negative": ["6", 0],
-                "latent_image": ["5", 0],
-                "seed": 7,
-                "steps": 2,
-                "cfg": 5.0,
-                "sampler_name": "euler",
-                "scheduler": "normal",
-                "denoise": 1.0,
-            },
-        },
-        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
-        "9": {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}},
+
+def picture(seed: int) -> dict:
+    """The smallest graph that goes from a checkpoint to pictures."""
+    sampling = dict(seed=seed, steps=2, cfg=5.0, sampler_name="euler", scheduler="normal", denoise=1.0)
+    links = dict(model=["1", 0], positive=["2", 0], negative=["2", 0], latent_image=["3", 0])
+    return {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.ckpt"}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["1", 1]}},
+        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
+        "4": {"class_type": "KSampler", "inputs": {**sampling, **links}},
+        "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
     }
-    run = host.run(prompt)
-    (images,) = run.values["8"]
+
+
+def test_the_server_starts_with_the_pack(server):
+    assert "IMPORT FAILED" not in server.log
+    assert "Cannot import" not in server.log
+    assert [line for line in server.log.splitlines() if "rror" in line and "StoryReel" in line] == []
+
+
+def test_the_server_offers_every_node(server, host):
+    """The two hosts load the pack in different ways, by another name: they must find the same nodes."""
+    assert host.pack_loaded, host.pack_log
+    here = {name for name, cls in host.nodes.items() if cls.__module__.startswith("storyreel.")}
+    there = {
+        name
+        for name, info in server.client().object_info().items()
+        if info["python_module"] == "custom_nodes.ComfyUI-StoryReel"
+    }
+    declared = {path.stem for path in (ROOT / "js" / "docs").glob("*.md")}
+    assert here == there == declared
+
+
+def test_the_host_loaded_what_the_tests_import(host):
+    import storyreel
+
+    assert host.pack is storyreel
+    for name, cls in host.nodes.items():
+        if name.startswith("StoryReel"):
+            module = cls.__module__.removeprefix("storyreel.nodes.")
+            assert getattr(getattr(storyreel.nodes, module), cls.__name__) is cls
+
+
+def test_a_prompt_runs_in_the_process(host, tiny_checkpoint):
+    tiny_checkpoint("sd15")
+    run = host.run(picture(seed=7))
+    (images,) = run.values["5"]
     assert images.shape == (2, 64, 64, 3) and images.isfinite().all()
-    assert len(run.outputs["9"]["images"]) == 2
-    assert any(name == "progress" for name, _ in run.events)
-    model, clip, vae = host.load_checkpoint("sd15.ckpt")
-    assert model.model.model_config.__class__.__name__ == "SD15"
-    assert images.std() > 0.01
     assert not torch.equal(images[0], images[1])
+    assert len(run.outputs["6"]["images"]) == 2
+    assert any(name == "progress" and data["value"] == data["max"] == 2 for name, data in run.events)
 
 
-def test_server_answers(server, tiny_checkpoint):
+def test_a_prompt_runs_on_the_server(server, tiny_checkpoint):
     tiny_checkpoint("sd15")
     client = server.client()
-    assert "KSampler" in client.object_info()
-    assert "IMPORT FAILED" not in server.log
+    result = client.run(picture(seed=8))
+    assert result.status == "success"
+    assert "progress" in {kind for kind, _ in result.events}
+    pictures = [client.view(image) for image in result.outputs["6"]["images"]]
+    assert [data[:8] for data in pictures] == [b"\x89PNG\r\n\x1a\n"] * 2

@@ -25,6 +25,8 @@ CACHE = ROOT / ".cache"
 LOG = CACHE / "setup.log"
 REQUIREMENTS = ROOT / "tools" / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
+PACKAGES = (REQUIREMENTS / "host.txt", ROOT / "requirements.txt", REQUIREMENTS / "tests.txt")
+PUBLISHER = REQUIREMENTS / "publisher.txt"
 SHIM = ROOT / "tools" / "torch_cpu_shim.py"
 
 VERSION = ".".join(map(str, sys.version_info[:2]))
@@ -100,7 +102,7 @@ def clean_environ() -> dict[str, str]:
 def _wanted() -> str:
     """A digest of all that an environment is made from: another digest, another environment."""
     digest = hashlib.sha256(f"{sys.version}\n{os.path.realpath(sys.base_prefix)}\n".encode())
-    for path in (*sorted(REQUIREMENTS.glob("*.txt")), ROOT / "requirements.txt", SHIM, Path(__file__)):
+    for path in (CONSTRAINTS, *PACKAGES, SHIM, Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -124,11 +126,25 @@ def _make_environment(venv: Path):
     # torchvision and torchaudio would bring a torch of their own choice, so torch goes first and they come alone
     _step("PyTorch", [*pip, "torch"])
     _step("torchvision, torchaudio", [*pip, "--no-deps", "torchvision", "torchaudio"])
-    lists = [REQUIREMENTS / "host.txt", ROOT / "requirements.txt", REQUIREMENTS / "tests.txt"]
-    _step("the host's packages, ours, the tests'", [*pip, *(part for path in lists for part in ("-r", str(path)))])
+    _step("the host's packages, ours, the tests'", [*pip, *(part for path in PACKAGES for part in ("-r", str(path)))])
     _fit_to_torch(venv)
     # last: without the digest the next start makes the environment anew
     (venv / "storyreel.stamp").write_text(f"{VERSION} {_wanted()}")
+
+
+def publisher() -> Path:
+    """`comfy`, which checks and packs what the registry gets, from an environment of its own in `.cache`."""
+    venv = CACHE / f"comfy-cli-{VERSION}"
+    stamp, wanted = venv / "storyreel.stamp", PUBLISHER.read_text()
+    if not (stamp.is_file() and stamp.read_text() == wanted):
+        CACHE.mkdir(exist_ok=True)
+        with _lock():
+            shutil.rmtree(venv, ignore_errors=True)
+            _step("comfy-cli", [sys.executable, "-m", "venv", str(venv)])
+            pip = [str(interpreter(venv)), *"-m pip install --no-input --progress-bar off -r".split(), str(PUBLISHER)]
+            _step("comfy-cli's packages", pip)
+            stamp.write_text(wanted)
+    return interpreter(venv).with_name("comfy.exe" if os.name == "nt" else "comfy")
 
 
 def _fit_to_torch(venv: Path):

@@ -31,6 +31,7 @@ def install_chromium():
 
 def main(arguments: list[str]) -> int:
     python = environment.prepare()
+    environment.publisher()
     install_chromium()
     if "--setup" in arguments:
         print(f"Ready: {python}")

@@ -116,6 +116,13 @@ class Result:
     outputs: dict[str, dict] = field(default_factory=dict)
     error: dict | None = None
 
+    @property
+    def message(self) -> str:
+        """The error in one line, for an assertion to show."""
+        if not self.error:
+            return self.status
+        return "node {node_id} ({node_type}): {exception_type}: {exception_message}".format(**self.error).strip()
+
 
 class Client:
     """One browser tab's worth of the API: HTTP calls, and a websocket while a prompt runs."""
