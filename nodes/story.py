@@ -36,7 +36,7 @@ class StoryReelScript(io.ComfyNode):
         styles, _ = load_styles()
         return io.Schema(
             node_id="StoryReelScript",
-            display_name="Story Script",
+            display_name="Story Script (StoryReel)",
             category=CATEGORY,
             description="Write a story: who is in it, and one line for each picture.",
             search_aliases=["storydiffusion", "comic script", "story prompts", "characters"],
@@ -99,6 +99,8 @@ class StoryReelScript(io.ComfyNode):
         story, remarks = _read(characters, scenes, style, negative)
         for remark in filter(None, (fault, *remarks)):
             logging.warning("StoryReelScript: %s", remark)
+        for name in story.unused:
+            logging.info("StoryReelScript: [%s] is described but is in no frame", name)
         return io.NodeOutput(story)
 
 
@@ -114,7 +116,7 @@ class StoryReelEncodeStory(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="StoryReelEncodeStory",
-            display_name="Encode Story",
+            display_name="Encode Story (StoryReel)",
             category=CATEGORY,
             description="Encode every frame's prompt, one row of the batch a frame.",
             search_aliases=["story conditioning", "batch prompts", "prompt per frame"],
@@ -124,7 +126,7 @@ class StoryReelEncodeStory(io.ComfyNode):
                     tooltip="The checkpoint's text encoder. Weights such as (word:1.2) and embedding:name work as in "
                     "CLIP Text Encode.",
                 ),
-                StoryType.Input("story", tooltip="A story from Story Script."),
+                StoryType.Input("story", tooltip="A story from the Story Script node."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="One prompt a frame, in one batch."),
@@ -145,12 +147,12 @@ class StoryReelStoryLatent(io.ComfyNode):
         size = {"default": 768, "min": MIN_SIZE, "max": MAX_SIZE, "step": SCALE}
         return io.Schema(
             node_id="StoryReelStoryLatent",
-            display_name="Story Latent",
+            display_name="Story Latent (StoryReel)",
             category=CATEGORY,
             description="An empty latent with one sample a frame.",
             search_aliases=["empty latent", "story noise", "same noise"],
             inputs=[
-                StoryType.Input("story", tooltip="A story from Story Script."),
+                StoryType.Input("story", tooltip="A story from the Story Script node."),
                 io.Int.Input("width", **size, tooltip="Width of every picture in pixels, a multiple of 8."),
                 io.Int.Input("height", **size, tooltip="Height of every picture in pixels, a multiple of 8."),
                 io.Combo.Input(

@@ -93,10 +93,11 @@ def test_white_space_is_one_space_and_none_at_the_ends():
     assert story.negative == "a b"
 
 
-def test_a_described_but_unused_character_is_a_remark():
+def test_a_character_may_be_described_and_not_used():
     story, remarks = read_script(PAIR, "[Bob] sits", NO_STYLE, "", STYLES)
     assert [character.name for character in story.characters] == ["Bob", "Alice"]
-    assert any("[Alice]" in remark for remark in remarks)
+    assert story.unused == ("Alice",)
+    assert not remarks
 
 
 def test_an_untagged_line_among_tagged_ones_is_a_remark():

@@ -62,8 +62,6 @@ def read_script(
     if problems:
         raise ScriptError(problems)
 
-    used = {name for frame in frames for name in frame.characters}
-    remarks += [f"[{name}] is described but is in no frame" for name in cast.words if name not in used]
     story = Story(
         characters=tuple(Character(name, _tidy(words)) for name, words in cast.words.items()),
         frames=tuple(frames),

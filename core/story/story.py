@@ -50,6 +50,12 @@ class Story:
         return tuple(frozenset(frame.characters) for frame in self.frames)
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """Names of those who are described and in no frame."""
+        used = frozenset().union(*self.cast)
+        return tuple(character.name for character in self.characters if character.name not in used)
+
+    @property
     def prompts(self) -> tuple[str, ...]:
         return tuple(frame.prompt for frame in self.frames)
 
