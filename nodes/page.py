@@ -1,0 +1,105 @@
+"""The comic page: a story's pictures laid out, with their captions."""
+
+from comfy_api.latest import io
+
+from ..core.story import fonts
+from ..core.story.layout import LAYOUTS
+from ..core.story.page import compose
+from .types import StoryType
+
+
+class ComicPage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelComicPage",
+            display_name="Comic Page (StoryReel)",
+            category="StoryReel",
+            description="Lays a story's pictures out on comic pages and letters their captions.",
+            search_aliases=["comic", "storyboard", "caption", "typesetting", "story page"],
+            inputs=[
+                io.Image.Input("images", tooltip="One picture for each frame of the story, in its order."),
+                StoryType.Input("story", tooltip="The story: its captions are lettered into the panels."),
+                io.Combo.Input(
+                    "layout",
+                    options=list(LAYOUTS),
+                    default="automatic",
+                    tooltip="automatic: rows of different shapes for any number of pictures. four panel: pages of two "
+                    "by two. classic: one page with rows of four and six, some pictures stacked at half size.",
+                ),
+                io.Combo.Input(
+                    "font",
+                    options=fonts.names(),
+                    default=fonts.BUNDLED,
+                    tooltip="The letters of the captions. The bundled font writes the languages of Europe, Chinese, "
+                    "Japanese and Korean; the others are those installed on the machine that runs ComfyUI.",
+                ),
+                io.Int.Input(
+                    "panels_per_page",
+                    default=0,
+                    min=0,
+                    max=64,
+                    advanced=True,
+                    tooltip="automatic layout only: the most pictures on a page; 0 chooses, up to 8.",
+                ),
+                io.Int.Input(
+                    "page_width",
+                    default=1536,
+                    min=256,
+                    max=8192,
+                    step=8,
+                    advanced=True,
+                    tooltip="automatic layout only: width of a page in pixels. The other layouts keep the pictures' "
+                    "size.",
+                ),
+                io.Int.Input(
+                    "border",
+                    default=10,
+                    min=0,
+                    max=200,
+                    advanced=True,
+                    tooltip="White around each picture in pixels; two neighbours are twice as far apart.",
+                ),
+                io.Int.Input(
+                    "caption_size",
+                    default=0,
+                    min=0,
+                    max=400,
+                    advanced=True,
+                    tooltip="The largest letters of a caption in pixels; 0 suits them to the page. A long caption is "
+                    "set smaller until it fits.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    advanced=True,
+                    tooltip="Another seed, another arrangement of the panels (automatic and classic).",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="pages", tooltip="The comic pages, one picture each, in reading order."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, images, story, layout, font, panels_per_page=0, page_width=1536, border=10, caption_size=0, seed=0
+    ) -> io.NodeOutput:
+        pages = compose(
+            images,
+            story.captions,
+            layout,
+            font,
+            panels_per_page=panels_per_page,
+            page_width=page_width,
+            border=border,
+            caption_size=caption_size,
+            seed=seed,
+        )
+        return io.NodeOutput(pages)
+
+
+NODES = [ComicPage]
