@@ -87,7 +87,8 @@ def extended_attention(
 
     Returns [B, N, heads * d].
     """
-    out = torch.zeros_like(q)
+    blended = any(weight != 1 for group in groups for weight in group.readers.values())
+    out = torch.zeros_like(q) if blended else torch.empty_like(q)
     for group, sample in zip(groups, samples, strict=True):
         if not any(map(len, sample)):
             _add_plain(out, q, k, v, heads, group.readers, attend)
