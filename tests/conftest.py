@@ -59,11 +59,11 @@ def tiny_checkpoint(host):
 @pytest.fixture(scope="session")
 def server(base, tmp_path_factory):
     """A real `main.py` on a free loopback port with the pack in its custom_nodes: see `harness.server.Server`."""
-    from harness.folders import make_base
+    from harness.folders import link, make_base
     from harness.server import Server
 
     folder = make_base(tmp_path_factory.mktemp("server"), models=base / "models")
-    (folder / "custom_nodes" / "ComfyUI-StoryReel").symlink_to(ROOT, target_is_directory=True)
+    link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
     with Server(folder) as running:
         yield running
 

@@ -30,6 +30,7 @@ PUBLISHER = REQUIREMENTS / "publisher.txt"
 SHIM = ROOT / "tools" / "torch_cpu_shim.py"
 
 VERSION = ".".join(map(str, sys.version_info[:2]))
+BASE_PYTHON = sys._base_executable  # not the environment's own, which may be about to be made anew
 SUPPORTED = ((3, 10), (3, 12))
 DISK_GB = 4  # a CPU torch and its companions take 2.5; a CUDA torch takes 7, and pip says so when that does not fit
 
@@ -121,7 +122,7 @@ def _make_environment(venv: Path):
     (venv / "storyreel.stamp").write_text(VERSION)
     LOG.write_text("")
     print(f"Setting up {venv.relative_to(ROOT)}: once, some minutes; the details go to {LOG.relative_to(ROOT)}")
-    _step("environment", [sys.executable, "-m", "venv", str(venv)])
+    _step("environment", [BASE_PYTHON, "-m", "venv", str(venv)])
     pip = [str(interpreter(venv)), *"-m pip install --no-input --progress-bar off -c".split(), str(CONSTRAINTS)]
     # torchvision and torchaudio would bring a torch of their own choice, so torch goes first and they come alone
     _step("PyTorch", [*pip, "torch"])
@@ -140,7 +141,7 @@ def publisher() -> Path:
         CACHE.mkdir(exist_ok=True)
         with _lock():
             shutil.rmtree(venv, ignore_errors=True)
-            _step("comfy-cli", [sys.executable, "-m", "venv", str(venv)])
+            _step("comfy-cli", [BASE_PYTHON, "-m", "venv", str(venv)])
             pip = [str(interpreter(venv)), *"-m pip install --no-input --progress-bar off -r".split(), str(PUBLISHER)]
             _step("comfy-cli's packages", pip)
             stamp.write_text(wanted)
@@ -223,6 +224,10 @@ REASONS = (
         "the package index cannot be reached (no network?)",
     ),
     (r"DO NOT MATCH THE HASHES", "the downloaded archive is not the pinned one (its SHA-256 differs)"),
+    (
+        r"No matching distribution found|ResolutionImpossible",
+        "the package index has no pinned version for this Python, or cannot be reached",
+    ),
     (r"ensurepip is not available", "Python has no venv module (Debian: apt-get install python3-venv)"),
 )
 

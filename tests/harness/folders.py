@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +26,36 @@ def host_source() -> Path:
     return environment().find_host()
 
 
+def require_setup():
+    """For tests that start the tools: those would set up an environment that is not ready, under the tests' feet."""
+    tools = environment()
+    assert tools._is_ready(tools.environment_folder()), "set up first: python tools/test.py --setup"
+
+
+def link(path: Path, target: Path):
+    """Make `path` stand for `target`; where the system grants no symbolic links, by a junction or a copy."""
+    try:
+        path.symlink_to(target, target_is_directory=target.is_dir())
+    except OSError:
+        if os.name != "nt":
+            raise
+        if target.is_dir():
+            import _winapi
+
+            _winapi.CreateJunction(str(target), str(path))
+        else:
+            shutil.copy(target, path)
+
+
+def write_tiny_checkpoint(name: str, folder: Path) -> Path:
+    """`tiny.write` in a process of its own, for a process that holds no host."""
+    path = folder / f"{name}.ckpt"
+    if not path.exists():
+        script = Path(__file__).with_name("tiny.py")
+        subprocess.run([sys.executable, script, host_source(), folder, name], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
 def make_base(folder: Path, models: Path | None = None) -> Path:
     """Lay out a host's base directory in `folder`; `models` shares another host's models/."""
     for name in ("custom_nodes", "input", "output", "temp", "user/default"):
@@ -29,7 +63,7 @@ def make_base(folder: Path, models: Path | None = None) -> Path:
     if models is None:
         (folder / "models" / "checkpoints").mkdir(parents=True, exist_ok=True)
     else:
-        (folder / "models").symlink_to(models, target_is_directory=True)
+        link(folder / "models", models)
     # without these the first visit opens the templates dialog over the graph
     (folder / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS))
     return folder

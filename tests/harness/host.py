@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .folders import host_source
+from .folders import host_source, link
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ class Host:
         so what it loads is the module that the tests import."""
         import nodes
 
-        link = self.base / "custom_nodes" / "storyreel"
-        link.symlink_to(folder, target_is_directory=True)
+        here = self.base / "custom_nodes" / "storyreel"
+        link(here, folder)
         log = _Lines()
         logging.getLogger().addHandler(log)
         before = os.getcwd()
-        os.chdir(link.parent)
+        os.chdir(here.parent)
         try:
             self.pack_loaded = self._wait(nodes.load_custom_node("storyreel"))
         finally:

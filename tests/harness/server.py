@@ -64,6 +64,10 @@ class Server:
     def log(self) -> str:
         return self._log_path.read_text(errors="replace")
 
+    def wait(self):
+        """Until the host ends by itself."""
+        self._process.wait()
+
     def client(self) -> "Client":
         return Client(self.url)
 
@@ -99,6 +103,12 @@ class Refused(ValueError):
         super().__init__(f"HTTP {status}: {json.dumps(reply)}")
         self.status = status
         self.reply = reply
+
+    def reasons(self) -> str:
+        """What is wrong, without the JSON around it."""
+        nodes = self.reply["node_errors"].values()
+        details = [f"{e['message']} ({e['details']})" for node in nodes for e in node["errors"]]
+        return "; ".join(details) or self.reply["error"]["message"]
 
 
 @dataclass

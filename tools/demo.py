@@ -1,0 +1,216 @@
+"""Draws a story with a real headless ComfyUI, and puts its pictures and comic page into output/.
+
+    python tools/demo.py                                      an example story, by an untrained model
+    python tools/demo.py --checkpoint NAME_OR_PATH            by a real one
+    python tools/demo.py --checkpoint ... --story FILE        your own story
+    python tools/demo.py --ui                                 the workflow in your browser, until Ctrl-C
+
+FILE holds the characters, a line of three dashes, and the scenes, as the Story Script node takes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+
+import environment
+from environment import ROOT, SetupError
+
+PACK = "ComfyUI-StoryReel"
+NOT_SHIPPED = {"tests", "tools", "output", "workflows"}
+UNTRAINED = "sd15_full"
+UNTRAINED_SIZE, UNTRAINED_STEPS = 192, 4  # of noise, this is enough
+
+
+def main(arguments: list[str]) -> int:
+    options = read_arguments(arguments)
+    python = environment.prepare()
+    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
+        return subprocess.call([str(python), __file__, *arguments], env=environment.clean_environ())
+    sys.path.append(str(ROOT / "tests"))  # the server, its client and the tiny checkpoint are the tests' own
+    base = lay_out_host()
+    folders, checkpoint = choose_checkpoint(options.checkpoint, base)
+    return (show if options.ui else draw)(options, base, folders, checkpoint)
+
+
+def read_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", metavar="NAME_OR_PATH", help="a file, or a name in the host's models folder")
+    parser.add_argument("--story", metavar="FILE", type=Path, help="characters, a line of ---, scenes")
+    parser.add_argument("--workflow", default="story_comic_sd15", help="one of workflows/api (default: %(default)s)")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default=ROOT / "output", help="default: output/")
+    parser.add_argument("--seed", type=int, help="another seed, another picture")
+    parser.add_argument("--ui", action="store_true", help="open the workflow in the browser instead")
+    options = parser.parse_args(arguments)
+    known = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
+    if options.workflow not in known:
+        parser.error(f"there is no workflow {options.workflow}; there are {', '.join(known)}")
+    if options.story:
+        options.story = read_story(options.story)
+    return options
+
+
+def read_story(path: Path) -> dict[str, str]:
+    """{"characters": ..., "scenes": ...} of a story file. Raises SetupError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise SetupError(f"the story {path} cannot be read: {error.strerror}.") from None
+    divider = next((i for i, line in enumerate(lines) if line.strip("- ") == "" and line.count("-") >= 3), None)
+    if divider is None:
+        raise SetupError(f"{path} has no line of three dashes between the characters and the scenes.")
+    return {"characters": "\n".join(lines[:divider]), "scenes": "\n".join(lines[divider + 1 :])}
+
+
+def lay_out_host() -> Path:
+    """A base directory for the demo's host, with the pack in it but its workflows, which `show` fills in."""
+    from harness.folders import link, make_base
+
+    base = make_base(environment.CACHE / "demo")
+    pack = base / "custom_nodes" / PACK
+    shutil.rmtree(pack, ignore_errors=True)
+    pack.mkdir()
+    for entry in ROOT.iterdir():
+        if entry.name not in NOT_SHIPPED and not entry.name.startswith("."):
+            link(pack / entry.name, entry)
+    return base
+
+
+def choose_checkpoint(wanted: str | None, base: Path) -> tuple[list[Path], str]:
+    """Folders of checkpoints for the host to look into, and the name of the one to use. Raises SetupError."""
+    folders = [environment.find_host() / "models" / "checkpoints"]
+    if wanted is None:
+        from harness.folders import write_tiny_checkpoint
+
+        return folders, write_tiny_checkpoint(UNTRAINED, base / "models" / "checkpoints").name
+    path = Path(wanted).expanduser().resolve()
+    if path.is_file():
+        return [path.parent, *folders], path.name
+    if os.sep in wanted:
+        raise SetupError(f"there is no checkpoint {path}.")
+    return folders, wanted  # the host knows more folders than we do, and says so if it is in none
+
+
+def start(base: Path, folders: list[Path], output: Path):
+    """A server on `base` that also looks into `folders` and writes to `output`."""
+    from harness.server import Server
+
+    paths = base / "checkpoints.json"  # the host reads YAML, and JSON is YAML
+    entries = {f"folder{i}": {"base_path": str(path), "checkpoints": "."} for i, path in enumerate(folders)}
+    paths.write_text(json.dumps(entries))
+    return Server(base, "--extra-model-paths-config", str(paths), "--output-directory", str(output))
+
+
+def check_checkpoint(client, checkpoint: str):
+    known = client.object_info("CheckpointLoaderSimple")["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"]
+    names = known[1]["options"] if known[0] == "COMBO" else known[0]
+    if checkpoint not in names:
+        raise SetupError(f"the host has no checkpoint {checkpoint}; it has {', '.join(names) or 'none'}.")
+
+
+def fill_in(prompt: dict, checkpoint: str, options: argparse.Namespace) -> dict:
+    """The workflow in API form with the checkpoint, and the story and seed if given; small where it is noise anyway."""
+    changes = {"CheckpointLoaderSimple": {"ckpt_name": checkpoint}, "StoryReelScript": options.story or {}}
+    if options.seed is not None:
+        changes["KSampler"] = {"seed": options.seed}
+    if options.checkpoint is None:
+        changes["KSampler"] = {**changes.get("KSampler", {}), "steps": UNTRAINED_STEPS}
+        changes["StoryReelStoryLatent"] = {"width": UNTRAINED_SIZE, "height": UNTRAINED_SIZE}
+    for node in prompt.values():
+        node["inputs"].update(changes.get(node["class_type"], {}))
+    return prompt
+
+
+def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str) -> int:
+    from harness.server import Refused
+
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{options.workflow}.json").read_text(encoding="utf-8"))
+    prompt = fill_in(prompt, checkpoint, options)
+    if options.checkpoint is None:
+        print("No trained model ships with the pack yet: this one has random weights, so the pictures are noise.")
+        print("For real pictures: --checkpoint with any SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
+    with tempfile.TemporaryDirectory(dir=environment.CACHE) as scratch:
+        print("Starting the host ...", flush=True)
+        with start(base, folders, Path(scratch)) as server:
+            client = server.client()
+            check_checkpoint(client, checkpoint)
+            try:
+                result = client.run(prompt, on_event=Progress(prompt), seconds=24 * 3600)
+            except Refused as refused:
+                raise SetupError(f"the host refuses the story: {refused.reasons()}.") from None
+            if result.status != "success":
+                raise SetupError(f"the story was not finished: {result.message}")
+            written = save(client, prompt, result.outputs, options.output)
+    print("Done:")
+    for path in written:
+        print(f"  {path}")
+    return 0
+
+
+class Progress:
+    """Prints what the websocket tells: the node at work, and the sampler's steps."""
+
+    def __init__(self, prompt: dict):
+        self.prompt = prompt
+
+    def __call__(self, kind: str, data: dict, result):
+        if kind == "executing" and data["node"] in self.prompt:
+            print(f"  {self.prompt[data['node']]['class_type']}", flush=True)
+        elif kind == "progress":
+            print(f"    {data['value']} of {data['max']}", flush=True)
+
+
+def save(client, prompt: dict, outputs: dict[str, dict], parent: Path) -> list[Path]:
+    """Fetch every picture through /view into a new folder under `parent`; a comic page's name says so."""
+    number = 1
+    while (folder := parent / f"story_{number:03}").exists():
+        number += 1
+    folder.mkdir(parents=True)
+    written = []
+    for node, shown in outputs.items():
+        source, _ = prompt[node]["inputs"].get("images", (None, 0))
+        name = "page" if source and prompt[source]["class_type"] == "StoryReelComicPage" else "picture"
+        for index, image in enumerate(shown.get("images", []), 1):
+            path = folder / f"{name}_{index:02}.png"
+            path.write_bytes(client.view(image))
+            written.append(path)
+    return written
+
+
+def show(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str) -> int:
+    workflows = base / "custom_nodes" / PACK / "workflows"
+    shutil.copytree(ROOT / "workflows", workflows)
+    path = workflows / f"{options.workflow}.json"
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    for node in workflow["nodes"]:
+        if node["type"] == "CheckpointLoaderSimple":
+            node["widgets_values"] = [checkpoint]
+            node["properties"].pop("models", None)  # the published file is not the one in use
+    path.write_text(json.dumps(workflow), encoding="utf-8")
+    options.output.mkdir(parents=True, exist_ok=True)
+    with start(base, folders, options.output.resolve()) as server:
+        check_checkpoint(server.client(), checkpoint)
+        address = f"{server.url}/?template={options.workflow}&source={PACK}"
+        print(f"ComfyUI is at {address}")
+        if options.checkpoint is None:
+            print("The model in it has random weights, so the pictures are noise; choose another in Load Checkpoint.")
+        print(f"Pictures go to {options.output}. Ctrl-C stops.", flush=True)
+        webbrowser.open(address)
+        server.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except SetupError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
