@@ -98,13 +98,14 @@ def four_panel(count: int, size: tuple[int, int], border: int = 10) -> list[Page
 def classic(count: int, size: tuple[int, int], border: int = 10, seed: int = 0) -> Page:
     """One page with rows of 4 pictures, or of 4 and 6 by turns above 8; one or two columns of a row are stacks of two.
 
+    Fewer than 4 that are left over make a row of 4.
     The order of the columns is what Python's `random` gives for `seed`, one shuffle a row.
     """
     rng = random.Random(seed)
     places = _places(count)
     rows, placed = [], 0
     while placed < count:
-        stacks = 2 if count > 8 and len(rows) % 2 else 1
+        stacks = 2 if count > 8 and len(rows) % 2 and count - placed >= 4 else 1
         columns = [1, 1] + [2] * stacks
         rng.shuffle(columns)
         rows.append([tuple(next(places) for _ in range(n)) for n in columns])

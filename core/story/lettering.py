@@ -24,7 +24,6 @@ NOT_FIRST = frozenset(
     "｡､｣･ｧｨｩｪｫｬｭｮｯｰﾞﾟ,.:;?!)]}%"
 )
 NOT_LAST = frozenset("（［｛〈《「『【〔〖〘〝｟｢«‹‘“＄￥＃¥$#([{")
-INSEPARABLE = frozenset("—―…‥")
 SPACES = " \u3000\u200b"
 DASHES = "-‐–—"
 HANGUL = (("\u1100", "\u11ff"), ("\u3130", "\u318f"), ("\uac00", "\ud7a3"))
@@ -97,34 +96,44 @@ class Letterer:
         `LEGIBLE`. Where that is not enough it is set at `LEGIBLE`, takes what it needs, and `fits` is False.
         """
         text = clean(text)
-        largest = max(largest, LEGIBLE)
-        for size in range(largest, LEGIBLE - 1, -1):
-            lines, whole = wrap(text, width, lambda line, size=size: self.measure(line, size))
-            lettering = self._block(lines, size)
-            small = (largest - size) / max(1, largest - LEGIBLE)
-            room = height * (SHARE_LARGE + (SHARE_SMALL - SHARE_LARGE) * small)
-            if lettering.height <= room and lettering.width <= width and (whole or size == LEGIBLE):
-                return self._block(self._balance(lines, text, size), size) if whole else lettering
-        return replace(lettering, fits=False)
+        low, high = LEGIBLE + 1, largest
+        best = self._set(text, width, height, LEGIBLE, largest)
+        while low <= high:
+            size = (low + high) // 2
+            attempt = self._set(text, width, height, size, largest)
+            if attempt.fits:
+                best, low = attempt, size + 1
+            else:
+                high = size - 1
+        return self._balanced(best, text) if best.fits else best
 
-    def _balance(self, lines: list[str], text: str, size: int) -> list[str]:
+    def _set(self, text: str, width: int, height: int, size: int, largest: int) -> Lettering:
+        """`text` at one size; a word is cut only where it is too long at `LEGIBLE`."""
+        lines, whole = wrap(text, width, lambda line: self.measure(line, size))
+        lettering = self._block(lines, size)
+        small = 1 if size == LEGIBLE else (largest - size) / (largest - LEGIBLE)
+        room = height * (SHARE_LARGE + (SHARE_SMALL - SHARE_LARGE) * small)
+        fits = lettering.height <= room and lettering.width <= width and (whole or size == LEGIBLE)
+        return replace(lettering, fits=fits)
+
+    def _balanced(self, lettering: Lettering, text: str) -> Lettering:
         """The same number of lines in the narrowest block, so that no word stands alone on the last."""
 
         def measure(line: str) -> float:
-            return self.measure(line, size)
+            return self.measure(line, lettering.size)
 
-        narrow, wide = 0, int(max(map(measure, lines)))
-        best = lines
+        narrow, wide = 0, lettering.width
+        best = lettering.lines
         while narrow < wide:
             middle = (narrow + wide) // 2
             attempt, whole = wrap(text, middle, measure)
-            if whole and len(attempt) == len(lines):
+            if whole and len(attempt) == len(best):
                 best, wide = attempt, middle
             else:
                 narrow = middle + 1
-        return best
+        return self._block(best, lettering.size)
 
-    def _block(self, lines: list[str], size: int) -> Lettering:
+    def _block(self, lines: Sequence[str], size: int) -> Lettering:
         inks = [self.ink(line, size) for line in lines]
         # Even a line of low letters keeps the height of a capital, so that neighbouring captions look alike.
         ascent = max(round(0.7 * size), *(above for above, _ in inks))
@@ -138,7 +147,7 @@ class Letterer:
 def clean(text: str) -> str:
     """`text` with composed accents and syllables, single spaces, and French marks and dashes bound to their word."""
     text = STEERING.sub("", unicodedata.normalize("NFC", text))
-    text = re.sub(r"[ \t\r\n\v\f]+", " ", text).strip(SPACES + UNBREAKABLE)
+    text = re.sub(r"[ \t\r\n\v\f]+", " ", text).strip(SPACES + UNBREAKABLE + JOINERS)
     text = re.sub(r"((?:^|\s)[«‹]) ", "\\1\u00a0", text)
     return re.sub(r" (?=[»›!?:;](?!\w)|[–—] )", "\u00a0", text)
 
@@ -156,11 +165,11 @@ def wrap(text: str, width: float, measure: Callable[[str], float]) -> tuple[list
             lines.append(line.rstrip(SPACES))
             line = piece
         while measure(line.rstrip(SPACES)) > width:
-            head, line = _cut(line, width, measure)
-            if not line:
-                line = head
+            head, rest = _cut(line, width, measure)
+            if not rest.strip(SPACES):  # a single letter, wider than the line
                 break
             lines.append(head)
+            line = rest
             whole = False
     return [*lines, line.rstrip(SPACES)], whole
 
@@ -189,11 +198,12 @@ def _may_break(text: str, i: int) -> bool:
         return False
     if before in SPACES:
         return True
-    if after in NOT_FIRST or before in NOT_LAST or (before == after and after in INSEPARABLE):
+    if after in NOT_FIRST or before in NOT_LAST:
         return False
     if _ideographic(before) or _ideographic(after):
         # Straight quotes do not tell whether they open or close; a space that must not break is a letter here.
         return not {before, after} & {'"', "'", *UNBREAKABLE}
+    # Everything else is inside a word, or a pair such as —— that nothing may part.
     return before in DASHES and after.isalpha() and text[i - 2 : i - 1].isalnum()
 
 

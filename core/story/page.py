@@ -111,8 +111,8 @@ def _write(sheet: Image.Image, panel: Panel, caption: str, letterer: Letterer, c
     lettering = letterer.fit(caption, *room, largest)
     if not lettering.fits:
         logging.warning(
-            "The caption of frame %d is too long for its panel of %d x %d pixels, even in letters of %d pixels: its box "
-            "covers more than half of the picture. Shorten it, or give the frame more room.",
+            "The caption of frame %d is too long for its panel of %d x %d pixels, even in letters of %d pixels: its "
+            "box covers more than half of the picture. Shorten it, or give the frame more room.",
             panel.frame + 1,
             panel.width,
             panel.height,
