@@ -130,9 +130,8 @@ class SharedAttention:
         images, tokens = len(q) // len(kinds), height * width
         if len(k) != len(q) or k.shape[1] != tokens or len(q) % len(kinds):
             run.say_once(
-                f"another patch rearranges the tokens of {_name(extra_options)} "
-                f"(queries {tuple(q.shape[:2])}, keys {tuple(k.shape[:2])}, expected {tokens} a row), "
-                "so this level keeps to its own tokens."
+                f"another patch rearranges the {height} x {width} tokens of a level, so pictures share none there "
+                f"(queries {tuple(q.shape[:2])}, keys {tuple(k.shape[:2])}, expected keys ({len(q)}, {tokens}))."
             )
             return self.attend(q, k, v, extra_options)
 
@@ -148,10 +147,8 @@ class SharedAttention:
             options = {**extra_options, "cond_or_uncond": [kind]}
             if "uuids" in extra_options:
                 options["uuids"] = extra_options["uuids"][chunk : chunk + 1]
-            if reach.apply_to == "both" or reach.apply_to == ("uncond" if kind == 1 else "cond"):
-                out[rows] = self.extend(q[rows], k[rows], v[rows], share, options, run)
-            else:
-                out[rows] = self.attend(q[rows], k[rows], v[rows], options)
+            applies = reach.apply_to in ("both", "uncond" if kind == 1 else "cond")
+            self.extend(q[rows], k[rows], v[rows], share if applies else Share.nothing(images), options, run, out[rows])
         return out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
@@ -160,8 +157,8 @@ class SharedAttention:
             return self.previous(q, k, v, extra_options)
         return _attend(q, k, v, extra_options["n_heads"], None, extra_options)
 
-    def extend(self, q: Tensor, k: Tensor, v: Tensor, share: Share, extra_options: dict, run: "Run") -> Tensor:
-        """Attention of one half of guidance over own and borrowed tokens."""
+    def extend(self, q, k, v, share: Share, extra_options: dict, run: Run, out: Tensor) -> None:
+        """Attention of one half of guidance over own and borrowed tokens, written into `out`."""
         foreign = self.previous
 
         def attend(q, k, v, heads, bias):
@@ -171,7 +168,7 @@ class SharedAttention:
                 run.say_once(f"{describe(foreign)} takes no weights, so borrowed tokens count fully there.")
             return foreign(q, k, v, extra_options)
 
-        return extended_attention(
+        extended_attention(
             q,
             k,
             v,
@@ -182,6 +179,7 @@ class SharedAttention:
             limit=self.rule.reach.memory,
             attend=attend,
             whole_heads=foreign is not None,
+            out=out,
         )
 
 
@@ -194,15 +192,11 @@ def _attend(q, k, v, heads, mask, extra_options):
 def _frames(extra_options: dict, images: int) -> tuple[int, ...]:
     """Frame number of each image of a call: of a context window, those that it lists."""
     window = extra_options.get("context_window")
-    if window is None:
+    if window is None or window.dim != 0:
         return tuple(range(images))
     anchor = getattr(window, "causal_anchor_index", None)
     before = [] if anchor is None or anchor < 0 else [anchor]
     return (*before, *window.index_list)
-
-
-def _name(extra_options: dict) -> str:
-    return "{} block {}".format(*extra_options["block"])
 
 
 def describe(patch: Callable) -> str:

@@ -115,9 +115,8 @@ def test_hypertile(host, probe, model, conds, caplog, ours_first):
     with caplog.at_level(logging.WARNING):
         ours = probe.sample(patched, *conds, latent, steps=1)
     assert ours.isfinite().all()
-    messages = said(caplog)
-    assert messages and len(messages) == len(set(messages)), messages
-    assert all("rearranges the tokens of output block" in message for message in messages)
+    (message,) = said(caplog)
+    assert "another patch rearranges the 64 x 64 tokens of a level" in message
     assert not torch.equal(ours, probe.sample(alone, *conds, latent, steps=1)), "untiled levels share"
 
 

@@ -54,6 +54,11 @@ class Share:
     groups: list[Group]
     samples: list[list[Tensor]]
 
+    @classmethod
+    def nothing(cls, images: int) -> "Share":
+        """Every image by itself."""
+        return cls([Group((), dict.fromkeys(range(images), 1.0), 0, "all")], [[]])
+
     def to(self, device) -> "Share":
         return Share(self.groups, [[index.to(device) for index in sample] for sample in self.samples])
 

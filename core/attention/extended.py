@@ -75,6 +75,7 @@ def extended_attention(
     limit: int = 64 << 20,
     attend: Attend = attend_plain,
     whole_heads: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Attention of every row over its own tokens and those that it borrows.
 
@@ -84,11 +85,14 @@ def extended_attention(
     strength: weight of a borrowed token in the softmax; 1 as published, towards 0 it vanishes.
     limit: bytes that keys, values and output of one call may take beyond q, k, v and the result.
     whole_heads: always hand over all heads and keys at once, for an `attend` that must see them together.
+    out: where to write the result; a new tensor if None.
 
     Returns [B, N, heads * d].
     """
-    blended = any(weight != 1 for group in groups for weight in group.readers.values())
-    out = torch.zeros_like(q) if blended else torch.empty_like(q)
+    if out is None:
+        out = torch.empty_like(q)
+    if any(weight != 1 for group in groups for weight in group.readers.values()):
+        out.zero_()
     for group, sample in zip(groups, samples, strict=True):
         if not any(map(len, sample)):
             _add_plain(out, q, k, v, heads, group.readers, attend)
@@ -98,9 +102,6 @@ def extended_attention(
 
 
 def _add_plain(out, q, k, v, heads, readers, attend):
-    if readers == dict.fromkeys(range(len(out)), 1.0):
-        out.copy_(attend(q, k, v, heads, None))
-        return
     for row, weight in readers.items():
         only = slice(row, row + 1)
         _add(out[row], attend(q[only], k[only], v[only], heads, None)[0], weight)
@@ -187,7 +188,7 @@ def _attend_queries(q, k, v, heads, bias, limit, attend):
 
 
 def _add_group_by_keys(out, q, k, v, heads, group, pool, limit, attend):
-    """One head at a time, and of its keys one part of one image at a time."""
+    """One head at a time, and only some of its keys at a time."""
     tokens = k.shape[1]
     dim = q.shape[2] // heads
     # A quarter of the limit for a part's keys and values; logits, output and partial output share the rest.
@@ -195,26 +196,38 @@ def _add_group_by_keys(out, q, k, v, heads, group, pool, limit, attend):
     for row, weight in group.readers.items():
         own = _own(group, pool, row, tokens)
         shared = [Segment(s.row, s.index, s.length) if s.row == own.row and group.own == "rest" else s for s in pool]
-        parts = [part for s in [*shared, own] if s.length for part in s.split(length)]
+        parts = _parts([*shared, own], length)
         for head in range(heads):
             part = slice(head * dim, (head + 1) * dim)
             estimate = _merge(q[row, :, part], k[..., part], v[..., part], parts, limit, attend)
             _add(out[row, :, part], estimate, weight)
 
 
-def _merge(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Segment], limit: int, attend: Attend) -> Tensor:
+def _parts(segments: Sequence[Segment], length: int) -> list[list[Segment]]:
+    """The segments in parts of at most `length` tokens; all tokens of a part have one bias."""
+    parts = []
+    pieces = [piece for segment in segments if segment.length for piece in segment.split(length)]
+    for piece in sorted(pieces, key=lambda piece: piece.bias):
+        if parts and parts[-1][0].bias == piece.bias and sum(p.length for p in parts[-1]) + piece.length <= length:
+            parts[-1].append(piece)
+        else:
+            parts.append([piece])
+    return parts
+
+
+def _merge(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[list[Segment]], limit: int, attend: Attend) -> Tensor:
     """Attention of one head over several parts of its keys, from the attention over each and its log-sum-exp.
 
     With Z_p the sum of exp(logits) over part p, O = sum_p Z_p O_p / sum_p Z_p. q [N, d], k and v [B, N, d] -> [N, d].
     """
     merged, total = None, None
     for part in parts:
-        keys = k.new_empty(part.length, k.shape[-1])
+        keys = k.new_empty(sum(piece.length for piece in part), k.shape[-1])
         values = torch.empty_like(keys)
-        part.write(k, keys)
-        part.write(v, values)
+        _write(part, k, keys)
+        _write(part, v, values)
         estimate = attend(q[None], keys[None], values[None], 1, None)[0].float()
-        mass = _log_mass(q, keys, limit // 4)[:, None] + part.bias
+        mass = _log_mass(q, keys, limit // 4)[:, None] + part[0].bias
         if merged is None:
             merged, total = estimate, mass
         else:

@@ -1,0 +1,88 @@
+"""What Consistent Self-Attention costs: memory that does not grow with the story, and a benchmark that says so."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+MB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.append(str(TOOLS))
+    try:
+        import bench
+    finally:
+        sys.path.remove(str(TOOLS))
+    return bench
+
+
+def extra_bytes(bench, images, limit, rules):
+    """Peak of shared attention over plain attention, projections left out: 512 tokens of 320 channels, 5 heads."""
+    from storyreel.core.attention.consistent import Phase, Settings, draw_share
+    from storyreel.core.attention.extended import attend_plain, extended_attention
+
+    settings = Settings(rules=rules)
+    share = draw_share(settings, None, range(images), phase=Phase.EARLY, step=0, pixels=32, tokens=512)
+    q, k, v = torch.randn(3, images, 512, 320)
+    plain = bench.peak_bytes(lambda: attend_plain(q, k, v, 5), "cpu")
+    shared = lambda: extended_attention(q, k, v, 5, share.groups, share.samples, limit=limit)  # noqa: E731
+    return bench.peak_bytes(shared, "cpu") - plain
+
+
+@pytest.mark.parametrize("limit", [4 * MB, 8 * MB])
+def test_extra_memory_stays_under_the_setting_however_long_the_story(bench, limit):
+    """An eighth of SDXL's 4096 tokens, and of the default setting; at half of that, 40 pictures go key by key."""
+    from storyreel.core.attention.sharing import Rules
+
+    short, long = (extra_bytes(bench, images, limit, Rules()) for images in (8, 40))
+    assert short <= limit
+    assert long <= 1.1 * short
+
+
+def test_both_halves_in_the_host_stay_under_the_setting(bench, host, tiny_checkpoint):
+    """The patch itself, called with what a real forward pass gave it."""
+    from comfy.ldm.modules.attention import optimized_attention
+    from harness import probe
+
+    model = host.load_checkpoint(tiny_checkpoint("sd15_full"))[0]
+    patched = probe.node(host, model, "custom", memory_mb=1)
+    replacements = patched.model_options["transformer_options"]["patches_replace"]["attn1"]
+    patch = replacements["output", 11]
+    caught = []
+
+    def catch(q, k, v, extra_options):
+        caught.append((q, k, v, dict(extra_options)))
+        return patch(q, k, v, extra_options)
+
+    replacements["output", 11] = catch
+    conds = probe.conditioning(8, 768, 1), probe.conditioning(1, 768, 2)
+    probe.sample(patched, *conds, probe.latent(8, 16, 16), steps=1)
+    q, k, v, options = caught[-1]
+    assert len(options["cond_or_uncond"]) == 2
+    with torch.no_grad():
+        patch(q, k, v, options)  # draws are made once a step
+        plain = bench.peak_bytes(lambda: optimized_attention(q, k, v, options["n_heads"]), "cpu")
+        ours = bench.peak_bytes(lambda: patch(q, k, v, options), "cpu")
+    assert 0 < ours - plain <= 1.1 * MB
+
+
+def test_the_benchmark_prints_one_object_a_line():
+    command = [sys.executable, str(TOOLS / "bench.py"), "attention", "--json", "--batch", "2", "4", "--tokens", "1024"]
+    done = subprocess.run([*command, "--rounds", "1"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["batch"], row["tokens"]) for row in rows] == [(2, 1024), (4, 1024)]
+    for row in rows:
+        for form in ("plain", "ours", "dense_mask", "gather_first"):
+            assert row[f"{form}_seconds"] > 0 and row[f"{form}_peak_bytes"] > 0
+        images, tokens, width = row["batch"], row["tokens"], row["channels"]
+        projections, keys = 8 * images * tokens * width**2, images * tokens * (1 + 0.5 * (images - 1))
+        expected = (projections + 4 * tokens * width * keys) / (projections + 4 * tokens * width * images * tokens)
+        assert row["operations_ratio"] == pytest.approx(expected, rel=0.02)
+        assert row["ours_peak_bytes"] - row["plain_peak_bytes"] <= 64 * MB
