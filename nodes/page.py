@@ -8,7 +8,7 @@ from ..core.story.page import compose
 from .types import StoryType
 
 
-class ComicPage(io.ComfyNode):
+class StoryReelComicPage(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -107,4 +107,4 @@ class ComicPage(io.ComfyNode):
         return io.NodeOutput(pages)
 
 
-NODES = [ComicPage]
+NODES = [StoryReelComicPage]
