@@ -76,7 +76,7 @@ class Frontend:
 
     def save(self) -> dict:
         """The graph in the frontend's own form, as the Save menu writes it."""
-        return self.page.evaluate("() => app.graph.serialize()")
+        return self.page.evaluate("() => JSON.parse(JSON.stringify(app.graph.serialize()))")
 
     def run(self, seconds: float = 600) -> list[dict]:
         """Press the Run button and wait for the end; returns [{"type", "detail"}] of the events seen on the way."""

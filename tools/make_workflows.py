@@ -1,0 +1,156 @@
+"""Writes workflows/NAME.json, its API form workflows/api/NAME.json and its thumbnail workflows/NAME.jpg.
+
+    python tools/make_workflows.py [NAME...]
+
+The graphs are those of workflow_graphs.py. A real frontend builds, saves, exports and shows each of them, so that the
+files are what the Save and Export menus write. Run it again after an input of a node was added or renamed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+
+import environment
+from environment import ROOT
+from workflow_graphs import GRAPHS, Graph, file_name
+
+WORKFLOWS = ROOT / "workflows"
+VERSION = "0.1.0"
+THUMBNAIL_WIDTH, THUMBNAIL_BYTES = 800, 120_000
+
+BUILD = """async ({name, prompt, graph, properties}) => {
+  await app.loadApiJson(prompt, name);
+  const place = (node, [x, y, width, height]) => {
+    node.pos = [x, y];
+    node.setSize([Math.max(width, node.computeSize()[0]), Math.max(height, node.computeSize()[1])]);
+  };
+  for (const [id, {box, inputs}] of Object.entries(graph.nodes)) {
+    const node = app.graph.getNodeById(Number(id));
+    place(node, box);
+    Object.assign(node.properties, properties[id]);
+    const after = node.widgets?.find(widget => widget.name === 'control_after_generate');
+    if (after) after.value = inputs[after.name];
+  }
+  const note = LiteGraph.createNode('MarkdownNote');
+  app.graph.add(note);
+  note.title = 'How to use it';
+  note.widgets[0].value = graph.note;
+  place(note, graph.note_box);
+  for (const {title, colour, nodes} of graph.groups) {
+    const group = new LiteGraph.LGraphGroup(title);
+    group.color = colour;
+    app.graph.add(group);
+    const boxes = nodes.map(id => graph.nodes[id].box);
+    const [left, top] = [Math.min(...boxes.map(box => box[0])) - 15, Math.min(...boxes.map(box => box[1])) - 75];
+    group.pos = [left, top];
+    group.size = [
+      Math.max(...boxes.map(box => box[0] + box[2])) + 15 - left,
+      Math.max(...boxes.map(box => box[1] + box[3])) + 15 - top,
+    ];
+  }
+  await app.extensionManager.command.execute('Comfy.Canvas.FitView');
+  await new Promise(done => setTimeout(done, 1000));  // the view glides there, and is saved with the graph
+}"""
+
+# The page without its menus, the graph's top left corner at the page's, unscaled; returns the graph's size.
+PRESENT = """async margin => {
+  const set = app.extensionManager.setting.set;
+  for (const name of ['Comfy.Minimap.Visible', 'Comfy.Graph.CanvasInfo', 'Comfy.Graph.CanvasMenu'])
+    await set(name, false);
+  await app.extensionManager.command.execute('Workspace.ToggleFocusMode');
+  await new Promise(done => setTimeout(done, 1000));
+  const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect);
+  const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])) - margin);
+  const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])) + margin);
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset = [-left, -top];
+  app.canvas.setDirty(true, true);
+  return [right - left, bottom - top];
+}"""
+
+
+def main(names: list[str]) -> int:
+    python = environment.prepare()
+    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
+        return subprocess.call([str(python), __file__, *names], env=environment.clean_environ())
+    sys.path.append(str(ROOT / "tests"))  # the server and the browser are the tests' own
+    from harness.browser import Browser
+    from harness.folders import link, make_base
+    from harness.server import Server
+
+    with tempfile.TemporaryDirectory() as folder:
+        base = make_base(Path(folder))
+        link(base / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
+        graphs = [graph for graph in GRAPHS if not names or graph.name in names]
+        for graph in graphs:  # a name is enough for the frontend's lists, and for it to miss nothing
+            for address, models in (model for node in graph.nodes.values() for model in node.models):
+                (base / "models" / models / file_name(address)).touch()
+        with Server(base) as server, Browser() as browser:
+            ours = {name for name in server.client().object_info() if name.startswith("StoryReel")}
+            for graph in graphs:
+                write(graph, ours, browser.open(server.url))
+                print(f"workflows/{graph.name}.json")
+    return 0
+
+
+def write(graph: Graph, ours: set[str], frontend):
+    prompt = {
+        id: {"class_type": node.type, "inputs": dict(node.inputs), "_meta": {"title": node.title}}
+        for id, node in graph.nodes.items()
+    }
+    properties = {id: properties_of(node, ours) for id, node in graph.nodes.items()}
+    spec = {"name": graph.name, "prompt": prompt, "graph": asdict(graph), "properties": properties}
+    frontend.page.evaluate(BUILD, spec)
+    workflow = frontend.save()
+    workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-storyreel/{graph.name}"))
+    write_json(WORKFLOWS / f"{graph.name}.json", workflow)
+    write_json(WORKFLOWS / "api" / f"{graph.name}.json", frontend.export())
+    (WORKFLOWS / f"{graph.name}.jpg").write_bytes(thumbnail(frontend.page))
+
+
+def properties_of(node, ours: set[str]) -> dict:
+    """Where the frontend finds a missing pack, and a missing file."""
+    if node.type in ours:
+        properties = {"cnr_id": "comfyui-storyreel", "ver": VERSION}
+    else:
+        properties = {"cnr_id": "comfy-core", "ver": environment.HOST_VERSION}
+    if node.models:
+        models = [{"name": file_name(url), "url": url, "directory": directory} for url, directory in node.models]
+        properties["models"] = models
+    return properties
+
+
+def write_json(path: Path, value: dict):
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def thumbnail(page) -> bytes:
+    """A JPEG of the whole graph, as the frontend draws it."""
+    from PIL import Image
+
+    page.set_viewport_size({"width": 2600, "height": 1500})
+    width, height = page.evaluate(PRESENT, 30)
+    page.wait_for_timeout(1500)  # the canvas takes some frames to follow
+    picture = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image = image.resize((THUMBNAIL_WIDTH, round(image.height * THUMBNAIL_WIDTH / image.width)), Image.LANCZOS)
+    for quality in range(95, 40, -5):
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality, optimize=True)
+        if file.tell() < THUMBNAIL_BYTES:
+            break
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except environment.SetupError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,141 @@
+"""The example graphs that make_workflows.py writes: what is in them, and where it stands on the canvas.
+
+Positions and sizes are the canvas's pixels, chosen by hand so that a graph is readable in both of the frontend's
+renderers; the newer one draws a node with many widgets taller than the size it was given.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+HUGGING_FACE = "https://huggingface.co/"
+PICTURES, PAGES = "story/picture", "story/page"  # where in the host's output folder, and what the files are called
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node: title, (x, y, width, height), what differs from the default values, and files that it needs.
+
+    A link is an input of the form ("id", output). models: the file's name is the address's last part.
+    """
+
+    type: str
+    title: str
+    box: tuple[int, int, int, int]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[tuple[str, str], ...] = ()  # (address, folder of the host's models)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A coloured frame around some nodes, and around what stands between them."""
+
+    title: str
+    colour: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A workflow. note: Markdown, shown in `note_box`. nodes: by their id in the API form."""
+
+    name: str
+    note: str
+    note_box: tuple[int, int, int, int]
+    nodes: dict[str, Node]
+    groups: tuple[Group, ...]
+
+
+def file_name(address: str) -> str:
+    return address.rpartition("/")[2]
+
+
+def story_comic(
+    name: str, note: str, checkpoint: str, story: dict, size: int, sampling: dict, freeu: dict | None = None
+) -> Graph:
+    """A story, drawn in one batch with Consistent Self-Attention, and its comic page."""
+    patched = "11" if freeu else "1"
+    drawing = {"model": ("5", 0), "positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), **sampling}
+    file = {"ckpt_name": file_name(checkpoint)}
+    nodes = {
+        "1": Node(
+            "CheckpointLoaderSimple", "Load Checkpoint", (630, 0, 330, 105), file, ((checkpoint, "checkpoints"),)
+        ),
+        "2": Node("StoryReelScript", "Story Script", (0, 200, 560, 662), story),
+        "3": Node("StoryReelEncodeStory", "Encode Story", (630, 550, 330, 80), {"clip": ("1", 1), "story": ("2", 0)}),
+        "4": Node(
+            "StoryReelStoryLatent",
+            "Story Latent",
+            (630, 717, 330, 145),
+            {"story": ("2", 0), "width": size, "height": size},
+        ),
+        "5": Node(
+            "StoryReelConsistentAttention",
+            "Consistent Self-Attention",
+            (1020, 0, 360, 440),
+            {"model": (patched, 0), "story": ("2", 0)},
+        ),
+        "6": Node("KSampler", "Draw All Pictures", (1020, 550, 360, 312), drawing),
+        "7": Node("VAEDecode", "VAE Decode", (1450, 0, 340, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
+        "8": Node("SaveImage", "Save Pictures", (1850, 0, 480, 320), {"images": ("7", 0), "filename_prefix": PICTURES}),
+        "9": Node("StoryReelComicPage", "Comic Page", (1450, 400, 340, 225), {"images": ("7", 0), "story": ("2", 0)}),
+        "10": Node("SaveImage", "Save Page", (1850, 400, 480, 462), {"images": ("9", 0), "filename_prefix": PAGES}),
+    }
+    if freeu:
+        nodes["11"] = Node("FreeU", "FreeU", (630, 185, 330, 130), {"model": ("1", 0), **freeu})
+    groups = (
+        Group("Story", "#3F789E", ("2",)),
+        Group("Model", "#8A5A9E", ("1", "5")),
+        Group("Draw", "#A86432", ("3", "4", "6")),
+        Group("Page", "#4E8A5A", ("7", "8", "9", "10")),
+    )
+    return Graph(name, note, (0, -45, 560, 150), nodes, groups)
+
+
+LIGHTHOUSE = {"style": "Comic book"}  # the script that the node itself comes with
+
+CLOCKMAKER = {
+    "style": "Pixar/Disney Character",
+    "characters": """\
+[Ada] an old woman with round glasses, a long grey braid and a green apron
+[Tick] a small round brass robot with one big blue eye""",
+    "scenes": """\
+[Ada] mends a clock at a cluttered workbench by candlelight #In Lantern Lane, Ada mended whatever people brought her.
+[Tick] lies in a crate full of straw on a doorstep #One night a crate stood there. The note said: "It won't tick."
+[Ada] looks closely through a magnifying glass, surprised smile #"Of course not," said Ada. "Nobody ever asked you to."
+[Tick] stands on the workbench and raises one arm, sparks in the air #So she asked. Very politely.
+[NC] snow falls on the crooked roofs of an old town at night, warm windows #That winter all clocks in town were right.
+[Ada] and [Tick] drink tea together at a small table by the window #And the tea was ready at four. Exactly at four.""",
+}
+
+SD15 = HUGGING_FACE + ("Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors")
+SDXL = HUGGING_FACE + "stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors"
+
+# "fixed": the same graph draws the same story again
+FIXED_SEED = {"seed": 2047, "control_after_generate": "fixed"}
+
+GRAPHS = (
+    story_comic(
+        "story_comic_sd15",
+        """\
+1. Choose a checkpoint of the SD1.5 family in **Load Checkpoint**.
+2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens #caption.
+3. Press **Run**. Pictures and comic page are saved in output/story; another seed draws the story anew.""",
+        SD15,
+        LIGHTHOUSE,
+        512,
+        {**FIXED_SEED, "steps": 30, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
+    ),
+    story_comic(
+        "story_comic_sdxl",
+        """\
+1. Choose a checkpoint of the SDXL family in **Load Checkpoint**. Short of memory? 768 x 768 in **Story Latent**.
+2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens #caption.
+3. Press **Run**. 35 steps, CFG 5 and FreeU's values are those of the published app; FreeU may be bypassed (Ctrl+B).""",
+        SDXL,
+        CLOCKMAKER,
+        1024,
+        {**FIXED_SEED, "steps": 35, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"},
+        freeu={"b1": 1.1, "b2": 1.2, "s1": 0.6, "s2": 0.4},
+    ),
+)
