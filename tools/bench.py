@@ -84,9 +84,8 @@ class Attention:
     def ours(self):
         from storyreel.core.attention.extended import extended_attention
 
-        q, k, v = self.project()
-        shared = extended_attention(q, k, v, self.heads, self.share.groups, self.share.samples, limit=self.memory)
-        return shared @ self.to_out
+        sharing = dict(groups=self.share.groups, samples=self.share.samples, limit=self.memory)
+        return extended_attention(*self.project(), self.heads, **sharing) @ self.to_out
 
     def mask(self):
         """The boolean mask [batch * tokens, batch * tokens] of dense_mask."""
@@ -104,8 +103,8 @@ class Attention:
     def dense_mask(self, mask=None):
         from storyreel.core.attention.extended import attend_plain
 
-        q, k, v = (t.flatten(0, 1)[None] for t in self.project())
-        together = attend_plain(q, k, v, self.heads, self.mask() if mask is None else mask)
+        mask = self.mask() if mask is None else mask
+        together = attend_plain(*(t.flatten(0, 1)[None] for t in self.project()), self.heads, mask)
         return together.view_as(self.hidden) @ self.to_out
 
     def gather_first(self):
