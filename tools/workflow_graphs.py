@@ -59,37 +59,37 @@ def story_comic(
     file = {"ckpt_name": file_name(checkpoint)}
     nodes = {
         "1": Node(
-            "CheckpointLoaderSimple", "Load Checkpoint", (630, 0, 330, 105), file, ((checkpoint, "checkpoints"),)
+            "CheckpointLoaderSimple", "Load Checkpoint", (570, 0, 310, 105), file, ((checkpoint, "checkpoints"),)
         ),
-        "2": Node("StoryReelScript", "Story Script", (0, 200, 560, 662), story),
-        "3": Node("StoryReelEncodeStory", "Encode Story", (630, 550, 330, 80), {"clip": ("1", 1), "story": ("2", 0)}),
+        "2": Node("StoryReelScript", "Story Script", (0, 200, 510, 707), story),
+        "3": Node("StoryReelEncodeStory", "Encode Story", (570, 595, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
         "4": Node(
             "StoryReelStoryLatent",
             "Story Latent",
-            (630, 717, 330, 145),
+            (570, 762, 310, 145),
             {"story": ("2", 0), "width": size, "height": size},
         ),
         "5": Node(
             "StoryReelConsistentAttention",
             "Consistent Self-Attention",
-            (1020, 0, 360, 440),
+            (925, 0, 330, 485),
             {"model": (patched, 0), "story": ("2", 0)},
         ),
-        "6": Node("KSampler", "Draw All Pictures", (1020, 550, 360, 312), drawing),
-        "7": Node("VAEDecode", "VAE Decode", (1450, 0, 340, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
-        "8": Node("SaveImage", "Save Pictures", (1850, 0, 480, 320), {"images": ("7", 0), "filename_prefix": PICTURES}),
-        "9": Node("StoryReelComicPage", "Comic Page", (1450, 400, 340, 225), {"images": ("7", 0), "story": ("2", 0)}),
-        "10": Node("SaveImage", "Save Page", (1850, 400, 480, 462), {"images": ("9", 0), "filename_prefix": PAGES}),
+        "6": Node("KSampler", "Draw All Pictures", (925, 595, 330, 312), drawing),
+        "7": Node("VAEDecode", "VAE Decode", (1315, 0, 310, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
+        "8": Node("SaveImage", "Save Pictures", (1670, 0, 420, 360), {"images": ("7", 0), "filename_prefix": PICTURES}),
+        "9": Node("StoryReelComicPage", "Comic Page", (1315, 445, 310, 225), {"images": ("7", 0), "story": ("2", 0)}),
+        "10": Node("SaveImage", "Save Page", (1670, 445, 420, 462), {"images": ("9", 0), "filename_prefix": PAGES}),
     }
     if freeu:
-        nodes["11"] = Node("FreeU", "FreeU", (630, 185, 330, 130), {"model": ("1", 0), **freeu})
+        nodes["11"] = Node("FreeU", "FreeU", (570, 185, 310, 130), {"model": ("1", 0), **freeu})
     groups = (
         Group("Story", "#3F789E", ("2",)),
         Group("Model", "#8A5A9E", ("1", "5")),
         Group("Draw", "#A86432", ("3", "4", "6")),
         Group("Page", "#4E8A5A", ("7", "8", "9", "10")),
     )
-    return Graph(name, note, (0, -45, 560, 150), nodes, groups)
+    return Graph(name, note, (0, -45, 510, 150), nodes, groups)
 
 
 LIGHTHOUSE = {"style": "Comic book"}  # the script that the node itself comes with
