@@ -88,6 +88,23 @@ def _inputs(preset: str) -> list[io.Input]:
     return inputs
 
 
+def _check(preset: str, given: dict) -> None:
+    """Inputs of a preset that an API prompt gives by their bare names, which the host does not check.
+
+    Raises ValueError for a name that the preset does not have and for a value out of its range.
+    """
+    inputs = {item.id: item for item in _inputs(preset)}
+    for name, value in given.items():
+        if name not in inputs:
+            raise ValueError(f"{name} is no input of the preset {preset}, which has {', '.join(inputs)}.")
+        item = inputs[name]
+        if isinstance(item, io.Combo.Input):
+            if value not in item.options:
+                raise ValueError(f"{name} is {value}; one of {', '.join(item.options)} is expected.")
+        elif not isinstance(item, io.Boolean.Input) and not item.min <= value <= item.max:
+            raise ValueError(f"{name} is {value}; {item.min} to {item.max} is expected.")
+
+
 class StoryReelConsistentAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -150,11 +167,16 @@ class StoryReelConsistentAttention(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, ready for any sampler; the batch is the story.")],
+            accept_all_inputs=True,  # so that a misspelt name in an API prompt is refused instead of ignored
         )
 
     @classmethod
-    def execute(cls, model, preset, strength, seed, story=None, apply_to="both", memory_mb=64) -> io.NodeOutput:
-        values = {**PRESETS[preset["preset"]], **preset}
+    def execute(
+        cls, model, preset, strength, seed, story=None, apply_to="both", memory_mb=64, **unprefixed
+    ) -> io.NodeOutput:
+        _check(preset["preset"], unprefixed)
+        given = {name: value for name, value in preset.items() if value is not None}  # None: left out in the prompt
+        values = {**PRESETS[preset["preset"]], **given, **unprefixed}
         settings = Settings(
             rules=Rules(
                 anchors=values["anchors"],

@@ -284,6 +284,54 @@ def test_a_story_of_another_length_is_refused(host, probe, model):
         probe.sample(patched, *conds, probe.latent(2))
 
 
+@pytest.mark.parametrize("prefix", ["preset.", ""])
+def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host, probe, tiny_checkpoint, prefix):
+    """Left out, an input has its preset's value; a wrong value or name is refused by name."""
+    checkpoint = tiny_checkpoint("sd15_full").name
+
+    def patch(**inputs):
+        prompt = {
+            "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
+            "ours": {
+                "class_type": "StoryReelConsistentAttention",
+                "inputs": {"model": ["model", 0], "preset": "paper", "strength": 1.0, "seed": 0}
+                | {prefix + name: value for name, value in inputs.items()},
+            },
+            "show": {"class_type": "KeepModel", "inputs": {"model": ["ours", 0]}},
+        }
+        with host.node(model_sink()):
+            return host.run(prompt).values["ours"][0]
+
+    def rule(model):
+        return model.model_options["transformer_options"]["patches_replace"]["attn1"]["output", 5].rule
+
+    plain, changed = rule(patch()), rule(patch(sampling_rate=0.25, blocks="up"))
+    assert (plain.settings.sampling_rate, plain.reach.blocks, plain.settings.rules.tile_size) == (0.5, "all", 3)
+    assert (changed.settings.sampling_rate, changed.reach.blocks, changed.settings.rules.tile_size) == (0.25, "up", 3)
+    for name, value in [("sampling_rate", 2.0), ("tile_stride", 0), ("blocks", "sideways")]:
+        with pytest.raises((ValueError, RuntimeError), match=name):
+            patch(**{name: value})
+    if not prefix:
+        with pytest.raises(RuntimeError, match="smapling_rate is no input of the preset paper"):
+            patch(smapling_rate=0.5)
+
+
+def model_sink():
+    """An output node for a MODEL, so that the host runs what comes before it."""
+    from comfy_api.latest import io
+
+    class KeepModel(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema("KeepModel", inputs=[io.Model.Input("model")], outputs=[], is_output_node=True)
+
+        @classmethod
+        def execute(cls, model):
+            return io.NodeOutput()
+
+    return KeepModel
+
+
 # Cost
 
 
