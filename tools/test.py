@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
         return 0
 
     def run(*module: str) -> int:
+        print("==>", *module, flush=True)
         return subprocess.call([str(python), "-m", *module], cwd=environment.ROOT, env=environment.clean_environ())
 
     checks = [run("ruff", "check"), run("ruff", "format", "--check"), run("pytest", *arguments)]
