@@ -18,7 +18,7 @@ SHAPES = ("round", "slim", "square", "flared")
 HATS = ("top", "pointed", "woolly", "wide")
 SIZES = {"small": 0.52, "big": 0.68}  # height with hat, in picture heights
 SCENES = ("meadow", "beach", "town", "mountains", "forest", "desert", "night", "room")
-PLACES = {"left": 0.24, "middle": 0.5, "right": 0.76}  # centre of the place, in picture widths
+PLACES = {"left": 0.26, "middle": 0.5, "right": 0.74}  # centre of the place, in picture widths
 FACINGS = {"left": -1.0, "ahead": 0.0, "right": 1.0}
 NUMBERS = {1: "hero", 2: "twins", 3: "triplets"}
 

@@ -116,7 +116,7 @@ def _hanging(side: int, angle: float) -> np.ndarray:
 
 def _scarf(body: Brush, colour: Colour, pose: Pose):
     side = -1 if pose.yaw > 0.4 else 1
-    flutter = 60 * min(pose.air / 0.24, 1.0) - 1.4 * pose.lean * side
+    flutter = 60 * min(pose.air / 0.2, 1.0) - 1.4 * pose.lean * side
     tail = body.within(0.085 * side, NECK + 0.02, -side * (14 + flutter))
     tail.shape(np.array([(-0.04, 0), (0.04, 0), (0.05, 0.17), (-0.05, 0.17)]), colour)
     tail.shape(np.array([(-0.046, 0.115), (0.046, 0.115), (0.048, 0.14), (-0.048, 0.14)]), WHITE, ink=0)

@@ -29,7 +29,7 @@ def view_at(clip: Clip, time: float) -> float:
     """How far the view stands to the right of its first place, in picture widths: slowly there, and back."""
     if not clip.pan:
         return 0.0
-    return _side(clip.pan) * 0.22 * _there_and_back(time * clip.tempo, 40)
+    return _side(clip.pan) * 0.18 * _there_and_back(time * clip.tempo, 40)
 
 
 def _start(figure: Figure, name: str, rng: Random) -> Pose:
@@ -127,7 +127,7 @@ def _leap(figure: Figure, side: int, time: float) -> tuple[Pose, float, float]:
         left_lift=0.06 * up,
         right_lift=0.06 * up,
         lean=10 * heading * up * math.cos(math.pi * flight),
-        air=0.3 * up,
+        air=0.26 * up,
         squash=crouch - 0.4 * up,
     )
     carried = flight if part < 1 else 1 - flight

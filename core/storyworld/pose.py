@@ -85,7 +85,7 @@ def still(figure: Figure) -> Pose:
         case "waving":
             pose = raised_arm(figure.hand, 108, 52, Pose(mouth=0.7, tilt=-4 * figure.hand))
         case "jumping":
-            pose = Pose(mouth=1, left_arm=98, right_arm=98, left_elbow=10, right_elbow=10, air=0.24)
+            pose = Pose(mouth=1, left_arm=98, right_arm=98, left_elbow=10, right_elbow=10, air=0.2)
             pose = replace(pose, left_step=-0.07, right_step=0.07, left_lift=0.05, right_lift=0.05, squash=-0.3)
         case "sitting":
             pose = SEATED

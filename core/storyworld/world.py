@@ -103,7 +103,7 @@ def _figures(rng: Random, number: int, actions: tuple[str, ...], size: str = "")
                 size=chosen,
                 hand=rng.choice((-1, 1)),
                 x=place + rng.uniform(-0.05, 0.05) / number,
-                ground=rng.uniform(0.84, 0.94),
+                ground=rng.uniform(0.87, 0.95),
                 height=height,
             )
         )
