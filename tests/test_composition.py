@@ -108,7 +108,7 @@ def test_hypertile(host, probe, model, conds, caplog, ours_first):
         patched = host_node(host, "HyperTile", probe.node(host, model, "custom"), **tile)
     else:
         patched = probe.node(host, host_node(host, "HyperTile", model, **tile), "custom")
-    latent = probe.latent(3, 64, 64)
+    latent = probe.latent(3, 32, 32)
     alone = host_node(host, "HyperTile", model, **tile)
     shapes = []
     patched.set_model_attn1_output_patch(lambda out, extra: (shapes.append(tuple(out.shape)), out)[1])
@@ -116,7 +116,7 @@ def test_hypertile(host, probe, model, conds, caplog, ours_first):
         ours = probe.sample(patched, *conds, latent, steps=1)
     assert ours.isfinite().all()
     (message,) = said(caplog)
-    assert "another patch rearranges the 64 x 64 tokens of a level" in message
+    assert "another patch rearranges the 32 x 32 tokens of a level" in message
     assert not torch.equal(ours, probe.sample(alone, *conds, latent, steps=1)), "untiled levels share"
 
 
@@ -193,19 +193,19 @@ def test_controlnet(host, probe, model, conds):
     assert len(watch.errors) == 9 * 2  # the up blocks of the model, two steps
 
 
-@pytest.mark.parametrize("cast", [None, ("A", "B", "A", "", "AB", "B", "A", "B")], ids=["one hero", "story"])
+@pytest.mark.parametrize("cast", [None, ("A", "B", "A", "", "AB", "B")], ids=["one hero", "story"])
 @pytest.mark.parametrize("preset", ["low-vram", "paper", "custom"])
 def test_context_windows(host, probe, model, preset, cast):
     """Which frame a row is comes from the window; draws and characters follow the frame."""
     story = cast and probe.story_of(*cast)
     windows = dict(
-        context_length=4, context_overlap=1, context_schedule="standard_static", context_stride=1, closed_loop=False,
+        context_length=3, context_overlap=1, context_schedule="standard_static", context_stride=1, closed_loop=False,
         fuse_method="pyramid", dim=0, freenoise=False, cond_retain_index_list="", split_conds_to_windows=False,
     )  # fmt: skip
     patched = host_node(host, "ContextWindowsManual", probe.node(host, model, preset, story=story), **windows)
     watch = probe.Probe(patched, preset, cast=story and story.cast)
-    conds = probe.conditioning(8, 768, 1), probe.conditioning(1, 768, 2)
-    probe.sample(watch.model, *conds, probe.latent(8))
+    conds = probe.conditioning(6, 768, 1), probe.conditioning(1, 768, 2)
+    probe.sample(watch.model, *conds, probe.latent(6))
     watch.check()
 
 
