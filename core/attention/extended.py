@@ -134,21 +134,26 @@ def _add_group(out, q, k, v, heads, group, sample, strength, limit, attend, whol
     for first in range(0, heads, at_once):
         count = min(at_once, heads - first)
         part = slice(first * dim, (first + count) * dim)
-        keys = k.new_empty(borrowed + tokens, count * dim)
-        values = torch.empty_like(keys)
-        _write(pool, k[..., part], keys)
-        _write(pool, v[..., part], values)
-        for row, weight in group.readers.items():
-            own = _own(group, pool, row, tokens)
-            end = borrowed + own.length
-            if own.length:
-                own.write(k[..., part], keys[borrowed:end])
-                own.write(v[..., part], values[borrowed:end])
-            biases = None if strength == 1 else _biases([*pool, own], group, row, keys)
-            estimate = _attend_queries(
-                q[row : row + 1, :, part], keys[None, :end], values[None, :end], count, biases, limit, attend
-            )
-            _add(out[row, :, part], estimate[0], weight)
+        mine = out[..., part], q[..., part], k[..., part], v[..., part]
+        _add_heads(*mine, count, group, pool, borrowed, strength, limit, attend)
+
+
+def _add_heads(out, q, k, v, heads, group, pool, borrowed, strength, limit, attend):
+    """All of a group's readers, for these heads. Its buffers are gone before the next heads need theirs."""
+    tokens, width = k.shape[1:]
+    keys = k.new_empty(borrowed + tokens, width)
+    values = torch.empty_like(keys)
+    _write(pool, k, keys)
+    _write(pool, v, values)
+    for row, weight in group.readers.items():
+        own = _own(group, pool, row, tokens)
+        end = borrowed + own.length
+        if own.length:
+            own.write(k, keys[borrowed:end])
+            own.write(v, values[borrowed:end])
+        biases = None if strength == 1 else _biases([*pool, own], group, row, keys)
+        attended = keys[None, :end], values[None, :end], heads, biases
+        _add(out[row], _attend_queries(q[row : row + 1], *attended, limit, attend)[0], weight)
 
 
 def _write(segments: Sequence[Segment], source: Tensor, target: Tensor) -> None:
