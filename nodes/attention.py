@@ -171,6 +171,12 @@ class StoryReelConsistentAttention(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, preset) -> bool | str:
+        # The host does not check that there is such a preset: one that it knows arrives as {"preset": name, ...}, any
+        # other value as it is.
+        return isinstance(preset, dict) or f"preset is {preset}; one of {', '.join(PRESETS)} is expected."
+
+    @classmethod
     def execute(
         cls, model, preset, strength, seed, story=None, apply_to="both", memory_mb=64, **unprefixed
     ) -> io.NodeOutput:

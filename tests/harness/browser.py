@@ -13,6 +13,16 @@ ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disabl
 READY = "() => window.app?.extensionManager && window.app?.graph && window.app?.vueAppReady"
 READY_SECONDS = 180
 
+# What the frontend complains about on a fresh host: files and folders that no user has written yet, its own start, and
+# models whose size it asks the internet for, which the host's content policy forbids
+NOISE = (
+    "/user.css",
+    "/api/userdata",
+    "/templates/",
+    "ComfyApp graph accessed before initialization",
+    "Content Security Policy",
+)
+
 
 def find_chromium() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
@@ -41,19 +51,29 @@ class Browser:
         """The host's frontend at `url`; `vue_nodes` chooses the newer of its two renderers."""
         page = self._browser.new_context(viewport={"width": 1700, "height": 950}).new_page()
         page.set_default_timeout(READY_SECONDS * 1000)
+        frontend = Frontend(page)
         page.goto(url)
         page.wait_for_function(READY)
         page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue_nodes)
-        return Frontend(page)
+        return frontend
 
 
 class Frontend:
-    """A page of the host: load a graph, look at it, run it as a user does. `page` is Playwright's."""
+    """A page of the host: load a graph, look at it, run it as a user does.
+
+    page: Playwright's. errors: uncaught exceptions and the console's errors since the page opened, without `NOISE`.
+    """
 
     def __init__(self, page: Page):
         self.page = page
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._hear)
+
+    def _hear(self, message):
+        said = f"{message.text} ({message.location['url']})"
+        if message.type == "error" and not any(noise in said for noise in NOISE):
+            self.errors.append(said)
 
     def load(self, workflow: dict, name: str = "test"):
         """Load a workflow in the frontend's own form, as the Open menu does, and fit it into the view."""
@@ -70,6 +90,23 @@ class Frontend:
             }"""
         )
 
+    def set_widgets(self, values: dict[str, dict]):
+        """Give widgets new values as a user does; values: {node id: {widget: value}}."""
+        self.page.evaluate(
+            """values => {
+              for (const [id, widgets] of Object.entries(values))
+                for (const [name, value] of Object.entries(widgets)) {
+                  const node = app.graph.getNodeById(Number(id));
+                  const widget = node.widgets.find(widget => widget.name === name);
+                  const before = widget.value;
+                  widget.value = value;
+                  widget.callback?.(value);
+                  node.onWidgetChanged?.(name, value, before, widget);
+                }
+            }""",
+            values,
+        )
+
     def export(self) -> dict:
         """The graph in API form, as the Export (API) menu writes it."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
@@ -82,10 +119,10 @@ class Frontend:
         """Press the Run button and wait for the end; returns [{"type", "detail"}] of the events seen on the way."""
         self.page.evaluate(
             """() => {
-              window.seen = [];
               const kinds = ['execution_success', 'execution_error', 'execution_interrupted', 'executed', 'progress'];
-              for (const type of kinds)
+              for (const type of window.seen ? [] : kinds)
                 app.api.addEventListener(type, event => window.seen.push({type, detail: event.detail}));
+              window.seen = [];
             }"""
         )
         self.page.locator("[data-testid=queue-button]").click()

@@ -1,0 +1,97 @@
+"""The workflows without a browser: posted to a real server as scripts do, followed, interrupted, and refused."""
+
+import io
+
+import pytest
+from harness import workflows
+from harness.server import Refused
+from PIL import Image
+
+PICTURES, PAGES = "story/picture", "story/page"  # the prefixes of what a story workflow saves
+
+
+@pytest.fixture(scope="module")
+def client(server, tiny_checkpoint):
+    for name in set(workflows.TINY.values()):
+        tiny_checkpoint(name)
+    return server.client()
+
+
+def saved(client, prompt: dict, result, prefix: str) -> list[Image.Image]:
+    """What a SaveImage wrote, as it comes through /view."""
+    (node,) = (id for id, node in prompt.items() if node["inputs"].get("filename_prefix") == prefix)
+    return [Image.open(io.BytesIO(client.view(image))) for image in result.outputs[node]["images"]]
+
+
+@pytest.mark.parametrize("name", workflows.NAMES)
+def test_an_api_file_is_posted_and_drawn(client, name):
+    prompt = workflows.small_prompt(name, seed=1)
+    result = client.run(prompt)  # raises if validation says anything at all
+    assert result.status == "success", result.message
+
+    sampler = workflows.find(prompt, "KSampler")
+    progress = [data for kind, data in result.events if kind == "progress" and data["node"] == sampler]
+    assert progress[-1]["value"] == progress[-1]["max"] == workflows.STEPS
+    assert {data["prompt_id"] for data in progress} == {result.prompt_id}
+
+    pictures, (page,) = saved(client, prompt, result, PICTURES), saved(client, prompt, result, PAGES)
+    assert [picture.size for picture in pictures] == [(workflows.WIDTH, workflows.HEIGHT)] * workflows.FRAMES
+    assert len({picture.tobytes() for picture in pictures}) == workflows.FRAMES
+    assert page.width == prompt[workflows.find(prompt, "StoryReelComicPage")]["inputs"]["page_width"]
+    assert all(image.format == "PNG" and image.mode == "RGB" for image in [*pictures, page])
+
+
+def test_an_interrupt_stops_within_one_step(client):
+    prompt = workflows.small_prompt("story_comic_sd15", seed=2)
+    sampler = workflows.find(prompt, "KSampler")
+    prompt[sampler]["inputs"]["steps"] = 50
+    latent = prompt[workflows.find(prompt, "StoryReelStoryLatent")]["inputs"]
+    latent.update(width=256, height=256)  # a step takes long enough for the message to arrive within it
+    done = []
+
+    def interrupt_after_first_step(kind, data, result):
+        if kind == "progress" and data["node"] == sampler:
+            done.append(data["value"])
+            if len(done) == 1:
+                client.interrupt(result.prompt_id)
+
+    result = client.run(prompt, on_event=interrupt_after_first_step)
+    assert result.status == "interrupted"
+    assert done[-1] <= done[0] + 1 < 50
+
+    prompt[sampler]["inputs"]["steps"] = workflows.STEPS
+    latent.update(width=workflows.WIDTH, height=workflows.HEIGHT)
+    again = client.run(prompt)
+    assert again.status == "success", again.message
+    assert len(saved(client, prompt, again, PICTURES)) == workflows.FRAMES
+
+
+BAD_VALUES = [  # node, input, value, what the refusal must say
+    ("StoryReelConsistentAttention", "strength", 9, "bigger than max of 4"),
+    ("StoryReelConsistentAttention", "preset.sampling_rate", 2, "bigger than max of 1"),
+    ("StoryReelConsistentAttention", "preset.blocks", "left", "'left' not in ['up',"),
+    ("StoryReelConsistentAttention", "preset", "grand", "preset is grand; one of low-vram, mask, paper, custom is"),
+    ("StoryReelScript", "scenes", "[Mia] runs\n[Mai] runs after her", "line 2: [Mai] is not a character; did you mean"),
+    ("StoryReelScript", "style", "Cubist", 'style "Cubist" does not exist; there are'),
+    ("StoryReelStoryLatent", "width", 77, "width is 77; a multiple of 8"),
+    ("StoryReelStoryLatent", "noise", "white", "'white' not in ['different',"),
+    ("StoryReelComicPage", "layout", "spiral", "'spiral' not in ['automatic',"),
+    ("StoryReelComicPage", "border", -1, "smaller than min of 0"),
+]
+
+
+@pytest.mark.parametrize(("node", "name", "value", "words"), BAD_VALUES)
+def test_a_bad_value_is_refused(client, node, name, value, words):
+    """By validation, before anything runs, in an answer that names node and input and says what is wrong."""
+    prompt = workflows.small_prompt("story_comic_sd15", seed=3)
+    bad = workflows.find(prompt, node)
+    prompt[bad]["inputs"][name] = value
+    (page,) = (id for id, node in prompt.items() if node["inputs"].get("filename_prefix") == PAGES)
+    with pytest.raises(Refused) as caught:
+        client.queue(prompt, partial_execution_targets=[page])  # else the host would drop the page and run the rest
+    assert caught.value.status == 400
+    answer = caught.value.reply["node_errors"]
+    assert list(answer) == [bad] and answer[bad]["class_type"] == node
+    named = [error for error in answer[bad]["errors"] if error["extra_info"]["input_name"] == name]
+    assert words in " ".join(f"{error['message']} {error['details']}" for error in named)
+    assert name in caught.value.reasons()

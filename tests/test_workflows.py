@@ -1,0 +1,231 @@
+"""The shipped workflows as files, and in a real browser: they open, look right, run, and survive being shared."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from harness import workflows
+from harness.browser import Browser
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES, PAGES = "story/picture", "story/page"  # the prefixes of what a story workflow saves
+RENDERERS = ("classic", "vue")
+EVERY_WORKFLOW = pytest.mark.parametrize("name", workflows.NAMES)
+BOTH_RENDERERS = pytest.mark.parametrize("renderer", RENDERERS)
+
+
+@EVERY_WORKFLOW
+def test_a_workflow_comes_with_its_thumbnail(name):
+    path = workflows.FOLDER / f"{name}.jpg"
+    with Image.open(path) as thumbnail:
+        assert thumbnail.format == "JPEG" and thumbnail.width == 800
+    assert path.stat().st_size < 120_000
+
+
+def test_every_workflow_has_its_api_form_and_no_other():
+    assert sorted(path.stem for path in (workflows.FOLDER / "api").iterdir()) == workflows.NAMES
+    assert sorted(path.stem for path in workflows.FOLDER.glob("*.jpg")) == workflows.NAMES
+
+
+@EVERY_WORKFLOW
+def test_a_workflow_names_the_packs_that_it_needs(name):
+    for node in workflows.workflow(name)["nodes"]:
+        if node["type"] == "MarkdownNote":  # belongs to the frontend itself
+            continue
+        ours = node["type"].startswith("StoryReel")
+        assert node["properties"]["cnr_id"] == ("comfyui-storyreel" if ours else "comfy-core"), node["type"]
+        assert node["properties"]["ver"]
+
+
+@EVERY_WORKFLOW
+def test_a_workflow_says_where_its_files_are_published(name):
+    """The frontend offers a download only for a file named exactly like the widget's value, from a direct address."""
+    needed = 0
+    for node in workflows.workflow(name)["nodes"]:
+        values = [value for value in node.get("widgets_values", []) if isinstance(value, str)]
+        files = [value for value in values if value.endswith((".safetensors", ".ckpt", ".pth", ".pt", ".bin"))]
+        models = node["properties"].get("models", [])
+        assert [model["name"] for model in models] == files
+        for model in models:
+            assert model["url"].startswith("https://huggingface.co/") and "/resolve/" in model["url"]
+            assert model["url"].endswith("/" + model["name"])
+            assert model["directory"].isidentifier()
+        needed += len(files)
+    assert needed
+
+
+def test_every_node_of_the_pack_is_in_a_workflow(host):
+    used = {node["type"] for name in workflows.NAMES for node in workflows.workflow(name)["nodes"]}
+    assert {name for name in host.nodes if name.startswith("StoryReel")} <= used
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tiny_server(server, tiny_checkpoint):
+    """The server, with a stand-in for every checkpoint that a workflow asks for."""
+    for name in set(workflows.TINY.values()):
+        tiny_checkpoint(name)
+    return server
+
+
+@pytest.fixture(scope="module")
+def pages(browser, tiny_server) -> dict:
+    """The frontend, once with each of its renderers."""
+    opened = {name: browser.open(tiny_server.url, vue_nodes=name == "vue") for name in RENDERERS}
+    for page in opened.values():
+        set_setting(page, "Comfy.Minimap.Visible", False)  # it covers a corner of the graph
+    return opened
+
+
+def set_setting(frontend, name: str, value):
+    frontend.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+
+
+@pytest.fixture
+def frontend(pages, renderer):
+    return pages[renderer]
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory) -> Path:
+    """Where pictures for people go: STORYREEL_SCREENSHOTS, else pytest's temporary folder."""
+    return Path(os.environ.get("STORYREEL_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+
+
+BOXES = """renderer => {
+  const {scale, offset: [x, y]} = app.canvas.ds;
+  return Object.fromEntries(app.graph.nodes.map(node => {
+    if (renderer === 'classic') return [node.title, [...node.boundingRect]];
+    const box = document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect();
+    return [node.title, [box.x / scale - x, box.y / scale - y, box.width / scale, box.height / scale]];
+  }));
+}"""
+
+
+def overlaps(boxes: dict[str, list[float]]) -> list[tuple[str, str]]:
+    """Pairs of nodes whose (x, y, width, height) cover each other."""
+
+    def apart(a, b):
+        return a[0] + a[2] <= b[0] or a[1] + a[3] <= b[1]
+
+    names = sorted(boxes)
+    pairs = [(a, b) for a in names for b in names if a < b]
+    return [(a, b) for a, b in pairs if not apart(boxes[a], boxes[b]) and not apart(boxes[b], boxes[a])]
+
+
+@BOTH_RENDERERS
+@EVERY_WORKFLOW
+def test_it_opens(frontend, renderer, name, screenshots):
+    """Nothing is missing but the published checkpoint, which the frontend offers to download; no node hides another."""
+    saved = workflows.workflow(name)
+    frontend.load(saved, name)
+    assert frontend.missing_nodes() == []
+    assert frontend.export() == workflows.prompt(name)
+    now = {node["id"]: node for node in frontend.save()["nodes"]}
+    for node in saved["nodes"]:
+        assert now[node["id"]].get("widgets_values", []) == node.get("widgets_values", []), node["type"]
+        assert now[node["id"]]["properties"] == node["properties"]
+
+    frontend.screenshot(screenshots / f"{name}_{renderer}.png")
+    boxes = frontend.page.evaluate(BOXES, renderer)
+    assert len(boxes) == len(saved["nodes"]) and overlaps(boxes) == []
+
+    frontend.page.locator("[data-testid=error-overlay-see-errors]").click()
+    offered = frontend.page.locator("[data-testid=missing-model-importable-rows]").inner_text()
+    models = [model for node in saved["nodes"] for model in node["properties"].get("models", [])]
+    set_setting(frontend, "Comfy.RightSidePanel.IsOpen", False)
+    assert offered.split() == [part for model in models for part in (model["name"], model["directory"], "Download")]
+    assert frontend.errors == []
+
+
+@BOTH_RENDERERS
+@EVERY_WORKFLOW
+def test_its_api_form_opens_too(frontend, renderer, name):
+    """The file for scripts may be dropped onto the canvas as well."""
+    frontend.page.evaluate("async ([flow, name]) => await app.loadApiJson(flow, name)", [workflows.prompt(name), name])
+    assert frontend.export() == workflows.prompt(name)
+    assert frontend.errors == []
+
+
+@BOTH_RENDERERS
+@EVERY_WORKFLOW
+def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots):
+    frontend.load(workflows.workflow(name), name)
+    missing = frontend.page.locator("[data-testid=error-overlay]")
+    missing.wait_for(timeout=30_000)
+    frontend.set_widgets(workflows.small(workflows.prompt(name), seed=len(renderer)))
+    missing.wait_for(state="hidden", timeout=30_000)  # the checkpoint that was missing is no longer asked for
+    prompt = frontend.export()
+    events = frontend.run()
+    frontend.screenshot(screenshots / f"{name}_{renderer}_run.png")
+    assert frontend.node_errors() == {}
+    assert events[-1]["type"] == "execution_success", events[-1]
+
+    sampled = [event["detail"] for event in events if event["type"] == "progress"]
+    steps = [detail["value"] for detail in sampled if detail["node"] == workflows.find(prompt, "KSampler")]
+    assert steps[-1] == workflows.STEPS
+    shown = {prompt[id]["inputs"].get("filename_prefix"): count for id, count in frontend.pictures().items()}
+    assert shown == {PICTURES: workflows.FRAMES, PAGES: 1}
+    assert frontend.errors == []
+
+
+# Sets every widget of our nodes to another value; `turn` chooses which for lists. A preset's own widgets follow it.
+CHANGE = """turn => {
+  const other = ({type, name, value, options}) => {
+    const values = options?.values;
+    if (values) {
+      const steps = values.length > 1 ? 1 + turn % (values.length - 1) : 0;
+      return values[(values.indexOf(value) + steps) % values.length];
+    }
+    if (typeof value === 'boolean') return !value;
+    if (typeof value === 'string') return value + ' and more';
+    const step = options.step2;
+    return Number((value + step <= options.max ? value + step : value - step).toFixed(6));
+  };
+  for (const node of app.graph.nodes.filter(node => node.type.startsWith('StoryReel')))
+    for (let i = 0; i < node.widgets?.length; i++) {
+      const widget = node.widgets[i], before = widget.value;
+      widget.value = other(widget);
+      widget.callback?.(widget.value);
+      node.onWidgetChanged?.(widget.name, widget.value, before, widget);
+    }
+}"""
+
+VALUES = """() => Object.fromEntries(app.graph.nodes.filter(node => node.type.startsWith('StoryReel')).map(
+  node => [node.type, Object.fromEntries((node.widgets ?? []).map(widget => [widget.name, widget.value]))]))"""
+
+
+@BOTH_RENDERERS
+def test_a_shared_file_keeps_every_value(browser, tiny_server, frontend, renderer):
+    """Saved in one renderer, opened by somebody else in the other."""
+    name = workflows.NAMES[0]
+    info = tiny_server.client().object_info()
+    presets = [o["key"] for o in info["StoryReelConsistentAttention"]["input"]["required"]["preset"][1]["options"]]
+    files, tried = [], set()
+    for turn in range(len(presets) - 1):
+        frontend.load(workflows.workflow(name), name)
+        before = frontend.page.evaluate(VALUES)
+        frontend.page.evaluate(CHANGE, turn)
+        after = frontend.page.evaluate(VALUES)
+        for node, widgets in after.items():
+            for widget, value in widgets.items():
+                alone = widget == "font" and info[node]["input"]["required"][widget][1]["options"] == [value]
+                assert value != before[node].get(widget) or alone, (node, widget)
+        tried.add(after["StoryReelConsistentAttention"]["preset"])
+        files.append((json.dumps(frontend.save()), after, frontend.export()))
+    assert tried | {before["StoryReelConsistentAttention"]["preset"]} == set(presets)
+
+    somebody = browser.open(tiny_server.url, vue_nodes=renderer == "classic")
+    for file, values, export in files:
+        somebody.load(json.loads(file), "shared")
+        assert somebody.page.evaluate(VALUES) == values
+        assert somebody.export() == export
+    assert frontend.errors == somebody.errors == []
+    somebody.page.context.close()
