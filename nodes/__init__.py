@@ -6,6 +6,11 @@ from comfy_api.latest import ComfyExtension, io
 class StoryReelExtension(ComfyExtension):
     """The pack's nodes, in the order in which a story passes through them."""
 
+    async def on_load(self) -> None:
+        from ..host.storyworld import register_folder
+
+        register_folder()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from . import attention, page, story
 

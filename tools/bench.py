@@ -19,18 +19,11 @@ import sys
 import time
 
 import environment
+from pack import load_pack
 
 # SDXL at 1024 x 1024: tokens of a level -> (channels, heads).
 LEVELS = {1024: (1280, 20), 4096: (640, 10)}
 FORMS = ("plain", "ours", "dense_mask", "gather_first")
-
-
-def import_pack():
-    spec = importlib.util.spec_from_file_location(
-        "storyreel", environment.ROOT / "__init__.py", submodule_search_locations=[str(environment.ROOT)]
-    )
-    sys.modules["storyreel"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
 
 class Attention:
@@ -232,7 +225,7 @@ def main(arguments: list[str]) -> int:
     if importlib.util.find_spec("torch") is None:
         return subprocess.call([str(environment.prepare()), __file__, *arguments])
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    import_pack()
+    load_pack()
     attention(options)
     return 0
 

@@ -1,0 +1,166 @@
+"""Storyworld's models as the host's own objects: MODEL, CLIP, VAE and CLIP_VISION that every stock node works on.
+
+The widths of the UNet and of both towers come from the files' metadata. The text tower's embedding holds the rows of
+the world's words only; every other word of the tokenizer gets the row that was trained to mean nothing.
+"""
+
+import json
+import logging
+from functools import partial
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from torch import Tensor
+
+from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
+from ..core.storyworld.captions import unknown_words, vocabulary
+
+FOLDER = "storyworld"
+SHIPPED = Path(__file__).resolve().parents[1] / "models" / FOLDER
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ROWS, END = 49408, 49407  # of the host's CLIP tokenizer: its tokens, and the last of them
+
+
+def register_folder() -> None:
+    """Tell the host where the weights are; a user's own `storyworld` folder comes first."""
+    folder_paths.add_model_folder_path(FOLDER, str(SHIPPED))
+
+
+def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
+    """Weights and configuration of a part. Raises FileNotFoundError, ValueError for a file that is something else."""
+    path = folder_paths.get_full_path(FOLDER, f"{part}.safetensors")
+    if path is None:
+        raise FileNotFoundError(f"{part}.safetensors is not in {SHIPPED}, where the pack keeps Storyworld's weights.")
+    weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    found = (metadata or {}).get("part", "a file of another kind")
+    if found != f"storyworld {part}":
+        raise ValueError(f"{path} is {found}; Storyworld's {part} was expected.")
+    return weights, json.loads(metadata["config"])
+
+
+class StoryworldLatents(comfy.latent_formats.LatentFormat):
+    """Latents of spread 1."""
+
+    latent_channels = LATENT_CHANNELS
+
+    def __init__(self, spread: float = 1.0, rgb: list[list[float]] | None = None):
+        self.scale_factor = 1 / spread
+        if rgb:
+            *self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb
+
+
+class StoryworldModel(comfy.supported_models_base.BASE):
+    """A UNet like Stable Diffusion's, v-prediction under the same noise schedule."""
+
+    unet_extra_config = {}
+    latent_format = StoryworldLatents
+    memory_usage_factor = 1.0
+
+
+def load_model(precision: str = "auto") -> comfy.model_patcher.ModelPatcher:
+    """The UNet. precision: "auto" lets the host choose, else a key of `DTYPES`."""
+    weights, config = read_part("unet")
+    described = StoryworldModel(config["unet"])
+    described.latent_format = StoryworldLatents(config["spread"], config["rgb"])
+    management = comfy.model_management
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    supported = described.supported_inference_dtypes
+    dtype = DTYPES.get(precision) or management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights), supported_dtypes=supported
+    )
+    described.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
+    model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
+    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload)
+    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    return patcher
+
+
+class StoryworldTokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """The host's CLIP tokenizer, which says what the world does not know."""
+
+    def tokenize_with_weights(self, text: str, *args, **kwargs):
+        if unknown := unknown_words(text):
+            logging.warning(
+                "[StoryReel] Storyworld knows %d words, and these are not among them: %s. They mean nothing to it.",
+                len(vocabulary()),
+                ", ".join(unknown),
+            )
+        return super().tokenize_with_weights(text, *args, **kwargs)
+
+
+def load_clip() -> comfy.sd.CLIP:
+    """The text tower."""
+    weights, config = read_part("clip")
+
+    text_model = partial(
+        comfy.sd1_clip.SDClipModel,
+        textmodel_json_config={**config["text"], "eos_token_id": END},
+        return_projected_pooled=False,
+    )
+
+    class Target:
+        tokenizer = StoryworldTokenizer
+        params = {"clip_model": text_model}
+        clip = comfy.sd1_clip.SD1ClipModel
+
+    text = {name: tensor for name, tensor in weights.items() if name.startswith("text_")}
+    rows = "text_model.embeddings.token_embedding.weight"
+    text[rows] = _every_row(text[rows], config["token_ids"])
+    return comfy.sd.CLIP(
+        Target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(text),
+        state_dict={f"clip_l.transformer.{name}": tensor for name, tensor in text.items()},
+    )
+
+
+def _every_row(rows: Tensor, token_ids: list[int]) -> Tensor:
+    """[1 + words, width] -> [ROWS, width]; row 0 stands for every token that is not in `token_ids`."""
+    everything = rows[:1].repeat(ROWS, 1)
+    everything[token_ids] = rows[1:]
+    return everything
+
+
+def load_clip_vision() -> comfy.clip_vision.ClipVisionModel:
+    """The image tower."""
+    weights, config = read_part("clip")
+    vision = comfy.clip_vision.ClipVisionModel(config["vision"])
+    vision.load_sd({name: tensor for name, tensor in weights.items() if name.startswith("vis")})
+    return vision
+
+
+def load_vae() -> comfy.sd.VAE:
+    """The autoencoder behind the host's VAE object.
+
+    The host makes VAEs of the layouts that it knows only, so this one is made of the smallest of those, and then gets
+    our network in its place.
+    """
+    weights, _ = read_part("autoencoder")
+    smallest = dict(double_z=True, z_channels=4, resolution=8, in_channels=3, out_ch=3, ch=32, ch_mult=[1])
+    params = {"embed_dim": 4, "ddconfig": {**smallest, "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}}
+    vae = comfy.sd.VAE(AutoencoderKL(**params).state_dict(), config={"params": params}, dtype=torch.float32)
+
+    network = Autoencoder(operations=comfy.ops.manual_cast).eval().to(vae.vae_dtype)
+    comfy.model_management.archive_model_dtypes(network)
+    offload = comfy.model_management.vae_offload_device()
+    vae.first_stage_model = network
+    vae.patcher = comfy.model_patcher.CoreModelPatcher(network, load_device=vae.device, offload_device=offload)
+    network.load_state_dict(weights, assign=vae.patcher.is_dynamic())
+    vae.size = comfy.model_management.module_size(network)
+    vae.latent_channels = LATENT_CHANNELS
+    # A dozen feature maps of up to 96 channels at a quarter of the resolution.
+    vae.memory_used_encode = lambda shape, dtype: shape[2] * shape[3] * 80 * dtype.itemsize
+    vae.memory_used_decode = lambda shape, dtype: shape[2] * shape[3] * 64 * 80 * dtype.itemsize
+    return vae

@@ -1,0 +1,68 @@
+"""From trained networks to the files that ship: half precision, the host's key names, and all that a reader of the file
+would want to know in its metadata."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+from torch import Tensor
+
+LICENCE = "Apache-2.0, the pack's own; trained from nothing on pictures that the pack draws"
+
+
+def save(
+    path: Path, part: str, weights: dict[str, Tensor], config: dict, recipe: dict, figures: dict[str, float]
+) -> None:
+    """Write one part of Storyworld. recipe: how it was trained. figures: what it reached on pictures it never saw."""
+    import PIL
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "part": f"storyworld {part}",
+        "config": json.dumps(config),
+        "recipe": json.dumps({**recipe, "drawn_with": f"Pillow {PIL.__version__}", "torch": torch.__version__}),
+        "figures": json.dumps({name: round(figure, 4) for name, figure in figures.items()}),
+        "license": LICENCE,
+    }
+    half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
+    save_file(half, path, metadata)
+    print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", figures)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The weights in float32 and the metadata, its JSON read."""
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    for name in ("config", "recipe", "figures"):
+        metadata[name] = json.loads(metadata[name])
+    return {name: tensor.float() for name, tensor in load_file(path).items()}, metadata
+
+
+ABOUT = {
+    "autoencoder": "Turns 128 x 128 pictures of Storyworld into 16 x 16 latents of 8 channels, and back.",
+    "clip": "A CLIP of 60 words: the text tower is what the picture model reads, both towers score pictures.",
+    "unet": "Draws pictures of Storyworld: the layout of Stable Diffusion's UNet, v-prediction, its noise schedule.",
+}
+
+
+def card(path: Path, part: str) -> str:
+    """The model card of a shipped file, in Markdown."""
+    weights, metadata = load(path)
+    recipe, figures = metadata["recipe"], metadata["figures"]
+    plan, pictures = recipe["plan"], recipe["pictures"]
+    rows = [
+        ("file", path.name),
+        ("size", f"{path.stat().st_size / 1e6:.2f} MB, {sum(tensor.numel() for tensor in weights.values()):,} values"),
+        ("SHA-256", hashlib.sha256(path.read_bytes()).hexdigest()),
+        ("trained by", "`tools/train_storyworld.py`, on nothing but pictures that the pack draws"),
+        ("pictures", ", ".join(f"{name} {value}" for name, value in pictures.items())),
+        ("plan", ", ".join(f"{name} {value}" for name, value in plan.items())),
+        ("drawn with", recipe["drawn_with"]),
+        *((f"reached: {name.replace('_', ' ')}", f"{figure:.3f}") for name, figure in figures.items()),
+        ("licence", metadata["license"]),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    about = f"{ABOUT[part]} A toy for trying the pack out and for tests."
+    return f"# Storyworld: {part}\n\n{about}\n\n| | |\n|---|---|\n{table}\n"

@@ -1,0 +1,119 @@
+"""The stages of the training in their order, each building on the files of those before."""
+
+from __future__ import annotations  # a stage is called like the module that its annotations name
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import autoencoder, clip, data, reader, shipping, unet
+from .trainer import Plan, device
+from .words import Vocabulary
+
+LEAST_PICTURES = 96
+
+
+class Training:
+    """One run: `folder` holds data, states and results. seed and twins concern the UNet alone. scale: share of the
+    recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of a stage."""
+
+    def __init__(
+        self, folder: Path, seed: int = 0, twins: bool = True, scale: float = 1.0, stop_after: int | None = None
+    ):
+        self.folder, self.scale, self.stop_after = folder, scale, stop_after
+        self.seed, self.twins = seed, twins
+        self.picture_data = self._fewer(clip.DATA)
+        if not twins:
+            self.picture_data = replace(self.picture_data, twins=0.0, triplets=0.0)
+        self.unet_name = "unet" + ("" if seed == 0 else f"_{seed}") + ("" if twins else "_no_twins")
+
+    def autoencoder(self) -> None:
+        plan, recipe = self._shorter(autoencoder.PLAN), self._fewer(autoencoder.DATA)
+        model, figures = autoencoder.train_autoencoder(self.folder, plan, recipe, self._fewer(autoencoder.HELD_OUT))
+        self._save("autoencoder", model.state_dict(), {}, plan, recipe, figures)
+
+    def clip(self) -> None:
+        plan, recipe = self._shorter(clip.PLAN), self._fewer(clip.DATA)
+        vocabulary = self._vocabulary()
+        towers, figures = clip.train_clip(self.folder, vocabulary, plan, recipe, self._fewer(clip.HELD_OUT))
+        config = {
+            "text": {name: value for name, value in clip.TEXT_CONFIG.items() if value is not None},
+            "vision": clip.VISION_CONFIG,
+            "token_ids": vocabulary.token_ids,
+        }
+        self._save("clip", towers.weights(), config, plan, recipe, figures)
+
+    def reader(self) -> None:
+        plan = self._shorter(reader.PLAN)
+        pictures = data.draw(self._fewer(clip.DATA), self.folder / "data")
+        model, figures = reader.train_reader(
+            self.folder, self._autoencoder(), pictures, plan, self._fewer(reader.HELD_OUT)
+        )
+        self._save("reader", model.state_dict(), {"answers": reader.ANSWERS}, plan, pictures.recipe, figures)
+
+    def pictures(self) -> None:
+        plan = replace(self._shorter(unet.PLAN), seed=self.seed)
+        pictures = data.draw(self.picture_data, self.folder / "data")
+        vocabulary = self._vocabulary()
+        towers = self._towers(vocabulary)
+        encoder = self._autoencoder()
+        model, latents = unet.train_unet(self.folder, self.unet_name, encoder, towers, vocabulary, pictures, plan)
+        config = {"unet": unet.CONFIG, **latents, "rgb": preview_factors(encoder, pictures, latents["spread"])}
+        self._save(self.unet_name, model.state_dict(), config, plan, pictures.recipe, {})
+
+    def ship(self, weights: Path, judge: Path) -> None:
+        """Copy what was trained to where the pack finds it, a model card beside each. Raises FileNotFoundError."""
+        for part in ("reader", *shipping.ABOUT):
+            if not self._path(part).exists():
+                raise FileNotFoundError(f"there is no {self._path(part)}: train every stage before --ship.")
+        weights.mkdir(parents=True, exist_ok=True)
+        for part in shipping.ABOUT:
+            path = weights / f"{part}.safetensors"
+            path.write_bytes(self._path(part).read_bytes())
+            path.with_suffix(".md").write_text(shipping.card(path, part), encoding="utf-8")
+        judge.write_bytes(self._path("reader").read_bytes())
+
+    def _path(self, part: str) -> Path:
+        return self.folder / f"{part}.safetensors"
+
+    def _save(self, part: str, weights: dict[str, Tensor], config: dict, plan: Plan, recipe, figures: dict) -> None:
+        shipping.save(
+            self._path(part), part, weights, config, {"plan": _as_dict(plan), "pictures": asdict(recipe)}, figures
+        )
+
+    def _autoencoder(self) -> nn.Module:
+        model = autoencoder.Autoencoder()
+        model.load_state_dict(shipping.load(self._path("autoencoder"))[0])
+        return model.to(device(), memory_format=torch.channels_last).eval()
+
+    def _vocabulary(self) -> Vocabulary:
+        from comfy.sd1_clip import SDTokenizer
+
+        return Vocabulary(SDTokenizer())
+
+    def _towers(self, vocabulary: Vocabulary) -> clip.Towers:
+        towers = clip.Towers(vocabulary)
+        towers.load_weights(shipping.load(self._path("clip"))[0])
+        return towers.to(device()).eval()
+
+    def _shorter(self, plan: Plan) -> Plan:
+        return replace(plan, steps=max(2, round(plan.steps * self.scale)), stop_after=self.stop_after)
+
+    def _fewer(self, recipe: data.Recipe) -> data.Recipe:
+        return replace(recipe, count=max(LEAST_PICTURES, round(recipe.count * self.scale)))
+
+
+def _as_dict(plan: Plan) -> dict:
+    return {name: value for name, value in asdict(plan).items() if name != "stop_after"}
+
+
+@torch.no_grad()
+def preview_factors(encoder: nn.Module, pictures: data.Pictures, spread: float) -> list[list[float]]:
+    """Least squares from latents to colours [9, 3], the last row for a constant: what the host's quick previews use."""
+    images = autoencoder.to_tensor(pictures.images[:256])
+    latents = (encoder.encode(images) / spread).permute(0, 2, 3, 1).flatten(0, 2)
+    colours = nn.functional.avg_pool2d(images, 8).permute(0, 2, 3, 1).flatten(0, 2)
+    design = torch.cat([latents, torch.ones(len(latents), 1, device=latents.device)], 1)
+    return torch.linalg.lstsq(design.double().cpu(), colours.double().cpu()).solution.tolist()
