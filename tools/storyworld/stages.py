@@ -37,7 +37,14 @@ class Training:
     def clip(self) -> None:
         plan, recipe = self._shorter(clip.PLAN), self._fewer(clip.DATA)
         vocabulary = self._vocabulary()
-        towers, figures = clip.train_clip(self.folder, vocabulary, plan, recipe, self._fewer(clip.HELD_OUT))
+        towers, figures = clip.train_clip(
+            self.folder,
+            vocabulary,
+            plan,
+            self._shorter(clip.SIGHT_PLAN),
+            recipe,
+            self._fewer(clip.HELD_OUT),
+        )
         config = {
             "text": {name: value for name, value in clip.TEXT_CONFIG.items() if value is not None},
             "vision": clip.VISION_CONFIG,
