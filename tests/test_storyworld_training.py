@@ -73,8 +73,8 @@ def test_the_host_loads_what_was_trained(trained, host, monkeypatch):
     model, clip, vae = storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae()
     vision = storyworld.load_clip_vision()
     picture = torch.rand(1, 128, 128, 3)
-    assert vae.encode(picture).shape == (1, 8, 16, 16)
-    assert vae.decode(torch.zeros(1, 8, 16, 16)).shape == picture.shape
+    assert vae.encode(picture).shape == (1, 12, 16, 16)
+    assert vae.decode(torch.zeros(1, 12, 16, 16)).shape == picture.shape
     assert clip.encode_from_tokens(clip.tokenize("a red hero")).shape == (1, 77, 96)
     assert vision.encode_image(picture)["penultimate_hidden_states"].shape == (1, 65, 96)
     assert model.get_model_object("diffusion_model").in_channels == 8

@@ -13,7 +13,7 @@ from .trainer import Plan, autocast, device, train
 pack.load_pack()
 from storyreel.core.networks.storyworld import Autoencoder  # noqa: E402
 
-PLAN = Plan(steps=14_000, batch=16, rate=2e-3, ema=0.998)
+PLAN = Plan(steps=11_000, batch=16, rate=2e-3, ema=0.998)
 DATA = Recipe(seed=1000, count=16_000, clips=0.3)
 HELD_OUT = Recipe(seed=1, count=256)
 CROP = 64
@@ -76,7 +76,7 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def encode_all(model: Autoencoder, images: np.ndarray, batch: int = 64) -> Tensor:
-    """float16 latents [count, 8, 16, 16] of uint8 pictures."""
+    """float16 latents [count, 12, 16, 16] of uint8 pictures."""
     parts = []
     for start in range(0, len(images), batch):
         with autocast():

@@ -33,6 +33,7 @@ PLAN = Plan(steps=2200, batch=96, rate=1e-3, ema=0.998, warmup=200)
 DATA = Recipe(seed=2000, count=48_000)
 HELD_OUT = Recipe(seed=2, count=512)
 NEGATIVES = 2  # captions beside the true one of each picture, each a word away from it
+MOVE = 7  # a move of less than a patch changes no caption
 LENGTH = 40  # tokens are enough for any caption, and what follows the end changes nothing before it
 
 WIDTH, HEADS = 96, 4
@@ -143,6 +144,15 @@ def _forward(layer: nn.Module, x: Tensor, mask=None, optimized_attention=None) -
     return x + layer.mlp(layer.layer_norm2(x))
 
 
+def shift(images: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """The pictures moved by up to MOVE pixels, their edges repeated: patches must not be learned by heart."""
+    down, right = torch.randint(0, 2 * MOVE + 1, (2, len(images)), generator=generator).tolist()
+    wide = np.pad(images, ((0, 0), (MOVE, MOVE), (MOVE, MOVE), (0, 0)), mode="edge")
+    size = images.shape[1]
+    moved = zip(wide, down, right, strict=True)
+    return np.stack([image[top : top + size, left : left + size] for image, top, left in moved])
+
+
 def normalise(images: np.ndarray) -> Tensor:
     """uint8 [B, 128, 128, 3] -> what the host's image encoder makes of it."""
     mean, std = (torch.tensor(values, device=device()).view(3, 1, 1) for values in (MEAN, STD))
@@ -198,7 +208,7 @@ def train_clip(
 
     def sight(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         picks = torch.randint(len(pictures), (sight_plan.batch,), generator=generator)
-        images = towers.see(normalise(pictures.images[picks.numpy()]))
+        images = towers.see(normalise(shift(pictures.images[picks.numpy()], generator)))
         return mean_entropy(towers.asked_of_images, images, shown_everywhere[picks].to(device())), {}
 
     sighted = nn.ModuleDict({"vision": towers.vision, "questions": towers.asked_of_images})
@@ -216,7 +226,7 @@ def train_clip(
             said = np.concatenate([said, codes_said(truth, named)[None]])
         shown = shown_everywhere[picks].to(device())
 
-        images = towers.see(normalise(pictures.images[picks]))
+        images = towers.see(normalise(shift(pictures.images[picks], generator)))
         words = towers.read(vocabulary.encode(texts, LENGTH).to(device()))
         logits = similarity(images, words[:pairs]) * towers.logit_scale.exp().clamp(max=100)
         said = torch.from_numpy(said).to(device())

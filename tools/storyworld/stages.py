@@ -118,7 +118,7 @@ def _as_dict(plan: Plan) -> dict:
 
 @torch.no_grad()
 def preview_factors(encoder: nn.Module, pictures: data.Pictures, spread: float) -> list[list[float]]:
-    """Least squares from latents to colours [9, 3], the last row for a constant: what the host's quick previews use."""
+    """Least squares from latents to colours [13, 3], the last row a constant: what the host's quick previews use."""
     images = autoencoder.to_tensor(pictures.images[:256])
     latents = (encoder.encode(images) / spread).permute(0, 2, 3, 1).flatten(0, 2)
     colours = nn.functional.avg_pool2d(images, 8).permute(0, 2, 3, 1).flatten(0, 2)

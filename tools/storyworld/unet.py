@@ -21,6 +21,7 @@ from .trainer import Plan, device, train
 from .words import Vocabulary, with_strangers
 
 pack.load_pack()
+from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
 from storyreel.core.storyworld import captions  # noqa: E402
 
 PLAN = Plan(steps=7500, batch=32, rate=1e-3, ema=0.9995, warmup=300, weight_decay=0.01)
@@ -28,8 +29,8 @@ DROP_TEXT = 0.1
 HERO_WEIGHT = 2.0
 CONFIG = {  # of the host's UNetModel
     "image_size": 16,
-    "in_channels": 8,
-    "out_channels": 8,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
     "model_channels": 96,
     "num_res_blocks": [1, 1],
     "channel_mult": [1, 1],
@@ -138,25 +139,3 @@ def _text(rng: Random, picture) -> str:
 def _shrink(mask: np.ndarray) -> np.ndarray:
     """uint8 [128, 128] -> float32 [16, 16] from 0 to 1."""
     return mask.reshape(16, 8, 16, 8).mean((1, 3), dtype=np.float32) / 255
-
-
-@torch.no_grad()
-def sample(
-    unet: nn.Module, read: Captions, texts: list[str], seeds: list[int], steps: int = 16, guidance: float = 3.0
-) -> Tensor:
-    """Latents [B, 8, 16, 16] by deterministic DDIM: a quick look while training, the host's samplers measure."""
-    noise = [torch.randn(8, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    x = torch.stack(noise).to(device())
-    alphas = schedule().to(x)
-    times = torch.linspace(TIMESTEPS - 1, 0, steps).round().long().tolist()
-    context, empty = read(texts), read([""] * len(texts))
-    for now, after in zip(times, [*times[1:], None], strict=True):
-        batch = torch.full((2 * len(x),), now, device=x.device)
-        v = unet(x.repeat(2, 1, 1, 1), batch, context=torch.cat([context, empty]), transformer_options=TRAINING_OPTIONS)
-        positive, negative = v.float().chunk(2)
-        v = negative + guidance * (positive - negative)
-        signal, sigma = alphas[now].sqrt(), (1 - alphas[now]).sqrt()
-        clean, noise = signal * x - sigma * v, sigma * x + signal * v
-        following = alphas[after] if after is not None else torch.ones_like(alphas[0])
-        x = following.sqrt() * clean + (1 - following).sqrt() * noise
-    return x
