@@ -77,7 +77,7 @@ def test_the_host_loads_what_was_trained(trained, host, monkeypatch):
     assert vae.decode(torch.zeros(1, 12, 16, 16)).shape == picture.shape
     assert clip.encode_from_tokens(clip.tokenize("a red hero")).shape == (1, 77, 96)
     assert vision.encode_image(picture)["penultimate_hidden_states"].shape == (1, 65, 96)
-    assert model.get_model_object("diffusion_model").in_channels == 8
+    assert model.get_model_object("diffusion_model").in_channels == 12
 
 
 def test_only_the_recipes_own_model_ships(tmp_path):
