@@ -14,6 +14,13 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = [sys.executable, str(ROOT / "tools" / "demo.py")]
 
+TOY_STORY = """[Bob] a green hero
+[Eve] a red hero with a wide hat
+---
+[Bob] reading in a room #There is treasure!
+[Eve] walking left on a beach
+"""
+
 STORY = """[Bob] a man in a black suit
 [Eve] a woman in a red coat
 ---
@@ -35,18 +42,33 @@ def demo(*arguments, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_story_becomes_pictures_and_a_page(tmp_path):
-    (tmp_path / "story.txt").write_text(STORY, encoding="utf-8")
-    done = demo("--story", "story.txt", "--output", "here", cwd=tmp_path)
+def drawn(done: subprocess.CompletedProcess, folder: Path) -> dict[str, Image.Image]:
+    """The pictures that a demo says it wrote, each different from the others."""
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "random weights" in done.stdout and "noise" in done.stdout
-    printed = [Path(line.strip()) for line in done.stdout.split("Done:\n")[1].splitlines()]
-    names = [path.name for path in printed]
-    assert sorted(names) == ["page_01.png", "picture_01.png", "picture_02.png", "picture_03.png"]
-    assert {tmp_path / path for path in printed} == set((tmp_path / "here" / "story_001").iterdir())
-    images = {path.name: Image.open(tmp_path / path) for path in printed}
-    assert len({image.tobytes() for image in images.values()}) == 4
-    assert images["page_01.png"].width > images["picture_01.png"].width
+    printed = [folder / line.strip() for line in done.stdout.split("Done:\n")[1].splitlines()]
+    images = {path.name: Image.open(path) for path in printed}
+    assert set(printed) == set(printed[0].parent.iterdir())
+    assert len({image.tobytes() for image in images.values()}) == len(images)
+    return images
+
+
+def test_a_story_becomes_pictures_and_a_page(tmp_path):
+    (tmp_path / "story.txt").write_text(TOY_STORY, encoding="utf-8")
+    done = demo("--story", "story.txt", "--output", "here", cwd=tmp_path)
+    images = drawn(done, tmp_path)
+    assert "a toy model" in done.stdout and "60 words" in done.stdout
+    assert sorted(images) == ["page_01.png", "picture_01.png", "picture_02.png"]
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"story_001"}
+    assert images["picture_01.png"].size == (128, 128) and images["page_01.png"].width == 768
+
+
+def test_a_checkpoint_draws_too(tmp_path, tiny_checkpoint):
+    """A story of one frame, since this is a whole run of the example workflow at its own size."""
+    (tmp_path / "story.txt").write_text("[Bob] a man\n---\n[Bob] walks", encoding="utf-8")
+    done = demo("--checkpoint", tiny_checkpoint("sd15"), "--story", "story.txt", "--output", "here", cwd=tmp_path)
+    images = drawn(done, tmp_path)
+    assert "toy" not in done.stdout
+    assert images["picture_01.png"].size == (512, 512) and sorted(images) == ["page_01.png", "picture_01.png"]
 
 
 @pytest.mark.parametrize(
@@ -79,12 +101,10 @@ def test_the_ui_opens_the_workflow(tmp_path, browser):
         address = next(line.split()[1] for line in process.stdout if line.startswith("opened "))
         frontend = browser.open(address)
         deadline = time.monotonic() + 120
-        while not any(node["class_type"] == "CheckpointLoaderSimple" for node in frontend.export().values()):
+        while not any(node["class_type"] == "StoryReelLoadStoryworld" for node in frontend.export().values()):
             assert time.monotonic() < deadline, "the workflow did not open"
             frontend.page.wait_for_timeout(500)
         assert frontend.missing_nodes() == []
-        loaders = [node for node in frontend.export().values() if node["class_type"] == "CheckpointLoaderSimple"]
-        assert [loader["inputs"]["ckpt_name"] for loader in loaders] == ["sd15_full.ckpt"]
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(60)

@@ -1,8 +1,8 @@
 """Draws a story with a real headless ComfyUI, and puts its pictures and comic page into output/.
 
-    python tools/demo.py                                      an example story, by an untrained model
-    python tools/demo.py --checkpoint NAME_OR_PATH            by a real one
-    python tools/demo.py --checkpoint ... --story FILE        your own story
+    python tools/demo.py                                      an example story, by the toy model that ships with us
+    python tools/demo.py --story FILE                         your own story, in the toy's 60 words
+    python tools/demo.py --checkpoint NAME_OR_PATH            by a real model
     python tools/demo.py --ui                                 the workflow in your browser, until Ctrl-C
 
 FILE holds the characters, a line of three dashes, and the scenes, as the Story Script node takes them.
@@ -25,8 +25,7 @@ from environment import ROOT, SetupError
 
 PACK = "ComfyUI-StoryReel"
 NOT_SHIPPED = {"tests", "tools", "output", "workflows"}
-UNTRAINED = "sd15_full"
-UNTRAINED_SIZE, UNTRAINED_STEPS = 192, 4  # of noise, this is enough
+TOY, REAL = "storyworld_comic", "story_comic_sd15"  # the workflow without and with a checkpoint
 
 
 def main(arguments: list[str]) -> int:
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> int:
         return subprocess.call([str(python), __file__, *arguments], env=environment.clean_environ())
     sys.path.append(str(ROOT / "tests"))  # the server, its client and the tiny checkpoint are the tests' own
     base = lay_out_host()
-    folders, checkpoint = choose_checkpoint(options.checkpoint, base)
+    folders, checkpoint = choose_checkpoint(options.checkpoint)
     return (show if options.ui else draw)(options, base, folders, checkpoint)
 
 
@@ -44,14 +43,17 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", metavar="NAME_OR_PATH", help="a file, or a name in the host's models folder")
     parser.add_argument("--story", metavar="FILE", type=Path, help="characters, a line of ---, scenes")
-    parser.add_argument("--workflow", default="story_comic_sd15", help="one of workflows/api (default: %(default)s)")
+    parser.add_argument("--workflow", help=f"one of workflows/api (default: {TOY}, with a checkpoint {REAL})")
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=ROOT / "output", help="default: output/")
     parser.add_argument("--seed", type=int, help="another seed, another picture")
     parser.add_argument("--ui", action="store_true", help="open the workflow in the browser instead")
     options = parser.parse_args(arguments)
+    options.workflow = options.workflow or (REAL if options.checkpoint else TOY)
     known = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
     if options.workflow not in known:
         parser.error(f"there is no workflow {options.workflow}; there are {', '.join(known)}")
+    if (options.workflow == TOY) == bool(options.checkpoint):
+        parser.error(f"{TOY} takes no --checkpoint, and the other workflows need one")
     if options.story:
         options.story = read_story(options.story)
     return options
@@ -83,13 +85,11 @@ def lay_out_host() -> Path:
     return base
 
 
-def choose_checkpoint(wanted: str | None, base: Path) -> tuple[list[Path], str]:
+def choose_checkpoint(wanted: str | None) -> tuple[list[Path], str | None]:
     """Folders of checkpoints for the host to look into, and the name of the one to use. Raises SetupError."""
     folders = [environment.find_host() / "models" / "checkpoints"]
     if wanted is None:
-        from harness.folders import write_tiny_checkpoint
-
-        return folders, write_tiny_checkpoint(UNTRAINED, base / "models" / "checkpoints").name
+        return folders, None
     path = Path(wanted).expanduser().resolve()
     if path.is_file():
         return [path.parent, *folders], path.name
@@ -108,34 +108,35 @@ def start(base: Path, folders: list[Path], output: Path):
     return Server(base, "--extra-model-paths-config", str(paths), "--output-directory", str(output))
 
 
-def check_checkpoint(client, checkpoint: str):
+def check_checkpoint(client, checkpoint: str | None):
+    if checkpoint is None:
+        return
     known = client.object_info("CheckpointLoaderSimple")["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"]
     names = known[1]["options"] if known[0] == "COMBO" else known[0]
     if checkpoint not in names:
         raise SetupError(f"the host has no checkpoint {checkpoint}; it has {', '.join(names) or 'none'}.")
 
 
-def fill_in(prompt: dict, checkpoint: str, options: argparse.Namespace) -> dict:
-    """The workflow in API form with the checkpoint, and the story and seed if given; small where it is noise anyway."""
-    changes = {"CheckpointLoaderSimple": {"ckpt_name": checkpoint}, "StoryReelScript": options.story or {}}
+def fill_in(prompt: dict, checkpoint: str | None, options: argparse.Namespace) -> dict:
+    """The workflow in API form with the checkpoint, and the story and seed if given."""
+    changes = {"StoryReelScript": options.story or {}}
+    if checkpoint is not None:
+        changes["CheckpointLoaderSimple"] = {"ckpt_name": checkpoint}
     if options.seed is not None:
         changes["KSampler"] = {"seed": options.seed}
-    if options.checkpoint is None:
-        changes["KSampler"] = {**changes.get("KSampler", {}), "steps": UNTRAINED_STEPS}
-        changes["StoryReelStoryLatent"] = {"width": UNTRAINED_SIZE, "height": UNTRAINED_SIZE}
     for node in prompt.values():
         node["inputs"].update(changes.get(node["class_type"], {}))
     return prompt
 
 
-def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str) -> int:
+def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str | None) -> int:
     from harness.server import Refused
 
     prompt = json.loads((ROOT / "workflows" / "api" / f"{options.workflow}.json").read_text(encoding="utf-8"))
     prompt = fill_in(prompt, checkpoint, options)
-    if options.checkpoint is None:
-        print("No trained model ships with the pack yet: this one has random weights, so the pictures are noise.")
-        print("For real pictures: --checkpoint with any SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
+    if checkpoint is None:
+        print("Storyworld draws: a toy model of 128 x 128 pixels and 60 words that ships with the pack.")
+        print("For anything else: --checkpoint with any SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
     with tempfile.TemporaryDirectory(dir=environment.CACHE) as scratch:
         print("Starting the host ...", flush=True)
         with start(base, folders, Path(scratch)) as server:
@@ -184,7 +185,7 @@ def save(client, prompt: dict, outputs: dict[str, dict], parent: Path) -> list[P
     return written
 
 
-def show(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str) -> int:
+def show(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str | None) -> int:
     workflows = base / "custom_nodes" / PACK / "workflows"
     shutil.copytree(ROOT / "workflows", workflows)
     path = workflows / f"{options.workflow}.json"
@@ -199,8 +200,6 @@ def show(options: argparse.Namespace, base: Path, folders: list[Path], checkpoin
         check_checkpoint(server.client(), checkpoint)
         address = f"{server.url}/?template={options.workflow}&source={PACK}"
         print(f"ComfyUI is at {address}")
-        if options.checkpoint is None:
-            print("The model in it has random weights, so the pictures are noise; choose another in Load Checkpoint.")
         print(f"Pictures go to {options.output}. Ctrl-C stops.", flush=True)
         webbrowser.open(address)
         server.wait()

@@ -18,8 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import environment
-from environment import ROOT
-from workflow_graphs import GRAPHS, Graph, file_name
+from environment import ROOT, SetupError
+from workflow_graphs import GRAPHS, PAGES, Graph, file_name
 
 WORKFLOWS = ROOT / "workflows"
 VERSION = "0.1.0"
@@ -95,12 +95,12 @@ def main(names: list[str]) -> int:
         with Server(base) as server, Browser() as browser:
             ours = {name for name in server.client().object_info() if name.startswith("StoryReel")}
             for graph in graphs:
-                write(graph, ours, browser.open(server.url))
+                write(graph, ours, browser.open(server.url), server.client())
                 print(f"workflows/{graph.name}.json")
     return 0
 
 
-def write(graph: Graph, ours: set[str], frontend):
+def write(graph: Graph, ours: set[str], frontend, client):
     prompt = {
         id: {"class_type": node.type, "inputs": dict(node.inputs), "_meta": {"title": node.title}}
         for id, node in graph.nodes.items()
@@ -112,7 +112,9 @@ def write(graph: Graph, ours: set[str], frontend):
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-storyreel/{graph.name}"))
     write_json(WORKFLOWS / f"{graph.name}.json", workflow)
     write_json(WORKFLOWS / "api" / f"{graph.name}.json", frontend.export())
-    (WORKFLOWS / f"{graph.name}.jpg").write_bytes(thumbnail(frontend.page))
+    alone = not any(node.models for node in graph.nodes.values())
+    picture = drawn_page(client, frontend.export()) if alone else screenshot(frontend.page)
+    (WORKFLOWS / f"{graph.name}.jpg").write_bytes(thumbnail(picture))
 
 
 def properties_of(node, ours: set[str]) -> dict:
@@ -131,14 +133,27 @@ def write_json(path: Path, value: dict):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def thumbnail(page) -> bytes:
-    """A JPEG of the whole graph, as the frontend draws it."""
-    from PIL import Image
+def drawn_page(client, prompt: dict) -> bytes:
+    """The comic page that a workflow makes here and now."""
+    result = client.run(prompt)
+    if result.status != "success":
+        raise SetupError(result.message)
+    (node,) = (id for id, node in prompt.items() if node["inputs"].get("filename_prefix") == PAGES)
+    return client.view(result.outputs[node]["images"][0])
 
+
+def screenshot(page) -> bytes:
+    """The whole graph, as the frontend draws it."""
     page.set_viewport_size({"width": 2600, "height": 1500})
     width, height = page.evaluate(PRESENT, 30)
     page.wait_for_timeout(1500)  # the canvas takes some frames to follow
-    picture = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
+    return page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
+
+
+def thumbnail(picture: bytes) -> bytes:
+    """A JPEG of THUMBNAIL_WIDTH and at most THUMBNAIL_BYTES."""
+    from PIL import Image
+
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     image = image.resize((THUMBNAIL_WIDTH, round(image.height * THUMBNAIL_WIDTH / image.width)), Image.LANCZOS)
     for quality in range(95, 40, -5):
@@ -152,5 +167,5 @@ def thumbnail(page) -> bytes:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except environment.SetupError as error:
+    except SetupError as error:
         sys.exit(f"error: {error}")

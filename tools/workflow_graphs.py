@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HUGGING_FACE = "https://huggingface.co/"
+LOADER_BOX = (570, 0, 310, 105)
 PICTURES, PAGES = "story/picture", "story/page"  # where in the host's output folder, and what the files are called
 
 
@@ -50,17 +51,29 @@ def file_name(address: str) -> str:
     return address.rpartition("/")[2]
 
 
+def load_checkpoint(address: str) -> Node:
+    file = {"ckpt_name": file_name(address)}
+    return Node("CheckpointLoaderSimple", "Load Checkpoint", LOADER_BOX, file, ((address, "checkpoints"),))
+
+
 def story_comic(
-    name: str, note: str, checkpoint: str, story: dict, size: int, sampling: dict, freeu: dict | None = None
+    name: str,
+    note: str,
+    loader: Node,
+    story: dict,
+    size: int,
+    sampling: dict,
+    freeu: dict | None = None,
+    page: dict | None = None,
 ) -> Graph:
-    """A story, drawn in one batch with Consistent Self-Attention, and its comic page."""
+    """A story, drawn in one batch with Consistent Self-Attention, and its comic page.
+
+    loader: whatever gives MODEL, CLIP and VAE, in this order.
+    """
     patched = "11" if freeu else "1"
     drawing = {"model": ("5", 0), "positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), **sampling}
-    file = {"ckpt_name": file_name(checkpoint)}
     nodes = {
-        "1": Node(
-            "CheckpointLoaderSimple", "Load Checkpoint", (570, 0, 310, 105), file, ((checkpoint, "checkpoints"),)
-        ),
+        "1": loader,
         "2": Node("StoryReelScript", "Story Script", (0, 200, 510, 707), story),
         "3": Node("StoryReelEncodeStory", "Encode Story", (570, 595, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
         "4": Node(
@@ -78,7 +91,12 @@ def story_comic(
         "6": Node("KSampler", "Draw All Pictures", (925, 595, 330, 312), drawing),
         "7": Node("VAEDecode", "VAE Decode", (1315, 0, 310, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
         "8": Node("SaveImage", "Save Pictures", (1670, 0, 420, 360), {"images": ("7", 0), "filename_prefix": PICTURES}),
-        "9": Node("StoryReelComicPage", "Comic Page", (1315, 445, 310, 225), {"images": ("7", 0), "story": ("2", 0)}),
+        "9": Node(
+            "StoryReelComicPage",
+            "Comic Page",
+            (1315, 445, 310, 225),
+            {"images": ("7", 0), "story": ("2", 0), **(page or {})},
+        ),
         "10": Node("SaveImage", "Save Page", (1670, 445, 420, 462), {"images": ("9", 0), "filename_prefix": PAGES}),
     }
     if freeu:
@@ -108,6 +126,20 @@ CLOCKMAKER = {
 [Ada] and [Tick] drink tea together at a small table by the window #And the tea was ready at four. Exactly at four.""",
 }
 
+SEASIDE = {
+    "style": "(No style)",
+    "negative": "",
+    "characters": """\
+[Pim] a blue hero with a yellow pointed hat""",
+    "scenes": """\
+[Pim] waving in a meadow #Pim had never seen the sea. "Today," said Pim.
+[Pim] walking right in a town #So Pim walked through the town,
+[Pim] walking right in the mountains, on the left #and over the mountains,
+[Pim] sleeping at night #and slept under all the stars there are.
+[Pim] jumping on a beach #And there it was. All of it!
+[Pim] reading in a room #Later, Pim wrote it all down: bring a bucket.""",
+}
+
 SD15 = HUGGING_FACE + ("Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors")
 SDXL = HUGGING_FACE + "stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors"
 
@@ -116,12 +148,25 @@ FIXED_SEED = {"seed": 2047, "control_after_generate": "fixed"}
 
 GRAPHS = (
     story_comic(
+        "storyworld_comic",
+        """\
+1. Press **Run**: a toy model that ships with the pack draws the story, and nothing else is needed.
+2. Change the story in **Story Script**. The toy knows 60 words: the help page of **Load Storyworld** lists them.
+3. Bypass **Consistent Self-Attention** (Ctrl+B) and run again: what the story does not name now changes from picture to
+picture. For real pictures put **Load Checkpoint** in the toy's place, or open *story_comic_sd15*.""",
+        Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
+        SEASIDE,
+        128,
+        {**FIXED_SEED, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"},
+        page={"page_width": 768},
+    ),
+    story_comic(
         "story_comic_sd15",
         """\
 1. Choose a checkpoint of the SD1.5 family in **Load Checkpoint**.
 2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens #caption.
 3. Press **Run**. Pictures and comic page are saved in output/story; another seed draws the story anew.""",
-        SD15,
+        load_checkpoint(SD15),
         LIGHTHOUSE,
         512,
         {**FIXED_SEED, "steps": 30, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
@@ -132,7 +177,7 @@ GRAPHS = (
 1. Choose a checkpoint of the SDXL family in **Load Checkpoint**. Short of memory? 768 x 768 in **Story Latent**.
 2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens #caption.
 3. Press **Run**. 35 steps, CFG 5 and FreeU's values are those of the published app; FreeU may be bypassed (Ctrl+B).""",
-        SDXL,
+        load_checkpoint(SDXL),
         CLOCKMAKER,
         1024,
         {**FIXED_SEED, "steps": 35, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"},

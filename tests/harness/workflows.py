@@ -25,6 +25,11 @@ def prompt(name: str) -> dict:
     return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def models(name: str) -> list[dict]:
+    """The published files that a graph asks for, as the frontend's properties name them."""
+    return [model for node in workflow(name)["nodes"] for model in node["properties"].get("models", [])]
+
+
 def find(prompt: dict, class_type: str) -> str:
     """The id of the only node of this type."""
     (node,) = (id for id, node in prompt.items() if node["class_type"] == class_type)

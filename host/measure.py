@@ -1,0 +1,78 @@
+"""Embeddings of pictures and prompts by the host's own encoders, for scores that say who gave them."""
+
+import comfy.model_management
+import torch
+from comfy.sd1_clip import SDClipModel
+from torch import Tensor
+
+KNOWN = {  # (width, layers, pixels of a patch): what people call it
+    (768, 12, 32): "CLIP ViT-B/32",
+    (768, 12, 16): "CLIP ViT-B/16",
+    (1024, 24, 14): "CLIP ViT-L/14",
+    (1280, 32, 14): "CLIP ViT-H/14",
+    (1664, 48, 14): "CLIP ViT-bigG/14",
+    (96, 4, 16): "Storyworld's CLIP",
+}
+
+
+def name_of(clip_vision) -> str:
+    """What to call an image encoder in a report."""
+    config = clip_vision.config
+    kind = config.get("model_type", "clip_vision_model").removesuffix("_vision_model")
+    sizes = tuple(config.get(key) for key in ("hidden_size", "num_hidden_layers", "patch_size"))
+    if kind == "clip" and sizes in KNOWN:
+        return KNOWN[sizes]
+    width, layers, patch = sizes
+    return f"{kind} of width {width}, {layers} layers, patches of {patch} pixels"
+
+
+def embed_pictures(clip_vision, images: Tensor) -> Tensor:
+    """[F, d] of IMAGE [F, H, W, 3]: the projected class token, of the middle square of each picture."""
+    embeds = clip_vision.encode_image(images)["image_embeds"]
+    if embeds is None or embeds.ndim != 2:
+        raise ValueError(
+            f"{name_of(clip_vision)} gives no embedding of a whole picture; a CLIP vision model is expected."
+        )
+    return embeds.float().cpu()
+
+
+def embed_prompts(clip, prompts: tuple[str, ...], width: int) -> Tensor:
+    """[F, width] of the first 77 tokens of each prompt, by the text tower whose projection has that width.
+
+    Raises ValueError if `clip` holds no such tower, or one whose file had no projection.
+    """
+    stage = clip.cond_stage_model
+    towers = {key: child for key, child in stage.named_children() if isinstance(child, SDClipModel)}
+    widths = {
+        key: projection.weight.shape[0]
+        for key, tower in towers.items()
+        if (projection := getattr(tower.transformer, "text_projection", None)) is not None
+    }
+    fitting = [key for key in towers if widths.get(key) == width]
+    if not fitting:
+        found = ", ".join(f"{key} of width {number}" for key, number in widths.items()) or "no CLIP at all"
+        raise ValueError(
+            f"The clip input holds {found}, and the image encoder's embeddings have width {width}: load the text "
+            "encoder that was trained together with it, or leave clip open to measure the pictures alone."
+        )
+    key = fitting[0]
+    tower = towers[key]
+    stage.reset_clip_options()
+    clip.load_model()
+    try:
+        tower.set_clip_options({"projected_pooled": True, "execution_device": clip.patcher.load_device})
+        rows = []
+        for prompt in prompts:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            tokens = clip.tokenize(prompt)[key.removeprefix("clip_")]
+            rows.append(tower.encode_token_weights(tokens[:1])[1])
+    finally:
+        stage.reset_clip_options()
+    embeds = torch.cat(rows).float().cpu()
+    lengths = embeds.norm(dim=-1)
+    if not torch.isfinite(lengths).all() or lengths.min() < 1e-3:
+        raise ValueError(
+            f"The text encoder {key} came without its projection, as in checkpoints of SD1.5 and SDXL: load it from a "
+            "file of its own (clip_l.safetensors), or leave clip open to measure the pictures alone."
+        )
+    return embeds
