@@ -69,9 +69,9 @@ class StoryworldModel(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.0
 
 
-def load_model(precision: str = "auto") -> comfy.model_patcher.ModelPatcher:
-    """The UNet. precision: "auto" lets the host choose, else a key of `DTYPES`."""
-    weights, config = read_part("unet")
+def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patcher.ModelPatcher:
+    """The UNet. precision: "auto" lets the host choose, else a key of `DTYPES`. part: the file's name."""
+    weights, config = read_part(part)
     described = StoryworldModel(config["unet"])
     described.latent_format = StoryworldLatents(config["spread"], config["rgb"])
     management = comfy.model_management

@@ -1,15 +1,19 @@
 """Measure what Consistent Self-Attention does on Storyworld's models: one row a setting, with 95 % intervals.
 
-python tools/measure_storyworld.py                                     every row of the table, plots, contact sheet
-python tools/measure_storyworld.py --rows plain,csa,csa-all-1 --stories 16 --seed 7 --json
+python tools/measure_storyworld.py                                     the whole table, its plot and its contact sheet
+python tools/measure_storyworld.py --rows plain,csa,csa-all-1 --stories 16 --seed 7 --json       some rows, printed
 
 Settings: plain; csa (the default), csa-mask, csa-paper, csa-all-1 (all blocks, rate 1), csa-0.25 (another rate),
 csa-anchors-0, csa-blocks-all, csa-start-0.1, csa-end-0.5, csa-strength-0.5, csa-tile-3; each also -noise-same.
+
+The whole table is kept in models/storyworld/measured.jsonl: rows that are there for these weights stay, the others are
+measured now. With --unet the main rows of another UNet are added.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import subprocess
@@ -19,7 +23,9 @@ from pathlib import Path
 import environment
 
 READER = environment.ROOT / "tools" / "storyworld" / "reader.safetensors"
-MAIN = "plain,plain-noise-same,csa,csa-noise-same,csa-all-1"
+SHIPPED = environment.ROOT / "models" / "storyworld"
+DATA = environment.CACHE / "storyworld" / "data"
+README, PAGE = environment.ROOT / "README.md", SHIPPED / "README.md"
 
 
 def main(arguments: list[str]) -> int:
@@ -34,33 +40,36 @@ def main(arguments: list[str]) -> int:
     logging.getLogger().setLevel(logging.ERROR)
     from storyworld import measure
 
+    if not options.rows:
+        return fill_table(options)
     try:
         settings = [measure.read_setting(name) for name in options.rows.split(",")]
     except ValueError as error:
         raise environment.SetupError(str(error)) from None
-    studio = open_studio(options.weights)
+    studio, origin = open_studio(options.weights, options.unet)
     for setting in settings:
-        row = measure.measure(studio, setting, options.stories, options.seed, options.frames)
+        row = measure.measure(studio, setting, options.stories, options.seed, options.frames) | origin
         print(json.dumps(row) if options.json else line(row), flush=True)
     return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default=MAIN, help="settings, with commas between (default: %(default)s)")
-    parser.add_argument("--stories", type=int, default=64, help="stories of each row (default: 64)")
+    parser.add_argument("--rows", help="settings, with commas between (default: the whole table)")
+    parser.add_argument("--stories", type=int, default=64, help="stories of each of these rows (default: 64)")
     parser.add_argument("--frames", type=int, default=4, help="pictures of a story (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="which stories, and their noise (default: 0)")
     parser.add_argument("--weights", type=Path, help="another folder of weights than the pack's own")
+    parser.add_argument("--unet", default="unet", help="another UNet of that folder, unet_1 say")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     return parser.parse_args(arguments)
 
 
-def open_studio(weights: Path | None):
-    """The models that ship, or those of another folder, and the reader."""
+def open_studio(weights: Path | None, unet: str) -> tuple:
+    """The models that ship, or those of another folder, with their judges; and what the rows say of their origin."""
     import folder_paths
     from storyreel.host import storyworld
-    from storyworld import measure, shipping
+    from storyworld import backdrops, measure, shipping
     from storyworld.reader import Reader
 
     if weights:
@@ -69,13 +78,43 @@ def open_studio(weights: Path | None):
     reader = Reader().eval()
     path = weights / READER.name if weights else READER
     reader.load_state_dict(shipping.load(path)[0])
-    return measure.Studio(reader, storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae())
+    model, clip, vae = storyworld.load_model(part=unet), storyworld.load_clip(), storyworld.load_vae()
+    studio = measure.Studio(reader, backdrops.Backdrops(DATA, vae), model, clip, vae)
+    file = Path(folder_paths.get_full_path(storyworld.FOLDER, f"{unet}.safetensors"))
+    return studio, {"model": unet, "weights": hashlib.sha256(file.read_bytes()).hexdigest()[:16]}
+
+
+def fill_table(options: argparse.Namespace) -> int:
+    """Measure the rows that are missing, and write up what there is."""
+    from storyworld import figures, measure, table
+
+    rows = table.Rows(SHIPPED / "measured.jsonl")
+    studio, origin = open_studio(options.weights, options.unet)
+    shipped = options.unet == "unet"
+    missing = rows.missing(table.wanted(shipped), options.seed, origin["weights"])
+    for number, row in enumerate(missing, 1):
+        setting = measure.read_setting(row.setting)
+        measured = measure.measure(studio, setting, row.stories, options.seed, row.frames) | origin
+        rows.add(measured)
+        print(f"{number} of {len(missing)}: {line(measured)}", flush=True)
+    if shipped:
+        found = rows.of(origin["weights"])
+        figures.plot(found, SHIPPED / "measured.png")
+        figures.contact_sheet(studio, options.seed, SHIPPED / "stories.jpg")
+        table.fill(README, "measured", table.main_table(found))
+        table.fill(PAGE, "main", table.main_table(found))
+        table.fill(PAGE, "factors", table.factors_table(found))
+        table.fill(PAGE, "lengths", table.lengths_table(found))
+    table.fill(PAGE, "models", table.models_table(rows))
+    return 0
 
 
 def line(row: dict) -> str:
-    parts = [f"{name} {row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})" for name in ("colours",)]
-    parts += [f"{name} {row[name]:.2f}" for name in ("shapes", "named", "scene", "action", "diversity", "vanished")]
-    return f"{row['setting']:<24}" + "  ".join(parts)
+    from storyworld import table
+
+    parts = [f"{name} {table.share(row, name)}" for name in table.COLUMNS]
+    parts += [f"{name} {row[name]}" for name in ("diversity", "vanished", "stray")]
+    return f"{row['setting']} ({row['stories']} of {row['frames']}): " + ", ".join(parts)
 
 
 if __name__ == "__main__":

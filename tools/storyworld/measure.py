@@ -23,6 +23,7 @@ from storyreel.core.story.styles import NO_STYLE, PLACE, Style  # noqa: E402
 from storyreel.core.storyworld import captions, world  # noqa: E402
 from storyreel.core.storyworld.attributes import Picture, attributes  # noqa: E402
 
+from .backdrops import Backdrops  # noqa: E402
 from .reader import NOBODY, Reader  # noqa: E402
 
 COLOURS = ("colour", "hat colour", "scarf colour")
@@ -96,10 +97,11 @@ def make_task(seed: int, index: int, frames: int) -> Task:
 
 
 class Studio:
-    """The shipped models in the host's hands, and the reader."""
+    """The models in the host's hands, and the judges of what they draw."""
 
-    def __init__(self, reader: Reader, model, clip, vae):
-        self.reader, self.model, self.clip, self.vae = reader, model, clip, vae
+    def __init__(self, reader: Reader, backdrops: Backdrops, model, clip, vae):
+        self.reader, self.backdrops = reader, backdrops
+        self.model, self.clip, self.vae = model, clip, vae
 
     def draw(self, setting: Setting, task: Task) -> np.ndarray:
         """uint8 [frames, 128, 128, 3]: the host's sampler, VAE and nodes' own functions, as a graph would run them."""
@@ -137,10 +139,14 @@ class Shares:
     scene: float
     action: float
     present: float
+    stray: float
 
 
-def judge(task: Task, words: dict[str, list[str]]) -> Shares:
-    """What the reader's words say of a story. Pictures without a hero agree with nothing and have nothing right."""
+def judge(task: Task, words: dict[str, list[str]], stray: float) -> Shares:
+    """What the reader's words say of a story. Pictures without a hero agree with nothing and have nothing right.
+
+    stray: share of background pixels in a colour that the scene does not have.
+    """
     frames = range(len(task.pictures))
     there = [words["number"][frame] != NOBODY for frame in frames]
     truth = [attributes(picture) for picture in task.pictures]
@@ -160,7 +166,9 @@ def judge(task: Task, words: dict[str, list[str]]) -> Shares:
 
     looks = [name for name in (*COLOURS, *SHAPES) if name in task.named]
     scene = float(np.mean([words["scene"][frame] == truth[frame]["scene"] for frame in frames]))
-    return Shares(agreement(COLOURS), agreement(SHAPES), right(looks), scene, right(["action"]), float(np.mean(there)))
+    return Shares(
+        agreement(COLOURS), agreement(SHAPES), right(looks), scene, right(["action"]), float(np.mean(there)), stray
+    )
 
 
 def diversity(tasks: list[Task], read: list[dict[str, list[str]]]) -> float:
@@ -191,15 +199,22 @@ def measure(studio: Studio, setting: Setting, stories: int, seed: int, frames: i
         task = make_task(seed, index, frames)
         pictures = studio.draw(setting, task)
         words = studio.reader.answer(pictures)
+        scenes = [picture.scene for picture in task.pictures]
+        stray = np.mean([studio.backdrops.stray(*pair) for pair in zip(pictures, scenes, strict=True)])
         tasks.append(task)
         read.append(words)
-        shares.append(judge(task, words))
+        shares.append(judge(task, words, float(stray)))
         if each:
             each(pictures, task)
     row = {"setting": setting.name, "stories": stories, "seed": seed, "frames": frames}
-    for name in ("colours", "shapes", "named", "scene", "action"):
-        mean, low, high = interval([getattr(share, name) for share in shares])
-        row |= {name: round(mean, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
-    row["vanished"] = round(1 - float(np.mean([share.present for share in shares])), 4)
-    row["diversity"] = round(diversity(tasks, read), 4)
+    for name in ("colours", "shapes", "named", "scene", "action", "stray"):
+        figures = interval([getattr(share, name) for share in shares])
+        row |= zip((name, f"{name}_low", f"{name}_high"), map(rounded, figures), strict=True)
+    row["vanished"] = rounded(1 - float(np.mean([share.present for share in shares])))
+    row["diversity"] = rounded(diversity(tasks, read))
     return row
+
+
+def rounded(figure: float) -> float | None:
+    """For JSON, which has no nan."""
+    return None if np.isnan(figure) else round(figure, 4)

@@ -41,7 +41,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 ABOUT = {
-    "autoencoder": "Turns 128 x 128 pictures of Storyworld into 16 x 16 latents of 8 channels, and back.",
+    "autoencoder": "Turns 128 x 128 pictures of Storyworld into 16 x 16 latents of 12 channels, and back.",
     "clip": "A CLIP of 60 words: the text tower is what the picture model reads, both towers score pictures.",
     "unet": "Draws pictures of Storyworld: the layout of Stable Diffusion's UNet, v-prediction, its noise schedule.",
 }

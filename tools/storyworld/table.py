@@ -1,0 +1,139 @@
+"""The rows that were measured, kept as JSON lines, and the tables that documents show of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MAIN = (
+    "plain",
+    "plain-noise-same",
+    "plain-noise-character",
+    "csa",
+    "csa-noise-same",
+    "csa-all-1",
+    "csa-all-1-noise-same",
+)
+FACTORS = {
+    "preset": ("csa-mask", "csa-paper", "csa-custom"),
+    "rate": ("csa-0.25", "csa", "csa-0.75", "csa-1"),
+    "anchors": ("csa-anchors-1", "csa-anchors-2", "csa", "csa-anchors-0"),
+    "blocks": ("csa-blocks-down", "csa-blocks-middle", "csa", "csa-blocks-all"),
+    "start": ("csa-start-0", "csa", "csa-start-0.1", "csa-start-0.25"),
+    "end": ("csa-end-0.5", "csa-end-0.75", "csa"),
+    "strength": ("csa-strength-0.5", "csa", "csa-strength-2"),
+}
+LENGTHS = ("plain", "csa", "csa-tile-4", "csa-tile-8")
+STORIES, FRAMES = 64, 4
+LONGER = {8: 24, 16: 12, 40: 6}  # frames: stories
+COLUMNS = ("colours", "shapes", "named", "scene", "action")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A row of the table: a setting over so many stories of so many frames."""
+
+    setting: str
+    stories: int = STORIES
+    frames: int = FRAMES
+
+
+def wanted(shipped: bool) -> list[Wanted]:
+    """Every row for the model that ships, the main ones for another."""
+    rows = [Wanted(setting) for setting in MAIN]
+    if shipped:
+        rows += [Wanted(setting) for settings in FACTORS.values() for setting in settings]
+        rows += [Wanted(setting, stories, frames) for frames, stories in LONGER.items() for setting in LENGTHS]
+    return list(dict.fromkeys(rows))
+
+
+class Rows:
+    """The file of rows. A row belongs to the weights whose hash it carries."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.rows = [json.loads(line) for line in lines]
+
+    def missing(self, wanted: list[Wanted], seed: int, weights: str) -> list[Wanted]:
+        have = {
+            Wanted(row["setting"], row["stories"], row["frames"])
+            for row in self.rows
+            if (row["seed"], row["weights"]) == (seed, weights)
+        }
+        return [row for row in wanted if row not in have]
+
+    def add(self, row: dict) -> None:
+        self.rows.append(row)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def of(self, weights: str) -> dict[Wanted, dict]:
+        """The newest row of each kind for these weights."""
+        return {
+            Wanted(row["setting"], row["stories"], row["frames"]): row for row in self.rows if row["weights"] == weights
+        }
+
+
+def share(row: dict, name: str) -> str:
+    """A share with its 95 % interval."""
+    if row[name] is None:
+        return "-"
+    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
+
+
+def line(row: dict, name: str | None = None) -> str:
+    """A row of a Markdown table, its first cell `name` or else the setting."""
+    cells = [share(row, column) for column in COLUMNS] + [f"{row['diversity']:.2f}", f"{row['stray']:.2f}"]
+    return f"| {name or row['setting']} | " + " | ".join(cells) + " |"
+
+
+def head(first: str = "setting") -> list[str]:
+    columns = [first, *COLUMNS, "diversity", "stray"]
+    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+
+
+def main_table(rows: dict[Wanted, dict]) -> list[str]:
+    return head() + [line(rows[Wanted(setting)]) for setting in MAIN if Wanted(setting) in rows]
+
+
+def factors_table(rows: dict[Wanted, dict]) -> list[str]:
+    lines = head("factor, setting")
+    for factor, settings in FACTORS.items():
+        lines += [line(rows[Wanted(name)], f"{factor}: {name}") for name in settings if Wanted(name) in rows]
+    return lines
+
+
+def lengths_table(rows: dict[Wanted, dict]) -> list[str]:
+    lines = head("frames, setting")
+    for frames, stories in {FRAMES: STORIES, **LONGER}.items():
+        found = [Wanted(name, stories, frames) for name in LENGTHS]
+        lines += [line(rows[row], f"{frames}: {row.setting} (n {stories})") for row in found if row in rows]
+    return lines
+
+
+def models_table(rows: Rows) -> list[str]:
+    """The main rows of every UNet there is: other seeds, and the control without twins."""
+    lines = head("UNet, setting")
+    newest = {row["model"]: row["weights"] for row in rows.rows}
+    for model, weights in sorted(newest.items()):
+        found = rows.of(weights)
+        lines += [line(found[Wanted(name)], f"{model}: {name}") for name in MAIN if Wanted(name) in found]
+    return lines
+
+
+def fill(path: Path, name: str, lines: list[str]) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->`. Raises ValueError for a document without."""
+    text = path.read_text(encoding="utf-8")
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    filled, count = re.subn(
+        re.escape(start) + ".*?" + re.escape(end), lambda _: start + "\n".join(lines) + "\n" + end, text, flags=re.S
+    )
+    if count != 1:
+        raise ValueError(
+            f"{path} has {count} places for {name}; one pair of <!-- {name} --> and <!-- /{name} --> is expected."
+        )
+    path.write_text(filled, encoding="utf-8")
