@@ -7,7 +7,7 @@ from harness import workflows
 from harness.server import Refused
 from PIL import Image
 
-PICTURES, PAGES = "story/picture", "story/page"  # the prefixes of what a story workflow saves
+PAGES = "story/page"  # the prefix of the pages that a story workflow saves
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +17,8 @@ def client(server, tiny_checkpoint):
     return server.client()
 
 
-def saved(client, prompt: dict, result, prefix: str) -> list[Image.Image]:
-    """What a SaveImage wrote, as it comes through /view."""
-    (node,) = (id for id, node in prompt.items() if node["inputs"].get("filename_prefix") == prefix)
+def view(client, result, node: str) -> list[Image.Image]:
+    """What a node shows, as it comes through /view."""
     return [Image.open(io.BytesIO(client.view(image))) for image in result.outputs[node]["images"]]
 
 
@@ -29,16 +28,20 @@ def test_an_api_file_is_posted_and_drawn(client, name):
     result = client.run(prompt)  # raises if validation says anything at all
     assert result.status == "success", result.message
 
-    sampler = workflows.find(prompt, "KSampler")
-    progress = [data for kind, data in result.events if kind == "progress" and data["node"] == sampler]
-    assert progress[-1]["value"] == progress[-1]["max"] == workflows.STEPS
-    assert {data["prompt_id"] for data in progress} == {result.prompt_id}
+    for sampler in workflows.find_all(prompt, "KSampler"):
+        progress = [data for kind, data in result.events if kind == "progress" and data["node"] == sampler]
+        assert progress[-1]["value"] == progress[-1]["max"] == workflows.STEPS
+        assert {data["prompt_id"] for data in progress} == {result.prompt_id}
 
-    pictures, (page,) = saved(client, prompt, result, PICTURES), saved(client, prompt, result, PAGES)
-    assert [picture.size for picture in pictures] == [(workflows.WIDTH, workflows.HEIGHT)] * workflows.FRAMES
-    assert len({picture.tobytes() for picture in pictures}) == workflows.FRAMES
-    assert page.width == prompt[workflows.find(prompt, "StoryReelComicPage")]["inputs"]["page_width"]
-    assert all(image.format == "PNG" and image.mode == "RGB" for image in [*pictures, page])
+    for node, count in workflows.shown(prompt).items():
+        images = view(client, result, node)
+        assert len({image.tobytes() for image in images}) == len(images) == count
+        assert all(image.format == "PNG" and image.mode == "RGB" for image in images)
+        source = prompt[prompt[node]["inputs"]["images"][0]]
+        if source["class_type"] == "StoryReelComicPage":
+            assert images[0].width == source["inputs"]["page_width"]
+        elif count == workflows.FRAMES:
+            assert {image.size for image in images} == {(workflows.WIDTH, workflows.HEIGHT)}
 
 
 def test_an_interrupt_stops_within_one_step(client):
@@ -63,7 +66,7 @@ def test_an_interrupt_stops_within_one_step(client):
     latent.update(width=workflows.WIDTH, height=workflows.HEIGHT)
     again = client.run(prompt)
     assert again.status == "success", again.message
-    assert len(saved(client, prompt, again, PICTURES)) == workflows.FRAMES
+    assert {node: len(view(client, again, node)) for node in workflows.shown(prompt)} == workflows.shown(prompt)
 
 
 BAD_VALUES = [  # node, input, value, what the refusal must say

@@ -113,7 +113,12 @@ def write(graph: Graph, ours: set[str], frontend, client):
     write_json(WORKFLOWS / f"{graph.name}.json", workflow)
     write_json(WORKFLOWS / "api" / f"{graph.name}.json", frontend.export())
     alone = not any(node.models for node in graph.nodes.values())
-    picture = drawn_page(client, frontend.export()) if alone else screenshot(frontend.page)
+    if alone and PAGES in [node.inputs.get("filename_prefix") for node in graph.nodes.values()]:
+        picture = drawn_page(client, frontend.export())
+    else:
+        if alone:
+            frontend.run()
+        picture = screenshot(frontend.page)
     (WORKFLOWS / f"{graph.name}.jpg").write_bytes(thumbnail(picture))
 
 

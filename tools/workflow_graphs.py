@@ -110,6 +110,47 @@ def story_comic(
     return Graph(name, note, (0, -45, 510, 150), nodes, groups)
 
 
+def with_and_without(name: str, note: str, loader: Node, story: dict, size: int, sampling: dict) -> Graph:
+    """The same story, from the same noise, with Consistent Self-Attention and without, and figures of both.
+
+    loader: whatever gives MODEL, CLIP, VAE and CLIP_VISION, in this order.
+    """
+    nodes = {
+        "1": loader,
+        "2": Node("StoryReelScript", "Story Script", (0, 200, 510, 707), story),
+        "3": Node("StoryReelEncodeStory", "Encode Story", (570, 595, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
+        "4": Node(
+            "StoryReelStoryLatent",
+            "Story Latent",
+            (570, 762, 310, 145),
+            {"story": ("2", 0), "width": size, "height": size},
+        ),
+        "5": Node(
+            "StoryReelConsistentAttention",
+            "Consistent Self-Attention",
+            (925, 0, 330, 485),
+            {"model": ("1", 0), "story": ("2", 0)},
+        ),
+    }
+    groups = [Group("Story", "#3F789E", ("2",)), Group("Model", "#8A5A9E", ("1", "5"))]
+    for title, model, first, top in (("With", ("5", 0), 10, 0), ("Without", ("1", 0), 20, 595)):
+        draw, decode, preview, measure, report, plot = (str(first + i) for i in range(6))
+        drawing = {"model": model, "positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), **sampling}
+        judging = {"images": (decode, 0), "story": ("2", 0), "clip_vision": ("1", 3), "clip": ("1", 1)}
+        nodes |= {
+            draw: Node("KSampler", f"Draw {title}", (1315, top, 330, 312), drawing),
+            decode: Node(
+                "VAEDecode", f"Decode {title}", (1315, top + 420, 330, 60), {"samples": (draw, 0), "vae": ("1", 2)}
+            ),
+            preview: Node("PreviewImage", f"Pictures {title}", (1700, top, 420, 480), {"images": (decode, 0)}),
+            measure: Node("StoryReelMeasureStory", f"Measure {title}", (2175, top, 310, 130), judging),
+            report: Node("PreviewAny", f"Report {title}", (2540, top, 420, 480), {"source": (measure, 0)}),
+            plot: Node("PreviewImage", f"Plot {title}", (3015, top, 420, 480), {"images": (measure, 1)}),
+        }
+        groups.append(Group(title, "#4E8A5A" if title == "With" else "#A86432", (draw, decode, preview, measure, plot)))
+    return Graph(name, note, (0, -45, 510, 150), nodes, tuple(groups))
+
+
 LIGHTHOUSE = {"style": "Comic book"}  # the script that the node itself comes with
 
 CLOCKMAKER = {
@@ -140,6 +181,17 @@ SEASIDE = {
 [Pim] reading in a room #Later, Pim wrote it all down: bring a bucket.""",
 }
 
+ERRAND = {
+    "style": "(No style)",
+    "negative": "",
+    "characters": "[Pim] a hero with a pointed hat",
+    "scenes": """\
+[Pim] waving in a meadow
+[Pim] walking left in a town
+[Pim] sitting on a beach
+[Pim] reading in a room""",
+}
+
 SD15 = HUGGING_FACE + ("Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors")
 SDXL = HUGGING_FACE + "stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors"
 
@@ -159,6 +211,17 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
         128,
         {**FIXED_SEED, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"},
         page={"page_width": 768},
+    ),
+    with_and_without(
+        "storyworld_with_and_without",
+        """\
+1. Press **Run**: the same story, from the same noise, with **Consistent Self-Attention** and without.
+2. Pim has a pointed hat, and no word says in which colours: look who keeps them.
+3. **Measure Story** puts figures to it. They are this toy's own; put another loader in its place for real pictures.""",
+        Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
+        ERRAND,
+        128,
+        {**FIXED_SEED, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"},
     ),
     story_comic(
         "story_comic_sd15",

@@ -138,10 +138,9 @@ class Frontend:
         return self.page.evaluate("() => window.app.lastNodeErrors ?? {}")
 
     def pictures(self) -> dict[str, int]:
-        """{node id: number of pictures that the last run gave it to show}"""
-        return self.page.evaluate(
-            "() => Object.fromEntries(Object.entries(app.nodeOutputs).map(([id, o]) => [id, o.images?.length ?? 0]))"
-        )
+        """{node id: number of pictures that the last run gave it to show}, of the nodes that show any"""
+        counts = "Object.entries(app.nodeOutputs).map(([id, o]) => [id, o.images?.length ?? 0])"
+        return self.page.evaluate(f"() => Object.fromEntries({counts}.filter(([, count]) => count))")
 
     def screenshot(self, path: Path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)

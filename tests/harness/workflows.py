@@ -32,8 +32,23 @@ def models(name: str) -> list[dict]:
 
 def find(prompt: dict, class_type: str) -> str:
     """The id of the only node of this type."""
-    (node,) = (id for id, node in prompt.items() if node["class_type"] == class_type)
+    (node,) = find_all(prompt, class_type)
     return node
+
+
+def find_all(prompt: dict, class_type: str) -> list[str]:
+    """The ids of the nodes of this type."""
+    return [id for id, node in prompt.items() if node["class_type"] == class_type]
+
+
+def shown(prompt: dict) -> dict[str, int]:
+    """{node id: pictures that it shows when the workflow is small}: one of a page or a plot, else one a frame."""
+    single = ("StoryReelComicPage", "StoryReelMeasureStory")
+    return {
+        id: 1 if prompt[prompt[id]["inputs"]["images"][0]]["class_type"] in single else FRAMES
+        for kind in ("SaveImage", "PreviewImage")
+        for id in find_all(prompt, kind)
+    }
 
 
 def small(prompt: dict, seed: int) -> dict[str, dict]:
