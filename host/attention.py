@@ -17,7 +17,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ..core.attention.consistent import Phase, Settings, Share, draw_share, shares_now
+from ..core.attention.consistent import Phase, Settings, Share, draw_share, shares_now, tokens_inside
 from ..core.attention.extended import extended_attention
 from ..core.attention.sharing import Cast
 
@@ -53,6 +53,7 @@ class Run:
     step: int = 0
     phase: Phase = Phase.EARLY
     shares: dict[tuple, Share | None] = field(default_factory=dict)
+    masks: dict[tuple, Tensor] = field(default_factory=dict)
 
     @classmethod
     def without_sampler(cls) -> "Run":
@@ -89,24 +90,38 @@ class Run:
             self.said.add(sentence)
             logging.warning("%s: %s", NODE, sentence)
 
-    def share(self, rule: "Rule", frames: tuple[int, ...], pixels: int, tokens: int, device) -> Share | None:
+    def share(self, rule: "Rule", frames: tuple[int, ...], pixels: int, size: tuple[int, int], device) -> Share | None:
         """Who lends what in this step. The same for all layers of a level, so it is drawn once a step."""
-        key = (rule, frames, self.phase is Phase.BEFORE, pixels, tokens, device)
+        key = (rule, frames, self.phase is Phase.BEFORE, pixels, size, device)
         if key not in self.shares:
-            drawn = draw_share(
-                rule.settings, rule.cast, frames, phase=self.phase, step=self.step, pixels=pixels, tokens=tokens
-            )
+            at = dict(phase=self.phase, step=self.step, pixels=pixels, tokens=size[0] * size[1])
+            inside = self.inside(rule, frames, size, torch.device("cpu"))
+            drawn = draw_share(rule.settings, rule.cast, frames, **at, inside=inside)
             self.shares[key] = drawn and drawn.to(device)
         return self.shares[key]
 
+    def inside(self, rule: "Rule", frames: tuple[int, ...], size: tuple[int, int], device) -> Tensor | None:
+        """bool [rows, tokens] of a level: where sharing is allowed; None = everywhere."""
+        if rule.mask is None:
+            return None
+        key = (rule, frames, size, device)
+        if key not in self.masks:
+            rows = [frame if len(rule.mask) > 1 else 0 for frame in frames]
+            self.masks[key] = tokens_inside(rule.mask[rows].cpu(), *size).to(device)
+        return self.masks[key]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Rule:
-    """One application of the node: what to share, where, and who is in which frame."""
+    """One application of the node: what to share, where, and who is in which frame.
+
+    mask: [frames or 1, H, W]; tokens outside of it neither lend nor borrow. None = the whole picture.
+    """
 
     settings: Settings
     reach: Reach
     cast: Cast | None
+    mask: Tensor | None = None
 
 
 class SharedAttention:
@@ -137,7 +152,8 @@ class SharedAttention:
 
         latent_height, latent_width = extra_options["original_shape"][-2:]
         pixels = 8 * 2 ** round(math.log2(latent_height * latent_width / tokens) / 2)
-        share = run.share(rule, _frames(extra_options, images), pixels, tokens, q.device)
+        frames = _frames(extra_options, images)
+        share = run.share(rule, frames, pixels, (height, width), q.device)
         if share is None:
             return self.attend(q, k, v, extra_options)
 
@@ -149,7 +165,10 @@ class SharedAttention:
                 options["uuids"] = extra_options["uuids"][chunk : chunk + 1]
             applies = reach.apply_to in ("both", "uncond" if kind == 1 else "cond")
             self.extend(q[rows], k[rows], v[rows], share if applies else Share.nothing(images), options, run, out[rows])
-        return out
+        inside = run.inside(rule, frames, (height, width), q.device)
+        if inside is None:
+            return out
+        return torch.where(inside.repeat(len(kinds), 1)[..., None], out, self.attend(q, k, v, extra_options))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
         """Attention as it would be without this patch."""

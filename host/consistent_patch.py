@@ -5,6 +5,7 @@ import math
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from ..core.attention.consistent import Settings
 from ..core.attention.sharing import Cast
@@ -21,9 +22,11 @@ BLOCKS = {
 
 
 def apply_consistent_attention(
-    model: ModelPatcher, settings: Settings, reach: Reach, cast: Cast | None
+    model: ModelPatcher, settings: Settings, reach: Reach, cast: Cast | None, mask: Tensor | None = None
 ) -> ModelPatcher:
     """A clone of `model` whose self-attention shares tokens between the frames of a batch.
+
+    mask: [frames or 1, H, W] of any size, 1 where tokens are lent and borrowed.
 
     Applied again, it takes the place of the earlier application. At strength 0 the clone has no patch of ours at all.
     Raises ValueError if the model is not a picture UNet.
@@ -34,7 +37,7 @@ def apply_consistent_attention(
     if settings.strength == 0:
         return patched
 
-    rule = Rule(settings, reach, cast)
+    rule = Rule(settings, reach, cast, mask)
     standing = dict(_replacements(patched.model_options))
     blocks = {}
     for number, layer in enumerate(layers):
@@ -49,7 +52,7 @@ def apply_consistent_attention(
 
     def around_sampling(executor, noise, *args, **kwargs):
         guider = executor.class_obj
-        _check_batch(len(noise), cast)
+        _check_batch(len(noise), cast, mask)
         _check_standing(guider.model_options, keys)
         run = Run.begin(reach, guider.model_patcher.get_model_object("model_sampling"))
         guider.model_options["transformer_options"][KEY] = run
@@ -80,7 +83,12 @@ def _remove(model: ModelPatcher) -> None:
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
 
 
-def _check_batch(images: int, cast: Cast | None) -> None:
+def _check_batch(images: int, cast: Cast | None, mask: Tensor | None) -> None:
+    if mask is not None and len(mask) not in (1, images):
+        raise ValueError(
+            f"{NODE}: the MASK has {len(mask)} pictures but the LATENT holds {images}; one for all or one for each is "
+            "expected."
+        )
     if cast is not None and images not in (1, len(cast)):
         raise ValueError(
             f"{NODE}: the STORY has {len(cast)} frames but the LATENT holds {images} images; "

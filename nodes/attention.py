@@ -148,6 +148,12 @@ class StoryReelConsistentAttention(io.ComfyNode):
                     tooltip="Who is in which frame: a frame borrows only from frames that show one of its characters, "
                     "and [NC] frames are left alone. Without it all frames show one character.",
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the characters are, one for all frames or one for each: outside of it a frame "
+                    "neither lends nor borrows, so backgrounds stay apart. Without it the whole picture shares.",
+                ),
                 io.Combo.Input(
                     "apply_to",
                     options=["both", "cond", "uncond"],
@@ -178,7 +184,7 @@ class StoryReelConsistentAttention(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, preset, strength, seed, story=None, apply_to="both", memory_mb=64, **unprefixed
+        cls, model, preset, strength, seed, story=None, mask=None, apply_to="both", memory_mb=64, **unprefixed
     ) -> io.NodeOutput:
         _check(preset["preset"], unprefixed)
         given = {name: value for name, value in preset.items() if value is not None}  # None: left out in the prompt
@@ -207,7 +213,7 @@ class StoryReelConsistentAttention(io.ComfyNode):
             memory=memory_mb << 20,
         )
         cast = None if story is None else story.cast
-        return io.NodeOutput(apply_consistent_attention(model, settings, reach, cast))
+        return io.NodeOutput(apply_consistent_attention(model, settings, reach, cast, mask))
 
 
 NODES = [StoryReelConsistentAttention]

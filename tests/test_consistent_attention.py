@@ -89,6 +89,35 @@ def test_strength(run, strength, preset):
     watch.check()
 
 
+def left_half(*shares: float) -> torch.Tensor:
+    """MASK [F, 128, 64] of the left part of each frame, so many of its pixels wide."""
+    return torch.stack([(torch.arange(64) < 64 * share).float().expand(128, 64) for share in shares])
+
+
+@pytest.mark.parametrize("mask", [left_half(0.5), left_half(0.25, 0.75, 0.0)], ids=["one for all", "one each"])
+@pytest.mark.parametrize("preset", ["low-vram", "paper"])
+def test_a_mask_says_where_tokens_are_lent_and_borrowed(run, preset, mask):
+    _, watch = run(preset=preset, mask=mask, blocks="all")
+    watch.check()
+
+
+def test_a_mask_of_everything_or_nothing_is_bit_equal(host, probe, model):
+    conds = probe.conditioning(3, 768, 1), probe.conditioning(1, 768, 2)
+    plain = probe.sample(model, *conds, probe.latent(3))
+    shared = probe.sample(probe.node(host, model), *conds, probe.latent(3))
+    everything, nothing = (
+        probe.sample(probe.node(host, model, mask=left_half(share)), *conds, probe.latent(3)) for share in (1, 0)
+    )
+    assert torch.equal(everything, shared) and torch.equal(nothing, plain) and not torch.equal(plain, shared)
+
+
+def test_masks_of_another_number_are_refused(host, probe, model):
+    patched = probe.node(host, model, mask=left_half(0.5, 0.5))
+    conds = probe.conditioning(3, 768, 1), probe.conditioning(1, 768, 2)
+    with pytest.raises(ValueError, match="MASK has 2 pictures but the LATENT holds 3"):
+        probe.sample(patched, *conds, probe.latent(3))
+
+
 def test_dense_early_read(run):
     _, watch = run(images=5, preset="mask", dense_early_read=True, anchors=2, start_percent=0.6, steps=3)
     watch.check()

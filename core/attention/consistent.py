@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from . import draws
 from .sharing import Cast, Group, Rules, share
@@ -82,10 +83,12 @@ def draw_share(
     step: int,
     pixels: int,
     tokens: int,
+    inside: Tensor | None = None,
 ) -> Share | None:
     """Who shares which tokens in a step at one level; None = nobody borrows anything.
 
     frames: frame number of each row. pixels: how many pixels a token spans. tokens: tokens of an image.
+    inside: bool [rows, tokens], the tokens that may be lent; None = all.
     A sample is keyed by step, level and frame, so all layers of a level and all passes of a step see the same one.
     """
     dense = phase is Phase.BEFORE
@@ -100,10 +103,19 @@ def draw_share(
     def sample(group: Group) -> list[Tensor]:
         pool = [frames[row] for row in group.pool]
         if settings.rules.own_in_pool:
-            return draws.sample_window(settings.seed, step, pixels, group.window, pool, tokens, rate)
-        return [draws.sample_each(settings.seed, step, pixels, frame, tokens, rate) for frame in pool]
+            drawn = draws.sample_window(settings.seed, step, pixels, group.window, pool, tokens, rate)
+        else:
+            drawn = [draws.sample_each(settings.seed, step, pixels, frame, tokens, rate) for frame in pool]
+        if inside is None:
+            return drawn
+        return [index[inside[row][index]] for row, index in zip(group.pool, drawn, strict=True)]
 
     return Share(groups, [sample(group) for group in groups])
+
+
+def tokens_inside(mask: Tensor, height: int, width: int) -> Tensor:
+    """Which tokens of a level lie in a mask, by at least half of their area. [F, H, W] -> bool [F, height * width]."""
+    return adaptive_avg_pool2d(mask[:, None].float(), (height, width)).flatten(1) >= 0.5
 
 
 def _plain(group: Group) -> Group:

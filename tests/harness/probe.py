@@ -34,13 +34,15 @@ def latent(images, height=16, width=8):
 class Probe:
     """Stands over each of our patches in a model and checks what it returns.
 
-    values: the node's inputs, preset and all. cast: names in each frame. `calls` counts what happened; `errors` holds
-    the largest deviation of each shared call, relative to the largest value of the reference.
+    values: the node's inputs, preset and all. cast: names in each frame. mask: as the node takes it. `calls` counts
+    what happened; `errors` holds the largest deviation of each shared call, relative to the reference's largest value.
     """
 
-    def __init__(self, model, preset="low-vram", cast=None, strength=1.0, seed=0, apply_to="both", **changed):
+    def __init__(
+        self, model, preset="low-vram", cast=None, strength=1.0, seed=0, apply_to="both", mask=None, **changed
+    ):
         self.values = {**PRESETS[preset], **changed}
-        self.cast, self.strength, self.seed, self.apply_to = cast, strength, seed, apply_to
+        self.cast, self.strength, self.seed, self.apply_to, self.mask = cast, strength, seed, apply_to, mask
         self.calls = {"plain": 0, "shared": 0}
         self.errors, self.steps, self.foreign = [], [], None
         self.model = model.clone()
@@ -100,6 +102,7 @@ class Probe:
         pixels = min((8, 16, 32, 64), key=lambda p: abs(height * 8 / p - here[-2]) + abs(width * 8 / p - here[-1]))
         rate = values["sampling_rate" if pixels >= 32 or values["own_in_pool"] else "sampling_rate_fine"]
         key, tokens = (self.seed, step, pixels), k.shape[1]
+        inside = {frame: self.inside(frame, *here[-2:]) for frame in frames}
         out = []
         for chunk, kind in enumerate(kinds):
             rows = slice(chunk * images, (chunk + 1) * images)
@@ -112,17 +115,37 @@ class Probe:
                 out.append(
                     brute.algorithm_1(
                         *part, frames, casts, values["tile_size"], values["tile_stride"],
-                        lambda first, pool: draws.sample_window(*key, first, pool, tokens, rate), self.strength,
+                        lambda first, pool: [
+                            index[inside[frame][index]]
+                            for frame, index in zip(
+                                pool, draws.sample_window(*key, first, pool, tokens, rate), strict=True
+                            )
+                        ], self.strength,
                     )
                 )  # fmt: skip
             else:
                 out.append(
                     brute.published(
                         *part, frames, casts, values["anchors"],
-                        lambda frame: draws.sample_each(*key, frame, tokens, rate), self.strength,
+                        lambda frame: (index := draws.sample_each(*key, frame, tokens, rate))[inside[frame][index]],
+                        self.strength,
                     )
                 )  # fmt: skip
+            if self.mask is not None:
+                borrows = torch.stack([inside[frame] for frame in frames])[..., None]
+                out[-1] = torch.where(borrows, out[-1], self.plain(*part))
         return torch.cat(out)
+
+    def inside(self, frame, height, width):
+        """Which tokens of a frame are at least half in the mask, counted pixel by pixel. bool [height * width]"""
+        if self.mask is None:
+            return torch.ones(height * width, dtype=torch.bool)
+        mask = self.mask[frame if len(self.mask) > 1 else 0]
+        tall, wide = mask.shape[0] // height, mask.shape[1] // width
+        cells = [
+            mask[y * tall : (y + 1) * tall, x * wide : (x + 1) * wide] for y in range(height) for x in range(width)
+        ]
+        return torch.tensor([cell.sum().item() * 2 >= cell.numel() for cell in cells])
 
     def dense_read(self, part, frames, casts):
         """Mask version, early: frames that only read see all tokens of their anchors, anchors only their own."""
@@ -137,7 +160,19 @@ class Probe:
         assert (self.calls["shared"] > 0) == shared, self.calls
 
 
-def node(host, model, preset="low-vram", *, story=None, strength=1.0, seed=0, apply_to="both", memory_mb=64, **changed):
+def node(
+    host,
+    model,
+    preset="low-vram",
+    *,
+    story=None,
+    mask=None,
+    strength=1.0,
+    seed=0,
+    apply_to="both",
+    memory_mb=64,
+    **changed,
+):
     """The model that StoryReelConsistentAttention returns."""
     from storyreel.nodes.attention import StoryReelConsistentAttention
 
@@ -147,6 +182,7 @@ def node(host, model, preset="low-vram", *, story=None, strength=1.0, seed=0, ap
         strength=strength,
         seed=seed,
         story=story,
+        mask=mask,
         apply_to=apply_to,
         memory_mb=memory_mb,
     ).result[0]

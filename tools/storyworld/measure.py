@@ -13,6 +13,8 @@ from random import Random
 
 import numpy as np
 import pack
+import torch
+from torch import Tensor
 
 pack.load_pack()
 from storyreel.core.attention.presets import PRESETS  # noqa: E402
@@ -30,31 +32,43 @@ COLOURS = ("colour", "hat colour", "scarf colour")
 SHAPES = ("shape", "hat")
 STEPS, GUIDANCE, SAMPLER, SCHEDULER = 16, 3.0, "euler", "normal"
 RESAMPLES = 2000
+MARGIN = 8  # pixels around a hero's box
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A way to draw a story. inputs: of StoryReelConsistentAttention, None for the plain model."""
+    """A way to draw a story.
+
+    inputs: of StoryReelConsistentAttention, None for the plain model. placed: captions name the hero's place, too.
+    boxed: tokens are shared only in a box around that place.
+    """
 
     name: str
     noise: str = DIFFERENT
     inputs: dict | None = field(default=None, hash=False)
+    placed: bool = False
+    boxed: bool = False
 
 
 def read_setting(name: str) -> Setting:
     """A setting from its name: `plain` or `csa`, then what differs from the default, each after a dash.
 
-    noise-same, noise-character. For csa: a preset (low-vram, mask, paper, custom), all (all blocks, custom), a rate
-    by itself, or anchors-4, tile-3, stride-1, blocks-up, start-0.1, end-0.5, strength-0.5, fine-0.25.
+    noise-same, noise-character, placed, boxed (which is placed, too). For csa: a preset (low-vram, mask, paper,
+    custom), all (all blocks, custom), a rate by itself, or anchors-4, tile-3, stride-1, blocks-up, start-0.1,
+    end-0.5, strength-0.5, fine-0.25.
     Raises ValueError for a name that says something else.
     """
     rest = name
     noise = DIFFERENT
+    boxed = rest.endswith("-boxed")
+    rest = rest.removesuffix("-boxed")
+    placed = boxed or rest.endswith("-placed")
+    rest = rest.removesuffix("-placed")
     for ending, policy in (("-noise-same", SAME), ("-noise-character", PER_CHARACTER)):
         if rest.endswith(ending):
             rest, noise = rest.removesuffix(ending), policy
     if rest == "plain":
-        return Setting(name, noise)
+        return Setting(name, noise, placed=placed)
     number = r"(\d*\.?\d+)"
     match = re.fullmatch(rf"csa(?:-({'|'.join(PRESETS)}|all))?(?:-{number})?((?:-[a-z]+-[a-z0-9.]+)*)", rest)
     if not match:
@@ -72,7 +86,7 @@ def read_setting(name: str) -> Setting:
         inputs[keys[key]] = value if key == "blocks" else int(value) if integer else float(value)
     if inputs["preset"] == "paper":
         inputs.pop("sampling_rate_fine", None)
-    return Setting(name, noise, inputs)
+    return Setting(name, noise, inputs, placed, boxed)
 
 
 @dataclass(frozen=True)
@@ -85,12 +99,12 @@ class Task:
     seed: int
 
 
-def make_task(seed: int, index: int, frames: int) -> Task:
+def make_task(seed: int, index: int, frames: int, placed: bool = False) -> Task:
     """Story number `index`. Each of the hero's attributes is named in one story out of three."""
     rng = Random(f"measure/{seed}/{index}")
     pictures = world.sample_story(seed, index, frames)
     looks = {name for name in (*COLOURS, *SHAPES) if rng.random() < 1 / 3}
-    named = frozenset({"action", "scene", *looks})
+    named = frozenset({"action", "scene", *looks, *(["place"] if placed else [])})
     characters, scenes = captions.script(pictures, named)
     story, _ = read_script(characters, scenes, NO_STYLE, "", {NO_STYLE: Style(NO_STYLE, PLACE)})
     return Task(pictures, named, story, rng.randrange(2**32))
@@ -115,7 +129,12 @@ class Studio:
             inputs = dict(setting.inputs)
             strength = inputs.pop("strength", 1.0)
             output = StoryReelConsistentAttention.execute(
-                model, inputs, strength=strength, seed=task.seed, story=task.story
+                model,
+                inputs,
+                strength=strength,
+                seed=task.seed,
+                story=task.story,
+                mask=boxes(task) if setting.boxed else None,
             )
             model = output.result[0]
         prompts = [frame.prompt for frame in task.story.frames]
@@ -127,6 +146,16 @@ class Studio:
             model, noise, STEPS, GUIDANCE, SAMPLER, SCHEDULER, positive, negative, empty, disable_pbar=True
         )
         return (self.vae.decode(sampled) * 255).round().byte().numpy()
+
+
+def boxes(task: Task) -> Tensor:
+    """[F, 128, 128], 1 in a box around where each frame's hero is told to be: what a user would draw by hand."""
+    masks = torch.zeros(len(task.pictures), world.SIZE, world.SIZE)
+    for mask, picture in zip(masks, task.pictures, strict=True):
+        rows, columns = (np.flatnonzero(world.render_picture(picture).masks.any((0, axis))) for axis in (2, 1))
+        top, left = max(0, rows[0] - MARGIN), max(0, columns[0] - MARGIN)
+        mask[top : rows[-1] + MARGIN + 1, left : columns[-1] + MARGIN + 1] = 1
+    return masks
 
 
 @dataclass(frozen=True)
@@ -196,7 +225,7 @@ def measure(studio: Studio, setting: Setting, stories: int, seed: int, frames: i
     """One row of the table. each(pictures, task) is called with every story that was drawn."""
     tasks, read, shares = [], [], []
     for index in range(stories):
-        task = make_task(seed, index, frames)
+        task = make_task(seed, index, frames, setting.placed)
         pictures = studio.draw(setting, task)
         words = studio.reader.answer(pictures)
         scenes = [picture.scene for picture in task.pictures]
