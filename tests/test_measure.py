@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -55,3 +56,82 @@ def test_equal_pictures_are_wholly_alike():
 def test_other_numbers_of_frames_are_refused():
     with pytest.raises(ValueError, match="5 frames, and there are 4 pictures"):
         measure_story(tell(), torch.ones(4, 7))
+
+
+@pytest.fixture
+def vision(host):
+    """vision(width): an image encoder whose embeddings have that width."""
+    import comfy.clip_vision
+
+    def vision(width: int):
+        torch.manual_seed(0)
+        config = dict(model_type="clip_vision_model", hidden_act="quick_gelu", image_size=32, patch_size=16)
+        config |= dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, num_channels=3)
+        config |= dict(projection_dim=width, layer_norm_eps=1e-5, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        made = comfy.clip_vision.ClipVisionModel(config)
+        for parameter in made.model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        return made
+
+    return vision
+
+
+@pytest.fixture
+def story():
+    return tell()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(5, 48, 64, 3, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def sdxl(host, tiny_checkpoint):
+    return host.load_checkpoint(tiny_checkpoint("sdxl"))[1]
+
+
+def measure(*inputs, **options):
+    from storyreel.nodes.measure import StoryReelMeasureStory
+
+    return StoryReelMeasureStory.execute(*inputs, **options).result
+
+
+def test_the_node_reports_what_was_measured(host, vision, sdxl, story, images):
+    """Prompts are embedded by the tower that fits the image encoder: of SDXL's two, the one whose pooled output the
+    host itself uses."""
+    encoder = vision(1280)
+    report, plot = measure(images, story, encoder, sdxl)
+    pooled = torch.cat([sdxl.encode_from_tokens(sdxl.tokenize(p), return_pooled=True)[1] for p in story.prompts])
+    expected = measure_story(story, encoder.encode_image(images)["image_embeds"].cpu(), pooled.cpu())
+    assert "width 32, 2 layers, patches of 16 pixels" in report
+    assert re.findall(r"(Bob|Eve): (\S+)", report) == [(n, f"{v:.3f}") for n, v in expected.characters.items()]
+    frames = re.findall(r"\d\. (\S+), (\S+)", report)
+    shown = ["-" if value is None else f"{value:.3f}" for value in expected.frames]
+    assert frames == list(zip(shown, [f"{value:.3f}" for value in expected.prompts], strict=True))
+    assert plot.ndim == 4 and plot.shape[0] == 1 and 0 <= plot.min() < plot.max() <= 1
+
+
+def test_without_a_text_encoder_the_pictures_are_compared(vision, story, images):
+    report, _ = measure(images, story, vision(1280))
+    assert "Bob: " in report and "Text-image" not in report
+
+
+def test_what_does_not_fit_is_said(host, tiny_checkpoint, vision, sdxl, story, images):
+    with pytest.raises(ValueError, match="story has 5 frames, and there are 4 images"):
+        measure(images[:4], story, vision(1280))
+    with pytest.raises(ValueError, match="holds .*clip_g of width 1280.* have width 640: load the text encoder"):
+        measure(images, story, vision(640), sdxl)
+    sd15 = host.load_checkpoint(tiny_checkpoint("sd15"))[1]
+    with pytest.raises(ValueError, match="clip_l came without its projection"):
+        measure(images, story, vision(768), sd15)
+
+
+def test_without_matplotlib_one_sentence_says_what_to_install(monkeypatch, vision, story, images):
+    import sys
+
+    monkeypatch.setitem(
+        sys.modules, "matplotlib.figure", None
+    )  # what Python itself does for a module that is not there
+    with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
+        measure(images, story, vision(1280))

@@ -24,20 +24,23 @@ def lab():
     """The modules that train and measure."""
     sys.path.append(str(ROOT / "tools"))
     try:
-        from storyworld import clip, data, measure, reader, shipping, words
+        from storyworld import backdrops, clip, data, measure, reader, shipping, table, words
 
-        yield SimpleNamespace(clip=clip, data=data, measure=measure, reader=reader, shipping=shipping, words=words)
+        modules = (backdrops, clip, data, measure, reader, shipping, table, words)
+        yield SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
     finally:
         sys.path.remove(str(ROOT / "tools"))  # not before the end: the processes that draw import from there
 
 
 @pytest.fixture(scope="module")
-def studio(host, lab):
+def studio(host, lab, tmp_path_factory):
     from storyreel.host import storyworld
 
     reader = lab.reader.Reader().eval()
     reader.load_state_dict(lab.shipping.load(ROOT / "tools" / "storyworld" / "reader.safetensors")[0])
-    return lab.measure.Studio(reader, storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae())
+    vae = storyworld.load_vae()
+    judges = reader, lab.backdrops.Backdrops(tmp_path_factory.mktemp("backdrops"), vae)
+    return lab.measure.Studio(*judges, storyworld.load_model(), storyworld.load_clip(), vae)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,17 @@ def test_the_reader_can_be_believed(studio, lab, pictures):
         ]
         accuracy = sum(value == word for value, word in known) / len(known)
         assert accuracy >= 0.95, f"{name} {accuracy}"
+
+
+def test_backdrops_know_their_scene_and_no_other(studio, lab, pictures):
+    strays = {True: [], False: []}
+    for index in range(0, len(pictures), 4):
+        image = studio.vae.decode(studio.vae.encode(as_input(pictures.images[index : index + 1])))
+        seen = (image[0] * 255).round().byte().numpy()
+        for scene in lab.measure.captions.SCENES:
+            strays[scene == pictures.truth(index).scene].append(studio.backdrops.stray(seen, scene))
+    own, other = (sum(values) / len(values) for values in (strays[True], strays[False]))
+    assert own < 0.1 and other > 0.4
 
 
 def test_captions_a_word_apart_are_told_apart(studio, lab, pictures):
@@ -160,3 +174,15 @@ def test_words_are_spelled_as_the_host_spells_them(studio, lab):
     rows = vocabulary.encode([text])[0].tolist()
     assert [vocabulary.token_ids[row - 1] for row in rows] == [int(token) for token, _ in chunk]
     assert not re.search("[^a-z, ]", text)
+
+
+def test_documents_show_the_rows_that_were_measured(lab):
+    """Every row of the table is there for these very weights, and README and page show what the rows say."""
+    rows, table = lab.table.Rows(WEIGHTS / "measured.jsonl"), lab.table
+    weights = hashlib.sha256((WEIGHTS / "unet.safetensors").read_bytes()).hexdigest()[:16]
+    assert rows.missing(table.wanted(shipped=True), 0, weights) == []
+    found = rows.of(weights)
+    page, readme = ((folder / "README.md").read_text(encoding="utf-8") for folder in (WEIGHTS, ROOT))
+    for lines in (table.main_table(found), table.factors_table(found), table.lengths_table(found)):
+        assert "\n".join(lines) in page
+    assert "\n".join(table.models_table(rows)) in page and "\n".join(table.main_table(found)) in readme

@@ -24,6 +24,7 @@ FACTORS = {
     "start": ("csa-start-0", "csa", "csa-start-0.1", "csa-start-0.25"),
     "end": ("csa-end-0.5", "csa-end-0.75", "csa"),
     "strength": ("csa-strength-0.5", "csa", "csa-strength-2"),
+    "place named": ("plain-placed", "csa-placed", "csa-boxed"),
 }
 LENGTHS = ("plain", "csa", "csa-tile-4", "csa-tile-8")
 STORIES, FRAMES = 64, 4
