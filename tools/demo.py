@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import webbrowser
@@ -30,9 +29,8 @@ TOY, REAL = "storyworld_comic", "story_comic_sd15"  # the workflow without and w
 
 def main(arguments: list[str]) -> int:
     options = read_arguments(arguments)
-    python = environment.prepare()
-    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
-        return subprocess.call([str(python), __file__, *arguments], env=environment.clean_environ())
+    if (code := environment.rerun(__file__, arguments)) is not None:
+        return code
     sys.path.append(str(ROOT / "tests"))  # the server, its client and the tiny checkpoint are the tests' own
     base = lay_out_host()
     folders, checkpoint = choose_checkpoint(options.checkpoint)

@@ -91,6 +91,14 @@ def _stamp(venv: Path) -> list[str]:
     return path.read_text().split() if path.is_file() else []
 
 
+def rerun(program: str, arguments: list[str]) -> int | None:
+    """Prepare the environment and run `program` in it: its exit code, or None for the one that is in it already."""
+    python = prepare()
+    if Path(sys.prefix).resolve() == python.parent.parent.resolve():
+        return None
+    return subprocess.call([str(python), program, *arguments], env=clean_environ())
+
+
 def interpreter(venv: Path) -> Path:
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 import tempfile
 import uuid
@@ -77,9 +76,8 @@ PRESENT = """async margin => {
 
 
 def main(names: list[str]) -> int:
-    python = environment.prepare()
-    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
-        return subprocess.call([str(python), __file__, *names], env=environment.clean_environ())
+    if (code := environment.rerun(__file__, names)) is not None:
+        return code
     sys.path.append(str(ROOT / "tests"))  # the server and the browser are the tests' own
     from harness.browser import Browser
     from harness.folders import link, make_base

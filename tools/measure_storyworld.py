@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,9 +29,8 @@ README, PAGE = environment.ROOT / "README.md", SHIPPED / "README.md"
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    python = environment.prepare()
-    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
-        return subprocess.call([str(python), __file__, *arguments], env=environment.clean_environ())
+    if (code := environment.rerun(__file__, arguments)) is not None:
+        return code
 
     import pack
 

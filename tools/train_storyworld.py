@@ -12,7 +12,6 @@ leaves its weights, its log and a picture of its loss in .cache/storyworld.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,9 +26,8 @@ READER = environment.ROOT / "tools" / "storyworld" / "reader.safetensors"
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    python = environment.prepare()
-    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
-        return subprocess.call([str(python), __file__, *arguments], env=environment.clean_environ())
+    if (code := environment.rerun(__file__, arguments)) is not None:
+        return code
 
     import pack
 

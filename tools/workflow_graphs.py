@@ -56,6 +56,20 @@ def load_checkpoint(address: str) -> Node:
     return Node("CheckpointLoaderSimple", "Load Checkpoint", LOADER_BOX, file, ((address, "checkpoints"),))
 
 
+def tell(story: dict, size: int) -> dict[str, Node]:
+    """Nodes 2 to 4: the story, its prompts by the loader's CLIP, its latents."""
+    return {
+        "2": Node("StoryReelScript", "Story Script", (0, 200, 510, 707), story),
+        "3": Node("StoryReelEncodeStory", "Encode Story", (570, 595, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
+        "4": Node(
+            "StoryReelStoryLatent",
+            "Story Latent",
+            (570, 762, 310, 145),
+            {"story": ("2", 0), "width": size, "height": size},
+        ),
+    }
+
+
 def story_comic(
     name: str,
     note: str,
@@ -74,14 +88,7 @@ def story_comic(
     drawing = {"model": ("5", 0), "positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), **sampling}
     nodes = {
         "1": loader,
-        "2": Node("StoryReelScript", "Story Script", (0, 200, 510, 707), story),
-        "3": Node("StoryReelEncodeStory", "Encode Story", (570, 595, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
-        "4": Node(
-            "StoryReelStoryLatent",
-            "Story Latent",
-            (570, 762, 310, 145),
-            {"story": ("2", 0), "width": size, "height": size},
-        ),
+        **tell(story, size),
         "5": Node(
             "StoryReelConsistentAttention",
             "Consistent Self-Attention",
@@ -117,14 +124,7 @@ def with_and_without(name: str, note: str, loader: Node, story: dict, size: int,
     """
     nodes = {
         "1": loader,
-        "2": Node("StoryReelScript", "Story Script", (0, 200, 510, 707), story),
-        "3": Node("StoryReelEncodeStory", "Encode Story", (570, 595, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
-        "4": Node(
-            "StoryReelStoryLatent",
-            "Story Latent",
-            (570, 762, 310, 145),
-            {"story": ("2", 0), "width": size, "height": size},
-        ),
+        **tell(story, size),
         "5": Node(
             "StoryReelConsistentAttention",
             "Consistent Self-Attention",
