@@ -56,7 +56,7 @@ def contact_sheet(studio: measure.Studio, seed: int, path: Path, stories: int = 
     """Stories without sharing above, with the default below: the same prompts, the same noise. Two stories a row."""
     tile = measure.world.SIZE
     strip = table.FRAMES * (tile + GAP)
-    width, height = strip + 3 * GAP, NAME + 2 * (tile + GAP) + 3 * GAP
+    width, height = strip + 3 * GAP, NAME + len(SHEET) * (tile + GAP) + 3 * GAP
     sheet = Image.new("RGB", (2 * width, (stories + 1) // 2 * height), PAPER)
     pen = ImageDraw.Draw(sheet)
     for index in range(stories):
