@@ -64,20 +64,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def open_studio(weights: Path | None, unet: str) -> tuple:
-    """The models that ship, or those of another folder, with their judges; and what the rows say of their origin."""
+    """The models with their judges, and what the rows say of their origin."""
     import folder_paths
     from storyreel.host import storyworld
-    from storyworld import backdrops, measure, shipping
-    from storyworld.reader import Reader
+    from storyworld import measure
 
-    if weights:
-        folder_paths.add_model_folder_path(storyworld.FOLDER, str(weights))
-    storyworld.register_folder()
-    reader = Reader().eval()
-    path = weights / READER.name if weights else READER
-    reader.load_state_dict(shipping.load(path)[0])
-    model, clip, vae = storyworld.load_model(part=unet), storyworld.load_clip(), storyworld.load_vae()
-    studio = measure.Studio(reader, backdrops.Backdrops(DATA, vae), model, clip, vae)
+    studio = measure.open_studio(weights, weights / READER.name if weights else READER, DATA, unet)
     file = Path(folder_paths.get_full_path(storyworld.FOLDER, f"{unet}.safetensors"))
     return studio, {"model": unet, "weights": hashlib.sha256(file.read_bytes()).hexdigest()[:16]}
 

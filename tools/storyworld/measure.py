@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -25,6 +26,7 @@ from storyreel.core.story.styles import NO_STYLE, PLACE, Style  # noqa: E402
 from storyreel.core.storyworld import captions, world  # noqa: E402
 from storyreel.core.storyworld.attributes import Picture, attributes  # noqa: E402
 
+from . import shipping  # noqa: E402
 from .backdrops import Backdrops  # noqa: E402
 from .reader import NOBODY, Reader  # noqa: E402
 
@@ -156,6 +158,20 @@ def boxes(task: Task) -> Tensor:
         top, left = max(0, rows[0] - MARGIN), max(0, columns[0] - MARGIN)
         mask[top : rows[-1] + MARGIN + 1, left : columns[-1] + MARGIN + 1] = 1
     return masks
+
+
+def open_studio(weights: Path | None, reader: Path, data: Path, unet: str = "unet") -> Studio:
+    """The models that ship, or those of another folder. data: for the drawings that the judges compare with."""
+    import folder_paths
+    from storyreel.host import storyworld
+
+    if weights:
+        folder_paths.add_model_folder_path(storyworld.FOLDER, str(weights), is_default=True)
+    storyworld.register_folder()
+    judge = Reader().eval()
+    judge.load_state_dict(shipping.load(reader)[0])
+    vae = storyworld.load_vae()
+    return Studio(judge, Backdrops(data, vae), storyworld.load_model(part=unet), storyworld.load_clip(), vae)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,14 @@ def save(
     print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", figures)
 
 
+def add_figures(path: Path, figures: dict[str, float]) -> None:
+    """Write figures that could be had only after training into a file's metadata."""
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    metadata["figures"] = json.dumps(figures)
+    save_file(load_file(path), path, metadata)
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
     """The weights in float32 and the metadata, its JSON read."""
     with safe_open(path, "pt") as file:

@@ -75,12 +75,21 @@ class Training:
         for part in ("reader", *shipping.ABOUT):
             if not self._path(part).exists():
                 raise FileNotFoundError(f"there is no {self._path(part)}: train every stage before --ship.")
+        shipping.add_figures(self._path("unet"), self._drawing_figures())
         weights.mkdir(parents=True, exist_ok=True)
         for part in shipping.ABOUT:
             path = weights / f"{part}.safetensors"
             path.write_bytes(self._path(part).read_bytes())
             path.with_suffix(".md").write_text(shipping.card(path, part), encoding="utf-8")
         judge.write_bytes(self._path("reader").read_bytes())
+
+    def _drawing_figures(self) -> dict[str, float]:
+        """What the UNet draws, read by the reader: 64 stories, nothing shared."""
+        from . import measure
+
+        studio = measure.open_studio(self.folder, self._path("reader"), self.folder / "data")
+        row = measure.measure(studio, measure.read_setting("plain"), stories=64, seed=0, frames=4)
+        return {name: row[name] for name in ("named", "scene", "action", "vanished")}
 
     def _path(self, part: str) -> Path:
         return self.folder / f"{part}.safetensors"
