@@ -79,6 +79,7 @@ def story_comic(
     sampling: dict,
     freeu: dict | None = None,
     page: dict | None = None,
+    sharing: dict | None = None,
 ) -> Graph:
     """A story, drawn in one batch with Consistent Self-Attention, and its comic page.
 
@@ -93,7 +94,7 @@ def story_comic(
             "StoryReelConsistentAttention",
             "Consistent Self-Attention",
             (925, 0, 330, 485),
-            {"model": (patched, 0), "story": ("2", 0)},
+            {"model": (patched, 0), "story": ("2", 0), **(sharing or {})},
         ),
         "6": Node("KSampler", "Draw All Pictures", (925, 595, 330, 312), drawing),
         "7": Node("VAEDecode", "VAE Decode", (1315, 0, 310, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
@@ -142,10 +143,10 @@ def with_and_without(name: str, note: str, loader: Node, story: dict, size: int,
             decode: Node(
                 "VAEDecode", f"Decode {title}", (1315, top + 420, 330, 60), {"samples": (draw, 0), "vae": ("1", 2)}
             ),
-            preview: Node("PreviewImage", f"Pictures {title}", (1700, top, 420, 480), {"images": (decode, 0)}),
-            measure: Node("StoryReelMeasureStory", f"Measure {title}", (2175, top, 310, 130), judging),
-            report: Node("PreviewAny", f"Report {title}", (2540, top, 420, 480), {"source": (measure, 0)}),
-            plot: Node("PreviewImage", f"Plot {title}", (3015, top, 420, 480), {"images": (measure, 1)}),
+            preview: Node("PreviewImage", f"Pictures {title}", (1700, top, 400, 480), {"images": (decode, 0)}),
+            measure: Node("StoryReelMeasureStory", f"Measure {title}", (2145, top, 340, 130), judging),
+            report: Node("PreviewAny", f"Report {title}", (2145, top + 230, 340, 250), {"source": (measure, 0)}),
+            plot: Node("PreviewImage", f"Plot {title}", (2530, top, 400, 480), {"images": (measure, 1)}),
         }
         groups.append(Group(title, "#4E8A5A" if title == "With" else "#A86432", (draw, decode, preview, measure, plot)))
     return Graph(name, note, (0, -45, 510, 150), nodes, tuple(groups))
@@ -176,7 +177,7 @@ SEASIDE = {
 [Pim] waving in a meadow #Pim had never seen the sea. "Today," said Pim.
 [Pim] walking right in a town #So Pim walked through the town,
 [Pim] walking right in the mountains, on the left #and over the mountains,
-[Pim] sleeping at night #and slept under all the stars there are.
+[Pim] sitting at night #and sat under all the stars there are.
 [Pim] jumping on a beach #And there it was. All of it!
 [Pim] reading in a room #Later, Pim wrote it all down: bring a bucket.""",
 }
@@ -209,8 +210,9 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
         Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
         SEASIDE,
         128,
-        {**FIXED_SEED, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"},
+        {**FIXED_SEED, "seed": 2057, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"},
         page={"page_width": 768},
+        sharing={"seed": 2057},
     ),
     with_and_without(
         "storyworld_with_and_without",
