@@ -31,7 +31,7 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[float | None]], x:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=len(series))
+    figure.legend(loc="outside upper center")  # one under the other: side by side they may be wider than the chart
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), np.float32) / 255)[None]
