@@ -1,12 +1,8 @@
 """DynamiCrafter's networks against the published ones. Sizes, frames and heads come from each file's metadata."""
 
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import safe_open
+from harness.golden import Golden, error, files
 from storyreel.core.networks import blocks
 from storyreel.core.networks.dynamicrafter.attention import SpatialTransformer
 from storyreel.core.networks.dynamicrafter.config import (
@@ -18,36 +14,9 @@ from storyreel.core.networks.dynamicrafter.config import (
 from storyreel.core.networks.dynamicrafter.resampler import Resampler
 from storyreel.core.networks.dynamicrafter.unet import UNet
 
-FOLDER = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "data"))
-FOLDER = FOLDER / "dynamicrafter" if (FOLDER / "dynamicrafter").is_dir() else FOLDER
+SYSTEM = "dynamicrafter"
 TOLERANCE = 2e-5  # of max|ref|, float32: the data's README
 HALF = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
-
-
-def files(pattern: str) -> list:
-    found = sorted(FOLDER.glob(pattern))
-    return [pytest.param(path, id=path.stem) for path in found] or [pytest.param(pattern, id=f"no {pattern}")]
-
-
-class Golden:
-    """One file: tensors by name, and its configuration."""
-
-    def __init__(self, path):
-        assert isinstance(path, Path), f"{FOLDER} has no file {path}"
-        with safe_open(path, "pt") as file:
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.config = json.loads(file.metadata()["config"])
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
-
-    def weights(self, prefix: str = "weights.") -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
-
-
-def error(found: torch.Tensor, reference: torch.Tensor) -> float:
-    assert found.shape == reference.shape
-    return ((found.double() - reference.double()).abs().max() / reference.double().abs().max()).item()
 
 
 def load(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
@@ -82,7 +51,7 @@ def predict(unet: UNet, golden: Golden, case: str, dtype=torch.float32) -> torch
     return unet(x, golden[f"{case}.t"], context, golden.tensors.get(f"{case}.fs"))
 
 
-@pytest.mark.parametrize("path", files("unet_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
 def test_unet(path):
     golden = Golden(path)
     unet = load(UNet(unet_config(golden)), golden.weights())
@@ -91,7 +60,7 @@ def test_unet(path):
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("path", files("unet_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
 def test_unet_in_half_precision(path, dtype):
     golden = Golden(path)
     unet = load(UNet(unet_config(golden)), golden.weights()).to(dtype)
@@ -99,7 +68,7 @@ def test_unet_in_half_precision(path, dtype):
     assert errors and max(errors.values()) <= HALF[dtype], errors
 
 
-@pytest.mark.parametrize("path", files("unet_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
 def test_a_unets_sizes_are_read_from_its_weights(path):
     golden = Golden(path)
     expected = unet_config(golden)
@@ -107,7 +76,7 @@ def test_a_unets_sizes_are_read_from_its_weights(path):
     assert read_unet_config(shapes, default_fs=expected.default_fs) == expected
 
 
-@pytest.mark.parametrize("path", files("unet_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
 def test_image_tokens_can_be_weakened_and_removed(path):
     golden = Golden(path)
     unet = load(UNet(unet_config(golden)), golden.weights())
@@ -123,7 +92,7 @@ def test_image_tokens_can_be_weakened_and_removed(path):
         assert torch.equal(unet(*inputs, image_strength=(0, 0)), without)
 
 
-@pytest.mark.parametrize("path", files("resampler_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "resampler_*.safetensors"))
 def test_resampler(path):
     golden = Golden(path)
     said = golden.config["resampler_config"]
@@ -166,7 +135,7 @@ def run_block(name: str, golden: Golden) -> torch.Tensor:
     return load(kind(x.shape[1]), weights)(x)
 
 
-@pytest.mark.parametrize("path", files("blocks.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
 def test_blocks(path):
     """One by one, with inputs so small that a wrong epsilon of a norm is seen."""
     golden = Golden(path)

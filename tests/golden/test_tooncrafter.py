@@ -1,48 +1,18 @@
 """ToonCrafter's decoder against the published one. Sizes, frames and weight seeds come from each file's metadata."""
 
 import json
-import os
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import safe_open
+from harness.golden import Golden, error, files
 from storyreel.core.networks.blocks import fold, unfold
 from storyreel.core.networks.dynamicrafter import tooncrafter
 
-FOLDER = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "data"))
-FOLDER = FOLDER / "tooncrafter" if (FOLDER / "tooncrafter").is_dir() else FOLDER
+SYSTEM = "tooncrafter"
 TOLERANCE = 2e-5  # of max|ref|, float32: the data's README
 PREFIX = "first_stage_model."
-
-
-def files(pattern: str) -> list:
-    found = sorted(FOLDER.glob(pattern))
-    return [pytest.param(path, id=path.stem) for path in found] or [pytest.param(pattern, id=f"no {pattern}")]
-
-
-class Golden:
-    """One file: tensors by name, and its configuration."""
-
-    def __init__(self, path):
-        assert isinstance(path, Path), f"{FOLDER} has no file {path}"
-        self.path = path
-        with safe_open(path, "pt") as file:
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.config = json.loads(file.metadata()["config"])
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
-
-    def weights(self, prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
-
-
-def error(found: torch.Tensor, reference: torch.Tensor) -> float:
-    assert found.shape == reference.shape
-    return ((found.double() - reference.double()).abs().max() / reference.double().abs().max()).item()
 
 
 def value(key: str, shape, seed: int) -> torch.Tensor:
@@ -78,7 +48,7 @@ def read_sizes(weights: dict) -> dict:
     return dict(channels=channels, channel_mult=mults, num_res_blocks=blocks - 1)
 
 
-@pytest.fixture(params=files("decoder_*.safetensors"))
+@pytest.fixture(params=files(SYSTEM, "decoder_*.safetensors"))
 def decoded(request):
     """(data, weights, decoder)"""
     golden = Golden(request.param)
@@ -156,7 +126,7 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("path", files("blocks.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
 @torch.no_grad()
 def test_blocks(path):
     """Those that the file holds, one by one."""
@@ -176,7 +146,7 @@ def test_blocks(path):
     assert errors and max(errors.values()) <= TOLERANCE, errors
 
 
-@pytest.mark.parametrize("path", files("blocks.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
 @torch.no_grad()
 def test_the_temporal_layer_alone(path):
     golden = Golden(path)
@@ -186,7 +156,7 @@ def test_the_temporal_layer_alone(path):
     assert error(stack(x), golden["time_stack.out"]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("path", files("blocks.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
 @torch.no_grad()
 def test_the_last_convolution_looks_along_time(path):
     golden = Golden(path)
