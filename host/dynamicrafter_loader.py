@@ -152,7 +152,7 @@ def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comf
     sampling = RescaledSampling(kind.v_prediction, kind.zero_snr, kind.base_scale)
     model = DynamiCrafter(config, sampling, device=management.unet_inital_load_device(count, dtype))
     patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload)
-    model.storyreel_kind = kind
+    model.kind = kind
     model.load_model_weights(unet, "", assign=patcher.is_dynamic())
     missing, _ = model.image_proj_model.load_state_dict(resampler, strict=False, assign=patcher.is_dynamic())
     if missing:

@@ -23,6 +23,7 @@ VISION_TOKENS = "storyreel_vision_tokens"  # [1, N, width] of the image encoder
 IMAGE_TOKENS = "storyreel_image_tokens"  # [1, queries, context width], in its place: what the image projection gives
 CONCAT_LATENTS = "concat_latent_image"  # [T, channels, h, w], as the VAE gives them
 FS = "storyreel_fs"  # frame stride or frames a second
+MODE = "storyreel_mode"  # "animate", or else both ends are given
 GATE = "storyreel_image_gate"  # in transformer_options: strength of the image tokens (outer, middle layers)
 TEXT_TOKENS = 77
 
@@ -157,6 +158,8 @@ class DynamiCrafterConfig(comfy.supported_models_base.BASE):
 class DynamiCrafter(comfy.model_base.BaseModel):
     """The video UNet and the image projection, as one MODEL."""
 
+    kind = None  # what the loader took the file for
+
     def __init__(self, config: DynamiCrafterConfig, sampling: RescaledSampling, device=None):
         kind = comfy.model_base.ModelType.V_PREDICTION if sampling.v_prediction else comfy.model_base.ModelType.EPS
         super().__init__(config, kind, device=device, unet_model=HostUNet)
@@ -199,6 +202,7 @@ class DynamiCrafter(comfy.model_base.BaseModel):
             image = kwargs[IMAGE_TOKENS].to(device, text.dtype)
         else:
             image = self.image_tokens(kwargs[VISION_TOKENS], device).to(text.dtype)
+        self._check(kwargs.get(MODE, "animate"), kwargs["noise"].shape[-2:])
         latents = self.process_latent_in(kwargs[CONCAT_LATENTS].to(device))
         if len(latents) != frames:
             raise ValueError(
@@ -212,6 +216,18 @@ class DynamiCrafter(comfy.model_base.BaseModel):
             "c_concat": comfy.conds.CONDNoiseShape(latents),
             "fs": ClipCondition(torch.tensor([fs], device=device)),
         }
+
+    def _check(self, mode: str, size) -> None:
+        kind = self.kind
+        if mode != "animate" and kind is not None and not kind.interpolates:
+            raise ValueError(
+                f"{mode} is asked of a checkpoint that is taken for {kind.name}, which only animates a first picture; "
+                "load 512_interp or ToonCrafter, or choose what this file is in StoryReelDynamiCrafterLoader."
+            )
+        factor = 2 ** (len(self.sizes.channel_mult) - 1)
+        if any(side % factor for side in size):
+            sides = " x ".join(str(side * 8) for side in reversed(size))
+            raise ValueError(f"The LATENT is {sides} pixels; sides that are multiples of {factor * 8} are expected.")
 
     def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):
         # Text, image tokens and fs belong to whatever frames the window holds: its first frame reads the first tokens.

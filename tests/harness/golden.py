@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import safe_open
 
 DATA = Path(__file__).resolve().parents[1] / "golden" / "data"
+LEFT_OUT = {("dynamicrafter", "clip_towers.safetensors")}  # of DATA, which is to stay small
 
 
 def folder(system: str) -> Path:
@@ -20,6 +21,8 @@ def folder(system: str) -> Path:
 def files(system: str, pattern: str) -> list:
     """The files as parameters of a test. A pattern that matches nothing gives one that fails."""
     found = sorted(folder(system).glob(pattern))
+    if "GOLDEN_DIR" not in os.environ and (system, pattern) in LEFT_OUT:
+        return [pytest.param(pattern, id=pattern, marks=pytest.mark.skip("only with the whole data, see GOLDEN_DIR"))]
     return [pytest.param(path, id=path.stem) for path in found] or [pytest.param(pattern, id=f"no {pattern}")]
 
 
