@@ -87,8 +87,7 @@ def load(name: str, kind: str = "auto", precision=None) -> Loaded:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
     found = recognise(name, weights, metadata) if kind == "auto" else KINDS[kind]
     logging.info("%s: %s is taken for DynamiCrafter %s.", NODE, name, found.name)
-    unet = {key.replace("framestride_embed.", "fps_embedding."): t for key, t in take(weights, UNET).items()}
-    model = build_model(unet, take(weights, RESAMPLER), found, precision)
+    model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision)
     return Loaded(found, model, build_clip(weights), build_clip_vision(weights), build_vae(weights))
 
 
@@ -103,6 +102,11 @@ def unwrap(weights: Mapping) -> dict[str, Tensor]:
         if isinstance(weights.get(key), Mapping):
             weights = weights[key]
     return {key.removeprefix("_forward_module."): value for key, value in weights.items() if isinstance(value, Tensor)}
+
+
+def take_unet(weights: dict) -> dict:
+    """The UNet's, whose second embedding has another name in the oldest checkpoint."""
+    return {key.replace("framestride_embed.", "fps_embedding."): t for key, t in take(weights, UNET).items()}
 
 
 def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping | None) -> Kind:
