@@ -70,6 +70,23 @@ class Loaded:
     vae: comfy.sd.VAE | None
 
 
+def tell(loaded: Loaded) -> str:
+    """What a file was taken for, in a sentence or two."""
+    kind = loaded.kind
+    fs = "a frame stride, more is more motion" if kind.fs_is_stride else "frames a second, less is more motion"
+    use = "from a start to an end picture, and loops" if kind.interpolates else "one picture comes to life"
+    width, height = kind.size
+    parts = {"CLIP": loaded.clip, "CLIP_VISION": loaded.clip_vision, "VAE": loaded.vae}
+    absent = [name for name, part in parts.items() if part is None]
+    lacks = (
+        f" The file carries no {', '.join(absent)}: load {'them' if len(absent) > 1 else 'it'} apart." if absent else ""
+    )
+    return (
+        f"DynamiCrafter {kind.name}: {use}; {width} x {height}, {kind.frames} frames; "
+        f"fs is {fs} ({kind.default_fs}).{lacks}"
+    )
+
+
 def checkpoint_names() -> list[str]:
     """Files of the folders where people keep these checkpoints."""
     return sorted({name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)})

@@ -12,7 +12,7 @@ from ..core.attention.draws import generator
 from ..core.diffusion import schedule
 from ..core.diffusion.ddim import blend_known, ddim_step, epsilon_of
 from ..core.diffusion.guidance import rescale_guidance
-from .dynamicrafter_model import RescaledSampling, parts_of
+from .dynamicrafter_model import GATE, RescaledSampling, parts_of
 
 
 def sigmas_of(model: comfy.model_patcher.ModelPatcher, spacing: str, steps: int) -> Tensor:
@@ -112,6 +112,14 @@ def patch_rescale(model: comfy.model_patcher.ModelPatcher, share: float) -> comf
 
     if share:
         patched.set_model_sampler_post_cfg_function(after_guidance)
+    return patched
+
+
+def patch_gate(model: comfy.model_patcher.ModelPatcher, outer: float, middle: float):
+    """A clone whose layers look at the image tokens so much. Raises ValueError for another kind of model."""
+    parts_of(model)
+    patched = model.clone()
+    patched.model_options["transformer_options"][GATE] = (outer, middle)
     return patched
 
 

@@ -12,6 +12,6 @@ class StoryReelExtension(ComfyExtension):
         register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import attention, measure, page, story, storyworld
+        from . import animate, attention, measure, page, story, storyworld
 
-        return [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES, *measure.NODES]
+        return [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES, *animate.NODES, *measure.NODES]
