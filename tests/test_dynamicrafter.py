@@ -278,7 +278,7 @@ def test_partial_offload_gives_the_same(names):
     load = model.partially_load
     model.partially_load = lambda device, extra_memory=0, **kwargs: load(device, 1 << 16, **kwargs)
     assert torch.equal(sample(model), whole)
-    assert model.model.model_lowvram and 0 < model.loaded_size() < model.model_size()
+    assert model.model.model_lowvram and model.loaded_size() < model.model_size()
 
 
 def test_a_lora_on_the_unet(names, tmp_path):
