@@ -35,12 +35,12 @@ def test_clips_of_different_sizes_are_refused():
 
 def test_a_story_passes_through_list_mapping(host, tmp_path):
     """Three pictures become two transitions, each of which the stock nodes work on, and one clip again."""
+    joined = {"images": ["3", 0], "fps": 8, "shared_ends": True, "closed": False}
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 3, "color": 0xFF0000}},
         "2": {"class_type": "StoryReelKeyframePairs", "inputs": {"images": ["1", 0]}},
         "3": {"class_type": "ImageBatch", "inputs": {"image1": ["2", 0], "image2": ["2", 1]}},
-        "4": {"class_type": "StoryReelJoinClips", "inputs": {"images": ["3", 0], "fps": 8, "shared_ends": True, "
-        ""closed": False}},
+        "4": {"class_type": "StoryReelJoinClips", "inputs": joined},
         "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 1]}},
     }
     run = host.run(prompt)
