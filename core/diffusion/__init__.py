@@ -1,0 +1,1 @@
+"""Diffusion in plain torch: schedules, samplers' single steps, guidance. Functions of tensors, with no state."""

@@ -1,0 +1,54 @@
+"""DDIM, arXiv 2010.02502, with the dynamic rescale of DynamiCrafter: one step as a function.
+
+The rescale is an ordinary schedule in other units: with k = x / (sqrt(alpha_bar) scale), sigma = sqrt((1 - alpha_bar) /
+alpha_bar) / scale and denoised = x_0 / scale, DDIM of eta 0 is Euler's method in sigma.
+"""
+
+import torch
+from torch import Tensor
+
+
+def ddim_step(
+    x: Tensor,
+    x0: Tensor,
+    epsilon: Tensor,
+    noise: Tensor | None,
+    *,
+    alpha_bar: float,
+    alpha_bar_next: float,
+    rescale: float = 1.0,
+    eta: float = 0.0,
+) -> Tensor:
+    """x of the next timestep (equation 12).
+
+    x0, epsilon: what the model took out of x, [B, ...]. noise: unit normal, needed if eta > 0.
+    rescale: scale of the next timestep over that of this one, applied to x0.
+
+    Where eta is 1, the share of epsilon is 0 in exact arithmetic at a first step of zero signal, and may be rounded to
+    less: it is held at 0.
+    """
+    sigma = eta * ((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)) ** 0.5
+    direction = max(1 - alpha_bar_next - sigma**2, 0.0) ** 0.5
+    x = alpha_bar_next**0.5 * rescale * x0 + direction * epsilon
+    return x if noise is None or not sigma else x + sigma * noise
+
+
+def split_v(x: Tensor, v: Tensor, alpha_bar: float) -> tuple[Tensor, Tensor]:
+    """(x_0, epsilon) of a v-prediction."""
+    signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+    return signal * x - noise * v, signal * v + noise * x
+
+
+def split_epsilon(x: Tensor, epsilon: Tensor, alpha_bar: float) -> tuple[Tensor, Tensor]:
+    """(x_0, epsilon) of an epsilon-prediction."""
+    return (x - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5, epsilon
+
+
+def epsilon_of(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
+    """The epsilon that goes with an x_0."""
+    return (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
+
+
+def blend_known(x: Tensor, known: Tensor, keep: Tensor) -> Tensor:
+    """x with what is known put in where `keep` is 1, without noise, as the published code does before each step."""
+    return torch.lerp(x, known, keep)

@@ -1,0 +1,54 @@
+"""Noise schedules of latent diffusion and the timesteps that a sampler visits.
+
+alpha_bar is the share of the signal in x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise. DynamiCrafter, arXiv
+2310.12190, adds zero terminal SNR (arXiv 2305.08891) and a dynamic rescale of the denoised, by a table of timesteps.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TIMESTEPS = 1000
+LINEAR_START, LINEAR_END = 0.00085, 0.012
+RESCALED_TIMESTEPS = 400  # the table of the dynamic rescale falls from 1 over so many timesteps
+SPACINGS = ("uniform", "uniform_trailing")
+
+
+def alpha_bars(zero_snr: bool, start: float = LINEAR_START, end: float = LINEAR_END, steps: int = TIMESTEPS) -> Tensor:
+    """alpha_bar of every timestep, float64 [steps]. The square roots of the betas are evenly spaced.
+
+    zero_snr: shift and scale the square roots of alpha_bar so that the last one is exactly 0 and the first stays.
+    """
+    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    bars = torch.cumprod(1 - betas, 0)
+    if not zero_snr:
+        return bars
+    roots = bars.sqrt()
+    return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+
+
+def scale_table(base: float, steps: int = TIMESTEPS) -> Tensor:
+    """The dynamic rescale of every timestep, float64 [steps]: from 1 to `base`, which it then keeps. base 1 is none."""
+    falling = torch.linspace(1, base, RESCALED_TIMESTEPS, dtype=torch.float64)
+    return torch.cat([falling, torch.full((max(0, steps - RESCALED_TIMESTEPS),), base, dtype=torch.float64)])[:steps]
+
+
+def timesteps(spacing: str, count: int, steps: int = TIMESTEPS) -> list[int]:
+    """The timesteps to visit, descending, about `count` of them.
+
+    uniform: every (steps // count)-th, from 1 on; where that does not divide there are more than `count`.
+    uniform_trailing: the last timestep and `count` - 1 before it.
+
+    The published code leaves the range for some counts (a timestep of 1000, or of -1): such a timestep is left out.
+    Raises ValueError for another spacing and for a count that is not in [1, steps].
+    """
+    if not 1 <= count <= steps:
+        raise ValueError(f"{count} steps are asked for; 1 to {steps} are possible.")
+    if spacing == "uniform":
+        ascending = [t + 1 for t in range(0, steps, steps // count)]
+    elif spacing == "uniform_trailing":
+        # Rounding half to even, and by the very floating point steps of the published code.
+        ascending = (np.round(np.arange(steps, 0, -steps / count)).astype(int) - 1)[::-1].tolist()
+    else:
+        raise ValueError(f"spacing {spacing} is unknown; one of {', '.join(SPACINGS)} is expected.")
+    return [t for t in reversed(ascending) if 0 <= t < steps]

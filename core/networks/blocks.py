@@ -1,0 +1,207 @@
+"""Blocks of video UNets that grew out of Stable Diffusion's: spatial ones work on frames, temporal ones on clips.
+
+Activations stay folded, [(B T), C, H, W], and a temporal block looks at them as clips. `operations` makes the layers
+(torch.nn by default), `attend(q, k, v, heads)` on [B, N, heads * d] is the attention. Layer and parameter names are the
+published checkpoints', the misspelt one included.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attention.extended import attend_plain
+
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+GROUPS = 32
+CONV_EPS, TRANSFORMER_EPS = 1e-5, 1e-6  # of group norms, in residual blocks and at the head of transformers
+
+
+def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+    """Sinusoids of [B] numbers in float32: [B, dim], cosines first."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=timesteps.device) / half)
+    angles = timesteps[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def embedding(dim: int, out: int, operations, **made) -> nn.Sequential:
+    """Sinusoids -> embedding."""
+    return nn.Sequential(operations.Linear(dim, out, **made), nn.SiLU(), operations.Linear(out, out, **made))
+
+
+class TemporalConv(nn.Module):
+    """x + four times (group norm over the clip, SiLU, convolution over 3 frames). [B, C, T, H, W]."""
+
+    def __init__(self, channels: int, operations=nn, **made):
+        super().__init__()
+
+        def stage(*dropout: nn.Module) -> nn.Sequential:
+            norm = operations.GroupNorm(GROUPS, channels, eps=CONV_EPS, **made)
+            conv = operations.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **made)
+            return nn.Sequential(norm, nn.SiLU(), *dropout, conv)
+
+        self.conv1 = stage()
+        self.conv2, self.conv3, self.conv4 = (stage(nn.Identity()) for _ in range(3))  # in the place of dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv4(self.conv3(self.conv2(self.conv1(x))))
+
+
+class ResBlock(nn.Module):
+    """A residual block of Stable Diffusion with a temporal convolution behind it."""
+
+    def __init__(self, channels: int, out_channels: int, emb_channels: int, operations=nn, **made):
+        super().__init__()
+
+        def norm(width: int):
+            return operations.GroupNorm(GROUPS, width, eps=CONV_EPS, **made)
+
+        def conv(width: int, size: int):
+            return operations.Conv2d(width, out_channels, size, padding=size // 2, **made)
+
+        self.in_layers = nn.Sequential(norm(channels), nn.SiLU(), conv(channels, 3))
+        self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb_channels, out_channels, **made))
+        self.out_layers = nn.Sequential(norm(out_channels), nn.SiLU(), nn.Identity(), conv(out_channels, 3))
+        self.skip_connection = nn.Identity() if channels == out_channels else conv(channels, 1)
+        self.temopral_conv = TemporalConv(out_channels, operations, **made)
+
+    def forward(self, x: Tensor, emb: Tensor, clips: int) -> Tensor:
+        """x [(B T), C, H, W]; emb [B, E], or one row a frame; clips: B -> [(B T), out_channels, H, W]."""
+        shift = self.emb_layers(emb)
+        h = self.in_layers(x).unflatten(0, (len(shift), -1)) + shift[:, None, :, None, None]
+        x = self.skip_connection(x) + self.out_layers(h.flatten(0, 1))
+        return fold(self.temopral_conv(unfold(x, clips)))
+
+
+def unfold(x: Tensor, clips: int) -> Tensor:
+    """[(B T), C, H, W] -> [B, C, T, H, W]."""
+    return x.unflatten(0, (clips, -1)).transpose(1, 2)
+
+
+def fold(x: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [(B T), C, H, W]."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+class Downsample(nn.Module):
+    """Half the height and width by a convolution of stride 2."""
+
+    def __init__(self, channels: int, operations=nn, **made):
+        super().__init__()
+        self.op = operations.Conv2d(channels, channels, 3, stride=2, padding=1, **made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width: nearest neighbours, then a convolution."""
+
+    def __init__(self, channels: int, operations=nn, **made):
+        super().__init__()
+        self.conv = operations.Conv2d(channels, channels, 3, padding=1, **made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class GatedProjection(nn.Module):
+    """GEGLU: a linear layer whose second half gates the first."""
+
+    def __init__(self, dim: int, inner: int, operations=nn, **made):
+        super().__init__()
+        self.proj = operations.Linear(dim, 2 * inner, **made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Four times as wide in between."""
+
+    def __init__(self, dim: int, operations=nn, **made):
+        super().__init__()
+        project = GatedProjection(dim, 4 * dim, operations, **made)
+        self.net = nn.Sequential(project, nn.Identity(), operations.Linear(4 * dim, dim, **made))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class SelfAttention(nn.Module):
+    """Attention of a sequence to itself. [B, N, C]."""
+
+    def __init__(self, dim: int, heads: int, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        self.heads, self.attend = heads, attend
+        self.to_q, self.to_k, self.to_v = (operations.Linear(dim, dim, bias=False, **made) for _ in range(3))
+        self.to_out = nn.Sequential(operations.Linear(dim, dim, **made))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.to_out(self.attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+
+
+class TemporalBlock(nn.Module):
+    """The transformer block of temporal layers: both of its attentions look along time."""
+
+    def __init__(self, dim: int, heads: int, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        self.attn1, self.attn2 = (SelfAttention(dim, heads, operations, attend, **made) for _ in range(2))
+        self.ff = FeedForward(dim, operations, **made)
+        self.norm1, self.norm2, self.norm3 = (operations.LayerNorm(dim, **made) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x))
+        return x + self.ff(self.norm3(x))
+
+
+class TemporalTransformer(nn.Module):
+    """Every place of the picture attends along time, with no position and no mask.
+
+    inner: width in between, if it is not `channels`. linear: whether the projections are stored as linear layers or as
+    convolutions of one element.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        inner: int | None = None,
+        linear: bool = True,
+        operations=nn,
+        attend: Attend = attend_plain,
+        **made,
+    ):
+        super().__init__()
+        inner = inner or channels
+        self.linear = linear
+
+        def project(width: int, out: int):
+            if linear:
+                return operations.Linear(width, out, **made)
+            return operations.Conv1d(width, out, 1, **made)
+
+        self.norm = operations.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS, **made)
+        self.proj_in = project(channels, inner)
+        self.transformer_blocks = nn.ModuleList([TemporalBlock(inner, heads, operations, attend, **made)])
+        self.proj_out = project(inner, channels)
+
+    def forward(self, x: Tensor, clips: int) -> Tensor:
+        """[(B T), C, H, W] -> the same."""
+        clip = unfold(x, clips)
+        places = clip.shape[0], *clip.shape[-2:]
+        h = self.norm(clip).permute(0, 3, 4, 2, 1).flatten(0, 2)  # [(B H W), T, C]
+        h = self._project(self.proj_in, h)
+        for block in self.transformer_blocks:
+            h = block(h)
+        h = self._project(self.proj_out, h)
+        return x + h.unflatten(0, places).permute(0, 3, 4, 1, 2).flatten(0, 1)
+
+    def _project(self, layer: nn.Module, h: Tensor) -> Tensor:
+        return layer(h) if self.linear else layer(h.mT).mT

@@ -1,0 +1,132 @@
+"""DynamiCrafter's video UNet: Stable Diffusion 2's, with a temporal layer behind every spatial one."""
+
+import torch
+from torch import Tensor, nn
+
+from ...attention.extended import attend_plain
+from ..blocks import (
+    CONV_EPS,
+    GROUPS,
+    Attend,
+    Downsample,
+    ResBlock,
+    TemporalTransformer,
+    Upsample,
+    embedding,
+    timestep_embedding,
+)
+from .attention import SpatialTransformer
+from .config import INIT_HEADS, UNetConfig
+
+
+class UNet(nn.Module):
+    """Denoises a clip of latents, told by text, by image tokens and by latents beside its own.
+
+    config: sizes. operations: a module with Linear, Conv1d, Conv2d, Conv3d, GroupNorm and LayerNorm.
+    """
+
+    def __init__(self, config: UNetConfig, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        self.config = config
+        width = config.model_channels
+        emb = 4 * width
+
+        def res(channels: int, out: int) -> ResBlock:
+            return ResBlock(channels, out, emb, operations, **made)
+
+        def transformers(channels: int) -> list[nn.Module]:
+            heads = channels // config.head_channels
+            spatial = SpatialTransformer(
+                channels, heads, config.context_dim, config.learned_gate, operations, attend, **made
+            )
+            return [spatial, TemporalTransformer(channels, heads, operations=operations, attend=attend, **made)]
+
+        self.time_embed = embedding(width, emb, operations, **made)
+        self.fps_embedding = embedding(width, emb, operations, **made)
+        self.init_attn = nn.ModuleList(
+            [
+                TemporalTransformer(
+                    width, INIT_HEADS, INIT_HEADS * config.head_channels, False, operations, attend, **made
+                )
+            ]
+        )
+        first = operations.Conv2d(config.in_channels, width, 3, padding=1, **made)
+        self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
+        skips = [width]
+        channels = width
+        for level, out in enumerate(config.widths):
+            for _ in range(config.num_res_blocks):
+                block = [res(channels, out), *(transformers(out) if config.attention[level] else [])]
+                self.input_blocks.append(nn.ModuleList(block))
+                channels = out
+                skips.append(channels)
+            if level < len(config.widths) - 1:
+                self.input_blocks.append(nn.ModuleList([Downsample(channels, operations, **made)]))
+                skips.append(channels)
+        self.middle_block = nn.ModuleList([res(channels, channels), *transformers(channels), res(channels, channels)])
+        self.output_blocks = nn.ModuleList()
+        for level, out in reversed(list(enumerate(config.widths))):
+            for number in range(config.num_res_blocks + 1):
+                block = [res(channels + skips.pop(), out), *(transformers(out) if config.attention[level] else [])]
+                channels = out
+                if level and number == config.num_res_blocks:
+                    block.append(Upsample(channels, operations, **made))
+                self.output_blocks.append(nn.ModuleList(block))
+        self.out = nn.Sequential(
+            operations.GroupNorm(GROUPS, channels, eps=CONV_EPS, **made),
+            nn.SiLU(),
+            operations.Conv2d(channels, config.out_channels, 3, padding=1, **made),
+        )
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, fs: Tensor | None = None, image_strength=(1.0, 1.0)
+    ) -> Tensor:
+        """What the model predicts of a clip.
+
+        x: [B, in_channels, T, H, W], noisy latents and then those of the picture.
+        timesteps: [B]. context: [B, 77 + tokens, D], text and then image tokens: 16 for each of T frames, in their
+            order, or else any number that all frames read. fs: [B] frame stride or frames a second, as trained.
+        image_strength: of the image tokens in the outer and in the middle layers; 1 as published, 0 without.
+
+        Returns [B, out_channels, T, H, W].
+        """
+        config = self.config
+        clips, frames = x.shape[0], x.shape[2]
+        if fs is None:
+            fs = torch.full((clips,), config.default_fs, device=x.device)
+        emb = self.time_embed(timestep_embedding(timesteps, config.model_channels).to(x.dtype))
+        emb = emb + self.fps_embedding(timestep_embedding(fs, config.model_channels).to(x.dtype))
+        text, image = context[:, : config.text_tokens], context[:, config.text_tokens :]
+        if image.shape[1] == config.image_tokens * frames:
+            image = image.reshape(clips * frames, config.image_tokens, -1)
+
+        def run(block: nn.ModuleList, h: Tensor, strength: float) -> Tensor:
+            for layer in block:
+                if isinstance(layer, ResBlock):
+                    h = layer(h, emb, clips)
+                elif isinstance(layer, SpatialTransformer):
+                    h = layer(h, text, image, strength)
+                elif isinstance(layer, TemporalTransformer):
+                    h = layer(h, clips)
+                else:
+                    h = layer(h)
+            return h
+
+        h = x.transpose(1, 2).flatten(0, 1)
+        skips = []
+        for number, block in enumerate(self.input_blocks):
+            h = run(block, h, image_strength[self._is_middle(h, x)])
+            if number == 0:
+                h = run(self.init_attn, h, 1.0)
+            skips.append(h)
+        h = run(self.middle_block, h, image_strength[1])
+        for block in self.output_blocks:
+            strength = image_strength[self._is_middle(h, x)]
+            h = run(block, torch.cat([h, skips.pop()], dim=1), strength)
+        h = self.out(h)
+        return h.unflatten(0, (clips, frames)).transpose(1, 2)
+
+    @staticmethod
+    def _is_middle(h: Tensor, x: Tensor) -> bool:
+        """Whether a block stands among the middle layers: at a quarter of the resolution and below."""
+        return h.shape[-1] * 4 <= x.shape[-1]

@@ -1,0 +1,30 @@
+"""Clips put together. Frames are [T, H, W, 3] from 0 to 1."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pairs(pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Neighbours of [K, H, W, 3] as K - 1 pairs of [1, H, W, 3]. Raises ValueError for fewer than two."""
+    if len(pictures) < 2:
+        raise ValueError(f"{len(pictures)} picture gives no transition; at least 2 are expected.")
+    return [(pictures[i : i + 1], pictures[i + 1 : i + 2]) for i in range(len(pictures) - 1)]
+
+
+def join(clips: Sequence[Tensor], shared_ends: bool = True, closed: bool = False) -> Tensor:
+    """One clip. shared_ends: a clip begins with the frame that the one before ends with, which is kept once.
+    closed: the last frame repeats the first and is left out, so that the clip can be played round and round.
+
+    Raises ValueError for clips of different sizes.
+    """
+    sizes = {f"{clip.shape[2]} x {clip.shape[1]}": number for number, clip in enumerate(clips, 1)}
+    if len(sizes) > 1:
+        found = ", ".join(
+            f"clip {number} is {size}" for size, number in sorted(sizes.items(), key=lambda item: item[1])
+        )
+        raise ValueError(f"{found}; clips of one size are expected.")
+    parts = [clip[1:] if number and shared_ends else clip for number, clip in enumerate(clips)]
+    joined = torch.cat(parts)
+    return joined[:-1] if closed else joined

@@ -1,0 +1,109 @@
+"""What a DynamiCrafter model is told: text, the picture's tokens, latents of the given frames, frame rate."""
+
+import logging
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ..core.video.pictures import clip_pixels, fit
+from .dynamicrafter_model import CONCAT_LATENTS, FS, MODE, TEXT_TOKENS, VISION_TOKENS
+
+NODE = "StoryReelDynamiCrafterConditioning"
+MODES = ("animate", "interpolate", "loop")
+FACTOR = 8  # pixels of a side to a latent
+GREY = 0.5  # the picture of those who see none
+
+
+def vision_tokens(clip_vision, pictures: Tensor) -> Tensor:
+    """[B, N, width]: all tokens of the last layer, before its norm and projection. pictures: [B, H, W, 3]."""
+    comfy.model_management.load_model_gpu(clip_vision.patcher)
+    pixels = clip_pixels(
+        pictures.to(clip_vision.load_device), clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
+    )
+    return clip_vision.model(pixel_values=pixels)[0].float().to(comfy.model_management.intermediate_device())
+
+
+def condition(
+    positive: list,
+    negative: list,
+    clip_vision,
+    vae,
+    start: Tensor,
+    end: Tensor | None,
+    mode: str,
+    width: int,
+    height: int,
+    frames: int,
+    fs: int | None,
+) -> tuple[list, list, list, dict]:
+    """(positive, image only, negative, empty LATENT) of a clip.
+
+    start, end: [1, H, W, 3]. fs: None = what the checkpoint was trained on most.
+    "image only" is the negative's text with the picture, for guidance by text and picture apart.
+
+    Raises ValueError for inputs that do not go together.
+    """
+    _check(clip_vision, vae, start, end, mode, frames)
+    given = fit(start, width, height)
+    tokens = vision_tokens(clip_vision, torch.cat([given, torch.full_like(given, GREY)]))
+    latents = concat_latents(vae, given, end if end is None else fit(end, width, height), mode, frames)
+
+    def tell(conditioning: list, name: str, seen: Tensor) -> list:
+        shared = {VISION_TOKENS: seen, CONCAT_LATENTS: latents, FS: fs, MODE: mode}
+        return [[_cut(text, name), {**extras, **shared}] for text, extras in conditioning]
+
+    picture, nothing = tokens[:1], tokens[1:]
+    empty = torch.zeros_like(latents)
+    return (
+        tell(positive, "positive", picture),
+        tell(negative, "negative", picture),
+        tell(negative, "negative", nothing),
+        {"samples": empty},
+    )
+
+
+def concat_latents(vae, start: Tensor, end: Tensor | None, mode: str, frames: int) -> Tensor:
+    """[T, channels, h, w]: the start in every frame, or start and end at the ends and zeros, no picture, between."""
+    first = vae.encode(start)
+    if mode == "animate":
+        return first.expand(frames, -1, -1, -1).clone()
+    latents = torch.zeros(frames, *first.shape[1:])
+    latents[0] = first[0]
+    latents[-1] = (first if mode == "loop" else vae.encode(end))[0]
+    return latents
+
+
+def _cut(text: Tensor, name: str) -> Tensor:
+    """The tokens that the model reads as text; it takes the rest for a picture's."""
+    if text.shape[1] > TEXT_TOKENS:
+        logging.warning(
+            "%s: the %s prompt has %d tokens; the model reads %d, about 75 words, and the rest was cut.",
+            NODE,
+            name,
+            text.shape[1],
+            TEXT_TOKENS,
+        )
+    return text[:, :TEXT_TOKENS]
+
+
+def _check(clip_vision, vae, start: Tensor, end: Tensor | None, mode: str, frames: int) -> None:
+    missing = {"clip_vision": (clip_vision, "Load CLIP Vision and CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors")}
+    missing["vae"] = (vae, "Load VAE and vae-ft-mse-840000-ema-pruned.safetensors")
+    for name, (value, where) in missing.items():
+        if value is None:
+            raise ValueError(f"{NODE}: {name} is empty, the checkpoint carries none; use {where}.")
+    if mode == "interpolate" and end is None:
+        raise ValueError(f"{NODE}: interpolate needs end_image, and it is empty.")
+    if mode != "interpolate" and end is not None:
+        raise ValueError(f"{NODE}: end_image is given, and {mode} has no end picture; choose interpolate.")
+    for name, pictures in (("start_image", start), ("end_image", end)):
+        if pictures is not None and len(pictures) != 1:
+            raise ValueError(f"{NODE}: {name} holds {len(pictures)} pictures; 1 is expected.")
+    if end is not None and start.shape != end.shape:
+        sizes = [f"{picture.shape[2]} x {picture.shape[1]}" for picture in (start, end)]
+        raise ValueError(
+            f"{NODE}: start_image is {sizes[0]} and end_image {sizes[1]}; bring both to one size, with Upscale Image."
+        )
+    if mode != "animate" and frames < 3:
+        raise ValueError(f"{NODE}: {mode} over {frames} frames leaves none between the ends; at least 3 are expected.")

@@ -1,0 +1,242 @@
+"""DynamiCrafter checkpoints as published: full, pruned, or UNet and image projection alone, in any wrapping."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import folder_paths
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ..core.networks.dynamicrafter.config import read_resampler_config, read_unet_config
+from ..core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
+from .dynamicrafter_model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
+
+NODE = "StoryReelDynamiCrafterLoader"
+FOLDERS = ("checkpoints", "diffusion_models")
+UNET, RESAMPLER, VAE, TEXT, VISION = (
+    "model.diffusion_model.",
+    "image_proj_model.",
+    "first_stage_model.",
+    "cond_stage_model.model.",
+    "embedder.model.visual.",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a checkpoint is beyond its weights. fs_is_stride: fs counts frames to skip, else frames a second."""
+
+    name: str
+    v_prediction: bool = True
+    zero_snr: bool = True
+    base_scale: float = 0.7
+    default_fs: int = 24
+    fs_is_stride: bool = False
+    interpolates: bool = False
+    frames: int = 16
+    size: tuple[int, int] = (512, 320)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("256", False, False, 1.0, default_fs=3, fs_is_stride=True, size=(256, 256)),
+        Kind("512"),
+        Kind("1024", base_scale=0.3, default_fs=10, size=(1024, 576)),
+        Kind("512_interp", default_fs=10, interpolates=True),
+        Kind("tooncrafter", default_fs=10, interpolates=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as the host's objects; None for what the file does not carry."""
+
+    kind: Kind
+    model: comfy.model_patcher.ModelPatcher
+    clip: comfy.sd.CLIP | None
+    clip_vision: comfy.clip_vision.ClipVisionModel | None
+    vae: comfy.sd.VAE | None
+
+
+def tell(loaded: Loaded) -> str:
+    """What a file was taken for, in a sentence or two."""
+    kind = loaded.kind
+    fs = "a frame stride, more is more motion" if kind.fs_is_stride else "frames a second, less is more motion"
+    use = "from a start to an end picture, and loops" if kind.interpolates else "one picture comes to life"
+    width, height = kind.size
+    parts = {"CLIP": loaded.clip, "CLIP_VISION": loaded.clip_vision, "VAE": loaded.vae}
+    absent = [name for name, part in parts.items() if part is None]
+    lacks = (
+        f" The file carries no {', '.join(absent)}: load {'them' if len(absent) > 1 else 'it'} apart." if absent else ""
+    )
+    return (
+        f"DynamiCrafter {kind.name}: {use}; {width} x {height}, {kind.frames} frames; "
+        f"fs is {fs} ({kind.default_fs}).{lacks}"
+    )
+
+
+def checkpoint_names() -> list[str]:
+    """Files of the folders where people keep these checkpoints."""
+    return sorted({name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)})
+
+
+def load(name: str, kind: str = "auto", precision=None) -> Loaded:
+    """Read a checkpoint of `checkpoint_names`. kind: "auto" or a name of `KINDS`. precision: of the UNet, None = auto.
+
+    Raises ValueError for a file that is no DynamiCrafter checkpoint.
+    """
+    path = next(path for folder in FOLDERS if (path := folder_paths.get_full_path(folder, name)))
+    weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    weights = unwrap(weights)
+    if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
+        raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
+    found = recognise(name, weights, metadata) if kind == "auto" else KINDS[kind]
+    logging.info("%s: %s is taken for DynamiCrafter %s.", NODE, name, found.name)
+    model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision)
+    return Loaded(found, model, build_clip(weights), build_clip_vision(weights), build_vae(weights))
+
+
+def take(weights: dict, prefix: str) -> dict:
+    """The tensors under a prefix, without it, moved out of `weights`."""
+    return comfy.utils.state_dict_prefix_replace(weights, {prefix: ""}, filter_keys=True)
+
+
+def unwrap(weights: Mapping) -> dict[str, Tensor]:
+    """The weights inside what training programs wrap around them."""
+    for key in ("module", "state_dict"):
+        if isinstance(weights.get(key), Mapping):
+            weights = weights[key]
+    return {key.removeprefix("_forward_module."): value for key, value in weights.items() if isinstance(value, Tensor)}
+
+
+def take_unet(weights: dict) -> dict:
+    """The UNet's, whose second embedding has another name in the oldest checkpoint."""
+    return {key.replace("framestride_embed.", "fps_embedding."): t for key, t in take(weights, UNET).items()}
+
+
+def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping | None) -> Kind:
+    """What a checkpoint is, from its metadata, its keys, its rescale table, and last from its file's name."""
+    if metadata and "storyreel_dynamicrafter" in metadata:
+        return replace(KINDS["512"], **json.loads(metadata["storyreel_dynamicrafter"]))
+    if any(key.endswith("attn2.alpha") or ".framestride_embed." in key for key in weights):
+        return KINDS["256"]
+    if f"{VAE}decoder.conv_out.time_mix_conv.weight" in weights:
+        return KINDS["tooncrafter"]
+    stem = Path(name).stem.lower()
+    if "toon" in stem:
+        return KINDS["tooncrafter"]
+    table = weights.get("scale_arr")
+    if table is not None and abs(float(table[-1]) - KINDS["1024"].base_scale) < 0.05:
+        return KINDS["1024"]
+    if "interp" in stem:
+        return KINDS["512_interp"]
+    return KINDS["1024" if table is None and "1024" in stem else "512"]
+
+
+def describe(weights: Mapping[str, Tensor]) -> str:
+    """A guess at what else a file is, in a few words."""
+    if any(".transformer_blocks.0.attn2.to_k_ip." in key for key in weights):
+        return "a DynamiCrafter UNet without its image projection"
+    if any(key.startswith(UNET) for key in weights):
+        return "a checkpoint of another model"
+    if any(".lora_" in key or ".lora." in key for key in weights):
+        return "a LoRA"
+    return f"a file of {len(weights)} tensors, {next(iter(weights), 'none')} among them"
+
+
+def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comfy.model_patcher.ModelPatcher:
+    """The MODEL. The weights are moved out of both dictionaries."""
+    management = comfy.model_management
+    shapes = {key: tuple(tensor.shape) for key, tensor in unet.items()}
+    config = DynamiCrafterConfig(
+        read_unet_config(shapes, kind.default_fs),
+        read_resampler_config({key: tuple(tensor.shape) for key, tensor in resampler.items()}),
+    )
+    device, offload = management.get_torch_device(), management.unet_offload_device()
+    supported = config.supported_inference_dtypes
+    stored = comfy.utils.weight_dtype(unet)
+    count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(resampler)
+    dtype = precision or management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=stored)
+    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
+    sampling = RescaledSampling(kind.v_prediction, kind.zero_snr, kind.base_scale)
+    model = DynamiCrafter(config, sampling, device=management.unet_inital_load_device(count, dtype))
+    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload)
+    model.kind = kind
+    model.load_model_weights(unet, "", assign=patcher.is_dynamic())
+    missing, _ = model.image_proj_model.load_state_dict(resampler, strict=False, assign=patcher.is_dynamic())
+    if missing:
+        logging.warning("%s: the image projection lacks %s", NODE, ", ".join(missing))
+    return patcher
+
+
+def build_clip(weights: dict) -> comfy.sd.CLIP | None:
+    """SD2's text encoder, if the file carries it."""
+    if f"{TEXT}token_embedding.weight" not in weights:
+        return None
+    config = comfy.supported_models.SD20({})
+    text = {key: tensor for key, tensor in weights.items() if key.startswith(TEXT)}
+    text = config.process_clip_state_dict(text)
+    return comfy.sd.CLIP(
+        config.clip_target(text),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=comfy.utils.calculate_parameters(text),
+        state_dict=text,
+    )
+
+
+def build_clip_vision(weights: dict) -> comfy.clip_vision.ClipVisionModel | None:
+    """ViT-H/14, if the file carries it."""
+    if f"{VISION}class_embedding" not in weights:
+        return None
+    vision = {key: tensor for key, tensor in weights.items() if key.startswith(VISION)}
+    return comfy.clip_vision.load_clipvision_from_sd(vision, VISION, True)
+
+
+def build_vae(weights: dict) -> comfy.sd.VAE | None:
+    """The autoencoder, if the file carries it. To the stock nodes ToonCrafter's is a plain one, frame by frame."""
+    vae = take(weights, VAE)
+    if not vae:
+        return None
+    extra = ("time_stack.", "mix_factor", "attn_refinement.", "time_mix_conv.")
+    plain = {key: tensor for key, tensor in vae.items() if not any(part in key for part in extra)}
+    made = comfy.sd.VAE(sd=dict(plain))
+    if len(plain) == len(vae):
+        return made
+    decoder = {key.removeprefix("decoder."): tensor for key, tensor in vae.items() if key.startswith("decoder.")}
+    network = made.first_stage_model
+    network.decoder = DualReferenceDecoder(
+        **decoder_sizes(decoder), operations=comfy.ops.manual_cast, attend=optimized_attention, dtype=made.vae_dtype
+    )
+    comfy.model_management.archive_model_dtypes(network.decoder)
+    made.patcher = comfy.model_patcher.CoreModelPatcher(
+        network, load_device=made.device, offload_device=comfy.model_management.vae_offload_device()
+    )
+    network.decoder.load_state_dict(decoder, assign=made.patcher.is_dynamic())
+    network.eval()
+    made.size = comfy.model_management.module_size(network)
+    return made
+
+
+def decoder_sizes(decoder: Mapping[str, Tensor]) -> dict:
+    """Sizes of a ToonCrafter decoder, from its weights."""
+    levels = range(len({key.split(".")[1] for key in decoder if key.startswith("up.")}))
+    widths = [len(decoder[f"up.{level}.block.0.conv1.weight"]) for level in levels]
+    blocks = len({key.split(".")[3] for key in decoder if key.startswith("up.0.block.")})
+    return dict(
+        channels=widths[0],
+        channel_mult=[width // widths[0] for width in widths],
+        num_res_blocks=blocks - 1,
+        z_channels=decoder["conv_in.weight"].shape[1],
+    )

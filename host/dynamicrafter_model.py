@@ -1,0 +1,257 @@
+"""DynamiCrafter as a model of the host: frames are the batch axis of a latent, one clip a half of guidance.
+
+Conditions beside the prompt travel in the CONDITIONING as VISION_TOKENS, CONCAT_LATENTS and FS; the image projection is
+part of the MODEL, so that the same CONDITIONING serves any checkpoint.
+"""
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_sampling
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor, nn
+
+from ..core.diffusion import schedule
+from ..core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
+from ..core.networks.dynamicrafter.resampler import Resampler
+from ..core.networks.dynamicrafter.unet import UNet
+
+VISION_TOKENS = "storyreel_vision_tokens"  # [1, N, width] of the image encoder
+IMAGE_TOKENS = "storyreel_image_tokens"  # [1, queries, context width], in its place: what the image projection gives
+CONCAT_LATENTS = "concat_latent_image"  # [T, channels, h, w], as the VAE gives them
+FS = "storyreel_fs"  # frame stride or frames a second
+MODE = "storyreel_mode"  # "animate", or else both ends are given
+GATE = "storyreel_image_gate"  # in transformer_options: strength of the image tokens (outer, middle layers)
+TEXT_TOKENS = 77
+
+
+class Attention:
+    """The host's attention, with the options of the forward pass under way."""
+
+    def __init__(self):
+        self.options: dict = {}
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        return optimized_attention(q, k, v, heads, transformer_options=self.options)
+
+
+class HostUNet(UNet):
+    """The UNet behind the interface of the host's diffusion models: rows are frames, clip after clip."""
+
+    def __init__(self, sizes: UNetConfig, device=None, dtype=None, operations=None):
+        attention = Attention()
+        super().__init__(sizes, operations, attention, device=device, dtype=dtype)
+        self.attention, self.dtype = attention, dtype
+
+    def forward(self, x, timesteps, context, fs, transformer_options, control=None, **kwargs):
+        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width], fs [B] -> [(B T), ...]."""
+        clips = len(context)
+        self.attention.options = transformer_options
+        try:
+            out = super().forward(
+                x.unflatten(0, (clips, -1)).transpose(1, 2),
+                timesteps.unflatten(0, (clips, -1))[:, 0],
+                context,
+                fs,
+                transformer_options.get(GATE, (1.0, 1.0)),
+            )
+        finally:
+            self.attention.options = {}
+        return out.transpose(1, 2).flatten(0, 1)
+
+
+class ClipCondition(comfy.conds.CONDRegular):
+    """A condition of a whole clip: one row however many frames there are."""
+
+    def process_cond(self, batch_size, **kwargs):
+        return self._copy_with(self.cond)
+
+
+class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
+    """The published schedule in the host's units, for every sampler of the host.
+
+    With k = x / (sqrt(alpha_bar) scale) the dynamic rescale is an ordinary schedule of sigma = sqrt((1 - alpha_bar) /
+    alpha_bar) / scale. Of zero terminal SNR, the last sigma is finite, as the host's own; there the signal counts as 0.
+    """
+
+    LAST = 4.8973451890853435e-08  # alpha_bar where it should be 0, the host's own value
+
+    def __init__(self, v_prediction: bool, zero_snr: bool, base_scale: float):
+        super().__init__()
+        self.v_prediction, self.zero_snr = v_prediction, zero_snr
+        bars = schedule.alpha_bars(zero_snr)
+        if zero_snr:
+            bars[-1] = self.LAST
+        scales = schedule.scale_table(base_scale)
+        self.register_buffer("scales", scales.float(), persistent=False)
+        self.set_sigmas(((1 - bars) / bars).sqrt() / scales)
+
+    def parts(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(sqrt(alpha_bar), sqrt(1 - alpha_bar), scale) at any sigma."""
+        sigma = sigma.float()
+        logs = self.log_sigmas.to(sigma.device)
+        log = sigma.log().clamp(logs[0], logs[-1])
+        above = torch.searchsorted(logs, log).clamp(1, len(logs) - 1)
+        share = (log - logs[above - 1]) / (logs[above] - logs[above - 1])
+        scale = torch.lerp(self.scales.to(sigma.device)[above - 1], self.scales.to(sigma.device)[above], share)
+        ratio = sigma * scale
+        signal, noise = 1 / (1 + ratio**2).sqrt(), ratio / (1 + ratio**2).sqrt()
+        if self.zero_snr:
+            signal = torch.where(sigma >= self.sigma_max.to(sigma.device) * (1 - 1e-5), 0.0, signal)
+        return signal, noise, scale
+
+    def to_x(self, sigma: Tensor, k: Tensor) -> Tensor:
+        """From the host's units to those of the network."""
+        sigma = sigma.reshape(-1, *[1] * (k.ndim - 1))
+        _, noise, _ = self.parts(sigma)
+        return k * (noise / sigma)  # sqrt(alpha_bar) scale = sqrt(1 - alpha_bar) / sigma, also where the signal is 0
+
+    def to_k(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """From the network's units to those of the host."""
+        sigma = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        _, noise, _ = self.parts(sigma)
+        return x * (sigma / noise)
+
+    def calculate_input(self, sigma, noise):
+        return self.to_x(sigma, noise)
+
+    def calculate_denoised(self, sigma, model_output, model_input):
+        x = self.to_x(sigma, model_input)
+        signal, noise, scale = self.parts(sigma.reshape(-1, *[1] * (x.ndim - 1)))
+        if self.v_prediction:
+            x0 = signal * x - noise * model_output
+        else:
+            x0 = (x - noise * model_output) / signal
+        return x0 / scale
+
+    def output_of(self, sigma: Tensor, denoised: Tensor, k: Tensor) -> Tensor:
+        """What the model must have predicted to give `denoised`: the inverse of `calculate_denoised`."""
+        x = self.to_x(sigma, k)
+        signal, noise, scale = self.parts(sigma.reshape(-1, *[1] * (x.ndim - 1)))
+        x0 = denoised * scale
+        return (signal * x - x0 if self.v_prediction else x - signal * x0) / noise
+
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        if max_denoise:
+            return self.to_k(sigma, noise) + latent_image
+        return noise * sigma.reshape(-1, *[1] * (noise.ndim - 1)) + latent_image
+
+    def inverse_noise_scaling(self, sigma, latent):
+        return latent
+
+
+class DynamiCrafterConfig(comfy.supported_models_base.BASE):
+    """How the host sees a checkpoint. unet_config holds the UNet's sizes."""
+
+    unet_extra_config = {}
+    memory_usage_factor = 2.0
+
+    def __init__(self, unet: UNetConfig, resampler: ResamplerConfig, latent_format=None):
+        super().__init__({"sizes": unet})
+        self.resampler = resampler
+        self.latent_format = latent_format or comfy.latent_formats.SD15()
+
+
+class DynamiCrafter(comfy.model_base.BaseModel):
+    """The video UNet and the image projection, as one MODEL."""
+
+    kind = None  # what the loader took the file for
+
+    def __init__(self, config: DynamiCrafterConfig, sampling: RescaledSampling, device=None):
+        kind = comfy.model_base.ModelType.V_PREDICTION if sampling.v_prediction else comfy.model_base.ModelType.EPS
+        super().__init__(config, kind, device=device, unet_model=HostUNet)
+        self.model_sampling = sampling
+        dtype = config.unet_config["dtype"]
+        operations = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
+        self.image_proj_model = Resampler(
+            config.resampler, operations, optimized_attention, device=device, dtype=dtype
+        ).requires_grad_(False)
+        comfy.model_management.archive_model_dtypes(self.image_proj_model)
+
+    @property
+    def sizes(self) -> UNetConfig:
+        return self.diffusion_model.config
+
+    def image_tokens(self, vision_tokens: Tensor, device) -> Tensor:
+        """[B, N, width] of the image encoder -> [B, queries, context width]. Raises ValueError for another encoder."""
+        expected = self.image_proj_model.config.embedding_dim
+        if vision_tokens.shape[-1] != expected:
+            raise ValueError(
+                f"The CLIP_VISION gives tokens of width {vision_tokens.shape[-1]}, and this DynamiCrafter checkpoint "
+                f"was trained on width {expected}" + (" (CLIP ViT-H/14)." if expected == 1280 else ".")
+            )
+        return self.image_proj_model(vision_tokens.to(device, self.get_dtype_inference()))
+
+    def extra_conds(self, **kwargs):
+        if VISION_TOKENS not in kwargs and IMAGE_TOKENS not in kwargs:
+            raise ValueError(
+                "The CONDITIONING holds no picture; for a DynamiCrafter model make it with "
+                "StoryReelDynamiCrafterConditioning."
+            )
+        device, frames = kwargs["device"], len(kwargs["noise"])
+        text = kwargs["cross_attn"][:, :TEXT_TOKENS].to(device)
+        if text.shape[-1] != self.sizes.context_dim:
+            raise ValueError(
+                f"The CLIP gives text of width {text.shape[-1]}, and this DynamiCrafter checkpoint was trained on "
+                f"width {self.sizes.context_dim}" + (" (that of SD2.x)." if self.sizes.context_dim == 1024 else ".")
+            )
+        if IMAGE_TOKENS in kwargs:
+            image = kwargs[IMAGE_TOKENS].to(device, text.dtype)
+        else:
+            image = self.image_tokens(kwargs[VISION_TOKENS], device).to(text.dtype)
+        self._check(kwargs.get(MODE, "animate"), kwargs["noise"].shape[-2:])
+        latents = self.process_latent_in(kwargs[CONCAT_LATENTS].to(device))
+        if len(latents) != frames:
+            raise ValueError(
+                f"The CONDITIONING was made for {len(latents)} frames, and the LATENT holds {frames}; take both from "
+                "one StoryReelDynamiCrafterConditioning."
+            )
+        fs = kwargs.get(FS)
+        fs = self.sizes.default_fs if fs is None else fs
+        return {
+            "c_crossattn": ClipCondition(torch.cat([text, image], 1)),
+            "c_concat": comfy.conds.CONDNoiseShape(latents),
+            "fs": ClipCondition(torch.tensor([fs], device=device)),
+        }
+
+    def _check(self, mode: str, size) -> None:
+        kind = self.kind
+        if mode != "animate" and kind is not None and not kind.interpolates:
+            raise ValueError(
+                f"{mode} is asked of a checkpoint that is taken for {kind.name}, which only animates a first picture; "
+                "load 512_interp or ToonCrafter, or choose what this file is in StoryReelDynamiCrafterLoader."
+            )
+        factor = 2 ** (len(self.sizes.channel_mult) - 1)
+        if any(side % factor for side in size):
+            sides = " x ".join(str(side * 8) for side in reversed(size))
+            raise ValueError(f"The LATENT is {sides} pixels; sides that are multiples of {factor * 8} are expected.")
+
+    def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):
+        # Text, image tokens and fs belong to whatever frames the window holds: its first frame reads the first tokens.
+        return cond_value if isinstance(cond_value, ClipCondition) else None
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        if control is not None:
+            raise ValueError("DynamiCrafter takes no ControlNet; apply it to picture models only.")
+        clips = len(c_crossattn)
+        window = transformer_options.get("context_window")
+        anchor = getattr(window, "causal_anchor_index", None)
+        if anchor is None or anchor < 0:
+            return super()._apply_model(x, t, c_concat, c_crossattn, None, transformer_options, **kwargs)
+        # The host puts a frame before the window, for models whose first frame is special, and drops its result. Here
+        # it would shift every frame to the next one's image tokens.
+        x, t, c_concat = (part.unflatten(0, (clips, -1))[:, 1:].flatten(0, 1) for part in (x, t, c_concat))
+        denoised = super()._apply_model(x, t, c_concat, c_crossattn, None, transformer_options, **kwargs)
+        denoised = denoised.unflatten(0, (clips, -1))
+        return torch.cat([torch.zeros_like(denoised[:, :1]), denoised], 1).flatten(0, 1)
+
+
+def parts_of(model: nn.Module) -> DynamiCrafter:
+    """The model inside a MODEL, if it is one of ours. Raises ValueError with the name of what it is."""
+    inner = model.model
+    if not isinstance(inner, DynamiCrafter):
+        raise ValueError(f"The MODEL is a {type(inner).__name__}; a DynamiCrafter model is expected.")
+    return inner

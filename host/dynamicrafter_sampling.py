@@ -1,0 +1,149 @@
+"""Sampling as DynamiCrafter was published: DDIM in its own units, guidance by text and picture, guidance rescale."""
+
+import math
+from collections.abc import Callable
+
+import comfy.model_patcher
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..core.attention.draws import generator
+from ..core.diffusion import schedule
+from ..core.diffusion.ddim import blend_known, ddim_step, epsilon_of
+from ..core.diffusion.guidance import rescale_guidance
+from .dynamicrafter_model import GATE, RescaledSampling, parts_of
+
+
+def sigmas_of(model: comfy.model_patcher.ModelPatcher, spacing: str, steps: int) -> Tensor:
+    """SIGMAS at the published timesteps, 0 at their end. Raises ValueError, see `schedule.timesteps`."""
+    table = model.get_model_object("model_sampling").sigmas
+    chosen = table[schedule.timesteps(spacing, steps, len(table))]
+    return torch.cat([chosen, chosen.new_zeros(1)]).cpu()
+
+
+class DDIM(comfy.samplers.Sampler):
+    """DDIM (arXiv 2010.02502) with eta, exact to its last step, which ends at the first timestep's small noise.
+
+    keep_clean: what a noise mask keeps goes in without noise, as DynamiCrafter's program does; else noised as usual.
+    noise: (step, like) -> unit normal; by default a function of seed and step alone.
+    """
+
+    def __init__(self, eta: float = 0.0, keep_clean: bool = False, noise: Callable | None = None):
+        self.eta, self.keep_clean, self.noise = eta, keep_clean, noise
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        options, seed = extra_args["model_options"], extra_args["seed"]
+        units = _Units(model_wrap.inner_model.model_sampling)
+        draw = self.noise or (lambda step, like: torch.randn(like.shape, generator=generator("ddim", seed, step)))
+        first = units.at(sigmas[0])
+        empty = latent_image is None or not latent_image.any()
+        x = noise if empty else first.noised(latent_image, noise)
+        for step in range(len(sigmas) - 1):
+            now, then = units.at(sigmas[step]), units.at(sigmas[step + 1])
+            if denoise_mask is not None:
+                known = latent_image if self.keep_clean else now.noised(latent_image, noise)
+                x = blend_known(x, known, 1 - denoise_mask)
+            denoised = model_wrap(now.to_k(x), sigmas[step].expand(len(x)), model_options=options, seed=seed)
+            x0 = denoised * now.scale
+            x = ddim_step(
+                x,
+                x0,
+                epsilon_of(x, x0, now.alpha_bar),
+                draw(step, x).to(x) if self.eta else None,
+                alpha_bar=now.alpha_bar,
+                alpha_bar_next=then.alpha_bar,
+                rescale=1.0 if then.last else then.scale / now.scale,
+                eta=self.eta,
+            )
+            if callback is not None:
+                callback(step, denoised, x, len(sigmas) - 1)
+        return x
+
+
+class _Units:
+    """alpha_bar and scale of a model's sigmas, in Python's floats."""
+
+    def __init__(self, sampling):
+        self.sampling = sampling
+
+    def at(self, sigma: Tensor) -> "_Point":
+        last = float(sigma) == 0
+        sigma = self.sampling.sigma_min if last else sigma
+        if isinstance(self.sampling, RescaledSampling):
+            signal, noise, scale = (float(part.double()) for part in self.sampling.parts(sigma))
+        else:
+            noise = float(sigma) / math.sqrt(1 + float(sigma) ** 2)
+            signal, scale = noise / float(sigma), 1.0
+        return _Point(signal**2, noise / float(sigma), scale, last)
+
+
+class _Point:
+    """One sigma of the schedule. k_to_x: x = k_to_x k, where k is in the host's units."""
+
+    def __init__(self, alpha_bar: float, k_to_x: float, scale: float, last: bool):
+        self.alpha_bar, self.k_to_x, self.scale, self.last = alpha_bar, k_to_x, scale, last
+
+    def to_k(self, x: Tensor) -> Tensor:
+        return x / self.k_to_x
+
+    def noised(self, latent: Tensor, noise: Tensor) -> Tensor:
+        return self.alpha_bar**0.5 * self.scale * latent + (1 - self.alpha_bar) ** 0.5 * noise
+
+
+def rescaled(
+    sampling: RescaledSampling, sigma: Tensor, k: Tensor, guided: Tensor, cond: Tensor, share: float
+) -> Tensor:
+    """`guided` with the spread of `cond`, both denoised clips [T, ...] of the same k, compared as model outputs."""
+    outputs = (sampling.output_of(sigma, denoised, k)[None] for denoised in (guided, cond))
+    return sampling.calculate_denoised(sigma, rescale_guidance(*outputs, share)[0], k)
+
+
+def patch_rescale(model: comfy.model_patcher.ModelPatcher, share: float) -> comfy.model_patcher.ModelPatcher:
+    """A clone whose ordinary guidance is rescaled over the whole clip. Raises ValueError for another kind of model."""
+    parts_of(model)
+    patched = model.clone()
+
+    def after_guidance(args):
+        sampling = args["model"].model_sampling
+        return rescaled(sampling, args["sigma"], args["input"], args["denoised"], args["cond_denoised"], share)
+
+    if share:
+        patched.set_model_sampler_post_cfg_function(after_guidance)
+    return patched
+
+
+def patch_gate(model: comfy.model_patcher.ModelPatcher, outer: float, middle: float):
+    """A clone whose layers look at the image tokens so much. Raises ValueError for another kind of model."""
+    parts_of(model)
+    patched = model.clone()
+    patched.model_options["transformer_options"][GATE] = (outer, middle)
+    return patched
+
+
+class TextImageGuider(comfy.samplers.CFGGuider):
+    """Guidance by text and by picture, each with a scale of its own, and its rescale over the whole clip."""
+
+    def set_conds(self, positive, image_only, negative):
+        self.inner_set_conds({"positive": positive, "image_only": image_only, "negative": negative})
+
+    def set_scales(self, text: float, image: float, rescale: float):
+        self.text, self.image, self.rescale = text, image, rescale
+        self.cfg = text  # what the host shows
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        conds = [self.conds["negative"], self.conds["image_only"], self.conds["positive"]]
+        if self.image == 1:
+            conds[0] = None
+            if self.text == 1:
+                conds[1] = None
+        uncond, image, cond = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        guided = comfy.samplers.cfg_function(
+            self.inner_model, image, uncond, self.image, x, timestep, model_options, conds[1], conds[0]
+        )
+        guided = guided + self.text * (cond - image)
+        if not self.rescale:
+            return guided
+        return rescaled(self.inner_model.model_sampling, timestep, x, guided, cond, self.rescale)

@@ -1,0 +1,144 @@
+"""DynamiCrafter's networks against the published ones. Sizes, frames and heads come from each file's metadata."""
+
+import pytest
+import torch
+from harness.golden import Golden, error, files
+from storyreel.core.networks import blocks
+from storyreel.core.networks.dynamicrafter.attention import SpatialTransformer
+from storyreel.core.networks.dynamicrafter.config import (
+    ResamplerConfig,
+    UNetConfig,
+    read_resampler_config,
+    read_unet_config,
+)
+from storyreel.core.networks.dynamicrafter.resampler import Resampler
+from storyreel.core.networks.dynamicrafter.unet import UNet
+
+SYSTEM = "dynamicrafter"
+TOLERANCE = 2e-5  # of max|ref|, float32: the data's README
+HALF = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+def load(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def unet_config(golden: Golden) -> UNetConfig:
+    """What the metadata say, in our words."""
+    said = golden.config["unet_config"]
+    return UNetConfig(
+        in_channels=said["in_channels"],
+        out_channels=said["out_channels"],
+        model_channels=said["model_channels"],
+        channel_mult=tuple(said["channel_mult"]),
+        num_res_blocks=said["num_res_blocks"],
+        attention=tuple(2**level in said["attention_resolutions"] for level in range(len(said["channel_mult"]))),
+        head_channels=said["num_head_channels"],
+        context_dim=said["context_dim"],
+        learned_gate=said.get("image_cross_attention_scale_learnable", False),
+        default_fs=said["default_fs"],
+    )
+
+
+def cases(golden: Golden) -> list[str]:
+    return sorted(name.removesuffix(".out") for name in golden.tensors if name.endswith(".out"))
+
+
+@torch.no_grad()
+def predict(unet: UNet, golden: Golden, case: str, dtype=torch.float32) -> torch.Tensor:
+    x, context = (golden[f"{case}.{name}"].to(dtype) for name in ("x", "context"))
+    return unet(x, golden[f"{case}.t"], context, golden.tensors.get(f"{case}.fs"))
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
+def test_unet(path):
+    golden = Golden(path)
+    unet = load(UNet(unet_config(golden)), golden.weights())
+    errors = {case: error(predict(unet, golden, case), golden[f"{case}.out"]) for case in cases(golden)}
+    assert errors and max(errors.values()) <= TOLERANCE, errors
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
+def test_unet_in_half_precision(path, dtype):
+    golden = Golden(path)
+    unet = load(UNet(unet_config(golden)), golden.weights()).to(dtype)
+    errors = {case: error(predict(unet, golden, case, dtype), golden[f"{case}.out"]) for case in cases(golden)}
+    assert errors and max(errors.values()) <= HALF[dtype], errors
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
+def test_a_unets_sizes_are_read_from_its_weights(path):
+    golden = Golden(path)
+    expected = unet_config(golden)
+    shapes = {name: tensor.shape for name, tensor in golden.weights().items()}
+    assert read_unet_config(shapes, default_fs=expected.default_fs) == expected
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
+def test_image_tokens_can_be_weakened_and_removed(path):
+    golden = Golden(path)
+    unet = load(UNet(unet_config(golden)), golden.weights())
+    case = cases(golden)[0]
+    inputs = [golden[f"{case}.{name}"] for name in ("x", "t", "context")]
+    with torch.no_grad():
+        whole = unet(*inputs)
+        assert torch.equal(unet(*inputs, image_strength=(1, 1)), whole)
+        outer, middle = unet(*inputs, image_strength=(0.5, 1)), unet(*inputs, image_strength=(1, 0.5))
+        assert not torch.equal(outer, whole) and not torch.equal(middle, whole) and not torch.equal(outer, middle)
+        without = unet(*inputs, image_strength=(0, 0))
+        inputs[2] = torch.cat([inputs[2][:, :77], torch.randn_like(inputs[2][:, 77:])], 1)
+        assert torch.equal(unet(*inputs, image_strength=(0, 0)), without)
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "resampler_*.safetensors"))
+def test_resampler(path):
+    golden = Golden(path)
+    said = golden.config["resampler_config"]
+    config = ResamplerConfig(
+        **{
+            name: said[name] for name in ("dim", "depth", "heads", "dim_head", "embedding_dim", "output_dim", "ff_mult")
+        },
+        queries=said["num_queries"] * (said["video_length"] or 1),
+    )
+    weights = golden.weights()
+    assert read_resampler_config({name: tensor.shape for name, tensor in weights.items()}, said["dim_head"]) == config
+    resampler = load(Resampler(config), weights)
+    with torch.no_grad():
+        assert error(resampler(golden["x"]), golden["out"]) <= TOLERANCE
+
+
+def run_block(name: str, golden: Golden) -> torch.Tensor:
+    config = golden.config
+    clips, weights, x = config["b"], golden.weights(f"{name}.weights."), golden[f"{name}.x"]
+    heads = config["channels"] // config["num_head_channels"]
+    if name.startswith("spatial_transformer"):
+        learned = any(key.endswith("alpha") for key in weights)
+        block = load(SpatialTransformer(x.shape[1], heads, config["context_dim"], learned), weights)
+        context = golden[f"{name}.context"]
+        return block(x, context[:, :77], context[:, 77:])
+    if name == "resblock":
+        emb, out = golden["resblock.emb"], golden["resblock.out"]
+        return load(blocks.ResBlock(x.shape[1], out.shape[1], emb.shape[1]), weights)(x, emb, clips)
+    if name == "temporal_conv":
+        return load(blocks.TemporalConv(x.shape[1]), weights)(x)
+    if name == "temporal_transformer":
+        block = load(blocks.TemporalTransformer(x.shape[1], heads), weights)
+        return blocks.unfold(block(blocks.fold(x), clips), clips)
+    if name == "init_attn":
+        said = config["init_attn"]
+        sizes = said["in_channels"], said["heads"], said["heads"] * said["d_head"]
+        block = load(blocks.TemporalTransformer(*sizes, linear=False), weights)
+        return blocks.unfold(block(blocks.fold(x), clips), clips)
+    kind = {"downsample": blocks.Downsample, "upsample": blocks.Upsample}[name]
+    return load(kind(x.shape[1]), weights)(x)
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
+def test_blocks(path):
+    """One by one, with inputs so small that a wrong epsilon of a norm is seen."""
+    golden = Golden(path)
+    with torch.no_grad():
+        errors = {name: error(run_block(name, golden), golden[f"{name}.out"]) for name in cases(golden)}
+    assert errors and max(errors.values()) <= TOLERANCE, errors

@@ -1,0 +1,166 @@
+"""ToonCrafter's decoder against the published one. Sizes, frames and weight seeds come from each file's metadata."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from harness.golden import Golden, error, files
+from storyreel.core.networks.blocks import fold, unfold
+from storyreel.core.networks.dynamicrafter import tooncrafter
+
+SYSTEM = "tooncrafter"
+TOLERANCE = 2e-5  # of max|ref|, float32: the data's README
+PREFIX = "first_stage_model."
+
+
+def value(key: str, shape, seed: int) -> torch.Tensor:
+    """A weight of the data, from its published rule."""
+    state = np.random.RandomState((zlib.crc32(key.encode()) ^ seed) & 0xFFFFFFFF)
+    drawn = state.standard_normal(tuple(shape))
+    if len(shape) > 1:
+        drawn = drawn / np.sqrt(float(np.prod(shape[1:])))
+    elif key.endswith("mix_factor"):
+        drawn = 0.5 * drawn
+    else:
+        drawn = (1.0 if key.endswith("weight") else 0.0) + 0.1 * drawn
+    return torch.from_numpy(drawn.astype(np.float32).reshape(shape))
+
+
+def procedural(golden: Golden) -> dict[str, torch.Tensor]:
+    manifest = json.loads(golden.path.with_name(f"{golden.path.stem}_manifest.json").read_text())
+    seed = golden.config["weight_seed"]
+    return {key.removeprefix(PREFIX): value(key, shape, seed) for key, shape in manifest.items()}
+
+
+def part(weights: dict, prefix: str) -> dict:
+    return {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
+
+
+def read_sizes(weights: dict) -> dict:
+    """Sizes of the autoencoder, from its weights."""
+    levels = range(len({name.split(".")[2] for name in weights if name.startswith("decoder.up.")}))
+    widths = [len(weights[f"decoder.up.{level}.block.0.conv1.weight"]) for level in levels]
+    channels = widths[0]
+    blocks = len({name.split(".")[4] for name in weights if name.startswith("decoder.up.0.block.")})
+    mults = [width // channels for width in widths]
+    return dict(channels=channels, channel_mult=mults, num_res_blocks=blocks - 1)
+
+
+@pytest.fixture(params=files(SYSTEM, "decoder_*.safetensors"))
+def decoded(request):
+    """(data, weights, decoder)"""
+    golden = Golden(request.param)
+    weights = procedural(golden)
+    decoder = tooncrafter.DualReferenceDecoder(**read_sizes(weights)).eval()
+    decoder.load_state_dict(part(weights, "decoder."))
+    return golden, weights, decoder
+
+
+def references(golden: Golden) -> list[torch.Tensor]:
+    return [golden[f"ref.{i}"] for i in range(sum(name.startswith("ref.") for name in golden.tensors))]
+
+
+@torch.no_grad()
+def test_a_clip_is_decoded_with_its_end_pictures(decoded):
+    golden, _, decoder = decoded
+    seen = {}
+    decoder.mid.block_2.register_forward_hook(lambda *call: seen.update({"out.mid": call[2]}))
+    top = len(decoder.up) - 1
+    decoder.attn_refinement[top].register_forward_hook(lambda *call: seen.update({f"out.refined_{top}": call[2]}))
+    seen["out.images"] = decoder(golden["in.z"], references(golden))
+    errors = {name: error(tensor, golden[name]) for name, tensor in seen.items()}
+    assert len(errors) == 3 and max(errors.values()) <= TOLERANCE, errors
+
+
+@torch.no_grad()
+def test_the_middle_pair_of_the_second_decoding(decoded):
+    golden, _, decoder = decoded
+    if "out.middle2" not in golden.tensors:
+        pytest.skip("this file has no second decoding")
+    z = golden["in.z"]
+    frames = len(z)
+    again = decoder(torch.cat([z[:1], z[2:-2], z[-1:]]), references(golden))
+    middle = again[frames // 2 - 2 : frames // 2]
+    assert error(middle, golden["out.middle2"]) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_two_clips_are_decoded_as_one_by_one(decoded):
+    golden, _, decoder = decoded
+    z = torch.cat([golden["in.z"], golden["in.z"].flip(0)])
+    both = [torch.cat([reference, reference.flip(2)]) for reference in references(golden)]
+    halves = torch.cat([decoder(golden["in.z"], references(golden)), decoder(z.chunk(2)[1], [r[1:] for r in both])])
+    assert error(decoder(z, both), halves) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_the_hosts_encoder_gives_the_end_pictures_features(decoded, host):
+    from comfy.ldm.modules.diffusionmodules.model import Encoder
+
+    golden, weights, _ = decoded
+    sizes = read_sizes(weights)
+    encoder = Encoder(
+        ch=sizes["channels"],
+        out_ch=3,
+        ch_mult=sizes["channel_mult"],
+        num_res_blocks=sizes["num_res_blocks"],
+        attn_resolutions=[],
+        in_channels=3,
+        resolution=256,
+        z_channels=4,
+    ).eval()
+    encoder.load_state_dict(part(weights, "encoder."))
+    found = tooncrafter.encoder_features(encoder, golden["in.frames"].transpose(0, 1)[None])
+    errors = [error(*pair) for pair in zip(found, references(golden), strict=True)]
+    assert max(errors) <= TOLERANCE, errors
+
+
+BLOCKS = {
+    "resblock": lambda x, out: tooncrafter.VideoResBlock(x.shape[1], out.shape[1]),
+    "resblock_same": lambda x, out: tooncrafter.VideoResBlock(x.shape[1], out.shape[1]),
+    "mid_attn": lambda x, out: tooncrafter.FrameAttention(x.shape[1]),
+    "fusion": lambda x, out: tooncrafter.Fusion(x.shape[1]),
+    "combiner": lambda x, out: tooncrafter.Combiner(x.shape[1]),
+}
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
+@torch.no_grad()
+def test_blocks(path):
+    """Those that the file holds, one by one."""
+    golden = Golden(path)
+    clips, errors = len(golden["fusion.context"]), {}
+    for name in BLOCKS.keys() & {name.partition(".")[0] for name in golden.tensors}:
+        x, out = golden[f"{name}.x"], golden[f"{name}.out"]
+        block = BLOCKS[name](x, out)
+        block.load_state_dict(golden.weights(f"{name}.w."))
+        if name.startswith("resblock"):
+            errors[f"{name}, frame by frame"] = error(block(x, None), golden[f"{name}.spatial"])
+            errors[name] = error(block(x, clips), out)
+        elif f"{name}.context" in golden.tensors:
+            errors[name] = error(block(x, golden[f"{name}.context"]), out)
+        else:
+            errors[name] = error(block(x), out)
+    assert errors and max(errors.values()) <= TOLERANCE, errors
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
+@torch.no_grad()
+def test_the_temporal_layer_alone(path):
+    golden = Golden(path)
+    x = golden["time_stack.x"]
+    stack = tooncrafter.TimeStack(x.shape[1])
+    stack.load_state_dict(golden.weights("resblock.w.time_stack."))
+    assert error(stack(x), golden["time_stack.out"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
+@torch.no_grad()
+def test_the_last_convolution_looks_along_time(path):
+    golden = Golden(path)
+    x, clips = golden["conv_out.x"], len(golden["fusion.context"])
+    conv = tooncrafter.DualReferenceDecoder(x.shape[1], (1, 1), 1).conv_out
+    conv.load_state_dict(golden.weights("conv_out.w."))
+    assert error(fold(conv.time_mix_conv(unfold(conv(x), clips))), golden["conv_out.out"]) <= TOLERANCE

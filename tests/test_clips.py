@@ -1,0 +1,49 @@
+"""Pairs of pictures and clips joined, alone and through the host's list mapping."""
+
+import pytest
+import torch
+from storyreel.core.video.clips import join, pairs
+
+
+def clip(*values: float, size=(4, 6)) -> torch.Tensor:
+    """Frames of one colour each."""
+    return torch.stack([torch.full((*size, 3), value) for value in values])
+
+
+def shown(frames: torch.Tensor) -> list[float]:
+    return [round(frame.mean().item(), 3) for frame in frames]
+
+
+def test_pairs_are_neighbours():
+    found = pairs(clip(0.1, 0.2, 0.3))
+    assert [(shown(a), shown(b)) for a, b in found] == [([0.1], [0.2]), ([0.2], [0.3])]
+    with pytest.raises(ValueError, match="1 picture gives no transition; at least 2"):
+        pairs(clip(0.1))
+
+
+def test_a_shared_frame_is_kept_once():
+    first, second = clip(0.1, 0.2, 0.3), clip(0.3, 0.4, 0.5)
+    assert shown(join([first, second])) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert shown(join([first, second], shared_ends=False)) == [0.1, 0.2, 0.3, 0.3, 0.4, 0.5]
+    assert shown(join([clip(0.1, 0.2, 0.1)], closed=True)) == [0.1, 0.2]
+
+
+def test_clips_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match="clip 1 is 6 x 4, clip 2 is 8 x 4; clips of one size"):
+        join([clip(0.1), clip(0.1, size=(4, 8))])
+
+
+def test_a_story_passes_through_list_mapping(host, tmp_path):
+    """Three pictures become two transitions, each of which the stock nodes work on, and one clip again."""
+    joined = {"images": ["3", 0], "fps": 8, "shared_ends": True, "closed": False}
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 3, "color": 0xFF0000}},
+        "2": {"class_type": "StoryReelKeyframePairs", "inputs": {"images": ["1", 0]}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["2", 0], "image2": ["2", 1]}},
+        "4": {"class_type": "StoryReelJoinClips", "inputs": joined},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 1]}},
+    }
+    run = host.run(prompt)
+    assert len(run.values["2"][0]) == 2 and len(run.outputs["5"]["images"]) == 3
+    video = run.values["4"][0][0] if isinstance(run.values["4"][0], list) else run.values["4"][0]
+    assert float(video.get_components().frame_rate) == 8

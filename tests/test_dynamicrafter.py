@@ -1,0 +1,310 @@
+"""DynamiCrafter in the host: loaded, conditioned, sampled by stock nodes and by the pack's own."""
+
+import pytest
+import torch
+
+FRAMES = 16
+
+
+@pytest.fixture(scope="module")
+def names(host):
+    """The tiny checkpoints, by what they stand for."""
+    from harness import dynamicrafter
+
+    folder = host.base / "models" / "checkpoints"
+    for kind in ("512", "512_interp"):
+        dynamicrafter.write(folder / f"dynamicrafter_{kind}_tiny.safetensors")
+    return {kind: f"dynamicrafter_{kind}_tiny.safetensors" for kind in ("512", "512_interp")}
+
+
+@pytest.fixture
+def model(names):
+    from storyreel.host import dynamicrafter_loader
+
+    return dynamicrafter_loader.load(names["512_interp"], precision=torch.float32).model
+
+
+def told(seed: int, frames: int = FRAMES, size=(8, 12), mode: str = "animate") -> list:
+    """A CONDITIONING for the tiny model."""
+    from storyreel.host import dynamicrafter_model as keys
+
+    generator = torch.Generator().manual_seed(seed)
+    text, tokens = torch.randn(1, 77, 64, generator=generator), torch.randn(1, 5, 96, generator=generator)
+    latents = torch.randn(frames, 4, *size, generator=torch.Generator().manual_seed(9))
+    return [[text, {keys.VISION_TOKENS: tokens, keys.CONCAT_LATENTS: latents, keys.FS: None, keys.MODE: mode}]]
+
+
+def empty(frames: int = FRAMES, size=(8, 12)) -> dict:
+    return {"samples": torch.zeros(frames, 4, *size)}
+
+
+@torch.no_grad()
+def sample(
+    model, frames=FRAMES, *, steps=3, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=(8, 12), **told_as
+):
+    """What the stock KSampler returns."""
+    import nodes
+
+    conds = told(1, frames, size, **told_as), told(2, frames, size, **told_as)
+    return nodes.common_ksampler(model, seed, steps, cfg, sampler, scheduler, *conds, empty(frames, size))[0]["samples"]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "lcm", "ddim"])
+@pytest.mark.parametrize("scheduler", ["normal", "karras", "sgm_uniform"])
+def test_every_sampler_of_the_host(model, sampler, scheduler):
+    samples = sample(model, sampler=sampler, scheduler=scheduler)
+    assert samples.shape == (FRAMES, 4, 8, 12) and samples.isfinite().all() and samples.std() > 0.01
+
+
+@pytest.mark.parametrize("steps", [3, 7, 11, 20, 27, 36, 61])
+@pytest.mark.parametrize("spacing", ["uniform", "uniform_trailing"])
+@torch.no_grad()
+def test_step_counts_at_which_the_published_code_fails(model, steps, spacing):
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    sigmas = sampling.sigmas_of(model, spacing, steps)
+    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
+    guider = sampling.TextImageGuider(model)
+    guider.set_conds(told(1), told(3), told(2))
+    guider.set_scales(1.0, 1.0, 0.0)
+    samples = guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(1.0), sigmas, seed=0, disable_pbar=True)
+    assert samples.isfinite().all()
+
+
+@torch.no_grad()
+def test_ddim_without_eta_is_eulers_method(model):
+    """But for its last step, which ends at the first timestep's noise and not at none."""
+    import comfy.samplers
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
+    steps = {}
+    for name, sampler in (("ddim", sampling.DDIM(0.0)), ("euler", comfy.samplers.sampler_object("euler"))):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(told(1), told(2))
+        guider.set_cfg(5.0)
+        seen = steps[name] = []
+        guider.sample(
+            noise,
+            torch.zeros_like(noise),
+            sampler,
+            sampling.sigmas_of(model, "uniform_trailing", 5),
+            callback=lambda step, denoised, x, total, seen=seen: seen.append(denoised.clone()),
+            seed=0,
+            disable_pbar=True,
+        )
+    for ddim, euler in zip(steps["ddim"], steps["euler"], strict=True):
+        assert (ddim - euler).abs().max() / euler.abs().max() < 1e-3
+
+
+@torch.no_grad()
+def test_noise_of_ddim_is_a_function_of_seed_and_step(model):
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
+    results = []
+    for seed in (0, 0, 1):
+        torch.rand(seed + 5)  # the global generator may stand anywhere
+        guider = sampling.TextImageGuider(model)
+        guider.set_conds(told(1), told(3), told(2))
+        guider.set_scales(5.0, 2.0, 0.7)
+        sigmas = sampling.sigmas_of(model, "uniform_trailing", 3)
+        results.append(
+            guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(1.0), sigmas, seed=seed, disable_pbar=True)
+        )
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_halves_of_guidance_together_or_apart(names, monkeypatch):
+    """Under the schedule of the 256 checkpoint: Euler's first step from nearly no signal, as the others begin, takes
+    differences of numbers in the thousands and magnifies their rounding."""
+    from storyreel.host import dynamicrafter_loader
+
+    model = dynamicrafter_loader.load(names["512"], "256", torch.float32).model
+    together = sample(model)
+    monkeypatch.setattr(type(model), "get_free_memory", lambda self, device: 0)
+    apart = sample(model)
+    torch.testing.assert_close(apart, together, rtol=0, atol=1e-5 * together.abs().max().item())
+
+
+def test_the_gate(model):
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    plain = sample(model)
+    assert torch.equal(sample(sampling.patch_gate(model, 1.0, 1.0)), plain)
+    assert not torch.equal(sample(sampling.patch_gate(model, 0.5, 1.0)), plain)
+    assert not torch.equal(sample(sampling.patch_gate(model, 1.0, 0.5)), plain)
+    assert torch.equal(sample(model), plain)
+
+
+def test_rescale_0_changes_nothing(model):
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    plain = sample(model)
+    assert torch.equal(sample(sampling.patch_rescale(model, 0.0)), plain)
+    assert not torch.equal(sample(sampling.patch_rescale(model, 0.7)), plain)
+
+
+@torch.no_grad()
+def test_the_patch_and_the_guider_rescale_alike(model):
+    import comfy.samplers
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
+    sigmas = sampling.sigmas_of(model, "uniform_trailing", 3)
+    ours = sampling.TextImageGuider(model)
+    ours.set_conds(told(1), told(1), told(2))
+    ours.set_scales(5.0, 5.0, 0.7)
+    stock = comfy.samplers.CFGGuider(sampling.patch_rescale(model, 0.7))
+    stock.set_conds(told(1), told(2))
+    stock.set_cfg(5.0)
+    results = [
+        guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(0.0), sigmas, seed=0, disable_pbar=True)
+        for guider in (ours, stock)
+    ]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5 * results[1].abs().max().item())
+
+
+def windows(model, length: int, overlap: int, causal: bool):
+    """The host's own context windows."""
+    import comfy.context_windows as context
+
+    patched = model.clone()
+    patched.model_options["context_handler"] = context.IndexListContextHandler(
+        context_schedule=context.get_matching_context_schedule("standard_static"),
+        fuse_method=context.get_matching_fuse_method("flat"),
+        context_length=length,
+        context_overlap=overlap,
+        dim=0,
+        causal_window_fix=causal,
+    )
+    context.create_prepare_sampling_wrapper(patched)
+    return patched
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_window_over_the_whole_clip_is_bit_equal_to_none(model, causal):
+    assert torch.equal(sample(windows(model, 16, 4, causal)), sample(model))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@torch.no_grad()
+def test_a_window_equals_its_frames_sampled_alone(names, causal):
+    """Without overlap, by Euler. The first frame of a window reads the first image tokens, and the picture's latents "
+    "are
+    cut by the frame's own number."""
+    import comfy.samplers
+    from storyreel.host import dynamicrafter_loader
+    from storyreel.host import dynamicrafter_model as keys
+
+    model = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    noise = torch.randn(32, 4, 8, 12, generator=torch.Generator().manual_seed(3))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 3)
+
+    def run(model, frames: slice):
+        conds = [told(1, 32), told(2, 32)]
+        for cond in conds:
+            cond[0][1][keys.CONCAT_LATENTS] = cond[0][1][keys.CONCAT_LATENTS][frames]
+        part = noise[frames].clone()
+        return comfy.samplers.sample(
+            model,
+            part,
+            *conds,
+            5.0,
+            model.load_device,
+            comfy.samplers.sampler_object("euler"),
+            sigmas,
+            model.model_options,
+            latent_image=torch.zeros_like(part),
+            disable_pbar=True,
+            seed=0,
+        )
+
+    whole = run(windows(model, 16, 0, causal), slice(0, 32))
+    for frames in (slice(0, 16), slice(16, 32)):
+        alone = run(model, frames)
+        torch.testing.assert_close(whole[frames], alone, rtol=0, atol=1e-6 * alone.abs().max().item())
+
+
+@pytest.mark.parametrize("frames", [8, 16, 24])
+def test_any_number_of_frames(model, frames):
+    assert sample(model, frames).shape[0] == frames
+
+
+def test_what_does_not_go_together_is_said(names, model):
+    import nodes
+    from storyreel.host import dynamicrafter_loader
+    from storyreel.host import dynamicrafter_model as keys
+
+    animating = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    with pytest.raises(ValueError, match="interpolate is asked of a checkpoint that is taken for 512, which only"):
+        sample(animating, mode="interpolate")
+    sample(model, mode="interpolate")
+    with pytest.raises(ValueError, match="LATENT is 104 x 64 pixels; sides that are multiples of 16"):
+        sample(model, size=(8, 13))
+    with pytest.raises(ValueError, match="CONDITIONING holds no picture"):
+        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", [[torch.zeros(1, 77, 64), {}]], told(2), empty())
+    wrong = told(1)
+    wrong[0][1][keys.VISION_TOKENS] = torch.zeros(1, 5, 80)
+    with pytest.raises(ValueError, match="CLIP_VISION gives tokens of width 80, and this .* on width 96"):
+        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", wrong, told(2), empty())
+    with pytest.raises(ValueError, match="CONDITIONING was made for 16 frames, and the LATENT holds 8"):
+        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", told(1), told(2), empty(8))
+    with pytest.raises(ValueError, match="CLIP gives text of width 32"):
+        cond = [[torch.zeros(1, 77, 32), told(1)[0][1]]]
+        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", cond, cond, empty())
+
+
+def test_another_model_is_refused_by_name(host, tiny_checkpoint, names, tmp_path):
+    from storyreel.host import dynamicrafter_loader
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    stock = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
+    with pytest.raises(ValueError, match="MODEL is a BaseModel; a DynamiCrafter model is expected"):
+        sampling.patch_rescale(stock, 0.7)
+    tiny_checkpoint("sd15")
+    with pytest.raises(ValueError, match="sd15.ckpt is a checkpoint of another model; a DynamiCrafter checkpoint was"):
+        dynamicrafter_loader.load("sd15.ckpt")
+
+
+def test_partial_offload_gives_the_same(names):
+    """The host's low-memory path: weights stay behind and are fetched layer by layer."""
+    import comfy.model_management
+    from storyreel.host import dynamicrafter_loader
+
+    model = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    whole = sample(model)
+    comfy.model_management.unload_all_models()
+    load = model.partially_load
+    model.partially_load = lambda device, extra_memory=0, **kwargs: load(device, 1 << 16, **kwargs)
+    assert torch.equal(sample(model), whole)
+    assert model.model.model_lowvram and model.loaded_size() < model.model_size()
+
+
+def test_a_lora_on_the_unet(names, tmp_path):
+    """A file in the usual layout changes what it names, by what it says, and nothing once it is off."""
+    import comfy.sd
+    from storyreel.host import dynamicrafter_loader
+
+    model = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    plain = sample(model)
+    key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k_ip"
+    weight = dict(model.model.named_parameters())[f"{key}.weight"]
+    down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
+    lora = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(2.0)}
+    lora = {
+        name.replace("diffusion_model.", "lora_unet_")
+        .replace(".", "_")
+        .replace("_lora_", ".lora_")
+        .replace("_weight", ".weight")
+        .replace("_alpha", ".alpha"): t
+        for name, t in lora.items()
+    }
+    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.5, 0)
+    changed = sample(patched)
+    assert not torch.equal(changed, plain)
+    assert torch.equal(sample(model), plain)
+    merged = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    with torch.no_grad():
+        dict(merged.model.named_parameters())[f"{key}.weight"].add_(0.5 * up @ down)
+    torch.testing.assert_close(sample(merged), changed, rtol=0, atol=1e-4 * changed.abs().max().item())

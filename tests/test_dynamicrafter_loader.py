@@ -1,0 +1,130 @@
+"""DynamiCrafter checkpoints as they were published: every key has its place, and every wrapping is unwrapped."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+MANIFESTS = Path(__file__).parent / "manifests"
+NAMES = sorted(path.stem for path in MANIFESTS.glob("*crafter*.json"))
+BUFFERS = {  # of the training program's schedule, rebuilt from the kind
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "betas",
+    "log_one_minus_alphas_cumprod",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "posterior_variance",
+    "scale_arr",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+}
+
+
+def manifest(name: str) -> dict[str, torch.Tensor]:
+    shapes = json.loads((MANIFESTS / f"{name}.json").read_text())
+    return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+def shapes(weights) -> dict[str, tuple]:
+    return {key: tuple(tensor.shape) for key, tensor in weights.items()}
+
+
+@pytest.fixture
+def loader(host):
+    from storyreel.host import dynamicrafter_loader
+
+    return dynamicrafter_loader
+
+
+def test_all_five_checkpoints_are_known():
+    assert len(NAMES) == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_key_has_its_place(loader, name):
+    """The networks that the loader builds from a file's shapes have its keys at its shapes, and none besides."""
+    import comfy.clip_model
+    import comfy.clip_vision
+    import comfy.ldm.models.autoencoder
+    import comfy.ops
+    import comfy.supported_models
+    from comfy.text_encoders.sd2_clip import SD2ClipModel
+    from storyreel.core.networks.dynamicrafter.config import read_resampler_config, read_unet_config
+    from storyreel.core.networks.dynamicrafter.resampler import Resampler
+    from storyreel.core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
+    from storyreel.core.networks.dynamicrafter.unet import UNet
+
+    weights = loader.unwrap(manifest(name))
+    unet = loader.take_unet(weights)
+    with torch.device("meta"):
+        built = UNet(read_unet_config(shapes(unet)))
+        assert shapes(built.state_dict()) == shapes(unet)
+        projection = loader.take(weights, loader.RESAMPLER)
+        assert shapes(Resampler(read_resampler_config(shapes(projection))).state_dict()) == shapes(projection)
+
+        vae = loader.take(weights, loader.VAE)
+        decoder = {key.removeprefix("decoder."): t for key, t in vae.items() if key.startswith("decoder.")}
+        double = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, num_res_blocks=2)
+        double |= dict(ch_mult=[1, 2, 4, 4], attn_resolutions=[], dropout=0.0)
+        autoencoder = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=double)
+        if name.startswith("toon"):
+            autoencoder.decoder = DualReferenceDecoder(**loader.decoder_sizes(decoder))
+        assert shapes(autoencoder.state_dict()) == shapes(vae)
+
+        text = {key: weights.pop(key) for key in list(weights) if key.startswith(loader.TEXT)}
+        text = comfy.supported_models.SD20({}).process_clip_state_dict(text)
+        known = shapes(SD2ClipModel(dtype=torch.float32).state_dict())
+        assert known.items() >= shapes(text).items() - {("clip_h.logit_scale", ())}
+        assert set(known) - set(text) <= {"clip_h.logit_scale"}
+
+        vision = {key: weights.pop(key) for key in list(weights) if key.startswith(loader.VISION)}
+        vision = comfy.clip_vision.convert_to_transformers(vision, loader.VISION)
+        config = json.loads((Path(comfy.clip_vision.__file__).parent / "clip_vision_config_h.json").read_text())
+        tower = comfy.clip_model.CLIPVisionModelProjection(config, torch.float32, "meta", comfy.ops.manual_cast)
+        assert shapes(tower.state_dict()) == shapes(vision)
+
+    rest = {key for key in weights if not key.startswith("embedder.model.")}  # the vision tower's idle text half
+    assert rest <= BUFFERS
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "table"),
+    [
+        ("dynamicrafter_256", "model.ckpt", None),
+        ("dynamicrafter_512", "model.ckpt", 0.7),
+        ("dynamicrafter_512", "dynamicrafter_512_interp.ckpt", 0.7),
+        ("dynamicrafter_1024", "model.ckpt", 0.3),
+        ("tooncrafter_512_interp", "model.ckpt", 0.7),
+    ],
+)
+def test_a_file_is_taken_for_what_it_is(loader, file, name, table):
+    """By keys and by the rescale table; 512 and 512_interp are alike in both, so the file's name decides."""
+    weights = manifest(file)
+    if table:
+        weights["scale_arr"] = torch.full((1400,), table)
+    expected = {"dynamicrafter_256": "256", "dynamicrafter_1024": "1024", "tooncrafter_512_interp": "tooncrafter"}
+    kind = "512_interp" if "interp" in name else expected.get(file, "512")
+    assert loader.recognise(name, weights, None).name == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("dynamicrafter_512_fp16_pruned.safetensors", "512"),
+        ("dynamicrafter/dynamicrafter_512_interp_fp16_pruned.safetensors", "512_interp"),
+        ("dynamicrafter_1024_fp16_pruned.safetensors", "1024"),
+        ("dynamicrafter-CIL-1024-no-watermark-pruned-fp16.safetensors", "1024"),
+        ("tooncrafter_512_interp-pruned-fp16.safetensors", "tooncrafter"),
+        ("dynamicrafter_unet_1024.safetensors", "1024"),
+    ],
+)
+def test_a_pruned_file_is_taken_by_its_name(loader, name, kind):
+    """Without its rescale table and its autoencoder."""
+    parts = (loader.UNET, loader.RESAMPLER)
+    weights = {key: t for key, t in manifest("dynamicrafter_512").items() if key.startswith(parts)}
+    assert loader.recognise(name, weights, None).name == kind
