@@ -12,7 +12,6 @@ class StoryReelExtension(ComfyExtension):
         register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import animate, attention, measure, page, shots, story, storyworld
+        from . import attention, measure, page, story, storyworld
 
-        pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
-        return [*pictures, *animate.NODES, *shots.NODES, *measure.NODES]
+        return [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES, *measure.NODES]
