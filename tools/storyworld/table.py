@@ -22,7 +22,8 @@ FACTORS = {
     "anchors": ("csa-anchors-1", "csa-anchors-2", "csa", "csa-anchors-0"),
     "blocks": ("csa-blocks-down", "csa-blocks-middle", "csa", "csa-blocks-all"),
     "start": ("csa-start-0", "csa", "csa-start-0.1", "csa-start-0.25"),
-    "end": ("csa-end-0.5", "csa-end-0.75", "csa"),
+    "end": ("csa-end-0.5", "csa-end-0.75", "csa-end-0.9", "csa"),
+    "rate 1, end": ("csa-1-end-0.5", "csa-1-end-0.75"),
     "strength": ("csa-strength-0.5", "csa", "csa-strength-2"),
     "place named": ("plain-placed", "csa-placed", "csa-boxed"),
 }
