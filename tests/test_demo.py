@@ -71,6 +71,24 @@ def test_a_checkpoint_draws_too(tmp_path, tiny_checkpoint):
     assert images["picture_01.png"].size == (512, 512) and sorted(images) == ["page_01.png", "picture_01.png"]
 
 
+def test_another_workflow_of_the_toy_draws_without_a_checkpoint(tmp_path):
+    done = demo("--workflow", "storyworld_with_and_without", "--output", "here", cwd=tmp_path)
+    images = drawn(done, tmp_path)
+    assert len([image for image in images.values() if image.size == (128, 128)]) == 8
+
+
+@pytest.mark.parametrize(
+    ("workflow", "checkpoint", "sentence"),
+    [
+        ("storyworld_comic", ["--checkpoint", "some.safetensors"], "storyworld_comic takes no --checkpoint"),
+        ("story_comic_sd15", [], "story_comic_sd15 needs a --checkpoint"),
+    ],
+)
+def test_a_workflow_says_whether_it_wants_a_checkpoint(tmp_path, workflow, checkpoint, sentence):
+    done = demo("--workflow", workflow, *checkpoint, cwd=tmp_path)
+    assert done.returncode == 2 and sentence in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "story", "sentence"),
     [

@@ -50,11 +50,20 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     known = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
     if options.workflow not in known:
         parser.error(f"there is no workflow {options.workflow}; there are {', '.join(known)}")
-    if (options.workflow == TOY) == bool(options.checkpoint):
-        parser.error(f"{TOY} takes no --checkpoint, and the other workflows need one")
+    wants_checkpoint = any(
+        node["class_type"] == "CheckpointLoaderSimple" for node in read_prompt(options.workflow).values()
+    )
+    if wants_checkpoint != bool(options.checkpoint):
+        needs = "needs a --checkpoint" if wants_checkpoint else "takes no --checkpoint"
+        parser.error(f"the workflow {options.workflow} {needs}")
     if options.story:
         options.story = read_story(options.story)
     return options
+
+
+def read_prompt(workflow: str) -> dict:
+    """A workflow in API form."""
+    return json.loads((ROOT / "workflows" / "api" / f"{workflow}.json").read_text(encoding="utf-8"))
 
 
 def read_story(path: Path) -> dict[str, str]:
@@ -130,8 +139,7 @@ def fill_in(prompt: dict, checkpoint: str | None, options: argparse.Namespace) -
 def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str | None) -> int:
     from harness.server import Refused
 
-    prompt = json.loads((ROOT / "workflows" / "api" / f"{options.workflow}.json").read_text(encoding="utf-8"))
-    prompt = fill_in(prompt, checkpoint, options)
+    prompt = fill_in(read_prompt(options.workflow), checkpoint, options)
     if checkpoint is None:
         print("Storyworld draws: a toy model of 128 x 128 pixels and 60 words that ships with the pack.")
         print("For anything else: --checkpoint with any SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
