@@ -17,9 +17,10 @@ import folder_paths
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ..core.networks.dynamicrafter.config import read_resampler_config, read_unet_config
+from ..core.networks.dynamicrafter.config import read_decoder_sizes, read_resampler_config, read_unet_config
 from ..core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
 from .dynamicrafter_model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
+from .loading import patcher_of, put_into, set_precision
 
 NODE = "StoryReelDynamiCrafterLoader"
 FOLDERS = ("checkpoints", "diffusion_models")
@@ -158,21 +159,17 @@ def describe(weights: Mapping[str, Tensor]) -> str:
 
 def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comfy.model_patcher.ModelPatcher:
     """The MODEL. The weights are moved out of both dictionaries."""
-    management = comfy.model_management
     shapes = {key: tuple(tensor.shape) for key, tensor in unet.items()}
     config = DynamiCrafterConfig(
         read_unet_config(shapes, kind.default_fs),
         read_resampler_config({key: tuple(tensor.shape) for key, tensor in resampler.items()}),
     )
-    device, offload = management.get_torch_device(), management.unet_offload_device()
-    supported = config.supported_inference_dtypes
-    stored = comfy.utils.weight_dtype(unet)
     count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(resampler)
-    dtype = precision or management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=stored)
-    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
+    set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))
+    load_device = comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"])
     sampling = RescaledSampling(kind.v_prediction, kind.zero_snr, kind.base_scale)
-    model = DynamiCrafter(config, sampling, device=management.unet_inital_load_device(count, dtype))
-    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload)
+    model = DynamiCrafter(config, sampling, device=load_device)
+    patcher = patcher_of(model)
     model.kind = kind
     model.load_model_weights(unet, "", assign=patcher.is_dynamic())
     missing, _ = model.image_proj_model.load_state_dict(resampler, strict=False, assign=patcher.is_dynamic())
@@ -216,27 +213,9 @@ def build_vae(weights: dict) -> comfy.sd.VAE | None:
         return made
     decoder = {key.removeprefix("decoder."): tensor for key, tensor in vae.items() if key.startswith("decoder.")}
     network = made.first_stage_model
+    sizes = read_decoder_sizes({key: tuple(tensor.shape) for key, tensor in decoder.items()})
     network.decoder = DualReferenceDecoder(
-        **decoder_sizes(decoder), operations=comfy.ops.manual_cast, attend=optimized_attention, dtype=made.vae_dtype
+        **sizes, operations=comfy.ops.manual_cast, attend=optimized_attention, dtype=made.vae_dtype
     )
-    comfy.model_management.archive_model_dtypes(network.decoder)
-    made.patcher = comfy.model_patcher.CoreModelPatcher(
-        network, load_device=made.device, offload_device=comfy.model_management.vae_offload_device()
-    )
-    network.decoder.load_state_dict(decoder, assign=made.patcher.is_dynamic())
-    network.eval()
-    made.size = comfy.model_management.module_size(network)
+    put_into(made, network, network.decoder, decoder)
     return made
-
-
-def decoder_sizes(decoder: Mapping[str, Tensor]) -> dict:
-    """Sizes of a ToonCrafter decoder, from its weights."""
-    levels = range(len({key.split(".")[1] for key in decoder if key.startswith("up.")}))
-    widths = [len(decoder[f"up.{level}.block.0.conv1.weight"]) for level in levels]
-    blocks = len({key.split(".")[3] for key in decoder if key.startswith("up.0.block.")})
-    return dict(
-        channels=widths[0],
-        channel_mult=[width // widths[0] for width in widths],
-        num_res_blocks=blocks - 1,
-        z_channels=decoder["conv_in.weight"].shape[1],
-    )

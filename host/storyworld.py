@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
+from .loading import patcher_of, put_into, set_precision
 
 FOLDER = "storyworld"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / FOLDER
@@ -74,15 +75,9 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
     weights, config = read_part(part)
     described = StoryworldModel(config["unet"])
     described.latent_format = StoryworldLatents(config["spread"], config["rgb"])
-    management = comfy.model_management
-    device, offload = management.get_torch_device(), management.unet_offload_device()
-    supported = described.supported_inference_dtypes
-    dtype = DTYPES.get(precision) or management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(weights), supported_dtypes=supported
-    )
-    described.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, supported))
+    set_precision(described, comfy.utils.calculate_parameters(weights), DTYPES.get(precision))
     model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
-    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload)
+    patcher = patcher_of(model)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     return patcher
 
@@ -152,13 +147,8 @@ def load_vae() -> comfy.sd.VAE:
     params = {"embed_dim": 4, "ddconfig": {**smallest, "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}}
     vae = comfy.sd.VAE(AutoencoderKL(**params).state_dict(), config={"params": params}, dtype=torch.float32)
 
-    network = Autoencoder(operations=comfy.ops.manual_cast).eval().to(vae.vae_dtype)
-    comfy.model_management.archive_model_dtypes(network)
-    offload = comfy.model_management.vae_offload_device()
-    vae.first_stage_model = network
-    vae.patcher = comfy.model_patcher.CoreModelPatcher(network, load_device=vae.device, offload_device=offload)
-    network.load_state_dict(weights, assign=vae.patcher.is_dynamic())
-    vae.size = comfy.model_management.module_size(network)
+    network = Autoencoder(operations=comfy.ops.manual_cast).to(vae.vae_dtype)
+    put_into(vae, network, network, weights)
     vae.latent_channels = LATENT_CHANNELS
     # A dozen feature maps of up to 96 channels at a quarter of the resolution.
     vae.memory_used_encode = lambda shape, dtype: shape[2] * shape[3] * 80 * dtype.itemsize

@@ -54,7 +54,11 @@ def test_every_key_has_its_place(loader, name):
     import comfy.ops
     import comfy.supported_models
     from comfy.text_encoders.sd2_clip import SD2ClipModel
-    from storyreel.core.networks.dynamicrafter.config import read_resampler_config, read_unet_config
+    from storyreel.core.networks.dynamicrafter.config import (
+        read_decoder_sizes,
+        read_resampler_config,
+        read_unet_config,
+    )
     from storyreel.core.networks.dynamicrafter.resampler import Resampler
     from storyreel.core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
     from storyreel.core.networks.dynamicrafter.unet import UNet
@@ -73,7 +77,7 @@ def test_every_key_has_its_place(loader, name):
         double |= dict(ch_mult=[1, 2, 4, 4], attn_resolutions=[], dropout=0.0)
         autoencoder = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=double)
         if name.startswith("toon"):
-            autoencoder.decoder = DualReferenceDecoder(**loader.decoder_sizes(decoder))
+            autoencoder.decoder = DualReferenceDecoder(**read_decoder_sizes(shapes(decoder)))
         assert shapes(autoencoder.state_dict()) == shapes(vae)
 
         text = {key: weights.pop(key) for key in list(weights) if key.startswith(loader.TEXT)}
@@ -128,3 +132,57 @@ def test_a_pruned_file_is_taken_by_its_name(loader, name, kind):
     parts = (loader.UNET, loader.RESAMPLER)
     weights = {key: t for key, t in manifest("dynamicrafter_512").items() if key.startswith(parts)}
     assert loader.recognise(name, weights, None).name == kind
+
+
+def toon_weights() -> dict:
+    """A ToonCrafter autoencoder in the published layout."""
+    import comfy.ldm.models.autoencoder
+    from harness.dynamicrafter import random
+    from storyreel.core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
+
+    sizes = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, num_res_blocks=2)
+    sizes |= dict(ch_mult=[1, 2, 4, 4], attn_resolutions=[], dropout=0.0)
+    network = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=sizes)
+    network.decoder = DualReferenceDecoder()
+    return {f"first_stage_model.{name}": tensor for name, tensor in random(network).items()}
+
+
+@torch.no_grad()
+def test_tooncrafters_autoencoder_decodes_plainly_and_with_its_end_pictures(loader):
+    from storyreel.core.networks.dynamicrafter.tooncrafter import encoder_features
+    from storyreel.host.dynamicrafter_decode import decode_clip
+
+    vae = loader.build_vae(toon_weights())
+    generator = torch.Generator().manual_seed(5)
+    samples = torch.randn(6, 4, 8, 8, generator=generator)
+    start, end = torch.rand(2, 1, 64, 64, 3, generator=generator)
+    network = vae.first_stage_model.float()
+
+    def shown(frames: torch.Tensor) -> torch.Tensor:
+        return ((frames.float() + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+    vae.vae_dtype = torch.float32
+    plain = shown(network.decoder(network.post_quant_conv(samples)))
+    torch.testing.assert_close(vae.decode(samples), plain, rtol=0, atol=1e-4)
+
+    ends = torch.stack([start[0], end[0]]).movedim(-1, 0)[None] * 2 - 1
+    whole = shown(network.decoder(samples, encoder_features(network.encoder, ends)))
+    found = decode_clip(vae, samples, start, end)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
+    refined = decode_clip(vae, samples, start, end, refine_middle=True)
+    assert torch.equal(refined[:2], found[:2]) and torch.equal(refined[4:], found[4:])
+    assert not torch.equal(refined[2:4], found[2:4])
+
+
+def test_what_tooncrafters_decoder_cannot_decode_is_said(loader, host, tiny_checkpoint):
+    from storyreel.host.dynamicrafter_decode import decode_clip
+
+    picture, samples = torch.rand(1, 64, 64, 3), torch.zeros(4, 4, 8, 8)
+    vae = loader.build_vae(toon_weights())
+    with pytest.raises(ValueError, match="end_image holds 2 pictures; 1 is expected"):
+        decode_clip(vae, samples, picture, torch.rand(2, 64, 64, 3))
+    with pytest.raises(ValueError, match="refine_middle needs a clip of at least 6 frames; this one has 4"):
+        decode_clip(vae, samples, picture, picture, refine_middle=True)
+    stock = host.load_checkpoint(tiny_checkpoint("sd15"))[2]
+    with pytest.raises(ValueError, match="VAE is not that of a ToonCrafter checkpoint"):
+        decode_clip(stock, samples, picture, picture)

@@ -9,6 +9,7 @@ import torch
 from harness.golden import Golden, error, files
 from storyreel.core.networks.blocks import fold, unfold
 from storyreel.core.networks.dynamicrafter import tooncrafter
+from storyreel.core.networks.dynamicrafter.config import read_decoder_sizes
 
 SYSTEM = "tooncrafter"
 TOLERANCE = 2e-5  # of max|ref|, float32: the data's README
@@ -39,13 +40,7 @@ def part(weights: dict, prefix: str) -> dict:
 
 
 def read_sizes(weights: dict) -> dict:
-    """Sizes of the autoencoder, from its weights."""
-    levels = range(len({name.split(".")[2] for name in weights if name.startswith("decoder.up.")}))
-    widths = [len(weights[f"decoder.up.{level}.block.0.conv1.weight"]) for level in levels]
-    channels = widths[0]
-    blocks = len({name.split(".")[4] for name in weights if name.startswith("decoder.up.0.block.")})
-    mults = [width // channels for width in widths]
-    return dict(channels=channels, channel_mult=mults, num_res_blocks=blocks - 1)
+    return read_decoder_sizes({name: t.shape for name, t in part(weights, "decoder.").items()})
 
 
 @pytest.fixture(params=files(SYSTEM, "decoder_*.safetensors"))

@@ -96,3 +96,16 @@ def read_resampler_config(shapes: Shapes, dim_head: int = 64) -> ResamplerConfig
         output_dim=shapes["proj_out.weight"][0],
         ff_mult=shapes["layers.0.1.1.weight"][0] // dim,
     )
+
+
+def read_decoder_sizes(shapes: Shapes) -> dict:
+    """Sizes of a ToonCrafter decoder, as it takes them, from the shapes of its weights."""
+    levels = range(len({key.split(".")[1] for key in shapes if key.startswith("up.")}))
+    widths = [shapes[f"up.{level}.block.0.conv1.weight"][0] for level in levels]
+    blocks = len({key.split(".")[3] for key in shapes if key.startswith("up.0.block.")})
+    return dict(
+        channels=widths[0],
+        channel_mult=[width // widths[0] for width in widths],
+        num_res_blocks=blocks - 1,
+        z_channels=shapes["conv_in.weight"][1],
+    )
