@@ -11,7 +11,6 @@ from .dynamicrafter_model import CONCAT_LATENTS, FS, MODE, TEXT_TOKENS, VISION_T
 
 NODE = "StoryReelDynamiCrafterConditioning"
 MODES = ("animate", "interpolate", "loop")
-FACTOR = 8  # pixels of a side to a latent
 GREY = 0.5  # the picture of those who see none
 
 

@@ -8,13 +8,14 @@ import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
+import comfy.model_patcher
 import comfy.model_sampling
 import comfy.supported_models_base
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..core.diffusion import schedule
+from ..core.diffusion import prediction, schedule
 from ..core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
 from ..core.networks.dynamicrafter.resampler import Resampler
 from ..core.networks.dynamicrafter.unet import UNet
@@ -103,41 +104,32 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
             signal = torch.where(sigma >= self.sigma_max.to(sigma.device) * (1 - 1e-5), 0.0, signal)
         return signal, noise, scale
 
-    def to_x(self, sigma: Tensor, k: Tensor) -> Tensor:
-        """From the host's units to those of the network."""
+    def to_x(self, sigma: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From the host's units to those of the network: (x, sqrt(alpha_bar), sqrt(1 - alpha_bar), scale)."""
         sigma = sigma.reshape(-1, *[1] * (k.ndim - 1))
-        _, noise, _ = self.parts(sigma)
-        return k * (noise / sigma)  # sqrt(alpha_bar) scale = sqrt(1 - alpha_bar) / sigma, also where the signal is 0
-
-    def to_k(self, sigma: Tensor, x: Tensor) -> Tensor:
-        """From the network's units to those of the host."""
-        sigma = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        _, noise, _ = self.parts(sigma)
-        return x * (sigma / noise)
+        signal, noise, scale = self.parts(sigma)
+        # sqrt(alpha_bar) scale = sqrt(1 - alpha_bar) / sigma, also where the signal is 0
+        return k * (noise / sigma), signal, noise, scale
 
     def calculate_input(self, sigma, noise):
-        return self.to_x(sigma, noise)
+        return self.to_x(sigma, noise)[0]
 
     def calculate_denoised(self, sigma, model_output, model_input):
-        x = self.to_x(sigma, model_input)
-        signal, noise, scale = self.parts(sigma.reshape(-1, *[1] * (x.ndim - 1)))
-        if self.v_prediction:
-            x0 = signal * x - noise * model_output
-        else:
-            x0 = (x - noise * model_output) / signal
-        return x0 / scale
+        x, signal, noise, scale = self.to_x(sigma, model_input)
+        x0_of = prediction.x0_of_v if self.v_prediction else prediction.x0_of_epsilon
+        return x0_of(x, model_output, signal, noise) / scale
 
     def output_of(self, sigma: Tensor, denoised: Tensor, k: Tensor) -> Tensor:
         """What the model must have predicted to give `denoised`: the inverse of `calculate_denoised`."""
-        x = self.to_x(sigma, k)
-        signal, noise, scale = self.parts(sigma.reshape(-1, *[1] * (x.ndim - 1)))
-        x0 = denoised * scale
-        return (signal * x - x0 if self.v_prediction else x - signal * x0) / noise
+        x, signal, noise, scale = self.to_x(sigma, k)
+        output_of = prediction.v_of_x0 if self.v_prediction else prediction.epsilon_of_x0
+        return output_of(x, denoised * scale, signal, noise)
 
     def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
-        if max_denoise:
-            return self.to_k(sigma, noise) + latent_image
-        return noise * sigma.reshape(-1, *[1] * (noise.ndim - 1)) + latent_image
+        sigma = sigma.reshape(-1, *[1] * (noise.ndim - 1))
+        if max_denoise:  # so that the network sees this very noise
+            sigma = sigma / self.parts(sigma)[1]
+        return noise * sigma + latent_image
 
     def inverse_noise_scaling(self, sigma, latent):
         return latent
@@ -249,7 +241,7 @@ class DynamiCrafter(comfy.model_base.BaseModel):
         return torch.cat([torch.zeros_like(denoised[:, :1]), denoised], 1).flatten(0, 1)
 
 
-def parts_of(model: nn.Module) -> DynamiCrafter:
+def parts_of(model: comfy.model_patcher.ModelPatcher) -> DynamiCrafter:
     """The model inside a MODEL, if it is one of ours. Raises ValueError with the name of what it is."""
     inner = model.model
     if not isinstance(inner, DynamiCrafter):

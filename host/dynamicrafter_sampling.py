@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..core.attention.draws import generator
 from ..core.diffusion import schedule
-from ..core.diffusion.ddim import blend_known, ddim_step, epsilon_of
+from ..core.diffusion.ddim import blend_known, ddim_step
 from ..core.diffusion.guidance import rescale_guidance
+from ..core.diffusion.prediction import epsilon_of_x0
 from .dynamicrafter_model import GATE, RescaledSampling, parts_of
 
 
@@ -51,7 +52,7 @@ class DDIM(comfy.samplers.Sampler):
             x = ddim_step(
                 x,
                 x0,
-                epsilon_of(x, x0, now.alpha_bar),
+                epsilon_of_x0(x, x0, now.alpha_bar**0.5, (1 - now.alpha_bar) ** 0.5),
                 draw(step, x).to(x) if self.eta else None,
                 alpha_bar=now.alpha_bar,
                 alpha_bar_next=then.alpha_bar,

@@ -70,6 +70,12 @@ def tell(story: dict, size: int) -> dict[str, Node]:
     }
 
 
+def share(model: str, **changes) -> Node:
+    """Consistent Self-Attention on the MODEL of this node, with the story of node 2."""
+    inputs = {"model": (model, 0), "story": ("2", 0), **changes}
+    return Node("StoryReelConsistentAttention", "Consistent Self-Attention", (925, 0, 330, 485), inputs)
+
+
 def story_comic(
     name: str,
     note: str,
@@ -90,12 +96,7 @@ def story_comic(
     nodes = {
         "1": loader,
         **tell(story, size),
-        "5": Node(
-            "StoryReelConsistentAttention",
-            "Consistent Self-Attention",
-            (925, 0, 330, 485),
-            {"model": (patched, 0), "story": ("2", 0), **(sharing or {})},
-        ),
+        "5": share(patched, **(sharing or {})),
         "6": Node("KSampler", "Draw All Pictures", (925, 595, 330, 312), drawing),
         "7": Node("VAEDecode", "VAE Decode", (1315, 0, 310, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
         "8": Node("SaveImage", "Save Pictures", (1670, 0, 420, 360), {"images": ("7", 0), "filename_prefix": PICTURES}),
@@ -126,12 +127,7 @@ def with_and_without(name: str, note: str, loader: Node, story: dict, size: int,
     nodes = {
         "1": loader,
         **tell(story, size),
-        "5": Node(
-            "StoryReelConsistentAttention",
-            "Consistent Self-Attention",
-            (925, 0, 330, 485),
-            {"model": ("1", 0), "story": ("2", 0)},
-        ),
+        "5": share("1"),
     }
     groups = [Group("Story", "#3F789E", ("2",)), Group("Model", "#8A5A9E", ("1", "5"))]
     for title, model, first, top in (("With", ("5", 0), 10, 0), ("Without", ("1", 0), 20, 595)):

@@ -33,22 +33,6 @@ def ddim_step(
     return x if noise is None or not sigma else x + sigma * noise
 
 
-def split_v(x: Tensor, v: Tensor, alpha_bar: float) -> tuple[Tensor, Tensor]:
-    """(x_0, epsilon) of a v-prediction."""
-    signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
-    return signal * x - noise * v, signal * v + noise * x
-
-
-def split_epsilon(x: Tensor, epsilon: Tensor, alpha_bar: float) -> tuple[Tensor, Tensor]:
-    """(x_0, epsilon) of an epsilon-prediction."""
-    return (x - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5, epsilon
-
-
-def epsilon_of(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
-    """The epsilon that goes with an x_0."""
-    return (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
-
-
 def blend_known(x: Tensor, known: Tensor, keep: Tensor) -> Tensor:
     """x with what is known put in where `keep` is 1, without noise, as the published code does before each step."""
     return torch.lerp(x, known, keep)

@@ -1,5 +1,7 @@
 """Blocks of video UNets that grew out of Stable Diffusion's: spatial ones work on frames, temporal ones on clips.
 
+Their layout is that of latent video diffusion (arXiv 2211.13221) and ModelScope (arXiv 2308.06571).
+
 Activations stay folded, [(B T), C, H, W], and a temporal block looks at them as clips. `operations` makes the layers
 (torch.nn by default), `attend(q, k, v, heads)` on [B, N, heads * d] is the attention. Layer and parameter names are the
 published checkpoints', the misspelt one included.
@@ -33,19 +35,30 @@ def embedding(dim: int, out: int, operations, **made) -> nn.Sequential:
     return nn.Sequential(operations.Linear(dim, out, **made), nn.SiLU(), operations.Linear(out, out, **made))
 
 
+def temporal_stage(channels: int, *between: nn.Module, operations=nn, **made) -> nn.Sequential:
+    """Group norm over the clip, SiLU, whatever stands between, a convolution over 3 frames. [B, C, T, H, W]."""
+    norm = operations.GroupNorm(GROUPS, channels, eps=CONV_EPS, **made)
+    conv = operations.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **made)
+    return nn.Sequential(norm, nn.SiLU(), *between, conv)
+
+
+def attend_together(attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention of rows q [R, N, C] to fewer rows k and v [S, M, C], R / S of them in order to each.
+
+    Rows that read the same keys are one long sequence of queries, so no key is repeated.
+    """
+    return attend(q.reshape(len(k), -1, q.shape[-1]), k, v, heads).view_as(q)
+
+
 class TemporalConv(nn.Module):
     """x + four times (group norm over the clip, SiLU, convolution over 3 frames). [B, C, T, H, W]."""
 
     def __init__(self, channels: int, operations=nn, **made):
         super().__init__()
-
-        def stage(*dropout: nn.Module) -> nn.Sequential:
-            norm = operations.GroupNorm(GROUPS, channels, eps=CONV_EPS, **made)
-            conv = operations.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **made)
-            return nn.Sequential(norm, nn.SiLU(), *dropout, conv)
-
-        self.conv1 = stage()
-        self.conv2, self.conv3, self.conv4 = (stage(nn.Identity()) for _ in range(3))  # in the place of dropout
+        made["operations"] = operations
+        self.conv1 = temporal_stage(channels, **made)
+        # An identity in the place of dropout.
+        self.conv2, self.conv3, self.conv4 = (temporal_stage(channels, nn.Identity(), **made) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv4(self.conv3(self.conv2(self.conv1(x))))

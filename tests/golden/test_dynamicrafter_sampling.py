@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from harness.golden import Golden, error, files
-from storyreel.core.diffusion import ddim, guidance, schedule
+from storyreel.core.diffusion import ddim, guidance, prediction, schedule
 from storyreel.core.networks.blocks import timestep_embedding
 
 SYSTEM = "dynamicrafter"
@@ -77,14 +77,16 @@ def test_single_steps(path):
     scales = schedule.scale_table(config["base_scale"] or 1.0).tolist()
     times = schedule.timesteps(config["spacing"], config["S"])
     assert times == golden["timesteps"].tolist()
-    split = {"v": ddim.split_v, "eps": ddim.split_epsilon}[config["parameterization"]]
+    x0_of = {"v": prediction.x0_of_v, "eps": prediction.x0_of_epsilon}[config["parameterization"]]
     errors, before = {}, golden["x_T"]
     for step, (now, then) in enumerate(zip(times, [*times[1:], 0], strict=True)):
         if "mask" in golden.tensors:
             before = ddim.blend_known(before, golden["x0"], golden["mask"])
         last = step == len(times) - 1
         rescale = 1.0 if last else scales[then] / scales[now]
-        x0, epsilon = split(before, guided(golden, step), bars[now])
+        shares = bars[now] ** 0.5, (1 - bars[now]) ** 0.5
+        x0 = x0_of(before, guided(golden, step), *shares)
+        epsilon = prediction.epsilon_of_x0(before, x0, *shares)
         options = dict(alpha_bar=bars[now], alpha_bar_next=bars[then], rescale=rescale, eta=config["eta"])
         found = ddim.ddim_step(before, x0, epsilon, golden["noise"][step], **options)
         errors[f"x after step {step}"] = error(found, golden["x_steps"][step])
@@ -111,7 +113,9 @@ def test_no_number_of_steps_gives_nan():
         times = schedule.timesteps("uniform_trailing", count)
         x = noise = torch.ones(1, 1)
         for now, then in zip(times, [*times[1:], 0], strict=True):
-            x0, epsilon = ddim.split_v(x, torch.zeros_like(x), bars[now])
+            shares = bars[now] ** 0.5, (1 - bars[now]) ** 0.5
+            x0 = prediction.x0_of_v(x, torch.zeros_like(x), *shares)
+            epsilon = prediction.epsilon_of_x0(x, x0, *shares)
             x = ddim.ddim_step(x, x0, epsilon, noise, alpha_bar=bars[now], alpha_bar_next=bars[then], eta=1.0)
         assert x.isfinite().all(), count
 

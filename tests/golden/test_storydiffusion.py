@@ -4,40 +4,25 @@ Write and read phases of the published program are one batch here: the frames th
 it reads are our later frames. Sizes, rates, steps and characters come from each file's metadata.
 """
 
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import safe_open
+from harness.golden import Golden as GoldenFile
+from harness.golden import files
 from storyreel.core.attention.consistent import Phase, Settings, draw_share
 from storyreel.core.attention.extended import attend_plain, extended_attention
 from storyreel.core.attention.presets import PRESETS
 from storyreel.core.attention.sharing import Rules, share
 
-FOLDER = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "data"))
-FOLDER = FOLDER / "storydiffusion" if (FOLDER / "storydiffusion").is_dir() else FOLDER
+SYSTEM = "storydiffusion"
 TOLERANCE = 1e-5  # of max|ref|, float32: the data's README
 
 
-def files(pattern):
-    found = sorted(FOLDER.glob(pattern))
-    return [pytest.param(path, id=path.stem) for path in found] or [pytest.param(pattern, id=f"no {pattern}")]
+class Golden(GoldenFile):
+    """One file of this system."""
 
-
-class Golden:
-    """One file: tensors by name, and its configuration."""
-
-    def __init__(self, path):
-        assert isinstance(path, Path), f"{FOLDER} has no file {path}"
-        with safe_open(path, "pt") as file:
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self.config = json.loads(file.metadata()["config"])
-        self.images = self.config["id_length"]
-
-    def __getitem__(self, name):
-        return self.tensors[name]
+    @property
+    def images(self):
+        return self.config["id_length"]
 
     def layers(self):
         return [(number, *layer) for number, layer in enumerate(self.config["layers"])]
@@ -62,7 +47,7 @@ def assert_close(ours, published):
     assert (ours - published).abs().max() <= TOLERANCE * published.abs().max()
 
 
-@pytest.mark.parametrize("path", files("lv_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "lv_*.safetensors"))
 def test_low_vram(path):
     golden = Golden(path)
     config = golden.config
@@ -88,7 +73,7 @@ def test_low_vram(path):
                 assert_close(golden.attention(layer, hidden, *shared, heads), published)
 
 
-@pytest.mark.parametrize("path", files("lv_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "lv_*.safetensors"))
 def test_what_the_published_bank_keeps_is_what_our_pool_gathers(path):
     golden = Golden(path)
     for name in golden.config["characters"]:
@@ -107,7 +92,7 @@ def mask_case(golden):
     return phases, frames, share(frames, None, Rules(anchors=golden.images))
 
 
-@pytest.mark.parametrize("path", files("mask_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "mask_*.safetensors"))
 def test_mask(path):
     golden = Golden(path)
     config = golden.config
@@ -141,7 +126,7 @@ def draw_share_before_start(golden, frames):
     return dense
 
 
-@pytest.mark.parametrize("path", files("mask_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "mask_*.safetensors"))
 def test_our_groups_attend_where_the_published_mask_allows(path):
     golden = Golden(path)
     images = golden.images
@@ -161,7 +146,7 @@ def test_our_groups_attend_where_the_published_mask_allows(path):
             assert torch.equal(ours.view_as(published), published)
 
 
-@pytest.mark.parametrize("path", files("lv_*.safetensors") + files("mask_*.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "lv_*.safetensors") + files(SYSTEM, "mask_*.safetensors"))
 def test_presets_have_the_published_probabilities(path):
     config = Golden(path).config
     preset = PRESETS[config["kind"]]
@@ -170,7 +155,7 @@ def test_presets_have_the_published_probabilities(path):
     assert preset["layer_prob_late"] == pytest.approx(1 - late)
 
 
-@pytest.mark.parametrize("path", files("published_bug_lv_read_batch2.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "published_bug_lv_read_batch2.safetensors"))
 def test_every_image_of_a_reading_batch_attends(path):
     """Published: the first image attends with the bank, the others come back as they went in."""
     golden = Golden(path)
@@ -194,7 +179,7 @@ def test_every_image_of_a_reading_batch_attends(path):
             assert (ours[1] - rows[1]).abs().max() > 0.1 * rows[1].abs().max()
 
 
-@pytest.mark.parametrize("path", files("published_bug_lv_write_nocfg.safetensors"))
+@pytest.mark.parametrize("path", files(SYSTEM, "published_bug_lv_write_nocfg.safetensors"))
 def test_without_guidance_all_images_share(path):
     """Published: four rows without guidance couple only 0 with 1 and 2 with 3."""
     golden = Golden(path)

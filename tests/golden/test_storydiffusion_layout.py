@@ -5,14 +5,12 @@ of its other panels instead.
 """
 
 import json
-import os
-from pathlib import Path
 
 import pytest
+from harness.golden import folder
 from storyreel.core.story import layout
 
-FOLDER = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "data"))
-FOLDER = FOLDER / "storydiffusion" if (FOLDER / "storydiffusion").is_dir() else FOLDER
+FOLDER = folder("storydiffusion")
 FILE = FOLDER / "layout_cases.json"
 
 

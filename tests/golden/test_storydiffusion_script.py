@@ -5,17 +5,15 @@ never by its name, and there the story must be mended as `core/story/script.py` 
 """
 
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
+from harness.golden import folder
 from storyreel.core.story.script import ScriptError, read_script
 from storyreel.core.story.story import UNNAMED
 from storyreel.core.story.styles import Style
 
-FOLDER = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "data"))
-FOLDER = FOLDER / "storydiffusion" if (FOLDER / "storydiffusion").is_dir() else FOLDER
+FOLDER = folder("storydiffusion")
 NO_CHARACTER = "[NC]"
 BOTH_FILES = ("script_cases.json", "published_bug_script_cases.json")
 

@@ -21,6 +21,7 @@ from .trainer import Plan, device, train
 from .words import Vocabulary, with_strangers
 
 pack.load_pack()
+from storyreel.core.diffusion.schedule import TIMESTEPS, alpha_bars  # noqa: E402
 from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
 from storyreel.core.storyworld import captions  # noqa: E402
 
@@ -44,7 +45,6 @@ CONFIG = {  # of the host's UNetModel
     "context_dim": WIDTH,
     "legacy": False,
 }
-BETA_START, BETA_END, TIMESTEPS = 0.00085, 0.012, 1000  # Stable Diffusion's scaled linear schedule
 
 
 def build() -> nn.Module:
@@ -65,12 +65,6 @@ def build() -> nn.Module:
 
 
 TRAINING_OPTIONS = {"optimized_attention_override": lambda _, q, k, v, heads, *args, **kwargs: attend(q, k, v, heads)}
-
-
-def schedule() -> Tensor:
-    """Cumulative products of alpha [TIMESTEPS]."""
-    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=torch.float64) ** 2
-    return (1 - betas).cumprod(0).float()
 
 
 class Captions:
@@ -104,7 +98,7 @@ def train_unet(
     heroes = np.stack([_shrink(mask) for mask in pictures.heroes])
     truths = [pictures.truth(index) for index in range(len(pictures))]
     read = Captions(towers, vocabulary)
-    alphas = schedule()
+    alphas = alpha_bars(zero_snr=False).float()
 
     torch.manual_seed(plan.seed)
     unet = build().to(device())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.extended import attend_plain
-from ..blocks import GROUPS, TRANSFORMER_EPS, Attend, FeedForward, SelfAttention
+from ..blocks import GROUPS, TRANSFORMER_EPS, Attend, FeedForward, SelfAttention, attend_together
 
 
 class TextImageAttention(nn.Module):
@@ -28,18 +28,14 @@ class TextImageAttention(nn.Module):
     def forward(self, x: Tensor, text: Tensor, image: Tensor, image_strength: float) -> Tensor:
         """x [(B T), N, C]; text and image [B or (B T), tokens, D], a row for each clip or for each frame."""
         q = self.to_q(x)
-        out = self._over(q, self.to_k(text), self.to_v(text))
+        out = attend_together(self.attend, q, self.to_k(text), self.to_v(text), self.heads)
         if image_strength:
             gate = image_strength
             if self.alpha is not None:
                 gate = gate * (1 + torch.tanh(self.alpha.to(q)))
-            out = out + gate * self._over(q, self.to_k_ip(image), self.to_v_ip(image))
+            seen = attend_together(self.attend, q, self.to_k_ip(image), self.to_v_ip(image), self.heads)
+            out = out + gate * seen
         return self.to_out(out)
-
-    def _over(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # Frames that read the same keys are one long sequence of queries, so no key is repeated.
-        rows = len(k)
-        return self.attend(q.reshape(rows, -1, q.shape[-1]), k, v, self.heads).view_as(q)
 
 
 class SpatialBlock(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...attention.extended import attend_plain
-from ..blocks import CONV_EPS, GROUPS, Attend, Upsample, fold, unfold
+from ..blocks import GROUPS, Attend, Upsample, attend_together, fold, temporal_stage, unfold
 
 EPS = 1e-6  # of the spatial group norms
 FUSION_HEADS, FUSION_WIDTH = 8, 512  # whatever the level's width
@@ -23,15 +23,8 @@ class TimeStack(nn.Module):
 
     def __init__(self, channels: int, operations=nn, **made):
         super().__init__()
-
-        def norm():
-            return operations.GroupNorm(GROUPS, channels, eps=CONV_EPS, **made)
-
-        def conv():
-            return operations.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **made)
-
-        self.in_layers = nn.Sequential(norm(), nn.SiLU(), conv())
-        self.out_layers = nn.Sequential(norm(), nn.SiLU(), nn.Identity(), conv())
+        self.in_layers = temporal_stage(channels, operations=operations, **made)
+        self.out_layers = temporal_stage(channels, nn.Identity(), operations=operations, **made)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.out_layers(self.in_layers(x))
@@ -92,9 +85,8 @@ class Fusion(nn.Module):
         """x [(B T), C, H, W], pictures [B, C, 2, H, W] -> as x."""
         q = self.to_q(self.norm(x).flatten(2).mT)
         seen = pictures.flatten(2).mT  # both pictures' places, one after the other
-        # The frames of a clip read the same keys, so they are one long sequence of queries.
-        out = self.attend(q.reshape(len(seen), -1, FUSION_WIDTH), self.to_k(seen), self.to_v(seen), FUSION_HEADS)
-        return x + self.to_out(out.view_as(q)).mT.unflatten(2, x.shape[2:])
+        out = attend_together(self.attend, q, self.to_k(seen), self.to_v(seen), FUSION_HEADS)
+        return x + self.to_out(out).mT.unflatten(2, x.shape[2:])
 
 
 class Combiner(nn.Module):
