@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import webbrowser
+from collections import Counter
 from pathlib import Path
 
 import environment
@@ -24,6 +25,7 @@ from environment import ROOT, SetupError
 
 PACK = "ComfyUI-StoryReel"
 NOT_SHIPPED = {"tests", "tools", "output", "workflows"}
+NAMES = {"StoryReelComicPage": "page", "StoryReelMeasureStory": "plot"}  # what a node's image is called; else picture
 TOY, REAL = "storyworld_comic", "story_comic_sd15"  # the workflow without and with a checkpoint
 
 
@@ -175,17 +177,19 @@ class Progress:
 
 
 def save(client, prompt: dict, outputs: dict[str, dict], parent: Path) -> list[Path]:
-    """Fetch every picture through /view into a new folder under `parent`; a comic page's name says so."""
+    """Fetch every picture through /view into a new folder under `parent`, numbered as they came."""
     number = 1
     while (folder := parent / f"story_{number:03}").exists():
         number += 1
     folder.mkdir(parents=True)
     written = []
+    count = Counter()
     for node, shown in outputs.items():
         source, _ = prompt[node]["inputs"].get("images", (None, 0))
-        name = "page" if source and prompt[source]["class_type"] == "StoryReelComicPage" else "picture"
-        for index, image in enumerate(shown.get("images", []), 1):
-            path = folder / f"{name}_{index:02}.png"
+        name = NAMES.get(source and prompt[source]["class_type"], "picture")
+        for image in shown.get("images", []):
+            count[name] += 1
+            path = folder / f"{name}_{count[name]:02}.png"
             path.write_bytes(client.view(image))
             written.append(path)
     return written
