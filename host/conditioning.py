@@ -31,6 +31,25 @@ def encode_story(clip, prompts, negative: str) -> tuple[list, list]:
     return _stack(rows), _stack([negative_row] * len(rows))
 
 
+def pick_row(conditioning: list, index: int) -> list:
+    """Row `index` of a batched CONDITIONING, as `encode_story` makes them; the last row holds on."""
+    picked = []
+    for cond, extras in conditioning:
+        rows = len(cond)
+        row = slice(min(index, rows - 1), min(index, rows - 1) + 1)
+        own = {
+            key: value[row] if isinstance(value, torch.Tensor) and value.ndim and len(value) == rows else value
+            for key, value in extras.items()
+        }
+        picked.append([cond[row], own])
+    return picked
+
+
+def count_rows(conditioning: list) -> int:
+    """How many prompts a CONDITIONING holds, as rows of its batch."""
+    return max(len(cond) for cond, _ in conditioning)
+
+
 def _pad_chunks(tokens: list[dict], empty: dict) -> None:
     """Give all `tokens` as many chunks as the longest has, per encoder; one without chunks has one and keeps it."""
     for encoder, blank in empty.items():

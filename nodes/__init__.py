@@ -12,6 +12,7 @@ class StoryReelExtension(ComfyExtension):
         register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import attention, measure, page, story, storyworld
+        from . import animate, attention, measure, page, shots, story, storyworld
 
-        return [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES, *measure.NODES]
+        pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
+        return [*pictures, *animate.NODES, *shots.NODES, *measure.NODES]

@@ -60,12 +60,23 @@ def tiny_checkpoint(host):
 def server(base, tmp_path_factory):
     """A real `main.py` on a free loopback port with the pack in its custom_nodes: see `harness.server.Server`."""
     from harness.folders import link, make_base
+    from harness.pictures import write_example
     from harness.server import Server
 
     folder = make_base(tmp_path_factory.mktemp("server"), models=base / "models")
+    write_example(folder / "input")
     link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
     with Server(folder) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def stocked_server(server, host):
+    """The server, with a tiny stand-in for every published file that a workflow asks for."""
+    from harness import workflows
+
+    workflows.write_stand_ins(host.base / "models")
+    return server
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Pairs of pictures, and clips joined."""
+"""Pairs of pictures and clips joined, alone and through the host's list mapping."""
 
 import pytest
 import torch
@@ -31,3 +31,19 @@ def test_a_shared_frame_is_kept_once():
 def test_clips_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match="clip 1 is 6 x 4, clip 2 is 8 x 4; clips of one size"):
         join([clip(0.1), clip(0.1, size=(4, 8))])
+
+
+def test_a_story_passes_through_list_mapping(host, tmp_path):
+    """Three pictures become two transitions, each of which the stock nodes work on, and one clip again."""
+    joined = {"images": ["3", 0], "fps": 8, "shared_ends": True, "closed": False}
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 3, "color": 0xFF0000}},
+        "2": {"class_type": "StoryReelKeyframePairs", "inputs": {"images": ["1", 0]}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["2", 0], "image2": ["2", 1]}},
+        "4": {"class_type": "StoryReelJoinClips", "inputs": joined},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 1]}},
+    }
+    run = host.run(prompt)
+    assert len(run.values["2"][0]) == 2 and len(run.outputs["5"]["images"]) == 3
+    video = run.values["4"][0][0] if isinstance(run.values["4"][0], list) else run.values["4"][0]
+    assert float(video.get_components().frame_rate) == 8

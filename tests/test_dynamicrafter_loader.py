@@ -136,15 +136,9 @@ def test_a_pruned_file_is_taken_by_its_name(loader, name, kind):
 
 def toon_weights() -> dict:
     """A ToonCrafter autoencoder in the published layout."""
-    import comfy.ldm.models.autoencoder
-    from harness.dynamicrafter import random
-    from storyreel.core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
+    from harness import dynamicrafter, tiny
 
-    sizes = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, num_res_blocks=2)
-    sizes |= dict(ch_mult=[1, 2, 4, 4], attn_resolutions=[], dropout=0.0)
-    network = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=sizes)
-    network.decoder = DualReferenceDecoder()
-    return {f"first_stage_model.{name}": tensor for name, tensor in random(network).items()}
+    return {name: tensor.float() for name, tensor in tiny.random_weights(dynamicrafter.toon_vae()).items()}
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import io
 
+import av
 import pytest
 from harness import workflows
 from harness.server import Refused
@@ -11,15 +12,22 @@ PAGES = "story/page"  # the prefix of the pages that a story workflow saves
 
 
 @pytest.fixture(scope="module")
-def client(server, tiny_checkpoint):
-    for name in set(workflows.TINY.values()):
-        tiny_checkpoint(name)
-    return server.client()
+def client(stocked_server):
+    return stocked_server.client()
 
 
 def view(client, result, node: str) -> list[Image.Image]:
     """What a node shows, as it comes through /view."""
     return [Image.open(io.BytesIO(client.view(image))) for image in result.outputs[node]["images"]]
+
+
+def play(client, result, node: str) -> list[Image.Image]:
+    """The frames of the video that a node saved."""
+    (video,) = result.outputs[node]["images"]
+    with av.open(io.BytesIO(client.view(video))) as container:
+        assert container.streams.video[0].codec.name == "h264" and video["filename"].endswith(".mp4")
+        assert container.streams.video[0].average_rate == 8
+        return [frame.to_image() for frame in container.decode(video=0)]
 
 
 @pytest.mark.parametrize("name", workflows.NAMES)
@@ -28,12 +36,17 @@ def test_an_api_file_is_posted_and_drawn(client, name):
     result = client.run(prompt)  # raises if validation says anything at all
     assert result.status == "success", result.message
 
-    for sampler in workflows.find_all(prompt, "KSampler"):
+    for sampler in workflows.samplers(prompt):
         progress = [data for kind, data in result.events if kind == "progress" and data["node"] == sampler]
         assert progress[-1]["value"] == progress[-1]["max"] == workflows.STEPS
         assert {data["prompt_id"] for data in progress} == {result.prompt_id}
 
     for node, count in workflows.shown(prompt).items():
+        if prompt[node]["class_type"] == "SaveVideo":
+            frames = play(client, result, node)
+            closed = any(node["inputs"].get("closed") for node in prompt.values())
+            assert len(frames) == workflows.SHOT["frames"] - closed and {frame.size for frame in frames} == {(64, 64)}
+            continue
         images = view(client, result, node)
         assert len({image.tobytes() for image in images}) == len(images) == count
         assert all(image.format == "PNG" and image.mode == "RGB" for image in images)

@@ -2,7 +2,7 @@
 
     python tools/make_workflows.py [NAME...]
 
-The graphs are those of workflow_graphs.py. A real frontend builds, saves, exports and shows each of them, so that the
+The graphs are those of graphs/. A real frontend builds, saves, exports and shows each of them, so that the
 files are what the Save and Export menus write. Run it again after an input of a node was added or renamed.
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import environment
 from environment import ROOT, SetupError
-from workflow_graphs import GRAPHS, PAGES, Graph, file_name
+from graphs import GRAPHS
+from graphs.parts import PAGES, Graph, file_name
 
 WORKFLOWS = ROOT / "workflows"
 VERSION = "0.1.0"
@@ -81,14 +82,17 @@ def main(names: list[str]) -> int:
     sys.path.append(str(ROOT / "tests"))  # the server and the browser are the tests' own
     from harness.browser import Browser
     from harness.folders import link, make_base
+    from harness.pictures import write_example
     from harness.server import Server
 
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(Path(folder))
         link(base / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
+        write_example(base / "input")
         graphs = [graph for graph in GRAPHS if not names or graph.name in names]
         for graph in graphs:  # a name is enough for the frontend's lists, and for it to miss nothing
             for address, models in (model for node in graph.nodes.values() for model in node.models):
+                (base / "models" / models).mkdir(exist_ok=True)
                 (base / "models" / models / file_name(address)).touch()
         with Server(base) as server, Browser() as browser:
             ours = {name for name in server.client().object_info() if name.startswith("StoryReel")}

@@ -1,13 +1,18 @@
 """Tiny DynamiCrafter checkpoints in the published key layout."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
 from storyreel.core.networks.dynamicrafter.resampler import Resampler
+from storyreel.core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
 from storyreel.core.networks.dynamicrafter.unet import UNet
+
+from . import tiny
 
 UNET, RESAMPLER = "model.diffusion_model.", "image_proj_model."
 SIZES = UNetConfig(
@@ -48,3 +53,32 @@ def write(path: Path, unet: dict | None = None, projection: dict | None = None, 
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path, metadata)
     return path
+
+
+def write_for_workflows(name: str, folder: Path) -> Path:
+    """The stand-in of a published checkpoint, unless it is there: a tiny UNet and image projection for the encoders of
+    full width, and the autoencoder that files of this `name` carry, if any."""
+    path = folder / f"{name}.ckpt"
+    if not path.exists():
+        weights = {UNET + key: t for key, t in random(UNet(replace(SIZES, context_dim=1024))).items()}
+        weights |= {RESAMPLER + key: t for key, t in resampler(1024, width=1280).items()}
+        if "toon" in name:
+            weights |= tiny.random_weights(toon_vae())
+        elif "1024" in name:
+            weights |= tiny.random_weights(tiny.vae())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": weights}, path)
+    return path
+
+
+def toon_vae() -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The keys and shapes of ToonCrafter's autoencoder."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    sizes = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, num_res_blocks=2)
+    sizes |= dict(ch_mult=[1, 2, 4, 4], attn_resolutions=[], dropout=0.0)
+    with torch.device("meta"):
+        network = AutoencoderKL(embed_dim=4, ddconfig=sizes)
+        network.decoder = DualReferenceDecoder()
+    for name, tensor in network.state_dict().items():
+        yield f"first_stage_model.{name}", tuple(tensor.shape)

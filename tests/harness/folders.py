@@ -61,7 +61,8 @@ def make_base(folder: Path, models: Path | None = None) -> Path:
     for name in ("custom_nodes", "input", "output", "temp", "user/default"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     if models is None:
-        (folder / "models" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for kind in ("checkpoints", "clip_vision", "vae"):
+            (folder / "models" / kind).mkdir(parents=True, exist_ok=True)
     else:
         link(folder / "models", models)
     # without these the first visit opens the templates dialog over the graph

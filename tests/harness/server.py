@@ -68,6 +68,11 @@ class Server:
         """Until the host ends by itself."""
         self._process.wait()
 
+    def kill(self):
+        """At once, as a crash or the system does when memory is out."""
+        self._process.kill()
+        self._process.wait()
+
     def client(self) -> "Client":
         return Client(self.url)
 

@@ -135,12 +135,34 @@ def _sdxl(layout: dict, clip: bool) -> Shapes:
     yield from vae()
 
 
+def vision_h() -> Shapes:
+    """CLIP ViT-H/14's image tower as transformers names it, 32 layers of 1280."""
+    import json
+
+    import comfy.clip_model
+    import comfy.clip_vision
+    import comfy.ops
+
+    config = json.loads((Path(comfy.clip_vision.__file__).parent / "clip_vision_config_h.json").read_text())
+    model = comfy.clip_model.CLIPVisionModelProjection(config, torch.float16, "meta", comfy.ops.disable_weight_init)
+    for name, tensor in model.state_dict().items():
+        yield name, tuple(tensor.shape)
+
+
+def plain_vae() -> Shapes:
+    for name, shape in vae():
+        yield name.removeprefix("first_stage_model."), shape
+
+
 CHECKPOINTS = {
     "sd15": lambda: _sd15(ONE_LEVEL),  # one level: attention at input 1, middle 0, output 0 and 1
     "sd15_full": lambda: _sd15(FOUR_LEVELS),  # SD1.5's own block layout, 16 transformers
+    "sd2": lambda: _sd2(ONE_LEVEL),
     "sd2_full": lambda: _sd2(FOUR_LEVELS),
     "sdxl": lambda: _sdxl(SEVENTY_TRANSFORMERS, clip=True),  # 1.1 G parameters once loaded
     "sdxl_slim": lambda: _sdxl(SLIM, clip=False),  # its CLIP output is None
+    "vit_h": vision_h,  # for models/clip_vision
+    "vae": plain_vae,  # for models/vae
 }
 
 
@@ -177,10 +199,15 @@ def write(name: str, folder: Path) -> Path:
     """Write checkpoint `name` of `CHECKPOINTS` into `folder` unless it is there; the bytes are the same every time."""
     path = Path(folder) / f"{name}.ckpt"
     if not path.exists():
-        shapes = list(CHECKPOINTS[name]())
-        weights = Weights(shapes)
-        torch.save({"state_dict": {key: weights.view(key, shape) for key, shape in shapes}}, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": random_weights(CHECKPOINTS[name]())}, path)
     return path
+
+
+def random_weights(shapes: Shapes) -> dict[str, torch.Tensor]:
+    shapes = list(shapes)
+    weights = Weights(shapes)
+    return {key: weights.view(key, shape) for key, shape in shapes}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The shipped workflows, and how a test runs one in seconds: a tiny checkpoint, two steps, two small frames."""
+"""The shipped workflows, and how a test runs one in seconds: tiny models, two steps, small pictures, short clips."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,33 @@ if not NAMES:
     raise FileNotFoundError(f"there is no workflow in {FOLDER}")  # else a test of every workflow would test nothing
 
 FRAMES, WIDTH, HEIGHT, STEPS = 2, 64, 96, 2
-TINY = {  # a published checkpoint and its stand-in, a name of `harness.tiny.CHECKPOINTS`
-    "v1-5-pruned-emaonly-fp16.safetensors": "sd15",
-    "sd_xl_base_1.0.safetensors": "sdxl",
+SHOT = dict(width=64, height=64, frames=4)
+STAND_INS = {  # of a published file: folder of the host's models, and file
+    "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "sd15.ckpt"),
+    "sd_xl_base_1.0.safetensors": ("checkpoints", "sdxl.ckpt"),
+    "v2-1_512-ema-pruned.safetensors": ("checkpoints", "sd2.ckpt"),
+    "dynamicrafter_1024_fp16_pruned.safetensors": ("checkpoints", "dynamicrafter_1024_stand_in.ckpt"),
+    "dynamicrafter_unet_512_interp.safetensors": ("checkpoints", "dynamicrafter_512_interp_stand_in.ckpt"),
+    "tooncrafter_512_interp-pruned-fp16.safetensors": ("checkpoints", "tooncrafter_stand_in.ckpt"),
+    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": ("clip_vision", "vit_h.ckpt"),
+    "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "vae.ckpt"),
 }
+LOADERS = {  # and the input that names a file
+    "CheckpointLoaderSimple": "ckpt_name",
+    "CLIPVisionLoader": "clip_name",
+    "VAELoader": "vae_name",
+    "StoryReelDynamiCrafterLoader": "checkpoint",
+}
+SAMPLERS = ("KSampler", "SamplerCustomAdvanced")
+
+
+def write_stand_ins(models: Path):
+    """Put every stand-in into the host's folders."""
+    from . import dynamicrafter, tiny
+
+    for folder, file in STAND_INS.values():
+        write = dynamicrafter.write_for_workflows if file.endswith("_stand_in.ckpt") else tiny.write
+        write(Path(file).stem, models / folder)
 
 
 def workflow(name: str) -> dict:
@@ -41,30 +64,45 @@ def find_all(prompt: dict, class_type: str) -> list[str]:
     return [id for id, node in prompt.items() if node["class_type"] == class_type]
 
 
+def samplers(prompt: dict) -> list[str]:
+    """The ids of the nodes that sample."""
+    return [id for kind in SAMPLERS for id in find_all(prompt, kind)]
+
+
 def shown(prompt: dict) -> dict[str, int]:
-    """{node id: pictures that it shows when the workflow is small}: one of a page or a plot, else one a frame."""
+    """{node id: pictures that it shows when the workflow is small}: one of a page, a plot or a video, else one a
+    frame."""
     single = ("StoryReelComicPage", "StoryReelMeasureStory")
-    return {
+    pictures = {
         id: 1 if prompt[prompt[id]["inputs"]["images"][0]]["class_type"] in single else FRAMES
         for kind in ("SaveImage", "PreviewImage")
         for id in find_all(prompt, kind)
     }
+    return pictures | {id: 1 for kind in ("SaveVideo", "LoadImage") for id in find_all(prompt, kind)}
 
 
 def small(prompt: dict, seed: int) -> dict[str, dict]:
     """{node id: {input: value}} that make a workflow small; with another seed the host has nothing in its cache."""
     changes = {}
     for id, node in prompt.items():
-        inputs = node["inputs"]
-        match node["class_type"]:
-            case "CheckpointLoaderSimple":
-                changes[id] = {"ckpt_name": f"{TINY[inputs['ckpt_name']]}.ckpt"}
+        kind, inputs = node["class_type"], node["inputs"]
+        if kind in LOADERS:
+            changes[id] = {LOADERS[kind]: STAND_INS[inputs[LOADERS[kind]]][1]}
+        match kind:
             case "StoryReelScript":
                 changes[id] = {"scenes": "\n".join(inputs["scenes"].splitlines()[:FRAMES])}
             case "StoryReelStoryLatent":
                 changes[id] = {"width": WIDTH, "height": HEIGHT}
             case "KSampler":
                 changes[id] = {"steps": STEPS, "seed": seed}
+            case "StoryReelDynamiCrafterConditioning":
+                changes[id] = SHOT
+            case "StoryReelDDIMSigmas":
+                changes[id] = {"steps": STEPS}
+            case "RandomNoise":
+                changes[id] = {"noise_seed": seed}
+            case "StoryReelAnimateStory":
+                changes[id] = {**SHOT, "seed": seed}
     return changes
 
 

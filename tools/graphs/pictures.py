@@ -1,59 +1,8 @@
-"""The example graphs that make_workflows.py writes: what is in them, and where it stands on the canvas.
+"""A story becomes pictures: a comic, and the same story with and without Consistent Self-Attention."""
 
-Positions and sizes are the canvas's pixels, chosen by hand so that a graph is readable in both of the frontend's
-renderers; the newer one draws a node with many widgets taller than the size it was given.
-"""
+from .parts import FIXED_SEED, PAGES, PICTURES, SD15, SDXL, Graph, Group, Node, load_checkpoint
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-HUGGING_FACE = "https://huggingface.co/"
 LOADER_BOX = (570, 0, 310, 105)
-PICTURES, PAGES = "story/picture", "story/page"  # where in the host's output folder, and what the files are called
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node: title, (x, y, width, height), what differs from the default values, and files that it needs.
-
-    A link is an input of the form ("id", output). models: the file's name is the address's last part.
-    """
-
-    type: str
-    title: str
-    box: tuple[int, int, int, int]
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-    models: tuple[tuple[str, str], ...] = ()  # (address, folder of the host's models)
-
-
-@dataclass(frozen=True)
-class Group:
-    """A coloured frame around some nodes, and around what stands between them."""
-
-    title: str
-    colour: str
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A workflow. note: Markdown, shown in `note_box`. nodes: by their id in the API form."""
-
-    name: str
-    note: str
-    note_box: tuple[int, int, int, int]
-    nodes: dict[str, Node]
-    groups: tuple[Group, ...]
-
-
-def file_name(address: str) -> str:
-    return address.rpartition("/")[2]
-
-
-def load_checkpoint(address: str) -> Node:
-    file = {"ckpt_name": file_name(address)}
-    return Node("CheckpointLoaderSimple", "Load Checkpoint", LOADER_BOX, file, ((address, "checkpoints"),))
 
 
 def tell(story: dict, size: int) -> dict[str, Node]:
@@ -189,12 +138,6 @@ ERRAND = {
 [Pim] reading in a room""",
 }
 
-SD15 = HUGGING_FACE + ("Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/v1-5-pruned-emaonly-fp16.safetensors")
-SDXL = HUGGING_FACE + "stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors"
-
-# "fixed": the same graph draws the same story again
-FIXED_SEED = {"seed": 2047, "control_after_generate": "fixed"}
-
 GRAPHS = (
     story_comic(
         "storyworld_comic",
@@ -227,7 +170,7 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
 1. Choose a checkpoint of the SD1.5 family in **Load Checkpoint**.
 2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens #caption.
 3. Press **Run**. Pictures and comic page are saved in output/story; another seed draws the story anew.""",
-        load_checkpoint(SD15),
+        load_checkpoint(SD15, LOADER_BOX),
         LIGHTHOUSE,
         512,
         {**FIXED_SEED, "steps": 30, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
@@ -238,7 +181,7 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
 1. Choose a checkpoint of the SDXL family in **Load Checkpoint**. Short of memory? 768 x 768 in **Story Latent**.
 2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens #caption.
 3. Press **Run**. 35 steps, CFG 5 and FreeU's values are those of the published app; FreeU may be bypassed (Ctrl+B).""",
-        load_checkpoint(SDXL),
+        load_checkpoint(SDXL, LOADER_BOX),
         CLOCKMAKER,
         1024,
         {**FIXED_SEED, "steps": 35, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"},

@@ -1,0 +1,52 @@
+"""Frames on disk, exactly as they are in memory as 8 bits a channel: FFV1 in Matroska, which common players show."""
+
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+FRAMES_AT_ONCE = 16
+
+
+def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction) -> None:
+    """Write frames [H, W, 3] uint8 of one size. The file appears under its name when it is whole, never before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        with av.open(str(unfinished), "w", format="matroska") as container:
+            stream = container.add_stream("ffv1", rate=rate)
+            stream.pix_fmt = "bgr0"
+            for number, frame in enumerate(frames):
+                if not number:
+                    stream.height, stream.width = frame.shape[:2]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(stream.encode(None))
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_frames(path: Path) -> Iterator[np.ndarray]:
+    """The frames of a file, [H, W, 3] uint8, one at a time."""
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def to_bytes(pictures: Tensor) -> np.ndarray:
+    """[T, H, W, 3] from 0 to 1 -> uint8."""
+    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def to_pictures(frames: Iterable[np.ndarray]) -> Tensor:
+    """uint8 frames -> [T, H, W, 3] from 0 to 1."""
+    frames, parts = iter(frames), []
+    while some := list(islice(frames, FRAMES_AT_ONCE)):  # so that the bytes are not held beside the floats
+        parts.append(torch.from_numpy(np.stack(some)).float() / 255)
+    return torch.cat(parts)

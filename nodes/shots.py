@@ -1,0 +1,240 @@
+"""From pictures to transitions, and from transitions to one clip."""
+
+from comfy_api.latest import InputImpl, Types, io
+
+from ..core.video import clips
+from ..host import shots
+from ..host.conditioning import pick_row
+from .story import CATEGORY
+
+
+class StoryReelKeyframePairs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelKeyframePairs",
+            display_name="Keyframe Pairs (StoryReel)",
+            category=CATEGORY,
+            description="Pictures of a story, two by two: every node that follows runs once for each transition.",
+            search_aliases=["transitions", "keyframes", "interpolate"],
+            inputs=[
+                io.Image.Input("images", tooltip="Pictures in the story's order, at least two."),
+                io.Conditioning.Input(
+                    "prompts",
+                    optional=True,
+                    tooltip="One prompt a transition, as Encode Story gives them; the last one holds on.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="start", is_output_list=True, tooltip="Where each transition starts."),
+                io.Image.Output(display_name="end", is_output_list=True, tooltip="Where it ends."),
+                io.Conditioning.Output(
+                    display_name="prompt", is_output_list=True, tooltip="Its prompt, if there are any."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, prompts=None) -> io.NodeOutput:
+        starts, ends = zip(*clips.pairs(images), strict=True)
+        told = [pick_row(prompts, number) for number in range(len(starts))] if prompts else []
+        return io.NodeOutput(list(starts), list(ends), told)
+
+
+class StoryReelJoinClips(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelJoinClips",
+            display_name="Join Clips (StoryReel)",
+            category=CATEGORY,
+            description="Transitions one after the other as one clip.",
+            search_aliases=["concatenate video", "loop"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="Clips of one size, in their order."),
+                io.Float.Input(
+                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames a second of the video."
+                ),
+                io.Boolean.Input(
+                    "shared_ends",
+                    default=True,
+                    tooltip="A clip begins with the picture that the one before ends with: keep it once.",
+                ),
+                io.Boolean.Input(
+                    "closed",
+                    default=False,
+                    tooltip="The last frame repeats the first, as a loop's does: leave it out.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(tooltip="For Save Video."),
+                io.Image.Output(tooltip="The frames."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, fps, shared_ends, closed) -> io.NodeOutput:
+        joined = clips.join(images, shared_ends[0], closed[0])
+        rate = shots.rate_of(fps[0])
+        video = InputImpl.VideoFromComponents(Types.VideoComponents(images=joined, audio=None, frame_rate=rate))
+        return io.NodeOutput(video, joined)
+
+
+class StoryReelAnimateStory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelAnimateStory",
+            display_name="Animate Story (StoryReel)",
+            category=CATEGORY,
+            description="A whole story of pictures as one video, shot by shot. Each shot is on disk before the next "
+            "begins: after an interrupt or a crash, press Run again and it goes on from there.",
+            search_aliases=["story to video", "keyframes", "resume", "interpolate", "image to video"],
+            enable_expand=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            inputs=[
+                io.Model.Input("model", tooltip="A DynamiCrafter model."),
+                io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="The autoencoder. That of ToonCrafter decodes transitions with details of their ends.",
+                ),
+                io.Sampler.Input("sampler", tooltip="DDIM Sampler, or any of the host's."),
+                io.Sigmas.Input("sigmas", tooltip="From DDIM Sigmas, or any scheduler."),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="One prompt a shot, as Encode Story gives them with the text encoder of SD2.x; the last "
+                    "one holds on.",
+                ),
+                io.Conditioning.Input("negative", tooltip="The same, or a single one for all."),
+                io.Image.Input("keyframes", tooltip="The pictures of the story, in their order."),
+                io.Combo.Input(
+                    "mode",
+                    options=list(shots.MODES),
+                    default="interpolate",
+                    tooltip="interpolate: from each picture to the next, with 512_interp or ToonCrafter. animate: each "
+                    "picture comes to life by itself, with 256, 512 or 1024, and the shots are cut together.",
+                ),
+                io.Int.Input("width", default=512, min=64, max=4096, step=8, tooltip="Of the video; a multiple of 64."),
+                io.Int.Input(
+                    "height", default=320, min=64, max=4096, step=8, tooltip="Of the video; a multiple of 64."
+                ),
+                io.Int.Input("frames", default=16, min=3, max=4096, tooltip="Of each shot; 16 as trained."),
+                io.Int.Input(
+                    "fs",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="As in DynamiCrafter Conditioning; 0: what the checkpoint is used with.",
+                ),
+                io.Float.Input(
+                    "text_scale", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompts lead."
+                ),
+                io.Float.Input(
+                    "image_scale", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the pictures lead."
+                ),
+                io.Float.Input(
+                    "rescale", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="Guidance rescale, .7 as published."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Of the first shot; each further one has the next. A story goes on where it was stopped "
+                    "only under the same seed.",
+                ),
+                io.Float.Input(
+                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames a second of the video."
+                ),
+            ],
+            outputs=[io.Video.Output(tooltip="The whole story, for Save Video.")],
+        )
+
+    @classmethod
+    def execute(cls, keyframes, mode, **told) -> io.NodeOutput:
+        key = shots.run_key(cls.hidden.dynprompt, cls.hidden.unique_id)
+        graph, video = shots.expand(key, keyframes, mode, told)
+        return io.NodeOutput(video, expand=graph)
+
+
+class StoryReelTakeKeyframes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelTakeKeyframes",
+            display_name="Take Keyframes (StoryReel)",
+            category=CATEGORY,
+            description="Inside Animate Story: the ends of one shot, once the shot before it is on disk.",
+            is_dev_only=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures of the story."),
+                io.Int.Input("index", default=0, min=0, tooltip="Which shot, counted from 0."),
+                io.String.Input("after", default="", tooltip="The shot before."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="start", tooltip="Its picture."),
+                io.Image.Output(display_name="end", tooltip="The next one's."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, index, after) -> io.NodeOutput:
+        return io.NodeOutput(*shots.take(images, index))
+
+
+class StoryReelKeepShot(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelKeepShot",
+            display_name="Keep Shot (StoryReel)",
+            category=CATEGORY,
+            description="Inside Animate Story: decodes a shot and writes it to the output folder.",
+            is_dev_only=True,
+            inputs=[
+                io.Latent.Input("samples", tooltip="The sampled shot."),
+                io.Vae.Input("vae", tooltip="The autoencoder."),
+                io.Image.Input("start_image", tooltip="The picture that it starts from."),
+                io.Image.Input("end_image", optional=True, tooltip="The picture that it ends at."),
+                io.String.Input("run", tooltip="The key of the run."),
+                io.Int.Input("number", min=0, tooltip="Which shot, counted from 0."),
+                io.Float.Input("fps", tooltip="Frames a second."),
+            ],
+            outputs=[io.String.Output(tooltip="Says that the shot is on disk.")],
+        )
+
+    @classmethod
+    def execute(cls, samples, vae, start_image, run, number, fps, end_image=None) -> io.NodeOutput:
+        shots.keep(samples["samples"], vae, start_image, end_image, run, number, fps)
+        return io.NodeOutput(f"{run} {number}")
+
+
+class StoryReelJoinShots(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelJoinShots",
+            display_name="Join Shots (StoryReel)",
+            category=CATEGORY,
+            description="Inside Animate Story: the shots on disk as one video.",
+            is_dev_only=True,
+            inputs=[
+                io.String.Input("run", tooltip="The key of the run."),
+                io.Int.Input("count", min=1, tooltip="How many shots."),
+                io.String.Input("after", default="", tooltip="The last shot."),
+                io.Boolean.Input("shared_ends", tooltip="A shot begins with the frame that the one before ends with."),
+                io.Float.Input("fps", tooltip="Frames a second."),
+            ],
+            outputs=[io.Video.Output(tooltip="The whole story.")],
+        )
+
+    @classmethod
+    def execute(cls, run, count, after, shared_ends, fps) -> io.NodeOutput:
+        return io.NodeOutput(shots.join(run, count, shared_ends, fps))
+
+
+INSIDE = [StoryReelTakeKeyframes, StoryReelKeepShot, StoryReelJoinShots]
+NODES = [StoryReelKeyframePairs, StoryReelJoinClips, StoryReelAnimateStory, *INSIDE]

@@ -1,0 +1,175 @@
+"""A story animated shot by shot: kept on disk, gone on with after a crash, never made twice."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import websocket
+from harness import workflows
+from harness.server import Server
+from storyreel.core.video.files import read_frames, to_bytes, to_pictures, write_frames
+
+STEPS, COLOURS = 7, (0xFF0000, 0x00FF00, 0x0000FF, 0xFFFFFF)
+
+
+def frames(count: int = 5, size=(34, 50), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+def test_frames_come_back_from_disk_exactly(tmp_path):
+    """Odd sizes, which most codecs refuse, too."""
+    for name, size in (("even", (34, 50)), ("odd", (33, 51))):
+        written = frames(size=size)
+        write_frames(tmp_path / "new folder" / f"{name}.mkv", written, Fraction(25, 2))
+        assert np.array_equal(np.stack(list(read_frames(tmp_path / "new folder" / f"{name}.mkv"))), written)
+    pictures = torch.rand(20, 6, 6, 3)
+    assert torch.equal(to_pictures(to_bytes(pictures)), (pictures * 255).round() / 255)
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    def broken():
+        yield from frames(2)
+        raise KeyboardInterrupt
+
+    path = tmp_path / "shot.mkv"
+    with pytest.raises(KeyboardInterrupt):
+        write_frames(path, broken(), Fraction(8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
+    from storyreel.host import shots
+
+    parts = [frames(4, seed=seed) for seed in range(3)]
+    run = "0" * 24
+    for number, part in enumerate(parts):
+        write_frames(shots.shot_path(run, number), part, Fraction(8))
+    video = shots.join(run, 3, True, 8.0)
+    expected = np.concatenate([parts[0], parts[1][1:], parts[2][1:]])
+    components = video.get_components()
+    assert torch.equal(components.images, to_pictures(expected)) and components.frame_rate == 8
+    video.save_to(str(tmp_path / "video.mp4"))
+    with av.open(str(tmp_path / "video.mp4")) as container:
+        assert container.streams.video[0].codec.name == "h264"
+        assert len(list(container.decode(video=0))) == len(expected)
+    assert len(shots.join(run, 3, False, 8.0).get_components().images) == 12
+
+
+@pytest.mark.parametrize("run", ["../../../escaped", "", "0" * 23, "/etc"])
+def test_a_run_cannot_leave_the_output_folder(host, run):
+    from storyreel.host import shots
+
+    with pytest.raises(ValueError, match="is no key of a run"):
+        shots.shot_path(run, 0)
+
+
+def key(prompt: dict, node: str = "9") -> str:
+    from comfy_execution.graph import DynamicPrompt
+    from storyreel.host import shots
+
+    return shots.run_key(DynamicPrompt(prompt), node)
+
+
+def graph(**changes) -> dict:
+    told = {"model": "model.ckpt", "text": "a hero walks", "seed": 1, **changes}
+    return {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": told["model"]}},
+        "5": {"class_type": "CLIPTextEncode", "inputs": {"text": told["text"], "clip": ["1", 1]}},
+        "9": {"class_type": "StoryReelAnimateStory", "inputs": {"positive": ["5", 0], "seed": told["seed"]}},
+    }
+
+
+def test_a_run_has_the_key_of_all_that_it_is_made_of(host):
+    file = host.base / "models" / "checkpoints" / "model.ckpt"
+    file.write_bytes(b"first")
+    plain = key(graph())
+    assert key(graph()) == plain
+    assert len({plain, key(graph(seed=2)), key(graph(text="a hero runs")), key(graph(model="other.ckpt"))}) == 4
+    unrelated = graph() | {"7": {"class_type": "EmptyImage", "inputs": {"width": 8}}}
+    assert key(unrelated) == plain
+
+    renumbered = graph()
+    renumbered = {"a": renumbered["1"], "b": renumbered["5"], "c": renumbered["9"]}
+    renumbered["b"]["inputs"]["clip"], renumbered["c"]["inputs"]["positive"] = ["a", 1], ["b", 0]
+    assert key(renumbered, "c") == plain
+
+    file.write_bytes(b"another model")
+    assert key(graph()) != plain
+    file.unlink()
+
+
+def animation(seed: int = 5) -> dict:
+    """Four pictures, three transitions, on the stand-ins of the published files."""
+    prompt = workflows.small_prompt("story_to_shots", seed)
+    node = prompt[workflows.find(prompt, "StoryReelAnimateStory")]
+    pictures = {
+        f"p{colour}": {"class_type": "EmptyImage", "inputs": dict(width=96, height=64, batch_size=1, color=colour)}
+        for colour in COLOURS
+    }
+    batch = {f"images.image{i}": [id, 0] for i, id in enumerate(pictures)}
+    node["inputs"]["keyframes"] = ["batch", 0]
+    prompt[workflows.find(prompt, "StoryReelDDIMSigmas")]["inputs"]["steps"] = STEPS
+    prompt |= pictures | {"batch": {"class_type": "BatchImagesNode", "inputs": batch}}
+    del prompt[workflows.find(prompt, "SaveImage")]
+    node["inputs"]["vae"] = ["vae", 0]
+    prompt["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": "vae.ckpt"}}
+    return prompt
+
+
+def sampled(events: list) -> int:
+    """How many shots were sampled to their end."""
+    return len([data for kind, data in events if kind == "progress" and data["value"] == data["max"] == STEPS])
+
+
+def played(client, result) -> list[bytes]:
+    """The frames of the saved video."""
+    assert result.status == "success", result.message
+    ((video,),) = [shown["images"] for shown in result.outputs.values() if "images" in shown]
+    with av.open(io.BytesIO(client.view(video))) as container:
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
+
+
+def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, tmp_path):
+    """kill -9 of a real server; the first shot is not sampled again, and the video is that of an unbroken run."""
+    from harness.folders import ROOT, link, make_base
+
+    folder = make_base(tmp_path / "base", models=base / "models")
+    link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
+    broken = tmp_path / "broken"
+
+    def written() -> list[Path]:
+        return sorted(path for path in broken.glob("story/shots/*/*") if path.suffix == ".mkv")
+
+    with Server(folder, "--output-directory", str(broken)) as server:
+
+        def kill(kind, data, result):
+            if kind == "progress" and len(written()) == 1 and 1 < data["value"] < STEPS:
+                server.kill()
+
+        with pytest.raises((websocket.WebSocketException, OSError)):
+            server.client().run(animation(), on_event=kill)
+    (first,) = written()
+    before = first.read_bytes(), first.stat().st_mtime_ns
+
+    with Server(folder, "--output-directory", str(broken)) as server:
+        client = server.client()
+        resumed = client.run(animation())
+        video = played(client, resumed)
+        assert sampled(resumed.events) == 2
+        assert (first.read_bytes(), first.stat().st_mtime_ns) == before
+        assert [path.name for path in written()] == ["all.mkv", "shot_001.mkv", "shot_002.mkv", "shot_003.mkv"]
+
+    client = stocked_server.client()
+    unbroken = client.run(animation())
+    assert played(client, unbroken) == video and sampled(unbroken.events) == 3
+    assert len(video) == 3 * (workflows.SHOT["frames"] - 1) + 1
+    exact = [np.stack(list(read_frames(path))) for path in written()]
+    (run,) = {path.parent.name for path in written()}
+    for path, frames in zip(written(), exact, strict=True):
+        assert np.array_equal(
+            np.stack(list(read_frames(stocked_server.base / "output" / "story/shots" / run / path.name))), frames
+        )
