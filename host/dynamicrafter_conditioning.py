@@ -12,6 +12,7 @@ from .dynamicrafter_model import CONCAT_LATENTS, FS, MODE, TEXT_TOKENS, VISION_T
 NODE = "StoryReelDynamiCrafterConditioning"
 MODES = ("animate", "interpolate", "loop")
 GREY = 0.5  # the picture of those who see none
+TRAINED_FRAMES = 16
 
 
 def vision_tokens(clip_vision, pictures: Tensor) -> Tensor:
@@ -60,6 +61,13 @@ def condition(
         tell(negative, "negative", nothing),
         {"samples": empty},
     )
+
+
+def tell_frames(frames: int) -> str | None:
+    """What there is to say about the length of a clip."""
+    if frames == TRAINED_FRAMES:
+        return None
+    return f"{frames} frames: the published models were trained on {TRAINED_FRAMES} and make the most sense with them."
 
 
 def concat_latents(vae, start: Tensor, end: Tensor | None, mode: str, frames: int) -> Tensor:

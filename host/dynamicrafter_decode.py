@@ -10,6 +10,11 @@ from ..core.video.pictures import fit
 NODE = "StoryReelToonCrafterDecode"
 
 
+def takes_references(vae) -> bool:
+    """Whether a VAE decodes with the details of two given pictures."""
+    return isinstance(getattr(getattr(vae, "first_stage_model", None), "decoder", None), DualReferenceDecoder)
+
+
 @torch.inference_mode()
 def decode_clip(vae, samples: Tensor, start: Tensor, end: Tensor, refine_middle: bool = False) -> Tensor:
     """Frames [T, H, W, 3] of a clip's latents [T, 4, h, w] and its end pictures [1, H, W, 3].
@@ -18,13 +23,12 @@ def decode_clip(vae, samples: Tensor, start: Tensor, end: Tensor, refine_middle:
 
     Raises ValueError for another VAE, and for pictures that are not one each.
     """
-    network = vae.first_stage_model
-    if not isinstance(getattr(network, "decoder", None), DualReferenceDecoder):
+    if not takes_references(vae):
         raise ValueError(f"{NODE}: the VAE is not that of a ToonCrafter checkpoint; for any other use VAE Decode.")
     for name, pictures in (("start_image", start), ("end_image", end)):
         if len(pictures) != 1:
             raise ValueError(f"{NODE}: {name} holds {len(pictures)} pictures; 1 is expected.")
-    frames = len(samples)
+    network, frames = vae.first_stage_model, len(samples)
     if refine_middle and frames < 6:
         raise ValueError(f"{NODE}: refine_middle needs a clip of at least 6 frames; this one has {frames}.")
     height, width = (side * vae.upscale_ratio for side in samples.shape[-2:])

@@ -245,5 +245,8 @@ def parts_of(model: comfy.model_patcher.ModelPatcher) -> DynamiCrafter:
     """The model inside a MODEL, if it is one of ours. Raises ValueError with the name of what it is."""
     inner = model.model
     if not isinstance(inner, DynamiCrafter):
-        raise ValueError(f"The MODEL is a {type(inner).__name__}; a DynamiCrafter model is expected.")
+        raise ValueError(
+            f"The MODEL is a {type(inner).__name__}; a DynamiCrafter model is expected. Its checkpoint is opened by "
+            "StoryReelDynamiCrafterLoader; the stock loaders take the file for a picture model."
+        )
     return inner

@@ -14,10 +14,9 @@ from comfy_api.latest import InputImpl, Types
 from comfy_execution.graph_utils import GraphBuilder, is_link
 from torch import Tensor
 
-from ..core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
 from ..core.video import files
 from .conditioning import pick_row
-from .dynamicrafter_decode import decode_clip
+from .dynamicrafter_decode import decode_clip, takes_references
 
 NODE = "StoryReelAnimateStory"
 FOLDER = Path("story", "shots")  # in the host's output folder
@@ -138,8 +137,7 @@ def take(images: Tensor, index: int) -> tuple[Tensor, Tensor]:
 
 def keep(samples: Tensor, vae, start: Tensor, end: Tensor | None, run: str, number: int, fps: float) -> None:
     """Decode a shot and write it, with ToonCrafter's decoder where the VAE has it and both ends are known."""
-    network = vae.first_stage_model
-    if end is not None and isinstance(getattr(network, "decoder", None), DualReferenceDecoder):
+    if end is not None and takes_references(vae):
         frames = decode_clip(vae, samples, start, end)
     else:
         frames = vae.decode(samples)

@@ -24,6 +24,7 @@ class StoryReelDynamiCrafterLoader(io.ComfyNode):
             description="A DynamiCrafter or ToonCrafter checkpoint as published: full, pruned, or UNet and image "
             "projection alone.",
             search_aliases=["DynamiCrafter", "ToonCrafter", "image to video", "interpolation"],
+            has_intermediate_output=True,  # so that what it says is there after a cached run, too
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -82,6 +83,7 @@ class StoryReelDynamiCrafterConditioning(io.ComfyNode):
             category=CATEGORY,
             description="What a shot shows and where it starts: prompts, start picture, and for interpolation its end.",
             search_aliases=["image to video", "interpolate", "loop"],
+            has_intermediate_output=True,  # so that what it says is there after a cached run, too
             inputs=[
                 io.Conditioning.Input(
                     "positive", tooltip="The prompt, by the text encoder of SD2.x; 77 tokens are read."
@@ -136,7 +138,8 @@ class StoryReelDynamiCrafterConditioning(io.ComfyNode):
         told = conditioning.condition(
             positive, negative, clip_vision, vae, start_image, end_image, mode, width, height, frames, fs or None
         )
-        return io.NodeOutput(*told)
+        said = conditioning.tell_frames(frames)
+        return io.NodeOutput(*told, ui={"text": [said]} if said else None)
 
 
 class StoryReelDynamiCrafterGuider(io.ComfyNode):

@@ -134,6 +134,86 @@ def test_a_pruned_file_is_taken_by_its_name(loader, name, kind):
     assert loader.recognise(name, weights, None).name == kind
 
 
+PLAIN = "dynamicrafter_512_plain.safetensors"
+
+
+@pytest.fixture(scope="module")
+def plain(host) -> dict:
+    """The weights of a tiny checkpoint, which also lies among the host's as `PLAIN`."""
+    from harness import dynamicrafter
+    from safetensors.torch import load_file
+
+    return load_file(dynamicrafter.write(host.base / "models" / "checkpoints" / PLAIN))
+
+
+def opened(host, name: str, precision=None):
+    from storyreel.host import dynamicrafter_loader
+
+    return dynamicrafter_loader.load(name, precision=precision)
+
+
+def weights_of(loaded) -> dict:
+    return {name: tensor.float() for name, tensor in loaded.model.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("wrapping", ["flat", "state_dict", "module", "forward_module"])
+def test_a_pickled_checkpoint_in_any_wrapping(host, plain, wrapping):
+    """With the schedule's buffers, the rescale table among them, and a training program's own numbers beside."""
+    path = host.base / "models" / "checkpoints" / f"{wrapping}.ckpt"
+    weights = plain | {name: torch.zeros(1000) for name in BUFFERS} | {"scale_arr": torch.full((1400,), 0.7)}
+    saved = {
+        "flat": weights,
+        "state_dict": {"state_dict": weights, "global_step": 7, "epoch": 1},
+        "module": {"module": weights},
+        "forward_module": {"module": {f"_forward_module.{name}": tensor for name, tensor in weights.items()}},
+    }
+    torch.save(saved[wrapping], path)
+    found, expected = weights_of(opened(host, path.name)), weights_of(opened(host, PLAIN))
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    path.unlink()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_a_checkpoint_in_a_smaller_format(host, plain, dtype):
+    """The weights are those of the file, not of a copy in another format, and the model samples with them."""
+    from safetensors.torch import save_file
+
+    path = host.base / "models" / "checkpoints" / f"dynamicrafter_512_{str(dtype)[6:]}.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in plain.items()}, path)
+    model = opened(host, path.name, dtype).model
+    stored = model.model.diffusion_model.state_dict()
+    key = "input_blocks.1.1.transformer_blocks.0.attn2.to_k_ip.weight"
+    assert torch.equal(stored[key].float(), plain[f"model.diffusion_model.{key}"].to(dtype).float())
+    assert stored[key].dtype == dtype
+    path.unlink()
+
+    from test_dynamicrafter import sample
+
+    whole = sample(opened(host, PLAIN, torch.float32).model)
+    small = sample(model)
+    assert small.isfinite().all()
+    assert (small - whole).abs().max() / whole.abs().max() < (0.5 if dtype == torch.float8_e4m3fn else 0.1)
+
+
+def test_a_full_checkpoint_brings_its_encoders(host, plain):
+    """Text encoder, image encoder and autoencoder under their published keys, around a tiny UNet."""
+    from harness import tiny
+    from storyreel.host.dynamicrafter_conditioning import vision_tokens
+
+    loader_keys = ("model.diffusion_model.", "image_proj_model.")
+    published = manifest("dynamicrafter_512").items()
+    rest = ((name, tuple(tensor.shape)) for name, tensor in published if not name.startswith(loader_keys))
+    path = host.base / "models" / "checkpoints" / "full_512.ckpt"
+    torch.save({"state_dict": plain | tiny.random_weights(rest) | {"scale_arr": torch.full((1400,), 0.7)}}, path)
+    loaded = opened(host, path.name)
+    path.unlink()
+    assert loaded.kind.name == "512"
+    text = loaded.clip.encode_from_tokens_scheduled(loaded.clip.tokenize("a hero walks"))
+    assert text[0][0].shape == (1, 77, 1024) and text[0][0].isfinite().all()
+    assert vision_tokens(loaded.clip_vision, torch.rand(1, 40, 60, 3)).shape == (1, 257, 1280)
+    assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)
+
+
 def toon_weights() -> dict:
     """A ToonCrafter autoencoder in the published layout."""
     from harness import dynamicrafter, tiny

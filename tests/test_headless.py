@@ -82,6 +82,23 @@ def test_an_interrupt_stops_within_one_step(client):
     assert {node: len(view(client, again, node)) for node in workflows.shown(prompt)} == workflows.shown(prompt)
 
 
+def test_a_shot_shows_previews_and_stops_within_a_step(client):
+    prompt = workflows.small_prompt("dynamicrafter_loop", seed=4)
+    sampler = workflows.find(prompt, "KSampler")
+    prompt[sampler]["inputs"]["steps"] = 40
+    done = []
+
+    def interrupt_after_some_steps(kind, data, result):
+        if kind == "progress" and data["node"] == sampler:
+            done.append(data["value"])
+            if len(done) == 3:
+                client.interrupt(result.prompt_id)
+
+    result = client.run(prompt, on_event=interrupt_after_some_steps, extra_data={"preview_method": "latent2rgb"})
+    assert result.status == "interrupted" and done[-1] <= done[2] + 2 < 40
+    assert result.previews
+
+
 BAD_VALUES = [  # node, input, value, what the refusal must say
     ("StoryReelConsistentAttention", "strength", 9, "bigger than max of 4"),
     ("StoryReelConsistentAttention", "preset.sampling_rate", 2, "bigger than max of 1"),

@@ -172,8 +172,18 @@ def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots):
     for sampler in workflows.samplers(prompt):
         assert [detail["value"] for detail in sampled if detail["node"] == sampler][-1] == workflows.STEPS
     assert frontend.pictures() == workflows.shown(prompt)
+    for loader in workflows.find_all(prompt, "StoryReelDynamiCrafterLoader"):
+        (said,) = frontend.page.evaluate(SAID, loader)
+        assert said.startswith("DynamiCrafter ") and said in frontend.page.evaluate(SHOWN)
+    ours = {id for id, node in prompt.items() if node["class_type"].startswith("StoryReel")}
+    after = frontend.export()
+    assert {id: after[id] for id in ours} == {id: prompt[id] for id in ours}  # what a node says is not in the graph
     assert frontend.errors == []
 
+
+# What a node says about its run, and all texts that can be read on the page.
+SAID = "id => app.graph.getNodeById(Number(id)).widgets.filter(w => w.name === 'said').map(w => w.value)"
+SHOWN = "() => [...document.querySelectorAll('textarea')].map(area => area.value)"
 
 # Sets every widget of our nodes to another value; `turn` chooses which for lists. A preset's own widgets follow it.
 CHANGE = """turn => {

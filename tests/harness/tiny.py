@@ -178,7 +178,7 @@ class Weights:
 
     @staticmethod
     def _extent(shape: tuple[int, ...]) -> tuple[int, int]:
-        return shape[0], math.prod(shape[1:])
+        return (shape or (1,))[0], math.prod(shape[1:])
 
     def view(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if not shape:

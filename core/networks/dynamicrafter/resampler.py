@@ -46,7 +46,8 @@ class Resampler(nn.Module):
         super().__init__()
         self.config = config
         dim = config.dim
-        self.latents = nn.Parameter(torch.randn(1, config.queries, dim, **made) / dim**0.5)
+        drawn = torch.randn(1, config.queries, dim, device=made.get("device")) / dim**0.5
+        self.latents = nn.Parameter(drawn.to(made.get("dtype")))  # 8-bit formats cannot be drawn
         self.proj_in = operations.Linear(config.embedding_dim, dim, **made)
         self.proj_out = operations.Linear(dim, config.output_dim, **made)
         self.norm_out = operations.LayerNorm(config.output_dim, **made)
