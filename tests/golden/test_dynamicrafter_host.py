@@ -52,6 +52,53 @@ def conditioning(golden: Golden, text: str, image: str, scale: float) -> list:
     ]
 
 
+def conditionings(golden: Golden, model) -> tuple[list, list, list]:
+    """(positive, image only, negative)"""
+    factor = model.model.latent_format.scale_factor
+    unguided = "text_uncond" not in golden.tensors
+    return (
+        conditioning(golden, "text_cond", "img_cond", factor),
+        conditioning(golden, "text_cond" if unguided else "text_uncond", "img_cond", factor),
+        conditioning(golden, "text_cond", "img_cond", factor)
+        if unguided
+        else conditioning(golden, "text_uncond", "img_uncond", factor),
+    )
+
+
+def follow(guider, golden: Golden, sampler) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """(x after every step, samples) of a trajectory, both [T, C, H, W] and the samples in the network's units."""
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    factor = guider.model_patcher.model.latent_format.scale_factor
+    config, steps = golden.config, []
+    samples = guider.sample(
+        frames(golden["x_T"]),
+        frames(golden["x0"]) / factor if "mask" in golden.tensors else torch.zeros_like(frames(golden["x_T"])),
+        sampler,
+        sampling.sigmas_of(guider.model_patcher, config["spacing"], config["S"]),
+        denoise_mask=1 - frames(golden["mask"]) if "mask" in golden.tensors else None,
+        callback=lambda step, denoised, x, total: steps.append(x.clone()),
+        seed=0,
+        disable_pbar=True,
+    )
+    return steps, samples * factor
+
+
+def ddim(golden: Golden):
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    config = golden.config
+    return sampling.DDIM(
+        config["eta"], keep_clean=config["mask_clean_cond"], noise=lambda step, like: frames(golden["noise"][step])
+    )
+
+
+def check(golden: Golden, steps: list[torch.Tensor], samples: torch.Tensor):
+    errors = [error(x, frames(golden["x_steps"][step])) for step, x in enumerate(steps)]
+    assert len(errors) == golden.config["actual_steps"] and max(errors) <= TOLERANCE, errors
+    assert error(samples, frames(golden["samples"])) <= TOLERANCE
+
+
 @pytest.mark.parametrize("path", files(SYSTEM, "sampler_*.safetensors"))
 @torch.no_grad()
 def test_a_published_trajectory(path, opened):
@@ -60,38 +107,70 @@ def test_a_published_trajectory(path, opened):
     golden = Golden(path)
     config = golden.config
     model = opened(golden)
-    factor = model.model.latent_format.scale_factor
-    positive, image_only, negative = (
-        conditioning(golden, text, image, factor)
-        for text, image in (
-            ("text_cond", "img_cond"),
-            ("text_uncond" if "text_uncond" in golden.tensors else "text_cond", "img_cond"),
-            ("text_uncond", "img_uncond") if "text_uncond" in golden.tensors else ("text_cond", "img_cond"),
-        )
-    )
     scale = config["unconditional_guidance_scale"]
     guider = sampling.TextImageGuider(model)
-    guider.set_conds(positive, image_only, negative)
+    guider.set_conds(*conditionings(golden, model))
     guider.set_scales(scale, scale if config["cfg_img"] is None else config["cfg_img"], config["guidance_rescale"])
+    check(golden, *follow(guider, golden, ddim(golden)))
+
+
+@pytest.fixture
+def stock_guider(opened):
+    """stock_guider(golden) -> the host's own guidance, as KSampler has it, over the MODEL with its rescale patched."""
+    import comfy.samplers
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    def stock_guider(golden: Golden):
+        model = opened(golden)
+        guider = comfy.samplers.CFGGuider(sampling.patch_rescale(model, golden.config["guidance_rescale"]))
+        positive, _, negative = conditionings(golden, model)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(golden.config["unconditional_guidance_scale"])
+        return guider
+
+    return stock_guider
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "sampler_v_cfg_*.safetensors"))
+@torch.no_grad()
+def test_a_published_trajectory_under_the_hosts_guidance(path, stock_guider):
+    golden = Golden(path)
+    check(golden, *follow(stock_guider(golden), golden, ddim(golden)))
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "sampler_v_cfg_*.safetensors"))
+@torch.no_grad()
+def test_ksamplers_euler_is_the_published_sampler_without_eta(path, stock_guider):
+    """What `denoised` is at every step of KSampler's Euler: the published x0. Where the published program adds noise
+    its x leaves Euler's path, so there only the first step is held, whose x is the same."""
+    import comfy.samplers
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    golden = Golden(path)
+    config = golden.config
+    if "mask" in golden.tensors:
+        pytest.skip("the published mask goes in without noise at every step, KSampler's with it")
     steps = []
-    sampler = sampling.DDIM(
-        config["eta"], keep_clean=config["mask_clean_cond"], noise=lambda step, like: frames(golden["noise"][step])
-    )
-    known = frames(golden["x0"]) / factor if "mask" in golden.tensors else torch.zeros_like(frames(golden["x_T"]))
-    mask = 1 - frames(golden["mask"]) if "mask" in golden.tensors else None
-    samples = guider.sample(
+    guider = stock_guider(golden)
+    sigmas = sampling.sigmas_of(guider.model_patcher, config["spacing"], config["S"])
+    guider.sample(
         frames(golden["x_T"]),
-        known,
-        sampler,
-        sampling.sigmas_of(model, config["spacing"], config["S"]),
-        denoise_mask=mask,
-        callback=lambda step, denoised, x, total: steps.append(x.clone()),
+        torch.zeros_like(frames(golden["x_T"])),
+        comfy.samplers.sampler_object("euler"),
+        sigmas,
+        callback=lambda step, denoised, x, total: steps.append(denoised.clone()),
         seed=0,
         disable_pbar=True,
     )
-    errors = [error(x, frames(golden["x_steps"][step])) for step, x in enumerate(steps)]
-    assert len(errors) == config["actual_steps"] and max(errors) <= TOLERANCE, errors
-    assert error(samples * factor, frames(golden["samples"])) <= TOLERANCE
+    assert len(steps) == config["actual_steps"]
+    held = steps if config["eta"] == 0 else steps[:1]
+    after = [*sigmas[1:-1], sigmas[-2]]  # the published x0 is rescaled for the step that follows
+    scales = [float(guider.model_patcher.model.model_sampling.parts(sigma)[2]) for sigma in after]
+    errors = [
+        error(denoised * scale, frames(golden["pred_x0_steps"][step]))
+        for step, (denoised, scale) in enumerate(zip(held, scales, strict=False))
+    ]
+    assert max(errors) <= TOLERANCE, errors
 
 
 def tower(golden: Golden, prefix: str) -> dict:
