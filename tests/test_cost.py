@@ -13,16 +13,16 @@ MB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def bench():
+def measures():
     sys.path.append(str(TOOLS))
     try:
-        import bench
+        from benches import measures
     finally:
         sys.path.remove(str(TOOLS))
-    return bench
+    return measures
 
 
-def extra_bytes(bench, images, limit, rules):
+def extra_bytes(measures, images, limit, rules):
     """Peak of shared attention over plain attention, projections left out: 512 tokens of 320 channels, 5 heads."""
     from storyreel.core.attention.consistent import Phase, Settings, draw_share
     from storyreel.core.attention.extended import attend_plain, extended_attention
@@ -30,22 +30,22 @@ def extra_bytes(bench, images, limit, rules):
     settings = Settings(rules=rules)
     share = draw_share(settings, None, range(images), phase=Phase.EARLY, step=0, pixels=32, tokens=512)
     q, k, v = torch.randn(3, images, 512, 320)
-    plain = bench.peak_bytes(lambda: attend_plain(q, k, v, 5), "cpu")
+    plain = measures.peak_bytes(lambda: attend_plain(q, k, v, 5), "cpu")
     shared = lambda: extended_attention(q, k, v, 5, share.groups, share.samples, limit=limit)  # noqa: E731
-    return bench.peak_bytes(shared, "cpu") - plain
+    return measures.peak_bytes(shared, "cpu") - plain
 
 
 @pytest.mark.parametrize("limit", [3 * MB, 4 * MB, 8 * MB])
-def test_extra_memory_stays_under_the_setting_however_long_the_story(bench, limit):
+def test_extra_memory_stays_under_the_setting_however_long_the_story(measures, limit):
     """An eighth of SDXL's 4096 tokens, and of the default setting; below, heads go in turns, and 40 pictures' keys."""
     from storyreel.core.attention.sharing import Rules
 
-    short, long = (extra_bytes(bench, images, limit, Rules()) for images in (8, 40))
+    short, long = (extra_bytes(measures, images, limit, Rules()) for images in (8, 40))
     assert short <= limit
     assert long <= 1.1 * short
 
 
-def test_both_halves_in_the_host_stay_under_the_setting(bench, host, tiny_checkpoint):
+def test_both_halves_in_the_host_stay_under_the_setting(measures, host, tiny_checkpoint):
     """The patch itself, called with what a real forward pass gave it."""
     from comfy.ldm.modules.attention import optimized_attention
     from harness import probe
@@ -67,8 +67,8 @@ def test_both_halves_in_the_host_stay_under_the_setting(bench, host, tiny_checkp
     assert len(options["cond_or_uncond"]) == 2
     with torch.no_grad():
         patch(q, k, v, options)  # draws are made once a step
-        plain = bench.peak_bytes(lambda: optimized_attention(q, k, v, options["n_heads"]), "cpu")
-        ours = bench.peak_bytes(lambda: patch(q, k, v, options), "cpu")
+        plain = measures.peak_bytes(lambda: optimized_attention(q, k, v, options["n_heads"]), "cpu")
+        ours = measures.peak_bytes(lambda: patch(q, k, v, options), "cpu")
     assert 0 < ours - plain <= 1.1 * MB
 
 

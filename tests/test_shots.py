@@ -120,6 +120,12 @@ def animation(seed: int = 5) -> dict:
     return prompt
 
 
+def animate(prompt: dict, **inputs) -> dict:
+    """`prompt` with other inputs of Animate Story."""
+    prompt[workflows.find(prompt, "StoryReelAnimateStory")]["inputs"].update(inputs)
+    return prompt
+
+
 def sampled(events: list) -> int:
     """How many shots were sampled to their end."""
     return len([data for kind, data in events if kind == "progress" and data["value"] == data["max"] == STEPS])
@@ -173,3 +179,25 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
         assert np.array_equal(
             np.stack(list(read_frames(stocked_server.base / "output" / "story/shots" / run / path.name))), frames
         )
+
+
+def test_each_picture_comes_to_life(stocked_server):
+    """With a checkpoint that animates: as many shots as pictures, cut together, none shared."""
+    prompt = animate(animation(seed=7), mode="animate")
+    prompt[workflows.find(prompt, "StoryReelDynamiCrafterLoader")]["inputs"]["checkpoint"] = (
+        "dynamicrafter_1024_stand_in.ckpt"
+    )
+    client = stocked_server.client()
+    result = client.run(prompt)
+    assert len(played(client, result)) == len(COLOURS) * workflows.SHOT["frames"]
+    assert sampled(result.events) == len(COLOURS)
+
+    refused = client.run(animate(prompt, mode="interpolate"))
+    assert refused.status == "error"
+    assert "interpolate is asked of a checkpoint that is taken for 1024, which only animates" in refused.message
+
+
+def test_one_picture_has_no_transition(stocked_server):
+    prompt = animate(animation(seed=8), keyframes=[f"p{COLOURS[0]}", 0])
+    result = stocked_server.client().run(prompt)
+    assert result.status == "error" and "keyframes holds 1 picture; interpolate needs at least 2" in result.message
