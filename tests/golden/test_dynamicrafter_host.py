@@ -114,6 +114,69 @@ def test_a_published_trajectory(path, opened):
     check(golden, *follow(guider, golden, ddim(golden)))
 
 
+@pytest.mark.parametrize("path", files(SYSTEM, "sampler_*.safetensors"))
+def test_a_published_trajectory_through_the_nodes(path, opened, host):
+    """The pack's nodes and the host's SamplerCustomAdvanced, in a prompt; only the data's noise is put in."""
+    from comfy_api.latest import io
+
+    golden = Golden(path)
+    config = golden.config
+    model = opened(golden)
+    factor = model.model.latent_format.scale_factor
+
+    class Given:
+        seed = 0
+
+        def generate_noise(self, latent):
+            return frames(golden["x_T"])
+
+    class Data(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            kinds = [io.Model, io.Conditioning, io.Conditioning, io.Conditioning, io.Noise, io.Latent]
+            return io.Schema(node_id="Data", inputs=[], outputs=[kind.Output() for kind in kinds])
+
+        @classmethod
+        def execute(cls):
+            latent = {"samples": torch.zeros_like(frames(golden["x_T"]))}
+            if "mask" in golden.tensors:
+                latent = {"samples": frames(golden["x0"]) / factor, "noise_mask": 1 - frames(golden["mask"])[:, :1]}
+            return io.NodeOutput(model, *conditionings(golden, model), Given(), latent)
+
+    class PublishedNoise(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(
+                node_id="PublishedNoise", inputs=[io.Sampler.Input("sampler")], outputs=[io.Sampler.Output()]
+            )
+
+        @classmethod
+        def execute(cls, sampler):
+            sampler.noise = lambda step, like: frames(golden["noise"][step])
+            return io.NodeOutput(sampler)
+
+    scale = config["unconditional_guidance_scale"]
+    image_scale = scale if config["cfg_img"] is None else config["cfg_img"]
+    told = {"model": ["data", 0], "positive": ["data", 1], "image_only": ["data", 2], "negative": ["data", 3]}
+    told |= {"text_scale": scale, "image_scale": image_scale, "rescale": config["guidance_rescale"]}
+    ddim = {"eta": config["eta"], "keep_clean": config["mask_clean_cond"]}
+    sigmas = {"model": ["data", 0], "spacing": config["spacing"], "steps": config["S"]}
+    sample = {"noise": ["data", 4], "guider": ["guider", 0], "sampler": ["noise", 0]}
+    sample |= {"sigmas": ["sigmas", 0], "latent_image": ["data", 5]}
+    prompt = {
+        "data": {"class_type": "Data", "inputs": {}},
+        "guider": {"class_type": "StoryReelDynamiCrafterGuider", "inputs": told},
+        "ddim": {"class_type": "StoryReelDDIMSampler", "inputs": ddim},
+        "noise": {"class_type": "PublishedNoise", "inputs": {"sampler": ["ddim", 0]}},
+        "sigmas": {"class_type": "StoryReelDDIMSigmas", "inputs": sigmas},
+        "sample": {"class_type": "SamplerCustomAdvanced", "inputs": sample},
+        "end": {"class_type": "PreviewAny", "inputs": {"source": ["sample", 0]}},
+    }
+    with host.node(Data), host.node(PublishedNoise):
+        samples = host.run(prompt).values["sample"][0]["samples"]
+    assert error(samples * factor, frames(golden["samples"])) <= TOLERANCE
+
+
 @pytest.fixture
 def stock_guider(opened):
     """stock_guider(golden) -> the host's own guidance, as KSampler has it, over the MODEL with its rescale patched."""
