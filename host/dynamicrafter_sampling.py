@@ -125,7 +125,12 @@ def patch_gate(model: comfy.model_patcher.ModelPatcher, outer: float, middle: fl
 
 
 class TextImageGuider(comfy.samplers.CFGGuider):
-    """Guidance by text and by picture, each with a scale of its own, and its rescale over the whole clip."""
+    """Guidance by text and by picture, each with a scale of its own (DynamiCrafter, section 3.3; the formula is that of
+    arXiv 2211.09800, equation 3), and its rescale over the whole clip.
+
+    guided = uncond + image_scale (image - uncond) + text_scale (cond - image): the first step by the host's own
+    `cfg_function`, so that patches on guidance apply. Equal scales are ordinary guidance.
+    """
 
     def set_conds(self, positive, image_only, negative):
         self.inner_set_conds({"positive": positive, "image_only": image_only, "negative": negative})

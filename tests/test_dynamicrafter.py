@@ -165,6 +165,25 @@ def test_the_patch_and_the_guider_rescale_alike(model):
     torch.testing.assert_close(*results, rtol=0, atol=1e-5 * results[1].abs().max().item())
 
 
+@torch.no_grad()
+def test_equal_scales_are_ordinary_guidance(model):
+    import comfy.samplers
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
+    sigmas = sampling.sigmas_of(model, "uniform_trailing", 3)
+    ours, stock = sampling.TextImageGuider(model), comfy.samplers.CFGGuider(model)
+    ours.set_conds(told(1), told(3), told(2))
+    ours.set_scales(5.0, 5.0, 0.0)
+    stock.set_conds(told(1), told(2))
+    stock.set_cfg(5.0)
+    results = [
+        guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(0.0), sigmas, seed=0, disable_pbar=True)
+        for guider in (ours, stock)
+    ]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5 * results[1].abs().max().item())
+
+
 def windows(model, length: int, overlap: int, causal: bool):
     """The host's own context windows."""
     import comfy.context_windows as context

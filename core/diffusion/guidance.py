@@ -3,15 +3,6 @@
 from torch import Tensor
 
 
-def guide_twice(uncond: Tensor, image: Tensor, cond: Tensor, text_scale: float, image_scale: float) -> Tensor:
-    """Classifier-free guidance by two conditions (arXiv 2211.09800 equation 3; DynamiCrafter, section 3.3).
-
-    uncond: empty text and no picture; image: empty text and the picture; cond: both.
-    Equal scales are ordinary guidance.
-    """
-    return uncond + image_scale * (image - uncond) + text_scale * (cond - image)
-
-
 def rescale_guidance(guided: Tensor, cond: Tensor, share: float) -> Tensor:
     """Pull the spread of a guided prediction back to that of the conditional one (arXiv 2305.08891, section 3.4).
 
