@@ -1,36 +1,20 @@
 """StreamingT2V's networks against the published ones. Sizes, frames and weight seeds come from each file's metadata."""
 
-import json
-
 import pytest
 import torch
-from harness.golden import Golden, error, files, part, procedural
+from harness.golden import Golden, difference, error, files, procedural
+from harness.streaming import load, shapes, streaming_model
 from storyreel.core.networks.blocks import CrossAttention
 from storyreel.core.networks.modelscope import keys
 from storyreel.core.networks.modelscope.config import read_unet_config
 from storyreel.core.networks.modelscope.unet import UNet
-from storyreel.core.networks.streaming import keys as streaming_keys
 from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander
-from storyreel.core.networks.streaming.config import read_config, read_frame_encoder, read_token_expander
+from storyreel.core.networks.streaming.config import read_frame_encoder, read_token_expander
 from storyreel.core.networks.streaming.frame_encoder import FrameEncoder
 from storyreel.core.networks.streaming.injector import HEAD_CHANNELS, Injector
-from storyreel.core.networks.streaming.model import StreamingT2V
 
 SYSTEM = "streamingt2v"
 MODULE, WHOLE = 1e-5, 1e-4  # of max|ref| for single modules, absolute for whole networks: the data's README
-
-
-def manifest(golden: Golden) -> dict[str, list[int]]:
-    return json.loads(golden.path.with_name(f"{golden.path.stem}_manifest.json").read_text())
-
-
-def difference(found: torch.Tensor, reference: torch.Tensor) -> float:
-    assert found.shape == reference.shape
-    return (found - reference).abs().max().item()
-
-
-def shapes(weights: dict) -> dict:
-    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def build(weights: dict[str, torch.Tensor], extra_rows: int = 0) -> UNet:
@@ -43,7 +27,7 @@ def build(weights: dict[str, torch.Tensor], extra_rows: int = 0) -> UNet:
 @torch.no_grad()
 def test_ms_vid2vid(path):
     golden = Golden(path)
-    weights = keys.read_weights(procedural(manifest(golden), golden.said("seed"), "v2v."))
+    weights = keys.read_weights(procedural(golden.manifest(), golden.said("seed"), "v2v."))
     unet = build(weights, extra_rows=1)
     said = unet.config
     assert said.model_channels == golden.said("dim") and said.head_channels == golden.said("head")
@@ -51,11 +35,6 @@ def test_ms_vid2vid(path):
     found = unet(golden["in.x"], golden["in.t"], golden["in.context"])
     assert difference(found, golden["out"]) <= WHOLE
     assert difference(build(weights)(golden["in.x"], golden["in.t"], golden["in.context"]), golden["out"]) > 100 * WHOLE
-
-
-def load(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    network.load_state_dict(weights)
-    return network.eval()
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "*cam_frame_encoder.safetensors"))
@@ -125,21 +104,11 @@ def test_appearance_attention(path):
 def whole(request):
     """(data, model, the inputs behind the timestep)"""
     golden = Golden(request.param)
-    model = streaming_model(manifest(golden), golden.said("seed"))
+    model = streaming_model(golden.manifest(), golden.said("seed"))
     frames = golden["in.frames"].unflatten(0, (-1, golden.said("n_cond")))
     with torch.no_grad():
         seen = model.see(frames)
     return golden, model, (golden["in.text"], golden["in.image_tokens"], seen)
-
-
-def streaming_model(listed: dict, seed: int) -> StreamingT2V:
-    weights = procedural(listed, seed)
-    unet = streaming_keys.read_unet(part(weights, streaming_keys.UNET))
-    extractor = streaming_keys.read_extractor(part(weights, streaming_keys.EXTRACTOR))
-    model = StreamingT2V(read_config(shapes(unet), shapes(extractor)))
-    load(model.unet, unet)
-    load(model.extractor, extractor)
-    return model.eval()
 
 
 @torch.no_grad()

@@ -1,7 +1,5 @@
 """ToonCrafter's decoder against the published one. Sizes, frames and weight seeds come from each file's metadata."""
 
-import json
-
 import pytest
 import torch
 from harness.golden import Golden, error, files, part, procedural
@@ -15,8 +13,7 @@ PREFIX = "first_stage_model."
 
 
 def weights_of(golden: Golden) -> dict[str, torch.Tensor]:
-    manifest = json.loads(golden.path.with_name(f"{golden.path.stem}_manifest.json").read_text())
-    return part(procedural(manifest, golden.config["weight_seed"]), PREFIX)
+    return part(procedural(golden.manifest(), golden.config["weight_seed"]), PREFIX)
 
 
 def read_sizes(weights: dict) -> dict:

@@ -49,6 +49,10 @@ class Golden:
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.tensors[name]
 
+    def manifest(self) -> dict[str, list[int]]:
+        """Keys and shapes of weights that are not in the file, from the list beside it."""
+        return json.loads(self.path.with_name(f"{self.path.stem}_manifest.json").read_text())
+
     def weights(self, prefix: str = "weights.") -> dict[str, torch.Tensor]:
         return part(self.tensors, prefix)
 
@@ -81,3 +85,9 @@ def error(found: torch.Tensor, reference: torch.Tensor) -> float:
     """max|found - reference| / max|reference|"""
     assert found.shape == reference.shape
     return ((found.double() - reference.double()).abs().max() / reference.double().abs().max()).item()
+
+
+def difference(found: torch.Tensor, reference: torch.Tensor) -> float:
+    """max|found - reference|"""
+    assert found.shape == reference.shape
+    return (found.double() - reference.double()).abs().max().item()
