@@ -151,22 +151,3 @@ def test_strength_0_is_the_model_without(whole):
     neither = model(x, times, text, image, seen, cam_strength=0.0, apm_strength=0.0)
     assert torch.equal(neither, base(x, times, text))
     assert difference(neither, no_cam) > 100 * WHOLE
-
-
-@torch.no_grad()
-def test_strengths_between(whole):
-    golden, model, told = whole
-    x = golden["in.latents"]
-    times = torch.full((len(x),), golden.said("timesteps")[0])
-    outputs = [model(x, times, *told, **strengths) for strengths in ({}, {"cam_strength": 0.5}, {"apm_strength": 0.5})]
-    assert torch.equal(outputs[0], model(x, times, *told, cam_strength=1.0, apm_strength=1.0))
-    assert all(difference(outputs[0], other) > 100 * WHOLE for other in outputs[1:])
-
-
-@torch.no_grad()
-def test_another_number_of_tokens_is_refused(whole):
-    golden, model, (text, image, seen) = whole
-    x = golden["in.latents"]
-    times = torch.full((len(x),), 1)
-    with pytest.raises(ValueError, match=r"APM was given \d+ text and \d+ image tokens; this model mixes"):
-        model(x, times, torch.cat([text, text], 1), image, seen)

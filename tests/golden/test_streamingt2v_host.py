@@ -1,8 +1,12 @@
 """StreamingSVD's parts around the host's own Stable Video Diffusion, against the published whole."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from harness.golden import Golden, difference, files, part, procedural
+from harness.streaming import Refiner
+from storyreel.core.diffusion import refinement
 
 SYSTEM = "streamingt2v"
 WHOLE, SAMPLED = 1e-4, 1e-3  # absolute: the data's README
@@ -73,8 +77,8 @@ def svd_unet(weights: dict, head_channels: int):
     config = comfy.model_detection.detect_unet_config(weights, "")
     config |= dict(num_head_channels=head_channels, num_heads=-1, dtype=torch.float32)
     unet = UNetModel(**config, operations=comfy.ops.disable_weight_init).eval()
-    _, unexpected = unet.load_state_dict(weights, strict=False)
-    assert all("merger" in name or "controlnet" in name for name in unexpected)
+    missing, unexpected = unet.load_state_dict(weights, strict=False)
+    assert not missing and all("merger" in name or "controlnet" in name for name in unexpected)
     return unet
 
 
@@ -91,6 +95,7 @@ def streaming(request, host):
     return golden, StreamingSVD(golden)
 
 
+BLANK = ("concat", "crossattn")  # of what the unconditional half is told
 TOLD = ("c_noise", "concat", "crossattn", "vector")
 
 
@@ -104,3 +109,66 @@ def test_cam_beside_the_hosts_own_unet(streaming):
     assert difference(memory[-2], golden["out.cam_last"]) <= WHOLE
     assert difference(memory[-1], golden["out.cam_mid"]) <= WHOLE
     assert difference(model(x, memory, **told), golden["out.v"]) <= WHOLE
+
+
+@torch.no_grad()
+def test_a_whole_chunk_of_streamingsvd(streaming, host):
+    """The host's Euler. Guidance grows evenly along the frames, as the host's VideoLinearCFGGuidance has it."""
+    import comfy.k_diffusion.sampling
+    import comfy.model_sampling
+
+    golden, model = streaming
+    told = {name: golden[f"in.{name}"].chunk(2)[1] for name in TOLD}
+    told = {name: torch.cat([torch.zeros_like(t) if name in BLANK else t, t]) for name, t in told.items()}
+    sampling = comfy.model_sampling.V_PREDICTION()
+    sampling.sigma_data = 1.0
+    scales = golden["sample.guider_scale"].flatten()
+    for table in (scales, golden["tables.guider_25"]):
+        assert difference(torch.linspace(table[0], table[-1], len(table)), table) <= 1e-6
+
+    def denoise(x, sigma):
+        told["c_noise"] = (0.25 * sigma.log()).repeat(2)
+        scaled = sampling.calculate_input(sigma, x).repeat(2, 1, 1, 1)
+        v = model(scaled, model.features(golden["in.ctrl_frames"], scaled, **told), **told)
+        uncond, cond = sampling.calculate_denoised(sigma.repeat(2), v, x.repeat(2, 1, 1, 1)).chunk(2)
+        return uncond + scales[:, None, None, None] * (cond - uncond)
+
+    sigmas = golden["sample.sigmas"]
+    x = golden["sample.noise"] * (1 + sigmas[0] ** 2) ** 0.5
+    sample = comfy.k_diffusion.sampling.sample_euler(denoise, x, sigmas, disable=True)
+    assert difference(sample, golden["sample.out"]) <= SAMPLED
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "randomized_blending_v2v.safetensors"))
+@pytest.mark.parametrize("case", ["multi", "brownian"])
+def test_blending_under_the_hosts_own_sampler(path, case, host):
+    """DPM++ 2M SDE of the host around a blended model; one noise for the whole clip."""
+    import comfy.k_diffusion.sampling
+    import comfy.model_sampling
+
+    golden = Golden(path)
+    toy = Refiner(golden)
+    sigmas = golden["sigmas_k"]  # a Brownian path tells apart levels that differ by rounding
+    offsets = iter(golden[f"{case}.offsets"].tolist())
+
+    class Model:
+        inner_model = SimpleNamespace(
+            model_patcher=SimpleNamespace(get_model_object=lambda name: comfy.model_sampling.EPS())
+        )
+
+        def __call__(self, x, sigma, **_):
+            k = sigma[0].item()
+            return toy.denoised(x / (k**2 + 1) ** 0.5, refinement.nearest_timestep(k), next(offsets))
+
+    noise = iter(golden[f"{case}.step_noise"]) if case == "multi" else None
+    clip = toy.noised() * sigmas[0]
+    sampled = comfy.k_diffusion.sampling.sample_dpmpp_2m_sde(
+        Model(),
+        clip,
+        sigmas,
+        extra_args={"seed": 0},
+        disable=True,
+        noise_sampler=noise and (lambda sigma, sigma_next: next(noise)),
+    )
+    assert difference(sampled, golden[f"{case}.out"]) <= WHOLE
+    assert next(offsets, None) is None

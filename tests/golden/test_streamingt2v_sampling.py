@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 from harness.golden import Golden, difference, files, procedural
-from harness.streaming import load, shapes, streaming_model
-from storyreel.core.diffusion import blending, ddim, guidance, prediction, refinement, schedule
+from harness.streaming import Refiner, Toy, load, shapes, streaming_model
+from storyreel.core.diffusion import blending, ddim, prediction, refinement, schedule
 from storyreel.core.networks.streaming.appearance import TokenExpander
 from storyreel.core.video import metrics
 from storyreel.core.video.chunks import extend
@@ -18,48 +18,6 @@ SYSTEM = "streamingt2v"
 def relative(found: torch.Tensor, reference: torch.Tensor) -> float:
     assert found.shape == reference.shape
     return ((found - reference).abs() / reference.abs()).max().item()
-
-
-class Toy:
-    """The data's linear network, which predicts velocity, and the starts of its chunks."""
-
-    def __init__(self, golden: Golden):
-        self.golden = golden
-        self.length, self.overlap, self.frames = (golden.said(name) for name in ("chunk", "ov", "total_frames"))
-        self.starts = blending.chunk_starts(self.frames, self.length, self.overlap)
-        assert len(self.starts) == golden.said("n")
-
-    def parts(self, clip: torch.Tensor) -> list[torch.Tensor]:
-        return [clip[:, :, start : start + self.length] for start in self.starts]
-
-    def net(self, x: torch.Tensor, timestep: float, y: torch.Tensor) -> torch.Tensor:
-        mixed = torch.einsum("fg,bcghw->bcfhw", self.golden["toy.M"], x)
-        return mixed * (1 - 0.5 * timestep / 1000) + y[:, None, None, None] * self.golden["toy.bias"]
-
-    def guided(self, x: torch.Tensor, timestep: float, scale: float, added=0.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """(guided, conditional). added: to what the network is told."""
-        cond, uncond = (self.net(x, timestep, self.golden[name] + added) for name in ("toy.y", "toy.y_neg"))
-        return uncond + scale * (cond - uncond), cond
-
-
-class Refiner(Toy):
-    """MS-Vid2Vid's denoised clip, blended."""
-
-    def __init__(self, golden: Golden):
-        super().__init__(golden)
-        self.signal, self.noise = refinement.signal_and_noise()
-
-    def noised(self) -> torch.Tensor:
-        start = self.golden.said("tnl") - 1
-        return (self.signal[start] * self.golden["in.x0"] + self.noise[start] * self.golden["in.noise"]).float()
-
-    def denoised(self, x: torch.Tensor, timestep: int, offsets: list[int]) -> torch.Tensor:
-        chunks = []
-        for part in self.parts(x):
-            v, cond = self.guided(part, timestep, self.golden.said("cfg"))
-            v = guidance.rescale_guidance(v, cond, self.golden.said("resc"))
-            chunks.append(prediction.x0_of_v(part, v, self.signal[timestep], self.noise[timestep]).float())
-        return blending.blend(chunks, self.starts, [0, *offsets])
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "randomized_blending_v2v.safetensors"))
