@@ -117,3 +117,33 @@ def test_the_rest_of_streamingsvd_is_the_hosts_own(host):
     assert shapes(network.state_dict()) == shapes(own)
     down = {key: t for key, t in own.items() if not key.startswith(("output_blocks.", "out."))}
     assert shapes(down) == shapes(extractor)
+
+
+def test_the_rest_of_streamingt2v_is_the_hosts_own(host):
+    """Image encoder and autoencoder as they are; of the text encoder the layers that are used, 23 of the host's 24."""
+    import comfy.clip_model
+    import comfy.clip_vision
+    import comfy.diffusers_convert
+    import comfy.ldm.models.autoencoder
+    import comfy.ops
+    from comfy.text_encoders.sd2_clip import SD2ClipModel
+
+    weights = manifest("streaming_t2v")
+    double = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, num_res_blocks=2)
+    double |= dict(ch_mult=[1, 2, 4, 4], attn_resolutions=[], dropout=0.0)
+    config = json.loads((Path(comfy.clip_vision.__file__).parent / "clip_vision_config_h.json").read_text())
+    with torch.device("meta"):
+        vae = comfy.diffusers_convert.convert_vae_state_dict(part(weights, "vae."))
+        autoencoder = comfy.ldm.models.autoencoder.AutoencoderKL(embed_dim=4, ddconfig=double)
+        assert shapes(autoencoder.state_dict()) == shapes(vae)
+
+        prefix = "image_encoder.model.visual."
+        visual = {key: t for key, t in weights.items() if key.startswith(prefix)}
+        tower = comfy.clip_model.CLIPVisionModelProjection(config, torch.float32, "meta", comfy.ops.manual_cast)
+        assert shapes(tower.state_dict()) == shapes(comfy.clip_vision.convert_to_transformers(visual, prefix))
+
+        text = shapes(part(weights, "text_encoder."))
+        known = part(shapes(SD2ClipModel(dtype=torch.float32).state_dict()), "clip_h.transformer.")
+        assert known.items() >= text.items()
+        unused = {key for key in known.keys() - text.keys() if not key.startswith("text_model.encoder.layers.23.")}
+        assert unused == {"text_projection.weight"}

@@ -12,9 +12,9 @@ MAWE_SIDE = 720  # of the square that the published code looks at
 MAWE_SCALE = 9.5  # of its motion
 
 
-def mawe_frames(frames: Tensor) -> Tensor:
+def mawe_frames(frames: Tensor, side: int = MAWE_SIDE) -> Tensor:
     """Frames 0 to 255 as the published measure sees them: squeezed to a square, bilinear, not antialiased, rounded."""
-    return interpolate(frames.float(), (MAWE_SIDE, MAWE_SIDE), mode="bilinear", align_corners=False).round()
+    return interpolate(frames.float(), (side, side), mode="bilinear", align_corners=False).round()
 
 
 def push_forward(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:

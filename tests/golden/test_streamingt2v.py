@@ -11,7 +11,7 @@ from storyreel.core.networks.modelscope.unet import UNet
 from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander
 from storyreel.core.networks.streaming.config import read_frame_encoder, read_token_expander
 from storyreel.core.networks.streaming.frame_encoder import FrameEncoder
-from storyreel.core.networks.streaming.injector import HEAD_CHANNELS, Injector
+from storyreel.core.networks.streaming.injector import Injector
 
 SYSTEM = "streamingt2v"
 MODULE, WHOLE = 1e-5, 1e-4  # of max|ref| for single modules, absolute for whole networks: the data's README
@@ -37,7 +37,10 @@ def test_ms_vid2vid(path):
     assert difference(build(weights)(golden["in.x"], golden["in.t"], golden["in.context"]), golden["out"]) > 100 * WHOLE
 
 
-@pytest.mark.parametrize("path", files(SYSTEM, "*cam_frame_encoder.safetensors"))
+FRAME_ENCODERS = ("cam_frame_encoder.safetensors", "svd_cam_frame_encoder.safetensors")
+
+
+@pytest.mark.parametrize("path", [path for name in FRAME_ENCODERS for path in files(SYSTEM, name)])
 @torch.no_grad()
 def test_frame_encoder(path):
     golden = Golden(path)
@@ -53,11 +56,10 @@ def test_frame_encoder(path):
 @torch.no_grad()
 def test_injector(path):
     golden = Golden(path)
-    assert golden.config["head_dim"] == HEAD_CHANNELS
     for width in golden.config["channels"]:
         name = f"c{width}"
-        weights = {f"0.{key.partition('.')[2]}": t for key, t in golden.weights(f"w.{name}.").items()}
-        injector = load(torch.nn.ModuleList([Injector(width)]), weights)[0]
+        weights = golden.weights(f"w.{name}.temporal_transformer.")
+        injector = load(Injector(width, head_channels=golden.config["head_dim"]), weights)
         skip, memory = golden[f"in.{name}.skip"], golden[f"in.{name}.cam"]
         x, memory = skip.flatten(0, 1), memory.flatten(0, 1)
         found = injector(x, memory, len(skip))

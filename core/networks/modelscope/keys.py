@@ -59,15 +59,14 @@ def _our_name(key: str, depth: int, transforming: set[str]) -> str:
     if part == "resnets":
         name, _, rest = rest.partition(".")
         rest = f"{IN_RESNET[name]}.{rest}"
-    if side == "mid_block":
-        last = number == "1" and part in ("resnets", "temp_convs")
-        return f"middle_block.{PLACES[part].replace('0', '3', last)}{rest}"
+    place = PLACES.get(part, "")
+    if side == "mid_block":  # a residual block, transformers, a residual block
+        return f"middle_block.{'3' + place[1:] if number == '1' else place}{rest}"
     first = int(level) * (depth + 1)
     if part == "downsamplers":
         return f"input_blocks.{first + depth + 1}.op.{rest.removeprefix('conv.')}"
     if part == "upsamplers":
         return f"output_blocks.{first + depth}.{3 if level in transforming else 1}.{rest}"
-    block = (
-        f"input_blocks.{first + int(number) + 1}" if side == "down_blocks" else f"output_blocks.{first + int(number)}"
-    )
-    return f"{block}.{PLACES[part]}{rest}"
+    if side == "down_blocks":
+        return f"input_blocks.{first + int(number) + 1}.{place}{rest}"
+    return f"output_blocks.{first + int(number)}.{place}{rest}"

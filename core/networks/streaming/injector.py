@@ -5,20 +5,19 @@ from torch import Tensor, nn
 from ...attention.extended import attend_plain
 from ..blocks import GROUPS, TRANSFORMER_EPS, Attend, CrossAttention, along_time, in_frames, unfold
 
-HEAD_CHANNELS = 64  # whatever the network's
-
 
 class Injector(nn.Module):
     """x + P_out(attention of P_in(norm(x)) to the memory), with no position. The memory is not normalised.
 
     ModelScope's and Stable Video Diffusion's skip connections are served alike.
+    head_channels: 64 as published, whatever the network's own.
     """
 
-    def __init__(self, channels: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, channels: int, operations=nn, attend: Attend = attend_plain, head_channels: int = 64, **made):
         super().__init__()
         self.norm = operations.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS, **made)
         self.proj_in = operations.Linear(channels, channels, **made)
-        self.attention = CrossAttention(channels, channels, channels // HEAD_CHANNELS, operations, attend, **made)
+        self.attention = CrossAttention(channels, channels, channels // head_channels, operations, attend, **made)
         self.proj_out = operations.Linear(channels, channels, **made)
 
     def forward(self, x: Tensor, memory: Tensor, clips: int, strength: float = 1.0) -> Tensor:
