@@ -11,18 +11,27 @@ from torch import Tensor
 TIMESTEPS = 1000
 LINEAR_START, LINEAR_END = 0.00085, 0.012
 RESCALED_TIMESTEPS = 400  # the table of the dynamic rescale falls from 1 over so many timesteps
-SPACINGS = ("uniform", "uniform_trailing")
+SPACINGS = ("uniform", "uniform_trailing", "leading")
+
+# Noise levels that were optimised for Stable Video Diffusion (arXiv 2404.14507, quick-start guide).
+ALIGN_YOUR_STEPS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 
 
 def alpha_bars(zero_snr: bool, start: float = LINEAR_START, end: float = LINEAR_END, steps: int = TIMESTEPS) -> Tensor:
     """alpha_bar of every timestep, float64 [steps]. The square roots of the betas are evenly spaced.
 
-    zero_snr: shift and scale the square roots of alpha_bar so that the last one is exactly 0 and the first stays.
+    zero_snr: see `zero_terminal_snr`.
     """
     betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     bars = torch.cumprod(1 - betas, 0)
-    if not zero_snr:
-        return bars
+    return zero_terminal_snr(bars) if zero_snr else bars
+
+
+def zero_terminal_snr(bars: Tensor) -> Tensor:
+    """Shift and scale the square roots of alpha_bar so that the last one is exactly 0 and the first stays.
+
+    arXiv 2305.08891, algorithm 1.
+    """
     roots = bars.sqrt()
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
 
@@ -38,6 +47,7 @@ def timesteps(spacing: str, count: int, steps: int = TIMESTEPS) -> list[int]:
 
     uniform: every (steps // count)-th, from 1 on; where that does not divide there are more than `count`.
     uniform_trailing: the last timestep and `count` - 1 before it.
+    leading: the first `count` of every (steps // count)-th, from 1 on, as StreamingT2V has them.
 
     The published code leaves the range for some counts (a timestep of 1000, or of -1): such a timestep is left out.
     Raises ValueError for another spacing and for a count that is not in [1, steps].
@@ -46,9 +56,22 @@ def timesteps(spacing: str, count: int, steps: int = TIMESTEPS) -> list[int]:
         raise ValueError(f"{count} steps are asked for; 1 to {steps} are possible.")
     if spacing == "uniform":
         ascending = [t + 1 for t in range(0, steps, steps // count)]
+    elif spacing == "leading":
+        ascending = [t * (steps // count) + 1 for t in range(count)]
     elif spacing == "uniform_trailing":
         # Rounding half to even, and by the very floating point steps of the published code.
         ascending = (np.round(np.arange(steps, 0, -steps / count)).astype(int) - 1)[::-1].tolist()
     else:
         raise ValueError(f"spacing {spacing} is unknown; one of {', '.join(SPACINGS)} is expected.")
     return [t for t in reversed(ascending) if 0 <= t < steps]
+
+
+def align_your_steps(count: int) -> Tensor:
+    """sigma of `count` steps and the 0 behind them, float64 [count + 1], as StreamingSVD interpolates the levels.
+
+    The last step begins at the last level, where the host's node of the same name ends with the one before it.
+    """
+    known = torch.linspace(0, 1, len(ALIGN_YOUR_STEPS), dtype=torch.float64)
+    wanted = torch.linspace(0, 1, count, dtype=torch.float64)
+    logs = np.interp(wanted.numpy(), known.numpy(), np.log(ALIGN_YOUR_STEPS))
+    return torch.cat([torch.from_numpy(np.exp(logs)), torch.zeros(1, dtype=torch.float64)])

@@ -100,26 +100,42 @@ def fold(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-class Downsample(nn.Module):
-    """Half the height and width by a convolution of stride 2."""
+def along_time(clip: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [(B H W), T, C]."""
+    return clip.permute(0, 3, 4, 2, 1).flatten(0, 2)
 
-    def __init__(self, channels: int, operations=nn, **made):
+
+def in_frames(h: Tensor, clip: Tensor) -> Tensor:
+    """The inverse, folded: [(B H W), T, C] -> [(B T), C, H, W], of a clip [B, ., T, H, W]."""
+    return h.unflatten(0, (len(clip), *clip.shape[-2:])).permute(0, 3, 4, 1, 2).flatten(0, 1)
+
+
+class Downsample(nn.Module):
+    """Half the height and width by a convolution of stride 2. extra_rows: of zeros beyond the usual one, above and
+    below."""
+
+    def __init__(self, channels: int, operations=nn, extra_rows: int = 0, **made):
         super().__init__()
-        self.op = operations.Conv2d(channels, channels, 3, stride=2, padding=1, **made)
+        self.op = operations.Conv2d(channels, channels, 3, stride=2, padding=(1 + extra_rows, 1), **made)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
 
 
 class Upsample(nn.Module):
-    """Twice the height and width: nearest neighbours, then a convolution."""
+    """Twice the height and width: nearest neighbours, then a convolution. extra_rows: cut off above and below."""
 
-    def __init__(self, channels: int, operations=nn, **made):
+    def __init__(self, channels: int, operations=nn, extra_rows: int = 0, **made):
         super().__init__()
+        self.extra_rows = extra_rows
         self.conv = operations.Conv2d(channels, channels, 3, padding=1, **made)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """size: height and width, each at most one less than whole; where the way down began with an odd number."""
+        top = self.extra_rows
+        height, width = size or (2 * x.shape[2] - 2 * top, 2 * x.shape[3])
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return self.conv(x[:, :, top : top + height, :width])
 
 
 class GatedProjection(nn.Module):
@@ -157,6 +173,61 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.to_out(self.attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+
+
+class CrossAttention(nn.Module):
+    """Attention of a sequence to another one, its context."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        self.heads, self.attend = heads, attend
+        self.to_q = operations.Linear(dim, dim, bias=False, **made)
+        self.to_k, self.to_v = (operations.Linear(context_dim, dim, bias=False, **made) for _ in range(2))
+        self.to_out = nn.Sequential(operations.Linear(dim, dim, **made))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x [R, N, C]; context [S, M, D], a row for every R / S rows of x -> as x."""
+        return self.to_out(
+            attend_together(self.attend, self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
+        )
+
+
+class SpatialBlock(nn.Module):
+    """The transformer block of spatial layers: self-attention, a look at what it is told, feed-forward."""
+
+    def __init__(self, dim: int, heads: int, looks: nn.Module, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        self.attn1, self.attn2 = SelfAttention(dim, heads, operations, attend, **made), looks
+        self.ff = FeedForward(dim, operations, **made)
+        self.norm1, self.norm2, self.norm3 = (operations.LayerNorm(dim, **made) for _ in range(3))
+
+    def forward(self, x: Tensor, *told) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), *told)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer over the places of each frame.
+
+    looks: the cross-attention, called with the places [(B T), N, C] and whatever `forward` is told.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, looks: nn.Module, operations=nn, attend: Attend = attend_plain, **made
+    ):
+        super().__init__()
+        self.norm = operations.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS, **made)
+        self.proj_in = operations.Linear(channels, channels, **made)
+        self.transformer_blocks = nn.ModuleList([SpatialBlock(channels, heads, looks, operations, attend, **made)])
+        self.proj_out = operations.Linear(channels, channels, **made)
+
+    def forward(self, x: Tensor, *told) -> Tensor:
+        """[(B T), C, H, W] -> the same."""
+        h = self.proj_in(self.norm(x).flatten(2).mT)
+        for block in self.transformer_blocks:
+            h = block(h, *told)
+        return x + self.proj_out(h).mT.unflatten(2, x.shape[2:])
 
 
 class TemporalBlock(nn.Module):
@@ -208,13 +279,10 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, clips: int) -> Tensor:
         """[(B T), C, H, W] -> the same."""
         clip = unfold(x, clips)
-        places = clip.shape[0], *clip.shape[-2:]
-        h = self.norm(clip).permute(0, 3, 4, 2, 1).flatten(0, 2)  # [(B H W), T, C]
-        h = self._project(self.proj_in, h)
+        h = self._project(self.proj_in, along_time(self.norm(clip)))
         for block in self.transformer_blocks:
             h = block(h)
-        h = self._project(self.proj_out, h)
-        return x + h.unflatten(0, places).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        return x + in_frames(self._project(self.proj_out, h), clip)
 
     def _project(self, layer: nn.Module, h: Tensor) -> Tensor:
         return layer(h) if self.linear else layer(h.mT).mT

@@ -1,12 +1,8 @@
 """ToonCrafter's decoder against the published one. Sizes, frames and weight seeds come from each file's metadata."""
 
-import json
-import zlib
-
-import numpy as np
 import pytest
 import torch
-from harness.golden import Golden, error, files
+from harness.golden import Golden, error, files, part, procedural
 from storyreel.core.networks.blocks import fold, unfold
 from storyreel.core.networks.dynamicrafter import tooncrafter
 from storyreel.core.networks.dynamicrafter.config import read_decoder_sizes
@@ -16,27 +12,8 @@ TOLERANCE = 2e-5  # of max|ref|, float32: the data's README
 PREFIX = "first_stage_model."
 
 
-def value(key: str, shape, seed: int) -> torch.Tensor:
-    """A weight of the data, from its published rule."""
-    state = np.random.RandomState((zlib.crc32(key.encode()) ^ seed) & 0xFFFFFFFF)
-    drawn = state.standard_normal(tuple(shape))
-    if len(shape) > 1:
-        drawn = drawn / np.sqrt(float(np.prod(shape[1:])))
-    elif key.endswith("mix_factor"):
-        drawn = 0.5 * drawn
-    else:
-        drawn = (1.0 if key.endswith("weight") else 0.0) + 0.1 * drawn
-    return torch.from_numpy(drawn.astype(np.float32).reshape(shape))
-
-
-def procedural(golden: Golden) -> dict[str, torch.Tensor]:
-    manifest = json.loads(golden.path.with_name(f"{golden.path.stem}_manifest.json").read_text())
-    seed = golden.config["weight_seed"]
-    return {key.removeprefix(PREFIX): value(key, shape, seed) for key, shape in manifest.items()}
-
-
-def part(weights: dict, prefix: str) -> dict:
-    return {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
+def weights_of(golden: Golden) -> dict[str, torch.Tensor]:
+    return part(procedural(golden.manifest(), golden.config["weight_seed"]), PREFIX)
 
 
 def read_sizes(weights: dict) -> dict:
@@ -47,7 +24,7 @@ def read_sizes(weights: dict) -> dict:
 def decoded(request):
     """(data, weights, decoder)"""
     golden = Golden(request.param)
-    weights = procedural(golden)
+    weights = weights_of(golden)
     decoder = tooncrafter.DualReferenceDecoder(**read_sizes(weights)).eval()
     decoder.load_state_dict(part(weights, "decoder."))
     return golden, weights, decoder

@@ -15,8 +15,9 @@ from ..blocks import (
     embedding,
     timestep_embedding,
 )
+from ..unet import INIT_HEADS, input_side, output_side
 from .attention import SpatialTransformer
-from .config import INIT_HEADS, UNetConfig
+from .config import UNetConfig
 
 
 class UNet(nn.Module):
@@ -41,6 +42,9 @@ class UNet(nn.Module):
             )
             return [spatial, TemporalTransformer(channels, heads, operations=operations, attend=attend, **made)]
 
+        def stage(level: int, channels: int, out: int) -> list[nn.Module]:
+            return [res(channels, out), *(transformers(out) if config.attention[level] else [])]
+
         self.time_embed = embedding(width, emb, operations, **made)
         self.fps_embedding = embedding(width, emb, operations, **made)
         self.init_attn = nn.ModuleList(
@@ -51,31 +55,19 @@ class UNet(nn.Module):
             ]
         )
         first = operations.Conv2d(config.in_channels, width, 3, padding=1, **made)
-        self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
-        skips = [width]
-        channels = width
-        for level, out in enumerate(config.widths):
-            for _ in range(config.num_res_blocks):
-                block = [res(channels, out), *(transformers(out) if config.attention[level] else [])]
-                self.input_blocks.append(nn.ModuleList(block))
-                channels = out
-                skips.append(channels)
-            if level < len(config.widths) - 1:
-                self.input_blocks.append(nn.ModuleList([Downsample(channels, operations, **made)]))
-                skips.append(channels)
+        self.input_blocks, left = input_side(
+            config,
+            nn.ModuleList([first]),
+            stage,
+            lambda channels: nn.ModuleList([Downsample(channels, operations, **made)]),
+        )
+        channels = left[-1]
         self.middle_block = nn.ModuleList([res(channels, channels), *transformers(channels), res(channels, channels)])
-        self.output_blocks = nn.ModuleList()
-        for level, out in reversed(list(enumerate(config.widths))):
-            for number in range(config.num_res_blocks + 1):
-                block = [res(channels + skips.pop(), out), *(transformers(out) if config.attention[level] else [])]
-                channels = out
-                if level and number == config.num_res_blocks:
-                    block.append(Upsample(channels, operations, **made))
-                self.output_blocks.append(nn.ModuleList(block))
+        self.output_blocks = output_side(config, left, stage, lambda channels: Upsample(channels, operations, **made))
         self.out = nn.Sequential(
-            operations.GroupNorm(GROUPS, channels, eps=CONV_EPS, **made),
+            operations.GroupNorm(GROUPS, config.widths[0], eps=CONV_EPS, **made),
             nn.SiLU(),
-            operations.Conv2d(channels, config.out_channels, 3, padding=1, **made),
+            operations.Conv2d(config.widths[0], config.out_channels, 3, padding=1, **made),
         )
 
     def forward(

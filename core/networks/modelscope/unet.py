@@ -1,0 +1,149 @@
+"""ModelScope's video UNet, arXiv 2308.06571 section 3: Stable Diffusion 2's, with temporal layers behind the spatial.
+
+MS-Vid2Vid is the same network with other zeros around its pictures on the way down.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ...attention.extended import attend_plain
+from ..blocks import (
+    CONV_EPS,
+    GROUPS,
+    Attend,
+    CrossAttention,
+    Downsample,
+    ResBlock,
+    SpatialTransformer,
+    TemporalTransformer,
+    Upsample,
+    embedding,
+    fold,
+    timestep_embedding,
+    unfold,
+)
+from ..unet import INIT_HEADS, input_side, output_side
+from .config import UNetConfig
+
+
+class Layers:
+    """Makes the layers that the network is built of. looks: the kind of cross-attention."""
+
+    def __init__(self, config: UNetConfig, looks: Callable[..., nn.Module], operations, attend: Attend, **made):
+        self.config, self.looks, self.operations, self.attend, self.made = config, looks, operations, attend, made
+
+    def res(self, channels: int, out: int) -> ResBlock:
+        return ResBlock(channels, out, 4 * self.config.model_channels, self.operations, **self.made)
+
+    def transformers(self, channels: int) -> list[nn.Module]:
+        heads, made = channels // self.config.head_channels, dict(operations=self.operations, attend=self.attend)
+        looks = self.looks(channels, self.config.context_dim, heads, **made, **self.made)
+        spatial = SpatialTransformer(channels, heads, looks, **made, **self.made)
+        return [spatial, TemporalTransformer(channels, heads, **made, **self.made)]
+
+    def stage(self, level: int, channels: int, out: int) -> list[nn.Module]:
+        return [self.res(channels, out), *(self.transformers(out) if self.config.attention[level] else [])]
+
+    def middle(self, channels: int) -> list[nn.Module]:
+        return [self.res(channels, channels), *self.transformers(channels), self.res(channels, channels)]
+
+
+class Encoder(nn.Module):
+    """The way down and the middle. A clip is [B, C, T, H, W] outside and [(B T), C, H, W] inside.
+
+    `told` is what the cross-attentions are called with: here the text alone, [B, tokens, D].
+    """
+
+    def __init__(self, config: UNetConfig, operations=nn, attend: Attend = attend_plain, looks=CrossAttention, **made):
+        super().__init__()
+        self.config = config
+        self.layers = Layers(config, looks, operations, attend, **made)
+        width, inner = config.model_channels, INIT_HEADS * config.head_channels
+        self.time_embed = embedding(width, 4 * width, operations, **made)
+        first = operations.Conv2d(config.in_channels, width, 3, padding=1, **made)
+        behind = TemporalTransformer(width, INIT_HEADS, inner, operations=operations, attend=attend, **made)
+        self.input_blocks, self.left = input_side(
+            config,
+            nn.ModuleList([first, behind]),
+            self.layers.stage,
+            lambda channels: Downsample(channels, operations, config.extra_rows, **made),
+        )
+        self.middle_block = nn.ModuleList(self.layers.middle(self.left[-1]))
+
+    def embed(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        return self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(like.dtype))
+
+    def descend(self, x: Tensor, emb: Tensor, *told, added: Tensor | None = None) -> list[Tensor]:
+        """What every input block leaves. added: to the result of the first."""
+        clips, _, frames = x.shape[:3]
+        conv, temporal = self.input_blocks[0]
+        h = conv(fold(x))
+        if frames > 1:
+            h = temporal(h, clips)
+        if added is not None:
+            h = h + added
+        left = [h]
+        for block in self.input_blocks[1:]:
+            h = block(h) if isinstance(block, Downsample) else run(block, h, emb, clips, *told)
+            left.append(h)
+        return left
+
+
+def run(block: nn.ModuleList, h: Tensor, emb: Tensor, clips: int, *told, size: tuple[int, int] | None = None) -> Tensor:
+    """The layers of one block, each given what it wants. size: for a layer that makes the pictures larger."""
+    for layer in block:
+        if isinstance(layer, ResBlock):
+            h = layer(h, emb, clips)
+        elif isinstance(layer, SpatialTransformer):
+            h = layer(h, *told)
+        elif isinstance(layer, TemporalTransformer):
+            h = layer(h, clips)
+        else:
+            h = layer(h, size)
+    return h
+
+
+class UNet(Encoder):
+    """Denoises a clip of latents, told by text.
+
+    config: sizes. operations: a module with Linear, Conv2d, Conv3d, GroupNorm and LayerNorm. looks: see `Layers`.
+    """
+
+    def __init__(self, config: UNetConfig, operations=nn, attend: Attend = attend_plain, looks=CrossAttention, **made):
+        super().__init__(config, operations, attend, looks, **made)
+        self.output_blocks = output_side(
+            config,
+            self.left,
+            self.layers.stage,
+            lambda channels: Upsample(channels, operations, config.extra_rows, **made),
+        )
+        self.out = nn.Sequential(
+            operations.GroupNorm(GROUPS, config.widths[0], eps=CONV_EPS, **made),
+            nn.SiLU(),
+            operations.Conv2d(config.widths[0], config.out_channels, 3, padding=1, **made),
+        )
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, *told, merge: Callable[[int, Tensor, int], Tensor] | None = None
+    ) -> Tensor:
+        """What the model predicts of a clip: noise, or velocity in MS-Vid2Vid.
+
+        x: [B, in_channels, T, H, W]. timesteps: [B]. told: the text, [B, tokens, D].
+        merge(number, h, clips): what takes the place of what input block `number` left, and, with the number after the
+            last, of the middle's result. The way down goes on without it.
+
+        Returns [B, out_channels, T, H, W].
+        """
+        clips = len(x)
+        emb = self.embed(timesteps, x)
+        left = self.descend(x, emb, *told)
+        h = run(self.middle_block, left[-1], emb, clips, *told)
+        if merge is not None:
+            left = [merge(number, features, clips) for number, features in enumerate(left)]
+            h = merge(len(left), h, clips)
+        for block in self.output_blocks:
+            h = torch.cat([h, left.pop()], dim=1)
+            h = run(block, h, emb, clips, *told, size=left[-1].shape[2:] if left else None)
+        return unfold(self.out(h), clips)

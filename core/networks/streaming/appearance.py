@@ -1,0 +1,57 @@
+"""APM, the appearance preservation module (section 4.2): an anchor frame's image tokens, mixed into the text."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...attention.extended import attend_plain
+from ..blocks import Attend, CrossAttention
+
+
+class TokenExpander(nn.Module):
+    """The image embedding of one or more anchor frames, [B, dim] or [B, frames, dim] -> tokens [B, count, dim]."""
+
+    def __init__(self, dim: int = 1024, inner: int = 1280, count: int = 16, operations=nn, **made):
+        super().__init__()
+        self.count = count
+        self.context_embedding = nn.Sequential(
+            operations.Linear(dim, inner, **made), nn.SiLU(), operations.Linear(inner, count * dim, **made)
+        )
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        if embeds.ndim == 3:
+            embeds = embeds.mean(1)
+        return self.context_embedding(embeds).unflatten(1, (self.count, -1))
+
+
+class AppearanceAttention(CrossAttention):
+    """Cross-attention to text + SiLU(alpha) LayerNorm(conv([text; image])).
+
+    The convolution's channels are the tokens, and it slides over the features. alpha begins at 0: no image.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        heads: int,
+        text_tokens: int = 77,
+        image_tokens: int = 16,
+        operations=nn,
+        attend: Attend = attend_plain,
+        **made,
+    ):
+        super().__init__(dim, context_dim, heads, operations, attend, **made)
+        self.alpha = nn.Parameter(torch.zeros((), **made))
+        self.conv = operations.Conv1d(text_tokens + image_tokens, text_tokens, 3, padding=1, **made)
+        self.conv_ln = operations.LayerNorm(context_dim, **made)
+
+    def mix(self, text: Tensor, image: Tensor, strength: float = 1.0) -> Tensor:
+        """[B, text_tokens, D] and [B, image_tokens, D] -> [B, text_tokens, D]."""
+        mixed = self.conv_ln(self.conv(torch.cat([text, image], dim=1)))
+        return text + strength * F.silu(self.alpha.to(mixed)) * mixed
+
+    def forward(self, x: Tensor, text: Tensor, image: Tensor | None = None, strength: float = 1.0) -> Tensor:
+        """x [(B T), N, C]. image None, or strength 0: attention to the text alone."""
+        mixing = image is not None and strength
+        return super().forward(x, self.mix(text, image, strength) if mixing else text)

@@ -1,0 +1,45 @@
+"""Sizes of StreamingT2V's networks: as published, or read from the shapes of a checkpoint."""
+
+from dataclasses import dataclass, field
+
+from ..modelscope.config import UNetConfig, read_unet_config
+from ..unet import Shapes
+
+
+@dataclass(frozen=True)
+class StreamingConfig:
+    """unet: the base, whose encoder CAM has a copy of. frame_widths: of CAM's frame encoder.
+
+    text_tokens, image_tokens: as many of each as APM mixes.
+    """
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    frame_widths: tuple[int, ...] = (32, 96, 256, 512)
+    text_tokens: int = 77
+    image_tokens: int = 16
+
+
+def read_config(unet: Shapes, extractor: Shapes) -> StreamingConfig:
+    """From the shapes of base and CAM, in our layout. Raises KeyError for other networks."""
+    text, both, _ = unet["middle_block.1.transformer_blocks.0.attn2.conv.weight"]
+    return StreamingConfig(
+        read_unet_config(unet), read_frame_encoder(extractor, "frame_encoder.")["widths"], text, both - text
+    )
+
+
+def read_frame_encoder(shapes: Shapes, prefix: str = "") -> dict:
+    """Sizes of a frame encoder, as it takes them."""
+    widths = [shapes[f"{prefix}conv_in.weight"][0]]
+    while (name := f"{prefix}blocks.{2 * len(widths) - 1}.weight") in shapes:
+        widths.append(shapes[name][0])
+    return dict(
+        widths=tuple(widths),
+        out_channels=shapes[f"{prefix}conv_out.weight"][0],
+        normalized=f"{prefix}norms.0.weight" in shapes,
+    )
+
+
+def read_token_expander(shapes: Shapes) -> dict:
+    """Sizes of APM's token expander, as it takes them."""
+    inner, dim = shapes["context_embedding.0.weight"]
+    return dict(dim=dim, inner=inner, count=shapes["context_embedding.2.weight"][0] // dim)

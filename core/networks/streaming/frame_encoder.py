@@ -1,0 +1,42 @@
+"""CAM's view of the frames before a chunk: pixels to features of the latents' size (section 4.1, E_cond)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FrameEncoder(nn.Module):
+    """Frames [N, 3, 8 H, 8 W] from -1 to 1 -> [N, out_channels, H, W].
+
+    normalized: layer norms over the channels of each place, behind the inner convolutions. StreamingSVD has them; the
+    paper mentions them, the weights that were published for ModelScope do not have them.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 96, 256, 512),
+        out_channels: int = 320,
+        normalized: bool = False,
+        operations=nn,
+        **made,
+    ):
+        super().__init__()
+
+        def conv(channels: int, out: int, stride: int = 1):
+            return operations.Conv2d(channels, out, 3, stride=stride, padding=1, **made)
+
+        self.conv_in = conv(3, widths[0])
+        self.blocks, self.norms = nn.ModuleList(), nn.ModuleList()
+        for channels, out in pairwise(widths):
+            self.blocks.extend([conv(channels, channels), conv(channels, out, stride=2)])
+            for width in (channels, out):
+                self.norms.append(operations.LayerNorm(width, **made) if normalized else nn.Identity())
+        self.conv_out = conv(widths[-1], out_channels)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        h = F.silu(self.conv_in(frames))
+        for conv, norm in zip(self.blocks, self.norms, strict=True):
+            h = F.silu(norm(conv(h).movedim(1, -1)).movedim(-1, 1))
+        return self.conv_out(h)

@@ -1,0 +1,155 @@
+"""StreamingT2V's networks against the published ones. Sizes, frames and weight seeds come from each file's metadata."""
+
+import pytest
+import torch
+from harness.golden import Golden, difference, error, files, procedural
+from harness.streaming import load, shapes, streaming_model
+from storyreel.core.networks.blocks import CrossAttention
+from storyreel.core.networks.modelscope import keys
+from storyreel.core.networks.modelscope.config import read_unet_config
+from storyreel.core.networks.modelscope.unet import UNet
+from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander
+from storyreel.core.networks.streaming.config import read_frame_encoder, read_token_expander
+from storyreel.core.networks.streaming.frame_encoder import FrameEncoder
+from storyreel.core.networks.streaming.injector import Injector
+
+SYSTEM = "streamingt2v"
+MODULE, WHOLE = 1e-5, 1e-4  # of max|ref| for single modules, absolute for whole networks: the data's README
+
+
+def build(weights: dict[str, torch.Tensor], extra_rows: int = 0) -> UNet:
+    unet = UNet(read_unet_config(shapes(weights), extra_rows)).eval()
+    unet.load_state_dict(weights)
+    return unet
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "vid2vid_unet.safetensors"))
+@torch.no_grad()
+def test_ms_vid2vid(path):
+    golden = Golden(path)
+    weights = keys.read_weights(procedural(golden.manifest(), golden.said("seed"), "v2v."))
+    unet = build(weights, extra_rows=1)
+    said = unet.config
+    assert said.model_channels == golden.said("dim") and said.head_channels == golden.said("head")
+    assert list(said.channel_mult) == golden.said("mult") and said.context_dim == golden.said("ctx")
+    found = unet(golden["in.x"], golden["in.t"], golden["in.context"])
+    assert difference(found, golden["out"]) <= WHOLE
+    assert difference(build(weights)(golden["in.x"], golden["in.t"], golden["in.context"]), golden["out"]) > 100 * WHOLE
+
+
+FRAME_ENCODERS = ("cam_frame_encoder.safetensors", "svd_cam_frame_encoder.safetensors")
+
+
+@pytest.mark.parametrize("path", [path for name in FRAME_ENCODERS for path in files(SYSTEM, name)])
+@torch.no_grad()
+def test_frame_encoder(path):
+    golden = Golden(path)
+    weights = golden.weights("w.")
+    sizes = read_frame_encoder(shapes(weights))
+    said = golden.config
+    assert list(sizes["widths"]) == said["block_out_channels"] and sizes["out_channels"] == said["out_channels"]
+    assert sizes["normalized"] == said["use_normalization"]
+    assert error(load(FrameEncoder(**sizes), weights)(golden["in.frames"]), golden["out.embedding"]) <= MODULE
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "cam_injector.safetensors"))
+@torch.no_grad()
+def test_injector(path):
+    golden = Golden(path)
+    for width in golden.config["channels"]:
+        name = f"c{width}"
+        weights = golden.weights(f"w.{name}.temporal_transformer.")
+        injector = load(Injector(width, head_channels=golden.config["head_dim"]), weights)
+        skip, memory = golden[f"in.{name}.skip"], golden[f"in.{name}.cam"]
+        x, memory = skip.flatten(0, 1), memory.flatten(0, 1)
+        found = injector(x, memory, len(skip))
+        assert error(found, golden[f"out.{name}"].flatten(0, 1)) <= MODULE
+        assert torch.equal(injector(x, memory, len(skip), strength=0.0), x)
+        halfway = injector(x, memory, len(skip), strength=0.5)
+        torch.testing.assert_close(halfway, (x + found) / 2)
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "apm.safetensors"))
+@torch.no_grad()
+def test_token_expander(path):
+    golden = Golden(path)
+    weights = golden.weights("w.resampler.")
+    said, sizes = golden.said("resampler"), read_token_expander(shapes(weights))
+    assert sizes == dict(dim=said["cross_attention_dim"], inner=said["inner_dim"], count=said["expansion_factor"])
+    expander = load(TokenExpander(**sizes), weights)
+    assert error(expander(golden["in.clip_embed"]), golden["out.tokens"]) <= MODULE
+    frames = golden["in.clip_embed_3frames"].unflatten(0, (len(golden["out.tokens_3frames"]), -1))
+    assert error(expander(frames), golden["out.tokens_3frames"]) <= MODULE
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "apm.safetensors"))
+@torch.no_grad()
+def test_appearance_attention(path):
+    golden = Golden(path)
+    said, weights = golden.said("attention"), golden.weights("w.attn.")
+    text_tokens, tokens = weights["conv.weight"].shape[:2]
+    attention = AppearanceAttention(
+        said["query_dim"], said["context_dim"], said["heads"], text_tokens, tokens - text_tokens
+    )
+    load(attention, weights)
+    text, image = golden["in.context93"].split([text_tokens, tokens - text_tokens], dim=1)
+    assert error(attention.mix(text, image), golden["out.context_mixed"]) <= MODULE
+    assert error(attention(golden["in.hidden"], text, image), golden["out.hidden"]) <= MODULE
+    plain = CrossAttention(said["query_dim"], said["context_dim"], said["heads"])
+    load(plain, {key: t for key, t in weights.items() if key.startswith("to_")})
+    without = attention(golden["in.hidden"], text, image, 0.0)
+    assert torch.equal(without, plain(golden["in.hidden"], text))
+    assert torch.equal(without, attention(golden["in.hidden"], text))
+
+
+@pytest.fixture(params=files(SYSTEM, "unet_cam.safetensors"))
+def whole(request):
+    """(data, model, the inputs behind the timestep)"""
+    golden = Golden(request.param)
+    model = streaming_model(golden.manifest(), golden.said("seed"))
+    frames = golden["in.frames"].unflatten(0, (-1, golden.said("n_cond")))
+    with torch.no_grad():
+        seen = model.see(frames)
+    return golden, model, (golden["in.text"], golden["in.image_tokens"], seen)
+
+
+@torch.no_grad()
+def test_whole_network(whole):
+    golden, model, told = whole
+    said = golden.config
+    assert model.config.unet.widths == said["block_out_channels"]
+    assert model.config.unet.head_channels == said["attention_head_dim"]
+    assert list(model.config.frame_widths) == golden.said("cond_channels")
+    x = golden["in.latents"]
+    for timestep in golden.said("timesteps"):
+        found = model(x, torch.full((len(x),), timestep), *told)
+        assert difference(found, golden[f"out.eps_t{timestep}"]) <= WHOLE
+
+
+@torch.no_grad()
+def test_features_of_the_frames_before(whole):
+    golden, model, (text, _, seen) = whole
+    x = golden["in.latents"]
+    times = torch.full((len(x),), golden.said("timesteps")[0])
+    features = model.extractor(x[:, :, : golden.said("n_cond")], times, text, seen)
+    checked = [name for name in golden.tensors if name.startswith("out.cam_down_")]
+    assert len(checked) > 1
+    for name in checked:
+        assert difference(features[int(name.rpartition("_")[2])], golden[name]) <= WHOLE
+    assert difference(features[-1], golden["out.cam_mid"]) <= WHOLE
+
+
+@torch.no_grad()
+def test_strength_0_is_the_model_without(whole):
+    golden, model, (text, image, seen) = whole
+    x = golden["in.latents"]
+    times = torch.full((len(x),), golden.said("timesteps")[0])
+    no_cam = model(x, times, text, image, seen, cam_strength=0.0)
+    assert difference(no_cam, golden["out.eps_nocam"]) <= WHOLE
+    assert torch.equal(no_cam, model(x, times, text, image))
+    assert torch.equal(model(x, times, text, image, seen, apm_strength=0.0), model(x, times, text, None, seen))
+    base = UNet(model.config.unet)
+    load(base, {name: t for name, t in model.unet.state_dict().items() if name in base.state_dict()})
+    neither = model(x, times, text, image, seen, cam_strength=0.0, apm_strength=0.0)
+    assert torch.equal(neither, base(x, times, text))
+    assert difference(neither, no_cam) > 100 * WHOLE

@@ -1,0 +1,212 @@
+"""StreamingT2V's arithmetic around the networks: schedules, blending, a whole chunk, the chain of chunks, measures."""
+
+import random
+
+import pytest
+import torch
+from harness.golden import Golden, difference, files, procedural
+from harness.streaming import Refiner, Toy, load, shapes, streaming_model
+from storyreel.core.diffusion import blending, ddim, prediction, refinement, schedule
+from storyreel.core.networks.streaming.appearance import TokenExpander
+from storyreel.core.video import metrics
+from storyreel.core.video.chunks import extend
+from storyreel.core.video.pictures import clip_pixels
+
+SYSTEM = "streamingt2v"
+
+
+def relative(found: torch.Tensor, reference: torch.Tensor) -> float:
+    assert found.shape == reference.shape
+    return ((found - reference).abs() / reference.abs()).max().item()
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "randomized_blending_v2v.safetensors"))
+def test_noise_levels_of_the_refinement(path):
+    golden = Golden(path)
+    start = golden.said("tnl") - 1
+    assert difference(refinement.signal_and_noise()[1], golden["tables.vp_sigmas_1000"]) <= 1e-6
+    assert relative(refinement.refine_sigmas(golden.said("steps"), start)[:-1].float(), golden["sigmas_k"][:-1]) <= 1e-5
+    times, known = golden["tables.k_t_30steps_t599"].tolist(), golden["tables.k_sigmas_30steps_t599"]
+    assert [round(time) for time in refinement.refine_timesteps(len(times))] == times
+    assert relative(refinement.refine_sigmas(len(times))[:-1].float(), known[:-1]) <= 1e-5
+    assert [refinement.nearest_timestep(k.item()) for k in refinement.refine_sigmas(len(times))[:-1]] == times
+    assert refinement.refine_sigmas(len(times))[-1] == known[-1] == 0
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "randomized_blending_v2v.safetensors"))
+def test_one_blended_evaluation(path):
+    golden = Golden(path)
+    toy, start = Refiner(golden), golden.said("tnl") - 1
+    noised = toy.noised()
+    assert difference(noised, golden["noised"]) <= 1e-5
+    x = noised * refinement.start_scale(start)
+    assert difference(x, golden["one.in"]) <= 1e-5
+    assert difference(toy.denoised(x, start, golden["one.offsets"].tolist()), golden["one.x0"]) <= 1e-4
+    # The sampler's own units: noised / alpha is x_0 + k noise, and a network is shown x / sqrt(k^2 + 1).
+    k = refinement.refine_sigmas(golden.said("steps"), start)[0]
+    clip = refinement.start_scale(start) * (golden["in.x0"] + k * golden["in.noise"])
+    assert difference(clip / (k**2 + 1) ** 0.5, golden["one.in"]) <= 1e-5
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "randomized_blending_v2v.safetensors"))
+def test_published_offsets_are_those_of_the_paper_but_one(path):
+    """0 to overlap - 1: the range that our own draws have too."""
+    golden = Golden(path)
+    draw = random.Random(golden.said("python_seed"))
+    overlap = golden.said("ov")
+    for name in ("one", "multi", "brownian"):
+        for offset in golden[f"{name}.offsets"].flatten().tolist():
+            assert offset == draw.randint(0, overlap - 1)
+    starts = Toy(golden).starts
+    ours = [blending.draw_offsets(starts, golden.said("chunk"), 0, sigma / 7) for sigma in range(200)]
+    assert {offset for offsets in ours for offset in offsets[1:]} == set(range(overlap))
+    assert {offsets[0] for offsets in ours} == {0}
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "randomized_blending_i2vgenxl.safetensors"))
+def test_blended_steps(path):
+    """x of the next step is what is blended here. The network's schedule is its own, and the network is not ours."""
+    golden = Golden(path)
+    toy, said = Toy(golden), golden.said("scheduler")
+    steps, count = golden.said("num_inference_steps"), said["num_train_timesteps"]
+    times = schedule.timesteps("leading", steps, count)
+    assert times == golden["timesteps_all"].tolist()
+    visited = times[steps - min(int(steps * golden.said("strength")), steps) :]
+    assert len(visited) == len(golden["offsets"])
+    bars = squared_cosine(count)
+    known, noise = golden["in.latents"], golden["in.noise"].transpose(0, 1)[None]
+    x = bars[visited[0]] ** 0.5 * known + (1 - bars[visited[0]]) ** 0.5 * noise
+    for step, now in enumerate(visited):
+        then = now - count // steps
+        bar, bar_next = bars[now].item(), bars[then].item() if then >= 0 else 1.0
+        shares = bar**0.5, (1 - bar) ** 0.5
+        chunks = []
+        for part, image in zip(toy.parts(x), golden["toy.image"], strict=True):
+            v, _ = toy.guided(part, now, golden.said("guidance"), image)
+            x0 = prediction.x0_of_v(part, v, *shares)
+            epsilon = shares[0] * v + shares[1] * part
+            chunks.append(ddim.ddim_step(part, x0, epsilon, None, alpha_bar=bar, alpha_bar_next=bar_next))
+        x = blending.blend(chunks, toy.starts, [0, *golden["offsets"][step].tolist()])
+    assert difference(x, golden["out.latents"]) <= 1e-3
+
+
+def squared_cosine(steps: int) -> torch.Tensor:
+    """alpha_bar of Nichol and Dhariwal's schedule (arXiv 2102.09672) at zero terminal SNR."""
+    level = torch.cos((torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * torch.pi / 2) ** 2
+    betas = (1 - level[1:] / level[:-1]).clamp(max=0.999)
+    return schedule.zero_terminal_snr(torch.cumprod(1 - betas, 0))
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "svd_unet_cam.safetensors"))
+def test_noise_levels_of_streamingsvd(path):
+    golden = Golden(path)
+    for table in (golden["tables.ays_sigmas_30"], golden["sample.sigmas"]):
+        found = schedule.align_your_steps(len(table) - 1)
+        assert relative(found[:-1].float(), table[:-1]) <= 1e-5 and found[-1] == table[-1] == 0
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "pipeline_chunk.safetensors"))
+@torch.no_grad()
+def test_a_whole_chunk(path):
+    """The anchor's tokens, CAM and APM in both halves of the guidance, DDIM with noise, of the other file's network."""
+    golden = Golden(path)
+    seed, said = golden.said("seed"), golden.said("resampler")
+    model = streaming_model(Golden(path.with_name("unet_cam.safetensors")).manifest(), seed)
+    expander = TokenExpander(said["cross_attention_dim"], said["inner_dim"], said["expansion_factor"])
+    load(expander, procedural(shapes(expander.state_dict()), seed, said["prefix"]))
+    tokens = {name: expander(golden[f"in.clip_embed_{name}"]) for name in ("uncond", "cond")}
+    assert all(difference(found, golden[f"out.tokens_{name}"]) <= 1e-5 for name, found in tokens.items())
+
+    text = torch.cat([golden["in.negative_prompt_embeds"], golden["in.prompt_embeds"]])
+    seen = model.see(golden["in.frames"].expand(2, -1, -1, -1, -1))
+    scheduler = golden.said("scheduler")
+    count = scheduler["num_train_timesteps"]
+    times = schedule.timesteps("leading", golden.said("steps"), count)
+    assert times == golden["timesteps"].tolist() and golden["in.frames"].shape[1] == golden.said("n_cond")
+    bars = schedule.alpha_bars(False, scheduler["beta_start"], scheduler["beta_end"], count).tolist()
+    x = golden["in.init_noise"]
+    for step, (now, then) in enumerate(zip(times, [*times[1:], 0], strict=True)):
+        both = model(x.repeat(2, 1, 1, 1, 1), torch.full((2,), now), text, torch.cat(list(tokens.values())), seen)
+        uncond, cond = both.chunk(2)
+        epsilon = uncond + golden.said("cfg") * (cond - uncond)
+        x0 = prediction.x0_of_epsilon(x, epsilon, bars[now] ** 0.5, (1 - bars[now]) ** 0.5)
+        noise = golden["in.step_noise"][step].transpose(0, 1)[None]
+        bar = dict(alpha_bar=bars[now], alpha_bar_next=bars[then])
+        x = ddim.ddim_step(x, x0, epsilon, noise, **bar, eta=golden.said("eta"))
+        if step == 0:
+            assert difference(x, golden["out.latents_step1"]) <= 1e-3
+    assert difference(x, golden["out.latents"]) <= 1e-3
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "autoregressive_ms.safetensors"))
+def test_the_chain_of_chunks(path):
+    golden = Golden(path)
+    frames, memory = golden.said("F"), golden.said("n_cond")
+    first = golden["in.first_chunk"]
+    seen = []
+
+    def make(number, before, anchor):
+        seen.append((before * 2 - 1, anchor * 2 - 1))
+        places = torch.arange(frames)
+        drift = (0.05 * places / (frames - 1))[:, None, None, None]
+        return (0.8 * before[3 * places % memory] + 0.15 * anchor + drift).clamp(0, 1)
+
+    chunks = range(1, golden.said("n_autoregressive_generations"))  # the first is one of them
+    video = torch.cat([first, *extend(first, first[:1], memory, chunks, make)])
+    assert difference(video, golden["out.video"]) <= 1e-5
+    assert difference(torch.stack([before for before, _ in seen]), golden["log.cam_frames"]) <= 1e-5
+    assert difference(torch.stack([anchor for _, anchor in seen]), golden["log.anchor"]) <= 1e-5
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "autoregressive_svd.safetensors"))
+def test_the_chain_of_streamingsvd(path):
+    golden = Golden(path)
+    frames, memory = golden.said("F"), golden.said("n_cond")
+    first, number = golden["in.first_chunk"], int(golden.said("anchor"))
+    seen = []
+
+    def make(_, before, anchor):
+        seen.append((before, anchor[0]))
+        places = torch.arange(frames)
+        drift = (0.05 * places / (frames - 1))[:, None, None, None]
+        return (0.8 * before[3 * places % memory] + 0.15 * anchor + drift).clamp(-1, 1)
+
+    chunks = range(golden.said("n_autoregressive_generations"))
+    video = torch.cat([first, *extend(first, first[number : number + 1], memory, chunks, make)])
+    assert difference((video + 1) * 127.5, golden["out.video_0_255"]) <= 1e-3
+    assert difference(torch.stack([before for before, _ in seen]), golden["log.ctrl_frames"]) <= 1e-5
+    assert difference(torch.stack([anchor for _, anchor in seen]), golden["log.svd_input_frame"]) <= 1e-5
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "clip_preprocess.safetensors"))
+def test_the_image_encoder_sees_the_anchor_as_published(path):
+    golden = Golden(path)
+    picture = (golden["in.image"].movedim(1, -1) + 1) / 2
+    assert difference(clip_pixels(picture, golden.said("size")), golden["out.pixel_values"]) <= 1e-5
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "mawe.safetensors"))
+def test_pixels_pushed_forward(path):
+    golden = Golden(path)
+    pushed, filled = metrics.push_forward(golden["warp.in.img"], golden["warp.in.flow"])
+    assert torch.equal(pushed, golden["warp.out.img"])
+    assert torch.equal((~filled).float(), golden["warp.out.unknown_mask"])
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "mawe.safetensors"))
+def test_motion_aware_warp_error(path):
+    golden = Golden(path)
+    assert golden.said("coeff") == metrics.MAWE_SCALE
+    frames = metrics.mawe_frames(golden["in.video_uint8"], golden.said("resize"))
+    flow = linear_flow(golden["in.flow_params"], *frames.shape[-2:])
+    errors, motion = metrics.warp_errors(frames, flow), metrics.motions(flow)
+    assert relative(errors, golden["out.warp_errors"]) <= 1e-4
+    assert relative(motion, golden["out.motions"]) <= 1e-4
+    assert relative(torch.tensor([metrics.mawe_published(errors, motion)]), golden["out.mawe"]) <= 1e-4
+
+
+def linear_flow(parameters: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The data's stand-in for an estimated flow."""
+    p = parameters[:, :, None, None]
+    x, y = torch.arange(width) / (width - 1), torch.arange(height)[:, None] / (height - 1)
+    return torch.stack([p[:, 0] + p[:, 1] * x + p[:, 2] * y, p[:, 3] + p[:, 4] * x + p[:, 5] * y], dim=1)

@@ -1,0 +1,79 @@
+"""The chain of chunks, and measures of the motion in a clip."""
+
+import math
+
+import pytest
+import torch
+from storyreel.core.video import metrics
+from storyreel.core.video.chunks import extend
+
+MEMORY = 3
+
+
+def make(number: int, before: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(number)
+    return torch.cat([before, before.mean(0, keepdim=True) + anchor + torch.rand(4, 2, 2, generator=generator)])
+
+
+def test_an_interrupted_chain_goes_on_as_if_it_had_not_been():
+    clip = torch.rand(8, 2, 2, generator=torch.Generator().manual_seed(0))
+    unbroken = list(extend(clip, clip[:1], MEMORY, range(1, 6), make))
+    assert [len(new) for new in unbroken] == [4] * 5
+    kept = unbroken[:2]
+    so_far = torch.cat([clip, *kept])[-MEMORY:]
+    resumed = [*kept, *extend(so_far, clip[:1], MEMORY, range(3, 6), make)]
+    assert all(torch.equal(*pair) for pair in zip(unbroken, resumed, strict=True))
+
+
+def test_chunks_are_made_one_at_a_time():
+    made = []
+    chain = extend(
+        torch.zeros(MEMORY, 2, 2), torch.zeros(1, 2, 2), MEMORY, range(9), lambda *given: made.append(1) or make(*given)
+    )
+    next(chain)
+    assert len(made) == 1
+
+
+def test_what_cannot_be_extended_is_refused():
+    anchor = torch.zeros(1, 2, 2)
+    with pytest.raises(ValueError, match="the clip has 2 frames; a chunk looks back at 3"):
+        next(extend(torch.zeros(2, 2, 2), anchor, MEMORY, range(1), make))
+    with pytest.raises(ValueError, match="a chunk of 3 frames has nothing new behind the 3"):
+        next(extend(torch.zeros(3, 2, 2), anchor, MEMORY, range(1), lambda number, before, anchor: before))
+
+
+def panning(frames: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture that moves to the right, and its flow."""
+    picture = torch.rand(3, 12, 40, generator=torch.Generator().manual_seed(1)) * 255
+    clip = torch.stack([picture.roll(step * number, dims=-1) for number in range(frames)])
+    return clip, torch.tensor([float(step), 0.0])[None, :, None, None].expand(frames - 1, 2, 12, 40)
+
+
+def test_motion_that_explains_every_pixel_leaves_no_error():
+    clip, flow = panning(5, 3)
+    errors, motion = metrics.warp_errors(clip, flow), metrics.motions(flow)
+    assert torch.equal(errors, torch.zeros(4)) and torch.equal(motion, torch.full((4,), 3.0))
+    assert (
+        metrics.mawe_published(errors, motion) == metrics.mawe_paper(errors, flow) == metrics.flow_deviation(flow) == 0
+    )
+    pushed, filled = metrics.push_forward(clip[:1], flow[:1])
+    assert not filled[..., :3].any() and filled[..., 3:].all() and not pushed[..., :3].any()
+
+
+def test_the_two_definitions_differ_by_what_they_say():
+    clip, flow = panning(5, 3)
+    errors = metrics.warp_errors(clip, flow + 1)
+    error = errors.mean().item()
+    assert error > 0
+    assert math.isclose(metrics.mawe_published(errors, metrics.motions(flow)), error / (9.5 * 3), rel_tol=1e-5)
+    assert math.isclose(metrics.mawe_paper(errors, flow), error / 9, rel_tol=1e-5)
+
+
+def test_a_pair_that_stands_still():
+    clip, flow = panning(5, 3)
+    flow = flow.clone()
+    flow[2] = 0
+    errors, motion = metrics.warp_errors(clip, flow), metrics.motions(flow)
+    assert errors[2] > 0 and metrics.mawe_published(errors, motion) == 0  # the others are explained
+    assert math.isclose(metrics.flow_deviation(flow), torch.tensor([3.0, 3.0, 0.0, 3.0]).std(correction=0).item())
+    assert math.isnan(metrics.mawe_published(errors * 0, motion * 0))
