@@ -14,12 +14,14 @@ from dataclasses import dataclass
 TOLERANCE = 2e-5  # of the two outputs, relative to the greatest element
 FORMS = ("ours", "plain")
 TOKENS = 77 + 16 * 16
+PUBLISHED = 320  # channels of the first level
 
 
 @dataclass(frozen=True)
 class Case:
-    """A clip of latents. dtype: "float32" or "float16"."""
+    """A clip of latents. channels: of the UNet's first level. dtype: "float32" or "float16"."""
 
+    channels: int
     height: int
     width: int
     frames: int
@@ -27,12 +29,14 @@ class Case:
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}, {self.frames} frames, {self.device} {self.dtype}"
+        width = "" if self.channels == PUBLISHED else f"{self.channels} channels, "
+        return f"{width}{self.height}x{self.width}, {self.frames} frames, {self.device} {self.dtype}"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latent", type=int, nargs=2, default=[40, 64], metavar=("H", "W"), help="its sides")
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 8], help="of the clip")
+    parser.add_argument("--channels", type=int, default=PUBLISHED, help="of the first level; less to try it out")
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="both, to compare them")
     parser.set_defaults(rounds=2)
 
@@ -42,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for frames in options.frames:
-        case = Case(*options.latent, frames, device, "float32" if device == "cpu" else "float16")
+        case = Case(options.channels, *options.latent, frames, device, "float32" if device == "cpu" else "float16")
         row = measure(case, options.forms, options.rounds)
         print(json.dumps(row) if options.json else table(row), flush=True)
 
@@ -147,7 +151,10 @@ def build(case: Case, form: str):
 
     dtype = getattr(torch, case.dtype)
     with torch.device("meta"):
-        unet = UNet(UNetConfig(), attend=optimized_attention if form == "ours" else attend_explicitly)
+        unet = UNet(
+            UNetConfig(model_channels=case.channels),
+            attend=optimized_attention if form == "ours" else attend_explicitly,
+        )
     unet = unet.to_empty(device=case.device).to(dtype).eval()
     noise = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).to(case.device, dtype)
     for name, weight in unet.named_parameters():
