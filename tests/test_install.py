@@ -81,7 +81,11 @@ def test_the_zip_holds_the_pack_and_no_more(packed):
 def offered(server: Server, folder: str) -> set[str]:
     """The nodes that came from custom_nodes/`folder`."""
     info = server.client().object_info()
-    return {name for name, node in info.items() if node["python_module"] == f"custom_nodes.{folder}"}
+    return {
+        name
+        for name, node in info.items()
+        if node["python_module"] == f"custom_nodes.{folder}" and not node.get("dev_only")
+    }
 
 
 def declared() -> set[str]:
