@@ -78,7 +78,7 @@ def shown(prompt: dict) -> dict[str, int]:
         for kind in ("SaveImage", "PreviewImage")
         for id in find_all(prompt, kind)
     }
-    return pictures | {id: 1 for kind in ("SaveVideo", "LoadImage") for id in find_all(prompt, kind)}
+    return pictures | {id: 1 for id in find_all(prompt, "SaveVideo")}
 
 
 def small(prompt: dict, seed: int) -> dict[str, dict]:
