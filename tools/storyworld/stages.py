@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import autoencoder, clip, data, reader, shipping, unet
+from . import autoencoder, clip, data, reader, shipping, unet, video
 from .trainer import Plan, device
 from .words import Vocabulary
 
@@ -16,8 +16,9 @@ LEAST_PICTURES = 96
 
 
 class Training:
-    """One run: `folder` holds data, states and results. seed and twins concern the UNet alone. scale: share of the
-    recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of a stage."""
+    """One run: `folder` holds data, states and results. seed concerns the UNets, twins the pictures' alone. scale: share
+    of the recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of a
+    stage."""
 
     def __init__(
         self, folder: Path, seed: int = 0, twins: bool = True, scale: float = 1.0, stop_after: int | None = None
@@ -27,7 +28,9 @@ class Training:
         self.picture_data = self._fewer(clip.DATA)
         if not twins:
             self.picture_data = replace(self.picture_data, twins=0.0, triplets=0.0)
-        self.unet_name = "unet" + ("" if seed == 0 else f"_{seed}") + ("" if twins else "_no_twins")
+        numbered = "" if seed == 0 else f"_{seed}"
+        self.unet_name = "unet" + numbered + ("" if twins else "_no_twins")
+        self.video_name = "video" + numbered
 
     def autoencoder(self) -> None:
         plan, recipe = self._shorter(autoencoder.PLAN), self._fewer(autoencoder.DATA)
@@ -70,6 +73,24 @@ class Training:
         config = {"unet": unet.CONFIG, **latents, "rgb": preview_factors(encoder, pictures, latents["spread"])}
         self._save(self.unet_name, model.state_dict(), config, plan, pictures.recipe, {})
 
+    def video(self) -> None:
+        plan = replace(self._shorter(video.PLAN), seed=self.seed)
+        vocabulary = self._vocabulary()
+        # In the units of the picture model, so that its latents may go in.
+        latents = {name: shipping.load(self._path("unet"))[1]["config"][name] for name in ("spread", "rgb")}
+        model, clips = video.train_video(
+            self.folder,
+            self.video_name,
+            self._autoencoder(),
+            self._towers(vocabulary),
+            vocabulary,
+            latents["spread"],
+            plan,
+            self._fewer(video.DATA),
+        )
+        kind = video.metadata(**latents)
+        self._save(self.video_name, model.state_dict(), {}, plan, clips.recipe, {}, storyreel_dynamicrafter=kind)
+
     def ship(self, weights: Path, judge: Path) -> None:
         """Copy what was trained to where the pack finds it, a model card beside each. Raises FileNotFoundError."""
         for part in ("reader", *shipping.ABOUT):
@@ -94,10 +115,11 @@ class Training:
     def _path(self, part: str) -> Path:
         return self.folder / f"{part}.safetensors"
 
-    def _save(self, part: str, weights: dict[str, Tensor], config: dict, plan: Plan, recipe, figures: dict) -> None:
-        shipping.save(
-            self._path(part), part, weights, config, {"plan": _as_dict(plan), "pictures": asdict(recipe)}, figures
-        )
+    def _save(
+        self, part: str, weights: dict[str, Tensor], config: dict, plan: Plan, recipe, figures: dict, **told: dict
+    ) -> None:
+        trained = {"plan": _as_dict(plan), "pictures": asdict(recipe)}
+        shipping.save(self._path(part), part, weights, config, trained, figures, **told)
 
     def _autoencoder(self) -> nn.Module:
         model = autoencoder.Autoencoder()
