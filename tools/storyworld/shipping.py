@@ -60,7 +60,7 @@ ABOUT = {
     "autoencoder": "Turns 128 x 128 pictures of Storyworld into 16 x 16 latents of 12 channels, and back.",
     "clip": "A CLIP of 60 words: the text tower is what the picture model reads, both towers score pictures.",
     "unet": "Draws pictures of Storyworld: the layout of Stable Diffusion's UNet, v-prediction, its noise schedule.",
-    "video": "Moves pictures of Storyworld: DynamiCrafter's UNet and image projection in small, 16 frames, v-prediction.",
+    "video": "Moves pictures of Storyworld, 16 frames: DynamiCrafter's UNet and image projection in small.",
 }
 
 

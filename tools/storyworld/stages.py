@@ -16,9 +16,9 @@ LEAST_PICTURES = 96
 
 
 class Training:
-    """One run: `folder` holds data, states and results. seed concerns the UNets, twins the pictures' alone. scale: share
-    of the recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of a
-    stage."""
+    """One run: `folder` holds data, states and results. seed concerns the UNets, twins the pictures' alone. scale:
+    share of the recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of
+    a stage."""
 
     def __init__(
         self, folder: Path, seed: int = 0, twins: bool = True, scale: float = 1.0, stop_after: int | None = None
