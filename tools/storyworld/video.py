@@ -216,6 +216,7 @@ def metadata(spread: float, rgb: list[list[float]]) -> dict:
         "interpolates": True,
         "frames": FRAMES,
         "size": [world.SIZE, world.SIZE],
+        "image_tokens": IMAGE_TOKENS,
         "dim_head": RESAMPLER.dim_head,
         "latents": {"spread": spread, "rgb": rgb},
     }
