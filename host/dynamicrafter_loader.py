@@ -25,7 +25,7 @@ from .loading import patcher_of, put_into, set_precision
 
 NODE = "StoryReelDynamiCrafterLoader"
 FOLDERS = ("checkpoints", "diffusion_models")
-SHIPPED = f"{storyworld.FOLDER}/video.safetensors"
+SHIPPED = "video.safetensors"  # in Storyworld's folder
 UNET, RESAMPLER, VAE, TEXT, VISION = (
     "model.diffusion_model.",
     "image_proj_model.",
@@ -99,17 +99,9 @@ def checkpoint_names() -> list[str]:
     """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
     names = {name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}
     storyworld.register_folder()
-    if folder_paths.get_full_path(*SHIPPED.split("/")):
+    if folder_paths.get_full_path(storyworld.FOLDER, SHIPPED):
         names.add(SHIPPED)
     return sorted(names)
-
-
-def path_of(name: str) -> str:
-    """Where a checkpoint of `checkpoint_names` lies."""
-    if name == SHIPPED:
-        storyworld.register_folder()
-        return folder_paths.get_full_path_or_raise(*name.split("/"))
-    return next(path for folder in FOLDERS if (path := folder_paths.get_full_path(folder, name)))
 
 
 def load(name: str, kind: str = "auto", precision=None) -> Loaded:
@@ -117,7 +109,9 @@ def load(name: str, kind: str = "auto", precision=None) -> Loaded:
 
     Raises ValueError for a file that is no DynamiCrafter checkpoint.
     """
-    weights, metadata = comfy.utils.load_torch_file(path_of(name), safe_load=True, return_metadata=True)
+    folders = *FOLDERS, storyworld.FOLDER
+    path = next(path for folder in folders if (path := folder_paths.get_full_path(folder, name)))
+    weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
     weights = unwrap(weights)
     if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")

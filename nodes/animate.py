@@ -29,7 +29,7 @@ class StoryReelDynamiCrafterLoader(io.ComfyNode):
                     "checkpoint",
                     options=loader.checkpoint_names(),
                     tooltip="A file in models/checkpoints or models/diffusion_models, or the toy that ships with the "
-                    "pack, storyworld/video.safetensors: its encoders come from Load Storyworld.",
+                    "pack, video.safetensors: its encoders come from Load Storyworld.",
                 ),
                 io.Combo.Input(
                     "kind",

@@ -40,7 +40,7 @@ def found(host, tmp_path_factory):
         known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
         patch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(folder), *known[0]], known[1]))
         names = dynamicrafter_loader.checkpoint_names()
-        yield dynamicrafter_loader.load("storyworld/video.safetensors", precision=torch.float32), names
+        yield dynamicrafter_loader.load("video.safetensors", precision=torch.float32), names
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def told(found):
 
 def test_the_loader_offers_it_and_reads_what_shapes_do_not_say(found):
     loaded, names = found
-    assert "storyworld/video.safetensors" in names
+    assert "video.safetensors" in names
     model = loaded.model.model
     assert model.image_proj_model.config.heads == 3 and model.image_proj_model.config.dim_head == 16
     assert model.sizes.default_fs == 7 and model.sizes.image_tokens == 3 and model.sizes.head_channels == 16
