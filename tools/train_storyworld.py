@@ -6,8 +6,9 @@ python tools/train_storyworld.py clip pictures       some stages
 python tools/train_storyworld.py --ship              and put the weights where the pack finds them
 python tools/train_storyworld.py pictures --seed 1 --no-twins      another UNet, for comparison
 
-Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader (the judge of the measurements); video (a
-small DynamiCrafter). Each leaves its weights, its log and a picture of its loss in .cache/storyworld.
+Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader and video_reader (the judges of the
+measurements); video (a small DynamiCrafter). Each leaves its weights, its log and a picture of its loss in
+.cache/storyworld.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import environment
 
-STAGES = ("autoencoder", "clip", "pictures", "reader", "video")
+STAGES = ("autoencoder", "clip", "pictures", "reader", "video_reader", "video")
 WORK = environment.CACHE / "storyworld"
 SHIPPED = environment.ROOT / "models" / "storyworld"
 READER = environment.ROOT / "tools" / "storyworld" / "reader.safetensors"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import autoencoder, clip, data, reader, shipping, unet, video
+from . import autoencoder, clip, clips_data, data, reader, shipping, unet, video, video_reader
 from .trainer import Plan, device
 from .words import Vocabulary
 
@@ -90,6 +90,16 @@ class Training:
         )
         kind = video.metadata(**latents)
         self._save(self.video_name, model.state_dict(), {}, plan, clips.recipe, {}, storyreel_dynamicrafter=kind)
+
+    def video_reader(self) -> None:
+        plan, encoder = self._shorter(video_reader.PLAN), self._autoencoder()
+        vision, folder = self._towers(self._vocabulary()).vision, self.folder / "data"
+        clips = clips_data.draw_clips(self._fewer(video.DATA), encoder, vision, folder)
+        held_out = clips_data.draw_clips(self._fewer(video_reader.HELD_OUT), encoder, vision, folder)
+        model = video_reader.train_video_reader(self.folder, clips, plan)
+        figures = video_reader.measure(model, encoder, held_out)
+        config = {"answers": video_reader.ANSWERS}
+        self._save("video_reader", model.state_dict(), config, plan, clips.recipe, figures)
 
     def ship(self, weights: Path, judge: Path) -> None:
         """Copy what was trained to where the pack finds it, a model card beside each. Raises FileNotFoundError."""
