@@ -45,7 +45,7 @@ def autocast():
 
 
 def keep_memory() -> None:
-    """Have glibc keep what tensors give back: a fifth of a step would go into getting pages of zeros from the kernel."""
+    """Have glibc keep what tensors give back: else a fifth of a step goes into getting fresh pages from the kernel."""
     with contextlib.suppress(OSError, AttributeError):
         tune = ctypes.CDLL("libc.so.6").mallopt
         for option, value in ((-3, 32 << 20), (-1, 2**31 - 1), (-2, 64 << 20)):  # M_MMAP_THRESHOLD, M_TRIM_, M_TOP_PAD
