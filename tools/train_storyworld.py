@@ -23,7 +23,7 @@ import environment
 STAGES = ("autoencoder", "clip", "pictures", "reader", "video_reader", "video")
 WORK = environment.CACHE / "storyworld"
 SHIPPED = environment.ROOT / "models" / "storyworld"
-READER = environment.ROOT / "tools" / "storyworld" / "reader.safetensors"
+JUDGES = environment.ROOT / "tools" / "storyworld"
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
             print(f"{stage}: done after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     if options.ship:
         try:
-            training.ship(SHIPPED, READER)
+            training.ship(SHIPPED, JUDGES)
         except FileNotFoundError as error:
             raise environment.SetupError(str(error)) from None
     return 0

@@ -13,6 +13,7 @@ from .trainer import Plan, device
 from .words import Vocabulary
 
 LEAST_PICTURES = 96
+JUDGES = ("reader", "video_reader")  # they measure, and are no part of the pack
 
 
 class Training:
@@ -101,18 +102,20 @@ class Training:
         config = {"answers": video_reader.ANSWERS}
         self._save("video_reader", model.state_dict(), config, plan, clips.recipe, figures)
 
-    def ship(self, weights: Path, judge: Path) -> None:
+    def ship(self, weights: Path, judges: Path) -> None:
         """Copy what was trained to where the pack finds it, a model card beside each. Raises FileNotFoundError."""
-        for part in ("reader", *shipping.ABOUT):
+        for part in (*JUDGES, *shipping.ABOUT):
             if not self._path(part).exists():
                 raise FileNotFoundError(f"there is no {self._path(part)}: train every stage before --ship.")
         shipping.add_figures(self._path("unet"), self._drawing_figures())
+        shipping.add_figures(self._path("video"), self._moving_figures())
         weights.mkdir(parents=True, exist_ok=True)
         for part in shipping.ABOUT:
             path = weights / f"{part}.safetensors"
             path.write_bytes(self._path(part).read_bytes())
             path.with_suffix(".md").write_text(shipping.card(path, part), encoding="utf-8")
-        judge.write_bytes(self._path("reader").read_bytes())
+        for part in JUDGES:
+            (judges / f"{part}.safetensors").write_bytes(self._path(part).read_bytes())
 
     def _drawing_figures(self) -> dict[str, float]:
         """What the UNet draws, read by the reader: 64 stories, nothing shared."""
@@ -121,6 +124,15 @@ class Training:
         studio = measure.open_studio(self.folder, self._path("reader"), self.folder / "data")
         row = measure.measure(studio, measure.read_setting("plain"), stories=64, seed=0, frames=4)
         return {name: row[name] for name in ("named", "scene", "action", "vanished")}
+
+    def _moving_figures(self) -> dict[str, float]:
+        """What the video model makes of 5 pictures and every gentle caption, read by the readers."""
+        from . import video_measure as measure
+
+        judges = (self._path(part) for part in JUDGES)
+        studio = measure.open_studio(self._path("video"), self.folder, *judges)
+        row = measure.measure(studio, measure.read_setting("animate"), pictures=5, seed=0)
+        return {name: row[name] for name in ("action", "path", "first", "colours", "still")}
 
     def _path(self, part: str) -> Path:
         return self.folder / f"{part}.safetensors"
