@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-TOOLS = str(Path(__file__).resolve().parents[1] / "tools")
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = str(ROOT / "tools")
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +19,9 @@ def lab(host):
     """The modules that train and measure the video model."""
     sys.path.append(TOOLS)
     try:
-        from storyworld import clips_data, video, video_measure, video_reader
+        from storyworld import clips_data, stages, video, video_measure, video_reader
 
-        modules = (clips_data, video, video_measure, video_reader)
+        modules = (clips_data, stages, video, video_measure, video_reader)
         yield SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
     finally:
         sys.path.remove(TOOLS)
@@ -85,6 +86,42 @@ def test_what_stands_beside_the_noise(lab):
     both = video.latents_beside(clean, video.INTERPOLATE)
     assert torch.equal(both[0], clean[0]) and torch.equal(both[-1], clean[-1]) and not both[1:-1].any()
     assert not video.latents_beside(clean, video.BLIND).any()
+
+
+@torch.no_grad()
+def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
+    """Text, image tokens, the picture of those who see none, and latents: alike from the host's nodes and in training,
+    but for bfloat16 and float16 in training."""
+    from storyreel.core.storyworld import world
+    from storyreel.host import dynamicrafter_conditioning as conditioning
+    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host import storyworld
+    from storyworld.unet import Captions
+
+    training = lab.stages.Training(ROOT / "models" / "storyworld")
+    vocabulary = training._vocabulary()
+    towers, encoder = training._towers(vocabulary), training._autoencoder()
+    clip, _ = lab.video.DATA.sample(1)
+    frames = world.render_clip(clip, 2).image
+    text = "a red hero waving in a forest"
+    texts = Captions(towers, vocabulary)([text, ""])
+    seen = lab.clips_data.vision_tokens(towers.vision, np.concatenate([frames[:1], lab.video.grey_picture()]))
+    latents = lab.clips_data.encode_all(encoder, frames[:1])
+
+    host_clip, vision, vae = storyworld.load_clip(), storyworld.load_clip_vision(), storyworld.load_vae()
+    prompts = [host_clip.encode_from_tokens_scheduled(host_clip.tokenize(prompt)) for prompt in (text, "")]
+    start = torch.from_numpy(frames[:1]).float() / 255
+    positive, _, negative, _ = conditioning.condition(
+        *prompts, vision, vae, start, None, "animate", world.SIZE, world.SIZE, 16, None
+    )
+    pairs = [(positive[0][0], texts[:1]), (negative[0][0], texts[1:])]
+    pairs += [
+        (conds[0][1][keys.VISION_TOKENS], one[None]) for conds, one in zip((positive, negative), seen, strict=True)
+    ]
+    pairs += [(positive[0][1][keys.CONCAT_LATENTS][:1], latents)]
+    for found, trained in pairs:
+        assert found.shape == trained.shape
+        assert (found - trained.float()).std() < 0.03 * found.std()
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ import hashlib
 import multiprocessing
 import os
 import time
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -83,7 +85,7 @@ def _encode(recipe: ClipRecipe, starts: list[int], files: dict[int, Path], autoe
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        drawn = pool.map(_draw_chunk, [recipe] * len(starts), starts)
+        drawn = _in_order(pool, recipe, starts)
         for done, (start, (frames, others)) in enumerate(zip(starts, drawn, strict=True), 1):
             latents = encode_all(autoencoder, frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
             seen = np.stack([frames[:, 0], frames[np.arange(len(frames)), others]], 1)
@@ -95,6 +97,17 @@ def _encode(recipe: ClipRecipe, starts: list[int], files: dict[int, Path], autoe
             left = (time.monotonic() - began) / done * (len(starts) - done)
             print(f"\rdrawing clips: {done} of {len(starts)} files, {left:.0f} s left   ", end="", flush=True)
     print()
+
+
+def _in_order(pool: ProcessPoolExecutor, recipe: ClipRecipe, starts: list[int]) -> Iterator[tuple]:
+    """What `_draw_chunk` gives for each start; no more of it waits than the drawing processes need to stay busy."""
+    waiting = deque()
+    for start in starts:
+        waiting.append(pool.submit(_draw_chunk, recipe, start))
+        if len(waiting) > 2 * os.cpu_count():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _draw_chunk(recipe: ClipRecipe, start: int) -> tuple[np.ndarray, np.ndarray]:
