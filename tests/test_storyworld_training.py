@@ -99,13 +99,23 @@ def test_the_video_model_is_measured(trained):
         "1",
         "--json",
     ]
-    command += ["--video", trained / "video.safetensors", "--weights", trained, "--judges", trained]
+    command += [
+        "--sheet",
+        trained / "clips.png",
+        "--video",
+        trained / "video.safetensors",
+        "--weights",
+        trained,
+        "--judges",
+        trained,
+    ]
     done = subprocess.run(
         command, env=environment().clean_environ(), capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     drawn, loop = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
     assert drawn["setting"] == "drawn-wide" and loop["setting"] == "loop" and drawn["weights"]
+    assert (trained / "clips.png").stat().st_size > 1000
     for row, names in ((drawn, ("action", "path", "first", "colours", "still")), (loop, ("seam", "away", "first"))):
         for name in names:
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]

@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import environment
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
     pack.load_host(environment.find_host())
     logging.getLogger().setLevel(logging.ERROR)
-    from storyworld import video_measure
+    from storyworld import video_figures, video_measure
 
     reader, video_reader = (options.judges / f"{name}.safetensors" for name in ("reader", "video_reader"))
     for file in (options.video, reader, video_reader):
@@ -49,8 +50,9 @@ def main(arguments: list[str]) -> int:
     if not options.rows:
         return fill_table(options, studio, origin)
     settings = [video_measure.read_setting(name) for name in options.rows.split(",")]
+    each = partial(video_figures.side_by_side, path=options.sheet) if options.sheet else None
     for setting in settings:
-        row = video_measure.measure(studio, setting, options.pictures, options.seed) | origin
+        row = video_measure.measure(studio, setting, options.pictures, options.seed, each) | origin
         print(json.dumps(row) if options.json else line(row), flush=True)
     return 0
 
@@ -63,13 +65,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--video", type=Path, default=VIDEO, help="another video model than the one that ships")
     parser.add_argument("--weights", type=Path, help="another folder for the other models than the pack's own")
     parser.add_argument("--judges", type=Path, default=JUDGES, help="another folder of readers")
+    parser.add_argument("--sheet", type=Path, help="a picture of the last clips of these rows, frames side by side")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     return parser.parse_args(arguments)
 
 
 def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
     """Measure the rows that are missing, write up what there is, and say whether the model passes: 1 if not."""
-    from storyworld import table, video_measure, video_table
+    from storyworld import table, video_figures, video_measure, video_table
 
     rows = table.Rows(options.video.parent / "measured_video.jsonl")
     missing = rows.missing(video_table.wanted(), options.seed, origin["weights"])
@@ -84,6 +87,7 @@ def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
         table.fill(PAGE, "video", video_table.main_table(found))
         table.fill(PAGE, "ends", video_table.ends_table(found))
         table.fill(PAGE, "guidance", video_table.guidance_table(found))
+        video_figures.moving_picture(studio, options.seed, SHIPPED / "clips.webp")
     failed = video_table.failed(found)
     print("\n".join(failed) or "every gate is passed")
     return len(failed) > 0
