@@ -58,7 +58,7 @@ RESAMPLER = ResamplerConfig(
 )
 # How clips are told, and how often: the picture in every frame, both ends, both ends of a clip that returns, neither.
 ANIMATE, INTERPOLATE, LOOP, BLIND = "animate", "interpolate", "loop", "blind"
-MODES = {ANIMATE: 0.55, INTERPOLATE: 0.2, LOOP: 0.1, BLIND: 0.15}
+MODES = {ANIMATE: 0.58, INTERPOLATE: 0.2, LOOP: 0.1, BLIND: 0.12}
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.08, 0.08, 0.06
 MOST_MOTION = 32.0  # of 255: a cell that changes more counts no more
 LEAST_CELLS = 16.0  # where fewer than so many cells move, they count less
