@@ -31,7 +31,7 @@ from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
 from storyreel.core.storyworld import captions, world  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
-PLAN = Plan(steps=3600, batch=8, rate=1.5e-3, ema=0.999, warmup=200)
+PLAN = Plan(steps=3400, batch=8, rate=1.5e-3, ema=0.999, warmup=200)
 DATA = ClipRecipe(seed=4000, count=6000)
 FRAMES = DATA.frames
 IMAGE_TOKENS = 4  # of a frame
