@@ -19,11 +19,13 @@ from torch import Tensor
 
 from ..core.networks.dynamicrafter.config import read_decoder_sizes, read_resampler_config, read_unet_config
 from ..core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
+from . import storyworld
 from .dynamicrafter_model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
 from .loading import patcher_of, put_into, set_precision
 
 NODE = "StoryReelDynamiCrafterLoader"
 FOLDERS = ("checkpoints", "diffusion_models")
+SHIPPED = "video.safetensors"  # in Storyworld's folder
 UNET, RESAMPLER, VAE, TEXT, VISION = (
     "model.diffusion_model.",
     "image_proj_model.",
@@ -35,7 +37,9 @@ UNET, RESAMPLER, VAE, TEXT, VISION = (
 
 @dataclass(frozen=True)
 class Kind:
-    """What a checkpoint is beyond its weights. fs_is_stride: fs counts frames to skip, else frames a second."""
+    """What a checkpoint is beyond its weights. fs_is_stride: fs counts frames to skip, else frames a second.
+    image_tokens: of each frame. dim_head: of the image projection. latents: what `StoryworldLatents` takes, None for
+    Stable Diffusion's."""
 
     name: str
     v_prediction: bool = True
@@ -46,6 +50,9 @@ class Kind:
     interpolates: bool = False
     frames: int = 16
     size: tuple[int, int] = (512, 320)
+    image_tokens: int = 16
+    dim_head: int = 64
+    latents: dict | None = None
 
 
 KINDS = {
@@ -89,8 +96,12 @@ def tell(loaded: Loaded) -> str:
 
 
 def checkpoint_names() -> list[str]:
-    """Files of the folders where people keep these checkpoints."""
-    return sorted({name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)})
+    """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
+    names = {name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}
+    storyworld.register_folder()
+    if folder_paths.get_full_path(storyworld.FOLDER, SHIPPED):
+        names.add(SHIPPED)
+    return sorted(names)
 
 
 def load(name: str, kind: str = "auto", precision=None) -> Loaded:
@@ -98,7 +109,8 @@ def load(name: str, kind: str = "auto", precision=None) -> Loaded:
 
     Raises ValueError for a file that is no DynamiCrafter checkpoint.
     """
-    path = next(path for folder in FOLDERS if (path := folder_paths.get_full_path(folder, name)))
+    folders = *FOLDERS, storyworld.FOLDER
+    path = next(path for folder in folders if (path := folder_paths.get_full_path(folder, name)))
     weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
     weights = unwrap(weights)
     if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
@@ -159,10 +171,14 @@ def describe(weights: Mapping[str, Tensor]) -> str:
 
 def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comfy.model_patcher.ModelPatcher:
     """The MODEL. The weights are moved out of both dictionaries."""
-    shapes = {key: tuple(tensor.shape) for key, tensor in unet.items()}
+
+    def shapes(weights: dict) -> dict[str, tuple[int, ...]]:
+        return {key: tuple(tensor.shape) for key, tensor in weights.items()}
+
     config = DynamiCrafterConfig(
-        read_unet_config(shapes, kind.default_fs),
-        read_resampler_config({key: tuple(tensor.shape) for key, tensor in resampler.items()}),
+        read_unet_config(shapes(unet), kind.default_fs, kind.image_tokens),
+        read_resampler_config(shapes(resampler), kind.dim_head),
+        storyworld.StoryworldLatents(**kind.latents) if kind.latents else None,
     )
     count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(resampler)
     set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))

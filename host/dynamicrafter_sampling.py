@@ -143,9 +143,12 @@ class TextImageGuider(comfy.samplers.CFGGuider):
         conds = [self.conds["negative"], self.conds["image_only"], self.conds["positive"]]
         if self.image == 1:
             conds[0] = None
-            if self.text == 1:
-                conds[1] = None
+        plain = self.text == self.image  # ordinary guidance: what the picture alone says cancels out
+        if plain:
+            conds[1] = None
         uncond, image, cond = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+        if plain:
+            conds[1], image = conds[2], cond
         guided = comfy.samplers.cfg_function(
             self.inner_model, image, uncond, self.image, x, timestep, model_options, conds[1], conds[0]
         )

@@ -29,7 +29,8 @@ class StoryReelDynamiCrafterLoader(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=loader.checkpoint_names(),
-                    tooltip="A file in models/checkpoints or models/diffusion_models.",
+                    tooltip="A file in models/checkpoints or models/diffusion_models, or the toy that ships with the "
+                    "pack, video.safetensors: its encoders come from Load Storyworld.",
                 ),
                 io.Combo.Input(
                     "kind",

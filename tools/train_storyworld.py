@@ -1,12 +1,14 @@
-"""Train Storyworld's models from nothing: at most 90 minutes on two processor cores, less on a GPU.
+"""Train Storyworld's models from nothing: at most 90 minutes on two processor cores, and as long again for the video
+model; less on a GPU.
 
 python tools/train_storyworld.py                     every stage; what is finished stays, what was stopped goes on
 python tools/train_storyworld.py clip pictures       some stages
 python tools/train_storyworld.py --ship              and put the weights where the pack finds them
 python tools/train_storyworld.py pictures --seed 1 --no-twins      another UNet, for comparison
 
-Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader (the judge of the measurements). Each
-leaves its weights, its log and a picture of its loss in .cache/storyworld.
+Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader and video_reader (the judges of the
+measurements); video (a small DynamiCrafter). Each leaves its weights, its log and a picture of its loss in
+.cache/storyworld.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from pathlib import Path
 
 import environment
 
-STAGES = ("autoencoder", "clip", "pictures", "reader")
+STAGES = ("autoencoder", "clip", "pictures", "reader", "video_reader", "video")
 WORK = environment.CACHE / "storyworld"
 SHIPPED = environment.ROOT / "models" / "storyworld"
-READER = environment.ROOT / "tools" / "storyworld" / "reader.safetensors"
+JUDGES = environment.ROOT / "tools" / "storyworld"
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +49,7 @@ def main(arguments: list[str]) -> int:
             print(f"{stage}: done after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     if options.ship:
         try:
-            training.ship(SHIPPED, READER)
+            training.ship(SHIPPED, JUDGES)
         except FileNotFoundError as error:
             raise environment.SetupError(str(error)) from None
     return 0

@@ -13,9 +13,16 @@ LICENCE = "Apache-2.0, the pack's own; trained from nothing on pictures that the
 
 
 def save(
-    path: Path, part: str, weights: dict[str, Tensor], config: dict, recipe: dict, figures: dict[str, float]
+    path: Path,
+    part: str,
+    weights: dict[str, Tensor],
+    config: dict,
+    recipe: dict,
+    figures: dict[str, float],
+    **told: dict,
 ) -> None:
-    """Write one part of Storyworld. recipe: how it was trained. figures: what it reached on pictures it never saw."""
+    """Write one part of Storyworld. recipe: how it was trained. figures: what it reached on pictures it never saw.
+    told: further entries of the metadata, for loaders that look for them."""
     import PIL
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,6 +32,7 @@ def save(
         "recipe": json.dumps({**recipe, "drawn_with": f"Pillow {PIL.__version__}", "torch": torch.__version__}),
         "figures": json.dumps({name: round(figure, 4) for name, figure in figures.items()}),
         "license": LICENCE,
+        **{name: json.dumps(value) for name, value in told.items()},
     }
     half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
     save_file(half, path, metadata)
@@ -52,6 +60,7 @@ ABOUT = {
     "autoencoder": "Turns 128 x 128 pictures of Storyworld into 16 x 16 latents of 12 channels, and back.",
     "clip": "A CLIP of 60 words: the text tower is what the picture model reads, both towers score pictures.",
     "unet": "Draws pictures of Storyworld: the layout of Stable Diffusion's UNet, v-prediction, its noise schedule.",
+    "video": "Moves pictures of Storyworld, 16 frames: DynamiCrafter's UNet and image projection in small.",
 }
 
 

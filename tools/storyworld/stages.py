@@ -8,16 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import autoencoder, clip, data, reader, shipping, unet
+from . import autoencoder, clip, clips_data, data, reader, shipping, unet, video, video_reader
 from .trainer import Plan, device
 from .words import Vocabulary
 
 LEAST_PICTURES = 96
+JUDGES = ("reader", "video_reader")  # they measure, and are no part of the pack
 
 
 class Training:
-    """One run: `folder` holds data, states and results. seed and twins concern the UNet alone. scale: share of the
-    recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of a stage."""
+    """One run: `folder` holds data, states and results. seed concerns the UNets, twins the pictures' alone. scale:
+    share of the recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of
+    a stage."""
 
     def __init__(
         self, folder: Path, seed: int = 0, twins: bool = True, scale: float = 1.0, stop_after: int | None = None
@@ -27,7 +29,9 @@ class Training:
         self.picture_data = self._fewer(clip.DATA)
         if not twins:
             self.picture_data = replace(self.picture_data, twins=0.0, triplets=0.0)
-        self.unet_name = "unet" + ("" if seed == 0 else f"_{seed}") + ("" if twins else "_no_twins")
+        numbered = "" if seed == 0 else f"_{seed}"
+        self.unet_name = "unet" + numbered + ("" if twins else "_no_twins")
+        self.video_name = "video" + numbered
 
     def autoencoder(self) -> None:
         plan, recipe = self._shorter(autoencoder.PLAN), self._fewer(autoencoder.DATA)
@@ -70,18 +74,48 @@ class Training:
         config = {"unet": unet.CONFIG, **latents, "rgb": preview_factors(encoder, pictures, latents["spread"])}
         self._save(self.unet_name, model.state_dict(), config, plan, pictures.recipe, {})
 
-    def ship(self, weights: Path, judge: Path) -> None:
+    def video(self) -> None:
+        plan = replace(self._shorter(video.PLAN), seed=self.seed)
+        vocabulary = self._vocabulary()
+        # In the units of the picture model, so that its latents may go in.
+        latents = {name: shipping.load(self._path("unet"))[1]["config"][name] for name in ("spread", "rgb")}
+        model, clips = video.train_video(
+            self.folder,
+            self.video_name,
+            self._autoencoder(),
+            self._towers(vocabulary),
+            vocabulary,
+            latents["spread"],
+            plan,
+            self._fewer(video.DATA),
+        )
+        kind = video.metadata(**latents)
+        self._save(self.video_name, model.state_dict(), {}, plan, clips.recipe, {}, storyreel_dynamicrafter=kind)
+
+    def video_reader(self) -> None:
+        plan, encoder = self._shorter(video_reader.PLAN), self._autoencoder()
+        vision, folder = self._towers(self._vocabulary()).vision, self.folder / "data"
+        clips = clips_data.draw_clips(self._fewer(video.DATA), encoder, vision, folder)
+        held_out = clips_data.draw_clips(self._fewer(video_reader.HELD_OUT), encoder, vision, folder)
+        model = video_reader.train_video_reader(self.folder, clips, plan)
+        figures = video_reader.measure(model, encoder, held_out)
+        config = {"answers": video_reader.ANSWERS}
+        self._save("video_reader", model.state_dict(), config, plan, clips.recipe, figures)
+
+    def ship(self, weights: Path, judges: Path) -> None:
         """Copy what was trained to where the pack finds it, a model card beside each. Raises FileNotFoundError."""
-        for part in ("reader", *shipping.ABOUT):
+        for part in (*JUDGES, *shipping.ABOUT):
             if not self._path(part).exists():
                 raise FileNotFoundError(f"there is no {self._path(part)}: train every stage before --ship.")
         shipping.add_figures(self._path("unet"), self._drawing_figures())
+        shipping.add_figures(self._path("video"), self._moving_figures())
         weights.mkdir(parents=True, exist_ok=True)
         for part in shipping.ABOUT:
             path = weights / f"{part}.safetensors"
             path.write_bytes(self._path(part).read_bytes())
             path.with_suffix(".md").write_text(shipping.card(path, part), encoding="utf-8")
-        judge.write_bytes(self._path("reader").read_bytes())
+        for part in JUDGES:
+            (judges / f"{part}.safetensors").write_bytes(self._path(part).read_bytes())
 
     def _drawing_figures(self) -> dict[str, float]:
         """What the UNet draws, read by the reader: 64 stories, nothing shared."""
@@ -91,13 +125,23 @@ class Training:
         row = measure.measure(studio, measure.read_setting("plain"), stories=64, seed=0, frames=4)
         return {name: row[name] for name in ("named", "scene", "action", "vanished")}
 
+    def _moving_figures(self) -> dict[str, float]:
+        """What the video model makes of 5 pictures and every gentle caption, read by the readers."""
+        from . import video_measure as measure
+
+        judges = (self._path(part) for part in JUDGES)
+        studio = measure.open_studio(self._path("video"), self.folder, *judges)
+        row = measure.measure(studio, measure.read_setting("animate"), pictures=5, seed=0)
+        return {name: row[name] for name in ("action", "path", "first", "colours", "still")}
+
     def _path(self, part: str) -> Path:
         return self.folder / f"{part}.safetensors"
 
-    def _save(self, part: str, weights: dict[str, Tensor], config: dict, plan: Plan, recipe, figures: dict) -> None:
-        shipping.save(
-            self._path(part), part, weights, config, {"plan": _as_dict(plan), "pictures": asdict(recipe)}, figures
-        )
+    def _save(
+        self, part: str, weights: dict[str, Tensor], config: dict, plan: Plan, recipe, figures: dict, **told: dict
+    ) -> None:
+        trained = {"plan": _as_dict(plan), "pictures": asdict(recipe)}
+        shipping.save(self._path(part), part, weights, config, trained, figures, **told)
 
     def _autoencoder(self) -> nn.Module:
         model = autoencoder.Autoencoder()

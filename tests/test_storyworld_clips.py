@@ -1,0 +1,191 @@
+"""What Storyworld's video model learns from: clips that tell nothing before the caption does, and what it is told."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = str(ROOT / "tools")
+
+
+@pytest.fixture(scope="module")
+def lab(host):
+    """The modules that train and measure the video model."""
+    sys.path.append(TOOLS)
+    try:
+        from storyworld import clips_data, stages, video, video_measure, video_reader
+
+        modules = (clips_data, stages, video, video_measure, video_reader)
+        yield SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
+    finally:
+        sys.path.remove(TOOLS)
+
+
+def test_the_start_of_a_clip_tells_nothing_of_its_action(lab):
+    """Every start comes with every gentle action about equally often, and so does every part of the picture."""
+    recipe = lab.clips_data.ClipRecipe(seed=1, count=8000, wide=0.0)
+    clips = [recipe.sample(index)[0] for index in range(recipe.count)]
+    pairs = Counter((clip.figures[0].action, clip.starts[0]) for clip in clips)
+    actions, starts = ({pair[i] for pair in pairs} for i in range(2))
+    assert len(pairs) == len(actions) * len(starts)
+    assert max(pairs.values()) < 2 * min(pairs.values())
+    for side in ("left", "right"):
+        x = [clip.figures[0].x for clip in clips if clip.figures[0].action == f"stepping {side}"]
+        assert abs(np.mean(x) - 0.5) < 0.02
+
+
+def test_fewer_frames_a_second_are_more_motion(lab):
+    recipe = lab.clips_data.ClipRecipe(seed=1, count=64)
+    rates = {}
+    for index in range(recipe.count):
+        clip, rate = recipe.sample(index)
+        rates[rate] = clip.tempo
+    slow, fast = max(rates), min(rates)
+    assert set(rates) == set(lab.clips_data.RATES) and rates[fast] > 1 > rates[slow]
+
+
+def test_motion_is_where_something_moves(lab):
+    frames = np.zeros((1, 4, 128, 128, 3), np.uint8)
+    frames[0, 2, 8:16, 24:32, 1] = 200  # one cell, in the third frame only
+    motion = lab.clips_data.motion(frames)
+    assert motion.shape == (1, 4, 16, 16)
+    assert motion[0, :, 1, 3].tolist() == [0, 200, 200, 200]
+    motion[:, :, 1, 3] = 0
+    assert not motion.any()
+
+
+def test_everything_is_left_out_in_a_share_of_the_clips(lab):
+    video = lab.video
+    rng = Random(1)
+    clip, _ = video.DATA.sample(0)
+    told = [video.tell(rng, clip) for _ in range(4000)]
+    modes = Counter(one.mode for one in told)
+    for mode, share in video.MODES.items():
+        assert abs(modes[mode] / len(told) - share) < 0.03
+    seeing = [one for one in told if one.mode != video.BLIND]
+    without_text, without_image = ([not one.text for one in seeing], [one.image is None for one in seeing])
+    both = np.logical_and(without_text, without_image).mean()
+    assert abs(both - video.DROP_BOTH) < 0.02
+    assert abs(np.mean(without_text) - video.DROP_BOTH - video.DROP_TEXT) < 0.02
+    assert abs(np.mean(without_image) - video.DROP_BOTH - video.DROP_IMAGE) < 0.02
+    assert all(one.text and one.image is not None for one in told if one.mode == video.BLIND)
+    loops = [one.order for one in told if one.mode == video.LOOP]
+    assert all(len(order) == video.FRAMES and order == order[::-1] for order in loops)
+
+
+def test_what_stands_beside_the_noise(lab):
+    video = lab.video
+    clean = torch.randn(5, 2, 3, 3)
+    assert torch.equal(video.latents_beside(clean, video.ANIMATE), clean[:1].expand(5, -1, -1, -1))
+    both = video.latents_beside(clean, video.INTERPOLATE)
+    assert torch.equal(both[0], clean[0]) and torch.equal(both[-1], clean[-1]) and not both[1:-1].any()
+    assert not video.latents_beside(clean, video.BLIND).any()
+
+
+@torch.no_grad()
+def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
+    """Text, image tokens, the picture of those who see none, and latents: alike from the host's nodes and in training,
+    but for bfloat16 and float16 in training."""
+    from storyreel.core.storyworld import world
+    from storyreel.host import dynamicrafter_conditioning as conditioning
+    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host import storyworld
+    from storyworld.unet import Captions
+
+    training = lab.stages.Training(ROOT / "models" / "storyworld")
+    vocabulary = training._vocabulary()
+    towers, encoder = training._towers(vocabulary), training._autoencoder()
+    clip, _ = lab.video.DATA.sample(1)
+    frames = world.render_clip(clip, 2).image
+    text = "a red hero waving in a forest"
+    texts = Captions(towers, vocabulary)([text, ""])
+    seen = lab.clips_data.vision_tokens(towers.vision, np.concatenate([frames[:1], lab.video.grey_picture()]))
+    latents = lab.clips_data.encode_all(encoder, frames[:1])
+
+    host_clip, vision, vae = storyworld.load_clip(), storyworld.load_clip_vision(), storyworld.load_vae()
+    prompts = [host_clip.encode_from_tokens_scheduled(host_clip.tokenize(prompt)) for prompt in (text, "")]
+    start = torch.from_numpy(frames[:1]).float() / 255
+    positive, _, negative, _ = conditioning.condition(
+        *prompts, vision, vae, start, None, "animate", world.SIZE, world.SIZE, 16, None
+    )
+    pairs = [(positive[0][0], texts[:1]), (negative[0][0], texts[1:])]
+    pairs += [
+        (conds[0][1][keys.VISION_TOKENS], one[None]) for conds, one in zip((positive, negative), seen, strict=True)
+    ]
+    pairs += [(positive[0][1][keys.CONCAT_LATENTS][:1], latents)]
+    for found, trained in pairs:
+        assert found.shape == trained.shape
+        assert (found - trained.float()).std() < 0.03 * found.std()
+
+
+@torch.no_grad()
+def test_the_layers_for_training_compute_what_the_networks_own_do(lab):
+    from storyreel.core.networks.dynamicrafter.resampler import Resampler
+    from storyreel.core.networks.dynamicrafter.unet import UNet
+
+    video = lab.video
+    torch.manual_seed(0)
+    model = video.VideoModel().eval()
+    for weight in model.parameters():
+        weight.add_(0.02 * torch.randn_like(weight))
+    plain, projection = UNet(video.UNET), Resampler(video.RESAMPLER)
+    plain.load_state_dict(model.model["diffusion_model"].state_dict())
+    projection.load_state_dict(model.image_proj_model.state_dict())
+    noisy, beside = torch.randn(2, 2, video.FRAMES, video.LATENT_CHANNELS, 8, 8)
+    text, seen = torch.randn(2, 77, video.WIDTH), torch.randn(2, 65, video.WIDTH)
+    times, fs = torch.tensor([999, 20]), torch.tensor([6, 9])
+    found = model(noisy, beside, times, text, seen, fs)
+    x = torch.cat([noisy, beside], 2).transpose(1, 2)
+    expected = plain(x, times, torch.cat([text, projection(seen)], 1), fs).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_the_file_is_small(lab):
+    assert 2 * sum(weight.numel() for weight in lab.video.VideoModel().parameters()) <= 16e6
+
+
+def test_every_gentle_action_is_asked_of_the_same_picture(lab):
+    measure = lab.video_measure
+    tasks = measure.make_tasks(measure.read_setting("animate"), 0, 0)
+    assert [task.clip.figures[0].action for task in tasks] == list(measure.words.GENTLE_ACTIONS)
+    assert all(np.array_equal(task.frames[0], tasks[0].frames[0]) for task in tasks)
+    assert len({task.caption for task in tasks}) == len(tasks)
+    assert len({task.frames[-1].tobytes() for task in tasks}) > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("animate", {}),
+        ("drawn-wide", {"drawn": True}),
+        ("interpolate-no-text", {"mode": "interpolate", "text": False}),
+        ("animate-no-image-no-beside", {"image": False, "beside": False}),
+        ("animate-scales-3-1.5", {"text_scale": 3.0, "image_scale": 1.5}),
+    ],
+)
+def test_a_setting_is_read_from_its_name(lab, name, expected):
+    setting = lab.video_measure.read_setting(name)
+    assert {key: getattr(setting, key) for key in expected} == expected
+    assert (setting.actions == lab.video_measure.words.WIDE_ACTIONS) == name.endswith("wide")
+
+
+def test_a_wrong_setting_is_refused(lab):
+    with pytest.raises(ValueError, match='"animate-no-sound" is no setting'):
+        lab.video_measure.read_setting("animate-no-sound")
+
+
+def test_gates_name_what_is_not_reached(lab):
+    from storyworld import video_table
+
+    row = {name: least for name, least in video_table.GATES.items()}
+    row |= {f"{name}_{end}": value for name, value in row.items() for end in ("low", "high")}
+    wanted = next(one for one in video_table.wanted() if one.setting == "animate")
+    assert video_table.failed({wanted: row}) == []
+    (said,) = video_table.failed({wanted: row | {"action": 0.5, "action_low": 0.4, "action_high": 0.6}})
+    assert said.startswith("action is 0.50 (0.40 to 0.60)") and "at least 0.9" in said

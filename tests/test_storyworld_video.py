@@ -1,0 +1,124 @@
+"""A small DynamiCrafter beside Storyworld's own weights: loaded by the same node, told by Storyworld's towers and
+autoencoder, sampled by stock nodes and by the pack's own. The weights are random: what counts is that all fits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+FRAMES, WIDTH, CHANNELS = 6, 96, 12
+KIND = {
+    "name": "storyworld",
+    "base_scale": 0.9,
+    "default_fs": 7,
+    "interpolates": True,
+    "frames": FRAMES,
+    "size": [128, 128],
+    "image_tokens": 3,
+    "dim_head": 16,
+    "latents": {"spread": 0.8, "rgb": [[0.1, 0.2, 0.3]] * (CHANNELS + 1)},
+}
+
+
+@pytest.fixture(scope="module")
+def found(host, tmp_path_factory):
+    """The file as the loader gives it back, and what the loader offers."""
+    import folder_paths
+    from harness import dynamicrafter
+    from storyreel.core.networks.dynamicrafter.config import ResamplerConfig
+    from storyreel.core.networks.dynamicrafter.resampler import Resampler
+    from storyreel.core.networks.dynamicrafter.unet import UNet
+    from storyreel.host import dynamicrafter_loader, storyworld
+
+    sizes = replace(dynamicrafter.SIZES, in_channels=2 * CHANNELS, out_channels=CHANNELS, context_dim=WIDTH)
+    projection = ResamplerConfig(64, 2, 3, KIND["dim_head"], KIND["image_tokens"] * FRAMES, WIDTH, WIDTH, 2)
+    folder = tmp_path_factory.mktemp("storyworld")
+    weights = dynamicrafter.random(UNet(sizes)), dynamicrafter.random(Resampler(projection), 1)
+    dynamicrafter.write(folder / "video.safetensors", *weights, KIND)
+    with pytest.MonkeyPatch.context() as patch:
+        storyworld.register_folder()
+        known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
+        patch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(folder), *known[0]], known[1]))
+        names = dynamicrafter_loader.checkpoint_names()
+        yield dynamicrafter_loader.load("video.safetensors", precision=torch.float32), names
+
+
+@pytest.fixture(scope="module")
+def told(found):
+    """told(mode) -> positive, image only, negative, LATENT, all of Storyworld's own making."""
+    from storyreel.host import dynamicrafter_conditioning, storyworld
+
+    vae, clip, vision = storyworld.load_vae(), storyworld.load_clip(), storyworld.load_clip_vision()
+    pictures = torch.rand(2, 1, 128, 128, 3, generator=torch.Generator().manual_seed(1))
+
+    def tell(mode: str = "animate", frames: int = FRAMES) -> tuple:
+        prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red hero waving", "")]
+        end = pictures[1] if mode == "interpolate" else None
+        return dynamicrafter_conditioning.condition(
+            *prompts, vision, vae, pictures[0], end, mode, 128, 128, frames, None
+        )
+
+    return tell
+
+
+def test_the_loader_offers_it_and_reads_what_shapes_do_not_say(found):
+    loaded, names = found
+    assert "video.safetensors" in names
+    model = loaded.model.model
+    assert model.image_proj_model.config.heads == 3 and model.image_proj_model.config.dim_head == 16
+    assert model.sizes.default_fs == 7 and model.sizes.image_tokens == 3 and model.sizes.head_channels == 16
+    assert float(model.model_sampling.scales[-1]) == pytest.approx(0.9)
+    assert model.latent_format.latent_channels == CHANNELS
+    assert model.process_latent_in(torch.tensor(0.8)) == pytest.approx(1.0)
+    assert (loaded.clip, loaded.clip_vision, loaded.vae) == (None, None, None)
+
+
+def test_published_files_keep_the_published_values(host):
+    from storyreel.host.dynamicrafter_loader import KINDS
+
+    assert {kind.image_tokens for kind in KINDS.values()} == {16}
+    assert {kind.dim_head for kind in KINDS.values()} == {64}
+    assert {kind.latents for kind in KINDS.values()} == {None}
+
+
+@pytest.mark.parametrize("mode", ["animate", "interpolate", "loop"])
+@torch.no_grad()
+def test_the_stock_sampler_and_the_autoencoder_of_storyworld(found, told, mode):
+    import nodes
+    from storyreel.host import storyworld
+
+    positive, _, negative, latent = told(mode)
+    assert latent["samples"].shape == (FRAMES, CHANNELS, 16, 16)
+    args = found[0].model, 5, 3, 3.0, "euler", "normal", positive, negative, latent
+    samples = nodes.common_ksampler(*args)[0]
+    assert samples["samples"].shape == (FRAMES, CHANNELS, 16, 16) and samples["samples"].isfinite().all()
+    (decoded,) = nodes.VAEDecode().decode(storyworld.load_vae(), samples)
+    assert decoded.shape == (FRAMES, 128, 128, 3)
+
+
+@torch.no_grad()
+def test_the_guider_and_ddim(found, told):
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    positive, image_only, negative, latent = told()
+    guider = sampling.TextImageGuider(found[0].model)
+    guider.set_conds(positive, image_only, negative)
+    guider.set_scales(3.0, 2.0, 0.7)
+    noise = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(3))
+    sigmas = sampling.sigmas_of(found[0].model, "uniform_trailing", 4)
+    samples = guider.sample(noise, latent["samples"], sampling.DDIM(1.0), sigmas, seed=0, disable_pbar=True)
+    assert samples.shape == noise.shape and samples.isfinite().all()
+
+
+@torch.no_grad()
+def test_what_stands_beside_the_noise_is_in_the_models_own_units(found, told):
+    """The picture's latents reach the network divided by the spread, as everything that it was trained on."""
+    from storyreel.host import dynamicrafter_model as keys
+
+    model = found[0].model.model
+    positive, _, _, latent = told()
+    options = positive[0][1]
+    conds = model.extra_conds(noise=latent["samples"], device="cpu", cross_attn=positive[0][0], **options)
+    torch.testing.assert_close(conds["c_concat"].cond, options[keys.CONCAT_LATENTS] / KIND["latents"]["spread"])
+    assert conds["fs"].cond.tolist() == [7]
+    assert conds["c_crossattn"].cond.shape == (1, 77 + 3 * FRAMES, WIDTH)

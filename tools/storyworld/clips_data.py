@@ -1,0 +1,144 @@
+"""Clips of the world as what a video model learns from: latents, the image tower's tokens, and where something moves.
+
+Drawn by all processors and encoded once, in files of a few clips each, so that a run that was stopped goes on drawing
+where it was.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pack
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import encode_all
+from .clip import normalise
+from .trainer import autocast
+
+pack.load_pack()
+from storyreel.core.storyworld import world  # noqa: E402
+from storyreel.core.storyworld.attributes import Clip  # noqa: E402
+
+CHUNK = 64  # clips of a file
+FPS = 8  # frames a second at the usual tempo
+RATES = range(6, 11)  # frames a second that clips are told to have: fewer are more motion from frame to frame
+CELL = 8  # pixels a side to a latent
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """Which clips: `count` of them from `seed`. wide: the share that cross the picture."""
+
+    seed: int
+    count: int
+    frames: int = 16
+    wide: float = 0.15
+
+    def sample(self, index: int) -> tuple[Clip, int]:
+        """Clip number `index`, and its frames a second. Start, look and place say nothing of the action."""
+        rate = Random(f"rate/{self.seed}/{index}").choice(RATES)
+        return replace(world.sample_clip(self.seed, index, wide=self.wide), tempo=FPS / rate), rate
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Encoded clips. latents: float16 [count, T, 12, 16, 16]. motion: uint8 [count, T, 16, 16], how much each cell
+    differs from a neighbouring frame's. tokens: float16 [count, 2, N, width], the image tower's of the first frame and
+    of any other."""
+
+    recipe: ClipRecipe
+    latents: Tensor
+    motion: Tensor
+    tokens: Tensor
+
+    def __len__(self) -> int:
+        return self.recipe.count
+
+    def truth(self, index: int) -> tuple[Clip, int]:
+        return self.recipe.sample(index)
+
+
+def draw_clips(recipe: ClipRecipe, autoencoder: nn.Module, vision: nn.Module, folder: Path) -> Clips:
+    """The clips of a recipe, from `folder` as far as an earlier run has drawn them for these very encoders."""
+    told = repr((asdict(recipe), RATES)).encode() + _digest(autoencoder) + _digest(vision)
+    place = folder / f"video_{recipe.seed}_{recipe.count}_{hashlib.sha256(told).hexdigest()[:8]}"
+    place.mkdir(parents=True, exist_ok=True)
+    files = {start: place / f"{start:06}.npz" for start in range(0, recipe.count, CHUNK)}
+    missing = [start for start, file in files.items() if not file.exists()]
+    if missing:
+        _encode(recipe, missing, files, autoencoder, vision)
+    parts = [np.load(file) for file in files.values()]
+    arrays = (torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0].files)
+    return Clips(recipe, *arrays)
+
+
+def _encode(recipe: ClipRecipe, starts: list[int], files: dict[int, Path], autoencoder, vision) -> None:
+    began = time.monotonic()
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        drawn = _in_order(pool, recipe, starts)
+        for done, (start, (frames, others)) in enumerate(zip(starts, drawn, strict=True), 1):
+            latents = encode_all(autoencoder, frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
+            seen = np.stack([frames[:, 0], frames[np.arange(len(frames)), others]], 1)
+            tokens = vision_tokens(vision, seen.reshape(-1, *seen.shape[2:])).unflatten(0, seen.shape[:2])
+            part = files[start].with_suffix(".part")
+            with part.open("wb") as file:
+                np.savez(file, latents=latents.numpy(), motion=motion(frames), tokens=tokens.numpy())
+            part.rename(files[start])
+            left = (time.monotonic() - began) / done * (len(starts) - done)
+            print(f"\rdrawing clips: {done} of {len(starts)} files, {left:.0f} s left   ", end="", flush=True)
+    print()
+
+
+def _in_order(pool: ProcessPoolExecutor, recipe: ClipRecipe, starts: list[int]) -> Iterator[tuple]:
+    """What `_draw_chunk` gives for each start; no more of it waits than the drawing processes need to stay busy."""
+    waiting = deque()
+    for start in starts:
+        waiting.append(pool.submit(_draw_chunk, recipe, start))
+        if len(waiting) > 2 * os.cpu_count():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _draw_chunk(recipe: ClipRecipe, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames uint8 [clips, T, 128, 128, 3], and for each clip the number of a frame that is not the first."""
+    clips = range(start, min(start + CHUNK, recipe.count))
+    frames = [world.render_clip(recipe.sample(index)[0], recipe.frames).image for index in clips]
+    others = [Random(f"other/{recipe.seed}/{index}").randrange(1, recipe.frames) for index in clips]
+    return np.stack(frames), np.array(others)
+
+
+@torch.no_grad()
+def vision_tokens(vision: nn.Module, images: np.ndarray, batch: int = 64) -> Tensor:
+    """float16 [count, N, width] of uint8 pictures: all tokens of the last layer, before its norm."""
+    parts = []
+    for start in range(0, len(images), batch):
+        with autocast():
+            parts.append(vision(pixel_values=normalise(images[start : start + batch]))[0].half().cpu())
+    return torch.cat(parts)
+
+
+def motion(frames: np.ndarray) -> np.ndarray:
+    """uint8 [clips, T, 16, 16] of uint8 [clips, T, 128, 128, 3]: the mean difference of a cell's pixels, each in the
+    channel where it is largest, from the frame before or after, whichever is more."""
+    apart = np.abs(frames[:, 1:].astype(np.int16) - frames[:, :-1]).max(-1)
+    cells = apart.reshape(*apart.shape[:2], apart.shape[2] // CELL, CELL, apart.shape[3] // CELL, CELL)
+    steps = cells.mean((3, 5)).astype(np.uint8)
+    return np.maximum(np.pad(steps, ((0, 0), (1, 0), (0, 0), (0, 0))), np.pad(steps, ((0, 0), (0, 1), (0, 0), (0, 0))))
+
+
+def _digest(network: nn.Module) -> bytes:
+    sums = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        sums.update(tensor.detach().half().cpu().contiguous().numpy().tobytes())
+    return sums.digest()

@@ -1,0 +1,241 @@
+"""Stage 5: the video model, DynamiCrafter in small (arXiv 2310.12190), on latents of stage 1 and the towers of stage 2.
+
+v-prediction under a noise schedule of zero terminal SNR. One model animates a picture, goes from a start to an end and
+back to its start: the latents beside its own are the picture's in every frame, or both ends' with zeros between. Text,
+image tokens and those latents are each left out in a share of the clips, for guidance and so that none of them is idle.
+What moves counts as much as all the rest, however small it is: an eyelid is a cell or two.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pack
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import Autoencoder
+from .clip import WIDTH, Towers
+from .clips_data import FPS, ClipRecipe, Clips, draw_clips, vision_tokens
+from .products import attend
+from .trainer import Plan, device, train
+from .unet import Captions
+from .words import Vocabulary, with_strangers
+
+pack.load_pack()
+from storyreel.core.diffusion.schedule import TIMESTEPS, alpha_bars  # noqa: E402
+from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig  # noqa: E402
+from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
+from storyreel.core.networks.dynamicrafter.unet import UNet  # noqa: E402
+from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
+from storyreel.core.storyworld import captions, world  # noqa: E402
+from storyreel.core.storyworld.attributes import Clip  # noqa: E402
+
+PLAN = Plan(steps=3400, batch=8, rate=1.5e-3, ema=0.999, warmup=200)
+DATA = ClipRecipe(seed=4000, count=6000)
+FRAMES = DATA.frames
+IMAGE_TOKENS = 4  # of a frame
+UNET = UNetConfig(
+    in_channels=2 * LATENT_CHANNELS,
+    out_channels=LATENT_CHANNELS,
+    model_channels=96,
+    channel_mult=(1, 1, 1),
+    num_res_blocks=1,
+    attention=(False, True, False),
+    head_channels=16,
+    context_dim=WIDTH,
+    default_fs=FPS,
+    image_tokens=IMAGE_TOKENS,
+)
+RESAMPLER = ResamplerConfig(
+    dim=WIDTH,
+    depth=2,
+    heads=3,
+    dim_head=32,
+    queries=IMAGE_TOKENS * FRAMES,
+    embedding_dim=WIDTH,
+    output_dim=WIDTH,
+)
+# How clips are told, and how often: the picture in every frame, both ends, both ends of a clip that returns, neither.
+ANIMATE, INTERPOLATE, LOOP, BLIND = "animate", "interpolate", "loop", "blind"
+MODES = {ANIMATE: 0.58, INTERPOLATE: 0.2, LOOP: 0.1, BLIND: 0.12}
+DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.08, 0.08, 0.06
+MOST_MOTION = 32.0  # of 255: a cell that changes more counts no more
+LEAST_CELLS = 16.0  # where fewer than so many cells move, they count less
+
+
+class GroupNorm(nn.GroupNorm):
+    """Quick on a CPU only where the channels come first in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous())
+
+
+class TemporalConvolution(nn.Conv3d):
+    """A convolution of 3 x 1 x 1 as one over two dimensions, time and place, which a CPU is better at."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.weight.flatten(3)
+        return nn.functional.conv2d(x.flatten(3), kernel, self.bias, padding=(1, 0)).unflatten(3, x.shape[3:])
+
+
+class Operations:
+    """Layers for training, in the place of torch.nn's."""
+
+    Linear, Conv1d, Conv2d, LayerNorm = nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm
+    Conv3d = TemporalConvolution
+    GroupNorm = GroupNorm
+
+
+class VideoModel(nn.Module):
+    """The UNet and the image projection, under the names that a published checkpoint gives them."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.ModuleDict({"diffusion_model": UNet(UNET, Operations, attend)})
+        self.image_proj_model = Resampler(RESAMPLER, Operations, attend)
+        for name, weight in self.model.named_parameters():
+            # The last layer of every residual branch starts at nothing, as published.
+            if any(f".{last}." in name for last in ("proj_out", "out_layers.3", "conv4.3", "out.2")):
+                nn.init.zeros_(weight)
+        _lead_through(self.model["diffusion_model"])
+
+    def forward(self, noisy: Tensor, beside: Tensor, times: Tensor, text: Tensor, seen: Tensor, fs: Tensor) -> Tensor:
+        """What the model predicts of clips, [B, T, channels, h, w].
+
+        noisy, beside: [B, T, channels, h, w]. times, fs: [B]. text: [B, 77, WIDTH]. seen: [B, N, WIDTH] of the tower.
+        """
+        context = torch.cat([text, self.image_proj_model(seen).to(text.dtype)], 1)
+        x = torch.cat([noisy, beside], 2).transpose(1, 2)
+        return self.model["diffusion_model"](x, times, context, fs).transpose(1, 2)
+
+
+@torch.no_grad()
+def _lead_through(unet: UNet) -> None:
+    """Start with the noisy latents, those beside them and their difference at the last layer, unchanged.
+
+    Of the first convolution's channels they are the first 36, and again with the other sign: silu(a) - silu(-a) = a. A
+    still cell is a mixture of them, which is found at once where it would take a thousand steps to find a way there.
+    """
+    first, through = unet.input_blocks[0][0], unet.output_blocks[-1][0].skip_connection
+    basis = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])
+    mixed = torch.kron(torch.cat([basis, -basis]), torch.eye(LATENT_CHANNELS))
+    count, width = len(mixed), first.out_channels
+    for layer in (first, through):
+        layer.weight[:count] = 0
+        layer.bias[:count] = 0
+    first.weight[:count, :, 1, 1] = mixed
+    through.weight[:count, width : width + count, 0, 0] = torch.eye(count)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model is told of one clip, and which of the clip's frames it is to make of that."""
+
+    mode: str
+    order: tuple[int, ...]
+    text: str
+    image: int | None  # which of the clip's pictures the image tokens are of
+
+
+def tell(rng: Random, clip: Clip) -> Told:
+    """What a training clip is told, by chance."""
+    (mode,) = rng.choices(tuple(MODES), tuple(MODES.values()))
+    order = tuple(range(FRAMES))
+    if mode == LOOP:  # half of the clip, and back again
+        order = (*order[: FRAMES // 2], *reversed(order[: FRAMES // 2]))
+    text = with_strangers(rng, captions.caption(clip, captions.choose_named(rng, clip)))
+    image = rng.randrange(2)
+    chance = rng.random() if mode != BLIND else 1.0
+    if chance < DROP_TEXT + DROP_BOTH:
+        text = ""
+    if DROP_TEXT <= chance < DROP_TEXT + DROP_BOTH + DROP_IMAGE:
+        image = None
+    return Told(mode, order, text, image)
+
+
+def latents_beside(clean: Tensor, mode: str) -> Tensor:
+    """What stands beside the noisy latents of a clip [T, channels, h, w]."""
+    if mode == ANIMATE:
+        return clean[:1].expand_as(clean)
+    beside = torch.zeros_like(clean)
+    if mode != BLIND:
+        beside[0], beside[-1] = clean[0], clean[-1]
+    return beside
+
+
+def train_video(
+    folder: Path,
+    name: str,
+    autoencoder: Autoencoder,
+    towers: Towers,
+    vocabulary: Vocabulary,
+    spread: float,
+    plan: Plan = PLAN,
+    recipe: ClipRecipe = DATA,
+) -> tuple[VideoModel, Clips]:
+    """The trained model and what it was trained on. spread: of the autoencoder's latents."""
+    clips = draw_clips(recipe, autoencoder, towers.vision, folder / "data")
+    truths = [clips.truth(index) for index in range(len(clips))]
+    grey = vision_tokens(towers.vision, grey_picture())[0].float()
+    read = Captions(towers, vocabulary)
+    alphas = alpha_bars(zero_snr=True).float()
+
+    torch.manual_seed(plan.seed)
+    model = VideoModel().to(device())
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+        picks = torch.randint(len(clips), (plan.batch,), generator=generator).tolist()
+        rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
+        told = [tell(rng, truths[pick][0]) for pick in picks]
+        pairs = list(zip(picks, told, strict=True))
+        clean = torch.stack([clips.latents[pick, one.order].float() for pick, one in pairs]) / spread
+        motion = torch.stack([clips.motion[pick, one.order] for pick, one in pairs])
+        beside = torch.stack([latents_beside(clip, one.mode) for clip, one in zip(clean, told, strict=True)])
+        seen = [grey if one.image is None else clips.tokens[pick, one.image].float() for pick, one in pairs]
+        fs = torch.tensor([truths[pick][1] for pick in picks], device=device())
+        # One time from each of as many equal parts of the schedule: evener than chance.
+        parts = (torch.arange(plan.batch) + torch.rand(plan.batch, generator=generator)) / plan.batch
+        times = (parts * TIMESTEPS).long()
+        noise = torch.randn(clean.shape, generator=generator)
+        signal, sigma = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas[times], 1 - alphas[times]))
+        target = signal * noise - sigma * clean
+        noisy = signal * clean + sigma * noise
+        predicted = model(
+            noisy.to(device()),
+            beside.to(device()),
+            times.to(device()),
+            read([one.text for one in told]),
+            torch.stack(seen).to(device()),
+            fs,
+        )
+        error = (predicted.float() - target.to(device())).square().mean(2)
+        weight = (motion.to(error) / MOST_MOTION).clamp(max=1)
+        everywhere = error.mean((1, 2, 3))
+        moving = (weight * error).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + LEAST_CELLS)
+        return (everywhere + moving).mean(), {"everywhere": everywhere.mean().item(), "moving": moving.mean().item()}
+
+    train(name, nn.ModuleDict({"video": model}), loss, plan, folder)
+    return model, clips
+
+
+def grey_picture():
+    """uint8 [1, 128, 128, 3]: the picture of those who are shown none."""
+    import numpy as np
+
+    return np.full((1, world.SIZE, world.SIZE, 3), 128, np.uint8)
+
+
+def metadata(spread: float, rgb: list[list[float]]) -> dict:
+    """What the loader cannot read from shapes."""
+    return {
+        "name": "storyworld",
+        "base_scale": 1.0,
+        "default_fs": FPS,
+        "interpolates": True,
+        "frames": FRAMES,
+        "size": [world.SIZE, world.SIZE],
+        "image_tokens": IMAGE_TOKENS,
+        "dim_head": RESAMPLER.dim_head,
+        "latents": {"spread": spread, "rgb": rgb},
+    }

@@ -1,0 +1,67 @@
+"""The tables of the video model: which rows there are, how documents show them, and what must be reached."""
+
+from __future__ import annotations
+
+from .table import Wanted
+from .video_measure import FRAMES
+
+PICTURES = {  # of each setting: start pictures, each with every caption
+    "drawn": 10,
+    "animate": 10,
+    "animate-no-text": 5,
+    "animate-no-image": 5,
+    "animate-no-beside": 5,
+    "drawn-wide": 12,
+    "animate-wide": 12,
+}
+SCALES = (1, 3, 5)
+GUIDANCE = {f"animate-scales-{text}-{image}": 3 for text in SCALES for image in SCALES}
+ENDS = {"interpolate": 40, "interpolate-no-text": 40, "loop": 40}  # with one caption each
+COLUMNS = ("action", "path", "first", "every", "colours", "still", "scene")
+OF_ENDS = ("action", "first", "last", "middle", "blend", "middle_moving", "blend_moving", "seam", "away")
+NAMES = dict.fromkeys((*COLUMNS, *OF_ENDS))
+GATES = {"action": 0.9, "first": 29.0, "colours": 0.9, "still": 0.9}  # of gentle clips
+
+
+def wanted() -> list[Wanted]:
+    return [Wanted(name, pictures, FRAMES) for name, pictures in (PICTURES | ENDS | GUIDANCE).items()]
+
+
+def share(row: dict, name: str) -> str:
+    """A share, or decibels, with its 95 % interval."""
+    if row.get(name) is None:
+        return "-"
+    digits = 1 if row[f"{name}_high"] > 1 else 2
+    low, high = (f"{row[f'{name}_{end}']:.{digits}f}" for end in ("low", "high"))
+    return f"{row[name]:.{digits}f} ({low} to {high})"
+
+
+def main_table(rows: dict[Wanted, dict]) -> list[str]:
+    return _table(rows, PICTURES, COLUMNS)
+
+
+def guidance_table(rows: dict[Wanted, dict]) -> list[str]:
+    return _table(rows, GUIDANCE, ("action", "first", "every", "colours", "still"))
+
+
+def ends_table(rows: dict[Wanted, dict]) -> list[str]:
+    return _table(rows, ENDS, OF_ENDS)
+
+
+def failed(rows: dict[Wanted, dict]) -> list[str]:
+    """A sentence for every gate that the model does not pass."""
+    row = rows[Wanted("animate", PICTURES["animate"], FRAMES)]
+    return [
+        f"{name} is {share(row, name)} in gentle clips; at least {least} is expected"
+        for name, least in GATES.items()
+        if row[name] < least
+    ]
+
+
+def _table(rows: dict[Wanted, dict], settings: dict[str, int], columns: tuple[str, ...]) -> list[str]:
+    lines = ["| " + " | ".join(["setting", *columns]).replace("_", " ") + " |", "|" + "---|" * (len(columns) + 1)]
+    for name, pictures in settings.items():
+        row = rows.get(Wanted(name, pictures, FRAMES))
+        if row:
+            lines.append(f"| {name} | " + " | ".join(share(row, column) for column in columns) + " |")
+    return lines
