@@ -29,8 +29,7 @@ class StoryReelDynamiCrafterLoader(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=loader.checkpoint_names(),
-                    tooltip="A file in models/checkpoints or models/diffusion_models, or the toy that ships with the "
-                    "pack, video.safetensors: its encoders come from Load Storyworld.",
+                    tooltip="A file in models/checkpoints or models/diffusion_models.",
                 ),
                 io.Combo.Input(
                     "kind",
@@ -290,7 +289,7 @@ class StoryReelDDIMSigmas(io.ComfyNode):
                     "spacing",
                     options=list(sampling.schedule.SPACINGS),
                     default="uniform_trailing",
-                    tooltip="uniform_trailing as published for 512 and 1024, uniform for 256. leading: that of StreamingT2V.",
+                    tooltip="As published: uniform_trailing for 512 and 1024, uniform for 256, leading for ModelScope.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="50 as published; any number works."),
             ],
