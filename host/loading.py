@@ -59,6 +59,12 @@ def describe(weights: Mapping[str, Tensor]) -> str:
     return f"a file of {len(weights)} tensors, {next(iter(weights), 'none')} among them"
 
 
+def check_whole(network: nn.Module, weights: Mapping[str, Tensor], named: str) -> None:
+    """Raise ValueError where a file lacks weights of a network: the host would sample with whatever is in memory."""
+    if missing := sorted(network.state_dict().keys() - weights.keys()):
+        raise ValueError(f"The file is not whole: it lacks {len(missing)} weights of {named}, {missing[0]} first.")
+
+
 def set_precision(
     config: comfy.supported_models_base.BASE, count: int, precision: torch.dtype | None, stored=None
 ) -> None:

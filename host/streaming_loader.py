@@ -20,7 +20,7 @@ from ..core.networks.modelscope.config import read_unet_config
 from ..core.networks.streaming import keys
 from ..core.networks.streaming.config import read_config, read_token_expander
 from . import streaming_svd
-from .loading import describe, patcher_of, read_file, set_precision, take
+from .loading import check_whole, describe, patcher_of, read_file, set_precision, take
 from .modelscope_model import ModelScope, ModelScopeConfig, StreamingT2V
 
 NODE = "StoryReelStreamingLoader"
@@ -181,10 +181,7 @@ def _build(of: type[ModelScope], config: ModelScopeConfig, unet: dict, expander:
     set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))
     model = of(config, comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"]))
     patcher = patcher_of(model)
-    if missing := sorted(model.diffusion_model.state_dict().keys() - unet.keys()):
-        raise ValueError(
-            f"{NODE}: the file is not whole; {len(missing)} weights of {model.named} are missing, {missing[0]} first."
-        )
+    check_whole(model.diffusion_model, unet, model.named)
     model.load_model_weights(unet, "", assign=patcher.is_dynamic())
     if expander:
         model.expander.load_state_dict(expander, assign=patcher.is_dynamic())

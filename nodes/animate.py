@@ -289,7 +289,8 @@ class StoryReelDDIMSigmas(io.ComfyNode):
                     "spacing",
                     options=list(sampling.schedule.SPACINGS),
                     default="uniform_trailing",
-                    tooltip="uniform_trailing as published for 512 and 1024, uniform for 256. leading: that of StreamingT2V.",
+                    tooltip="uniform_trailing as published for 512 and 1024, uniform for 256. leading: that of "
+                    "StreamingT2V.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="50 as published; any number works."),
             ],

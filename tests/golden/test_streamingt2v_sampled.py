@@ -75,3 +75,50 @@ def test_a_published_chunk(path, opened):
     assert difference(steps[0], in_frames(golden["out.latents_step1"])) <= SAMPLED
     factor = model.model.latent_format.scale_factor
     assert difference(samples * factor, in_frames(golden["out.latents"])) <= SAMPLED
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "svd_unet_cam.safetensors"))
+@torch.no_grad()
+def test_a_published_chunk_of_streamingsvd(path, opened, monkeypatch):
+    """The host's Euler, its guidance that grows along the frames, the pack's noise levels. The data has a vector of its
+    own in the place of frame rate and motion."""
+    import comfy.model_base
+    import comfy.samplers
+    import comfy.supported_models
+    import nodes
+    from storyreel.host import modelscope_model as names
+
+    golden = Golden(path)
+    heads = {"num_head_channels": golden.said("unet")["num_head_channels"]}
+    monkeypatch.setattr(
+        comfy.supported_models.SVD_img2vid,
+        "unet_extra_config",
+        comfy.supported_models.SVD_img2vid.unet_extra_config | heads,
+    )
+    vector = golden["in.vector"].chunk(2)[1]
+    monkeypatch.setattr(comfy.model_base.SVD_img2vid, "encode_adm", lambda self, **told: vector)
+    model = opened(procedural(golden.manifest(), golden.said("seed")))
+    scales = golden["sample.guider_scale"].flatten()
+    guided = nodes.NODE_CLASS_MAPPINGS["VideoLinearCFGGuidance"]().patch(model, scales[0].item())[0]
+
+    frames = (golden["in.ctrl_frames"][0].movedim(1, -1) + 1) / 2
+    cond = {name: golden[f"in.{name}"].chunk(2)[1] for name in ("crossattn", "concat")}
+
+    def told(scale: float) -> list:
+        more = {names.CAM_FRAMES: frames, "concat_latent_image": scale * cond["concat"]}
+        return [[scale * cond["crossattn"], more]]
+
+    guider = comfy.samplers.CFGGuider(guided)
+    guider.set_conds(told(1.0), told(0.0))
+    guider.set_cfg(scales[-1].item())
+    noise = golden["sample.noise"]
+    samples = guider.sample(
+        noise,
+        torch.zeros_like(noise),
+        comfy.samplers.sampler_object("euler"),
+        golden["sample.sigmas"],
+        seed=0,
+        disable_pbar=True,
+    )
+    factor = model.model.latent_format.scale_factor
+    assert difference(samples * factor, golden["sample.out"]) <= SAMPLED

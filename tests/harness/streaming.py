@@ -118,3 +118,30 @@ def write(path: Path, weights: dict[str, torch.Tensor]) -> Path:
     weights = {key: tensor.contiguous() for key, tensor in weights.items()}
     save_file(weights, path) if path.suffix == ".safetensors" else torch.save({"state_dict": weights}, path)
     return path
+
+
+def tiny_svd() -> dict[str, torch.Tensor]:
+    """Weights of StreamingSVD, tiny, in the published layout, without encoders."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from storyreel.core.networks.streaming.frame_encoder import FrameEncoder
+    from storyreel.core.networks.streaming.injector import Injector
+
+    sizes = dict(image_size=32, in_channels=8, out_channels=4, model_channels=64, num_res_blocks=[1, 1])
+    sizes |= dict(channel_mult=[1, 2], transformer_depth=[1, 0], transformer_depth_output=[1, 1, 0, 0])
+    sizes |= dict(transformer_depth_middle=1, context_dim=64, adm_in_channels=768, num_classes="sequential")
+    sizes |= dict(num_heads=-1, num_head_channels=64, use_linear_in_transformer=True, use_spatial_transformer=True)
+    sizes |= dict(use_temporal_attention=True, use_temporal_resblock=True, video_kernel_size=[3, 1, 1], legacy=False)
+    sizes |= dict(extra_ff_mix_layer=True, use_spatial_context=True, merge_strategy="learned_with_images")
+    unet = UNetModel(**sizes, merge_factor=0.0, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    weights = random(unet, 1)
+    down = {key: 0.9 * t for key, t in weights.items() if not key.startswith(("output_blocks.", "out."))}
+    injectors = torch.nn.ModuleList([Injector(width) for width in (64, 64, 64, 128, 128)])
+    injectors = {f"injectors.{key}": t for key, t in random(injectors, 2).items()}
+    encoder = random(FrameEncoder((8, 12, 16, 24), 64, normalized=True), 3)
+    return {
+        **{f"model.diffusion_model.{key}": t for key, t in weights.items()},
+        **{f"model.diffusion_model.{merger_name(key, 5, 'input_blocks')}": t for key, t in injectors.items()},
+        **{f"controlnet.{key}": t for key, t in down.items()},
+        **{f"controlnet.{keys.FRAME_ENCODER}{key}": t for key, t in encoder.items()},
+    }
