@@ -1,5 +1,7 @@
 """Files of StreamingT2V, StreamingSVD, ModelScope and MS-Vid2Vid, opened by the loader and by its node."""
 
+import ctypes
+import gc
 import json
 import re
 from pathlib import Path
@@ -224,6 +226,8 @@ def peak_of(call) -> int:
     def read(name: str) -> int:
         return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1])
 
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that was given back must not hide what is taken
     reset.write_text("5")  # the peak starts anew
     before = read("VmRSS")
     call()

@@ -1,9 +1,9 @@
-"""StreamingT2V's published trajectories, sampled by the real host with its own guider and the pack's sampler."""
+"""StreamingT2V's published trajectories, sampled by the real host with its own guiders through the pack's nodes."""
 
 import pytest
 import torch
 from harness.golden import Golden, difference, files, procedural
-from harness.streaming import shapes, write
+from harness.streaming import Toy, shapes, write
 
 SYSTEM = "streamingt2v"
 WHOLE, SAMPLED = 1e-4, 1e-3  # absolute: the data's README
@@ -122,3 +122,118 @@ def test_a_published_chunk_of_streamingsvd(path, opened, monkeypatch):
     )
     factor = model.model.latent_format.scale_factor
     assert difference(samples * factor, golden["sample.out"]) <= SAMPLED
+
+
+def toy_model(golden: Golden, dim: int):
+    """The data's linear network as a MODEL with MS-Vid2Vid's schedule. dim: of its latents, along which frames lie."""
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.supported_models_base
+    from storyreel.host.loading import patcher_of
+    from storyreel.host.modelscope_model import RefinementSampling
+    from storyreel.host.video_model import ClipCondition
+
+    toy = Toy(golden)
+
+    class Network(torch.nn.Module):
+        def __init__(self, dtype=None, device=None, operations=None):
+            super().__init__()
+            self.dtype = dtype
+
+        def forward(self, x, timesteps, context, transformer_options, **kwargs):
+            if dim == 2:
+                rows = zip(x, timesteps, context, strict=True)
+                return torch.cat([toy.net(clip[None], time, y) for clip, time, y in rows])
+            clips = x.unflatten(0, (len(context), -1)).transpose(1, 2)
+            made = [toy.net(clip[None], timesteps[0], y) for clip, y in zip(clips, context, strict=True)]
+            return torch.cat(made).transpose(1, 2).flatten(0, 1)
+
+    class Config(comfy.supported_models_base.BASE):
+        unet_extra_config = {}
+        latent_format = type("Latent", (comfy.latent_formats.LatentFormat,), {"latent_dimensions": 2 + dim // 2})
+
+    class Model(comfy.model_base.BaseModel):
+        def extra_conds(self, **kwargs):
+            return {"c_crossattn": ClipCondition(kwargs["cross_attn"])}
+
+        def resize_cond_for_context_window(self, cond_key, cond_value, *window, **retain):
+            return cond_value
+
+    config = Config({})
+    config.set_inference_dtype(torch.float32, None)
+    model = Model(config, comfy.model_base.ModelType.V_PREDICTION, unet_model=Network)
+    model.model_sampling = RefinementSampling()
+    return patcher_of(model)
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "randomized_blending_v2v.safetensors"))
+@pytest.mark.parametrize(("case", "dim"), [("multi", 0), ("multi", 2), ("brownian", 2)])
+@torch.no_grad()
+def test_a_published_refinement_through_the_nodes(path, case, dim, host):
+    """Both nodes and the host's DPM++ 2M SDE; the data's offsets are put in, and its noise where it holds any.
+
+    A Brownian path tells apart noise levels that differ by rounding, and layouts: there the levels are the data's.
+    """
+    import comfy.samplers
+    from storyreel.nodes.refine import StoryReelRandomizedBlending, StoryReelRefineSigmas
+
+    golden = Golden(path)
+    said, start = golden.said, golden.said("tnl") - 1
+
+    def laid(clip: torch.Tensor) -> torch.Tensor:
+        return clip if dim == 2 else in_frames(clip)
+
+    model = toy_model(golden, dim)
+    model, sigmas = StoryReelRefineSigmas.execute(model, said("steps"), start, True).result
+    assert ((sigmas - golden["sigmas_k"]).abs() <= 1e-5 * golden["sigmas_k"]).all()
+    blended = StoryReelRandomizedBlending.execute(model, said("chunk"), said("ov"), said("cfg"), said("resc"), 0)
+    model = blended.result[0]
+    offsets, told_of = iter(golden[f"{case}.offsets"].tolist()), []
+    model.model_options["context_handler"].draw = lambda *seen: told_of.append(seen) or [0, *next(offsets)]
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(*([[golden[name][None], {}]] for name in ("toy.y", "toy.y_neg")))
+    guider.set_cfg(1.0)  # which counts for nothing
+    noise = iter(golden["multi.step_noise"])
+    options = {"noise_sampler": lambda sigma, then: laid(next(noise))} if case == "multi" else {}
+    samples = guider.sample(
+        laid(golden["in.noise"]),
+        laid(golden["in.x0"]),
+        comfy.samplers.ksampler("dpmpp_2m_sde", options),
+        sigmas if case == "multi" else golden["sigmas_k"],
+        seed=0,
+        disable_pbar=True,
+    )
+    assert difference(samples, laid(golden[f"{case}.out"])) <= WHOLE
+    assert next(offsets, None) is None and {tuple(starts) for starts, _ in told_of} == {tuple(Toy(golden).starts)}
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "vid2vid_unet.safetensors"))
+@torch.no_grad()
+def test_ms_vid2vid_through_the_nodes(path, opened):
+    """A step of Euler's method to no noise is the denoised clip, and that is its velocity's."""
+    import comfy.samplers
+    from storyreel.core.diffusion import prediction, refinement
+    from storyreel.nodes.refine import StoryReelRandomizedBlending, StoryReelRefineSigmas
+
+    golden = Golden(path)
+    time = int(golden["in.t"])
+    weights = procedural(golden.manifest(), golden.said("seed"), "v2v.")
+    refiner = opened(weights, "vid2vid.safetensors")
+    model, sigmas = StoryReelRefineSigmas.execute(refiner, 1, time, False).result
+    model = StoryReelRandomizedBlending.execute(model, golden.said("F"), 1, 1.0, 0.0, 0).result[0]
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds([[golden["in.context"], {}]], [[golden["in.context"], {}]])
+    guider.set_cfg(1.0)
+    x = in_frames(golden["in.x"])
+    samples = guider.sample(
+        x * (1 + sigmas[0] ** 2) ** 0.5 / sigmas[0],  # so that the network is shown x
+        torch.zeros_like(x),
+        comfy.samplers.sampler_object("euler"),
+        sigmas[[0, -1]],
+        seed=0,
+        disable_pbar=True,
+    )
+    signal, noise = (table[time].item() for table in refinement.signal_and_noise())
+    expected = prediction.x0_of_v(x, in_frames(golden["out"]), signal, noise)
+    assert difference(samples * model.model.latent_format.scale_factor, expected) <= WHOLE
