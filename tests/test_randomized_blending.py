@@ -270,3 +270,64 @@ def test_every_input_and_output_has_a_tooltip(host):
     for node in NODES:
         schema = node.GET_SCHEMA()
         assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
+
+
+def test_a_refinement_in_a_prompt(host):
+    """Loaded, noised, sampled by the host's nodes; a file that is named for the refiner is one."""
+    from comfy_api.latest import io
+    from harness import streaming
+    from storyreel.nodes.extend import StoryReelStreamingLoader
+    from storyreel.nodes.refine import NODES
+
+    family = FAMILIES["modelscope"]
+    path = streaming.write(host.base / "models" / "checkpoints" / "my_vid2vid.safetensors", streaming.tiny_modelscope())
+
+    class Given(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            kinds = [io.Conditioning, io.Conditioning, io.Latent]
+            return io.Schema(node_id="Given", inputs=[], outputs=[kind.Output() for kind in kinds])
+
+        @classmethod
+        def execute(cls):
+            return io.NodeOutput(family.told(1), family.told(2), {"samples": family.noise(17)})
+
+    def node(class_type: str, **inputs) -> dict:
+        return {"class_type": class_type, "inputs": inputs}
+
+    prompt = {
+        "load": node("StoryReelStreamingLoader", checkpoint=path.name, kind="auto", precision="fp32"),
+        "told": node("Given"),
+        "levels": node("StoryReelRefineSigmas", model=["load", 0], steps=3, start=599, start_scaling=True),
+        "blend": node(
+            "StoryReelRandomizedBlending",
+            model=["levels", 0],
+            chunk=LENGTH,
+            overlap=OVERLAP,
+            guidance=7.5,
+            rescale=0.2,
+            seed=4,
+        ),
+        "sampler": node("KSamplerSelect", sampler_name="dpmpp_2m_sde"),
+        "sample": node(
+            "SamplerCustom",
+            model=["blend", 0],
+            add_noise=True,
+            noise_seed=0,
+            cfg=1.0,
+            positive=["told", 0],
+            negative=["told", 1],
+            sampler=["sampler", 0],
+            sigmas=["levels", 1],
+            latent_image=["told", 2],
+        ),
+        "keep": node("SaveLatent", samples=["sample", 0], filename_prefix="refined"),
+    }
+    with host.node(StoryReelStreamingLoader), host.node(NODES[0]), host.node(NODES[1]), host.node(Given):
+        run = host.run(prompt)
+        assert run.values["sample"][0]["samples"].isfinite().all()
+        assert "MS-Vid2Vid" in run.outputs["load"]["text"][0]
+        prompt["blend"]["inputs"]["overlap"] = LENGTH
+        with pytest.raises(RuntimeError, match="chunks of 6 frames overlap by 6; 1 to 5 is expected"):
+            host.run(prompt)
+    path.unlink()

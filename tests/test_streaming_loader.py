@@ -308,3 +308,24 @@ def test_every_input_and_output_has_a_tooltip(host):
         schema = node.GET_SCHEMA()
         assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
         assert "CC-BY-NC" in schema.inputs[0].tooltip and "research" in schema.inputs[0].tooltip
+
+
+@torch.no_grad()
+def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
+    """Of 224 pixels, where nothing is resized, as the host's own node sees it; and the model takes what comes."""
+    from storyreel.core.networks.streaming.appearance import TokenExpander
+    from storyreel.host import modelscope_model as names
+    from storyreel.host.streaming_conditioning import GREY, anchor_embeds, remember
+
+    picture = torch.randint(0, 256, (2, 224, 224, 3), generator=torch.Generator().manual_seed(0)) / 255
+    embeds = anchor_embeds(whole.clip_vision, picture)
+    assert embeds.shape == (1, 2, 1024) and embeds.dtype == torch.float32
+    expected = whole.clip_vision.encode_image(picture).image_embeds
+    torch.testing.assert_close(embeds[0], expected.float(), rtol=0, atol=2e-2 * expected.abs().max().item())
+    assert not torch.equal(embeds, anchor_embeds(whole.clip_vision, torch.full_like(picture, GREY)))
+    assert TokenExpander()(embeds).shape == (1, 16, 1024)
+    given = [[torch.zeros(1, 77, 1024), {"pooled_output": None}]]
+    told = remember(given, picture, embeds, 0.5, 0.0)
+    assert told[0][1][names.CAM_FRAMES] is picture and told[0][1][names.CAM_STRENGTH] == 0.5
+    assert told[0][1][names.ANCHOR_EMBEDS] is embeds and told[0][1][names.APM_STRENGTH] == 0
+    assert given[0][1] == {"pooled_output": None} == remember(given, None)[0][1]
