@@ -59,10 +59,11 @@ def describe(weights: Mapping[str, Tensor]) -> str:
     return f"a file of {len(weights)} tensors, {next(iter(weights), 'none')} among them"
 
 
-def check_whole(network: nn.Module, weights: Mapping[str, Tensor], named: str) -> None:
-    """Raise ValueError where a file lacks weights of a network: the host would sample with whatever is in memory."""
+def check_whole(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise KeyError for the first weight of a network that a file lacks: the host would sample with whatever is in
+    memory there."""
     if missing := sorted(network.state_dict().keys() - weights.keys()):
-        raise ValueError(f"The file is not whole: it lacks {len(missing)} weights of {named}, {missing[0]} first.")
+        raise KeyError(missing[0])
 
 
 def set_precision(

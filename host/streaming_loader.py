@@ -27,6 +27,8 @@ NODE = "StoryReelStreamingLoader"
 FOLDERS = ("checkpoints", "diffusion_models")
 TEXT, VISION, VAE = "text_encoder.", "image_encoder.model.visual.", "vae."
 SVD_VISION, SVD_VAE = "conditioner.embedders.0.open_clip.model.visual.", "first_stage_model."
+MERGER = "cross_attention_merger_mid_block.temporal_transformer.norm.weight"  # a key of CAM's injectors
+ENCODER = f"{keys.FRAME_ENCODER}conv_in.weight"  # a key of its feature extractor
 TEXT_LAYER = re.compile(r"(text_model\.encoder\.layers\.)(\d+)(\..+)")
 TEXT_LAYERS = 24  # that the host's text encoder has
 REFINES = re.compile(r"vid(eo)?[-_ ]?(2|to)[-_ ]?vid(eo)?|non_ema_0035000", re.IGNORECASE)
@@ -80,9 +82,9 @@ class Loaded:
     kind: Kind
     why: str
     model: comfy.model_patcher.ModelPatcher
-    clip: comfy.sd.CLIP | None = None
-    vae: comfy.sd.VAE | None = None
-    clip_vision: comfy.clip_vision.ClipVisionModel | None = None
+    clip: comfy.sd.CLIP | None
+    vae: comfy.sd.VAE | None
+    clip_vision: comfy.clip_vision.ClipVisionModel | None
 
 
 def tell(loaded: Loaded) -> str:
@@ -116,17 +118,10 @@ def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) ->
     weights = read_file(path)
     found, why = recognise(name, weights, kind)
     logging.info("%s: %s is taken for %s, by %s.", NODE, name, found.name, why)
-    if found is STREAMING_T2V:
-        model = build_streaming(weights, precision)
-        others = build_clip(weights), build_vae(weights, VAE), build_clip_vision(weights, VISION)
-    elif found is STREAMING_SVD:
-        model = streaming_svd.build_model(weights, precision)
-        others = None, build_vae(weights, SVD_VAE), build_clip_vision(weights, SVD_VISION)
-    else:
-        model = build_modelscope(weights, found is VID2VID, precision)
-        others = ()
-    model.model.kind = found
-    return Loaded(found, why, model, *others)
+    try:
+        return Loaded(found, why, *_build(found, weights, precision))
+    except KeyError as error:
+        raise ValueError(f"{NODE}: {name} is not whole: it lacks {error.args[0]} of {found.name}.") from error
 
 
 def recognise(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> tuple[Kind, str]:
@@ -151,37 +146,50 @@ def recognise(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> t
     return (VID2VID if REFINES.search(name) else TEXT_TO_VIDEO), "its keys and its file's name"
 
 
-MERGER = "cross_attention_merger_mid_block.temporal_transformer.norm.weight"
-ENCODER = f"{keys.FRAME_ENCODER}conv_in.weight"
+def _build(kind: Kind, weights: dict, precision) -> tuple:
+    """(model, clip, vae, clip_vision)"""
+    if kind is STREAMING_T2V:
+        model = build_streaming(weights, precision)
+        others = build_clip(weights), build_vae(weights, VAE), build_clip_vision(weights, VISION)
+    elif kind is STREAMING_SVD:
+        model = streaming_svd.build_model(weights, precision)
+        others = None, build_vae(weights, SVD_VAE), build_clip_vision(weights, SVD_VISION)
+    else:
+        model = build_modelscope(weights, kind is VID2VID, precision)
+        others = None, None, None
+    model.model.kind = kind
+    return model, *others
 
 
 def build_modelscope(weights: dict, refines: bool = False, precision=None) -> comfy.model_patcher.ModelPatcher:
     """The MODEL of ModelScope's network alone, in either layout. refines: MS-Vid2Vid's."""
     unet = modelscope_keys.read_weights(weights)
     weights.clear()
-    return _build(ModelScope, ModelScopeConfig(read_unet_config(shapes_of(unet), int(refines))), unet, {}, precision)
+    config = ModelScopeConfig(read_unet_config(shapes_of(unet), int(refines)))
+    return _fill(ModelScope, config, unet, {}, precision)
 
 
 def build_streaming(weights: dict, precision=None) -> comfy.model_patcher.ModelPatcher:
     """The MODEL of StreamingT2V. Its weights are moved out of `weights`."""
-    unet, extractor = (keys.read_unet(take(weights, keys.UNET)), keys.read_extractor(take(weights, keys.EXTRACTOR)))
+    unet = keys.read_unet(take(weights, keys.UNET))
+    extractor = keys.read_extractor(take(weights, keys.EXTRACTOR))
     expander = take(weights, keys.EXPANDER)
     sizes = read_config(shapes_of(unet), shapes_of(extractor))
     unet |= {f"extractor.{key}": weight for key, weight in extractor.items()}
     config = ModelScopeConfig(sizes, read_token_expander(shapes_of(expander)))
-    return _build(StreamingT2V, config, unet, expander, precision)
+    return _fill(StreamingT2V, config, unet, expander, precision)
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(weight.shape) for key, weight in weights.items()}
 
 
-def _build(of: type[ModelScope], config: ModelScopeConfig, unet: dict, expander: dict, precision):
+def _fill(of: type[ModelScope], config: ModelScopeConfig, unet: dict, expander: dict, precision):
     count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(expander)
     set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))
     model = of(config, comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"]))
     patcher = patcher_of(model)
-    check_whole(model.diffusion_model, unet, model.named)
+    check_whole(model.diffusion_model, unet)
     model.load_model_weights(unet, "", assign=patcher.is_dynamic())
     if expander:
         model.expander.load_state_dict(expander, assign=patcher.is_dynamic())

@@ -53,8 +53,9 @@ class Cam(nn.Module):
         widths = [injectors[f"{number}.norm.weight"].shape[0] for number in range(count)]
         self.injectors = nn.ModuleList([Injector(width, attend=optimized_attention, **made) for width in widths])
         for part, weights in ((self.frame_encoder, encoder), (self.extractor, control), (self.injectors, injectors)):
-            check_whole(part, weights, StreamingSVD.named)
-            part.load_state_dict({k: w.to(device, config["dtype"]) for k, w in weights.items()}, assign=True)
+            check_whole(part, weights)
+            formats = {key: weight.dtype for key, weight in part.state_dict().items()}  # not of every weight the same
+            part.load_state_dict({key: weights[key].to(device, dtype) for key, dtype in formats.items()}, assign=True)
         self.requires_grad_(False).eval()
         comfy.model_management.archive_model_dtypes(self)
 
@@ -136,7 +137,7 @@ def build_model(weights: dict, precision=None):
     operations = comfy.ops.pick_operations(config.unet_config["dtype"], config.manual_cast_dtype)
     model.cam = Cam(config.unet_config, injectors, control, device, operations)
     patcher = patcher_of(model)
-    check_whole(model.diffusion_model, unet, model.named)
+    check_whole(model.diffusion_model, unet)
     model.load_model_weights(unet, "", assign=patcher.is_dynamic())
     wrapped = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     patcher.add_wrapper_with_key(wrapped, KEY, model.cam.look_back)

@@ -246,13 +246,11 @@ def test_a_context_window_equals_its_frames_alone(opened, kind, causal):
 
 def test_a_preview(opened):
     import latent_preview
-    from comfy.cli_args import LatentPreviewMethod
 
     for kind in NAMES:
         form = opened(kind).model.latent_format
         shown = latent_preview.Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
         assert shown.decode_latent_to_preview(empty()["samples"]).size == SIZE[::-1]
-    assert LatentPreviewMethod.Latent2RGB
 
 
 def test_the_published_start_is_a_matter_of_one_noise_level():
@@ -296,3 +294,33 @@ def test_what_does_not_go_together_is_said(opened, caplog):
         run(told(1, **remembered()), empty(32), windows(model, 16, 4, False))
     run(told(1, 154, **remembered()))
     assert "StreamingT2V reads 77 tokens of a prompt of 154" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("kind", [*NAMES, "svd"])
+def test_smaller_number_formats(host, opened, kind, dtype):
+    """Of the file, and of the model that is made from a whole one."""
+    import test_streaming_svd as svd
+    from harness import streaming
+    from storyreel.host import streaming_loader
+
+    name = NAMES.get(kind, svd.NAME)
+    make = {"streaming": streaming.tiny_streaming, "svd": streaming.tiny_svd}.get(kind, streaming.tiny_modelscope)
+    folder = host.base / "models" / "checkpoints"
+    if kind == "svd":
+        streaming.write(folder / name, make())
+    stored = streaming.write(folder / f"small_{name}", {key: t.to(dtype) for key, t in make().items()})
+
+    def drawn(file: str, precision) -> torch.Tensor:
+        model = streaming_loader.load(file, precision=precision).model
+        assert model.model.get_dtype() == precision
+        if kind == "svd":
+            return svd.sample(model, seen=4)
+        return sample(model, more=remembered() if kind == "streaming" else None, part=0.5)
+
+    whole = drawn(name, torch.float32)
+    for file in (name, stored.name):
+        found = drawn(file, dtype)
+        assert found.isfinite().all()
+        assert (found - whole).abs().mean() < (0.5 if dtype == torch.float8_e4m3fn else 0.1) * whole.abs().mean()
+    stored.unlink()

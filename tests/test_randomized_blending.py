@@ -1,4 +1,4 @@
-"""Randomized blending under the host's own samplers, on two families of video models; the refinement's noise levels."""
+"""Randomized blending under the host's own samplers, on three families of its video models; the refinement."""
 
 import pytest
 import torch
@@ -30,6 +30,14 @@ def modelscope():
     return streaming_loader.build_modelscope(random(UNet(SIZES), 1), precision=torch.float32)
 
 
+def svd():
+    """The host's own image-to-video model, as StreamingSVD's file carries it."""
+    from harness.streaming import tiny_svd
+    from storyreel.host import streaming_svd
+
+    return streaming_svd.build_model(tiny_svd(), torch.float32)
+
+
 class Family:
     """A model, latents of clips for it, and conditionings."""
 
@@ -47,7 +55,7 @@ class Family:
         return [[torch.randn(1, 77, self.width, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
-FAMILIES = {"modelscope": Family(modelscope, 0, 64, 4), "wan": Family(wan, 2, 16, 16)}
+FAMILIES = {"modelscope": Family(modelscope, 0, 64, 4), "svd": Family(svd, 0, 64, 4), "wan": Family(wan, 2, 16, 16)}
 
 
 @pytest.fixture(params=FAMILIES)
