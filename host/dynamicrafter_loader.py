@@ -21,7 +21,7 @@ from ..core.networks.dynamicrafter.config import read_decoder_sizes, read_resamp
 from ..core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
 from . import storyworld
 from .dynamicrafter_model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
-from .loading import patcher_of, put_into, set_precision
+from .loading import describe, patcher_of, put_into, set_precision, take, unwrap
 
 NODE = "StoryReelDynamiCrafterLoader"
 FOLDERS = ("checkpoints", "diffusion_models")
@@ -121,19 +121,6 @@ def load(name: str, kind: str = "auto", precision=None) -> Loaded:
     return Loaded(found, model, build_clip(weights), build_clip_vision(weights), build_vae(weights))
 
 
-def take(weights: dict, prefix: str) -> dict:
-    """The tensors under a prefix, without it, moved out of `weights`."""
-    return comfy.utils.state_dict_prefix_replace(weights, {prefix: ""}, filter_keys=True)
-
-
-def unwrap(weights: Mapping) -> dict[str, Tensor]:
-    """The weights inside what training programs wrap around them."""
-    for key in ("module", "state_dict"):
-        if isinstance(weights.get(key), Mapping):
-            weights = weights[key]
-    return {key.removeprefix("_forward_module."): value for key, value in weights.items() if isinstance(value, Tensor)}
-
-
 def take_unet(weights: dict) -> dict:
     """The UNet's, whose second embedding has another name in the oldest checkpoint."""
     return {key.replace("framestride_embed.", "fps_embedding."): t for key, t in take(weights, UNET).items()}
@@ -156,17 +143,6 @@ def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping | None
     if "interp" in stem:
         return KINDS["512_interp"]
     return KINDS["1024" if table is None and "1024" in stem else "512"]
-
-
-def describe(weights: Mapping[str, Tensor]) -> str:
-    """A guess at what else a file is, in a few words."""
-    if any(".transformer_blocks.0.attn2.to_k_ip." in key for key in weights):
-        return "a DynamiCrafter UNet without its image projection"
-    if any(key.startswith(UNET) for key in weights):
-        return "a checkpoint of another model"
-    if any(".lora_" in key or ".lora." in key for key in weights):
-        return "a LoRA"
-    return f"a file of {len(weights)} tensors, {next(iter(weights), 'none')} among them"
 
 
 def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comfy.model_patcher.ModelPatcher:

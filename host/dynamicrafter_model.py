@@ -16,9 +16,11 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..core.diffusion import prediction, schedule
+from ..core.networks.blocks import fold, unfold
 from ..core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
 from ..core.networks.dynamicrafter.resampler import Resampler
 from ..core.networks.dynamicrafter.unet import UNet
+from .video_model import Attention, ClipCondition, ClipModel, check_size
 
 VISION_TOKENS = "storyreel_vision_tokens"  # [1, N, width] of the image encoder
 IMAGE_TOKENS = "storyreel_image_tokens"  # [1, queries, context width], in its place: what the image projection gives
@@ -27,16 +29,6 @@ FS = "storyreel_fs"  # frame stride or frames a second
 MODE = "storyreel_mode"  # "animate", or else both ends are given
 GATE = "storyreel_image_gate"  # in transformer_options: strength of the image tokens (outer, middle layers)
 TEXT_TOKENS = 77
-
-
-class Attention:
-    """The host's attention, with the options of the forward pass under way."""
-
-    def __init__(self):
-        self.options: dict = {}
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        return optimized_attention(q, k, v, heads, transformer_options=self.options)
 
 
 class HostUNet(UNet):
@@ -50,25 +42,10 @@ class HostUNet(UNet):
     def forward(self, x, timesteps, context, fs, transformer_options, control=None, **kwargs):
         """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width], fs [B] -> [(B T), ...]."""
         clips = len(context)
-        self.attention.options = transformer_options
-        try:
-            out = super().forward(
-                x.unflatten(0, (clips, -1)).transpose(1, 2),
-                timesteps.unflatten(0, (clips, -1))[:, 0],
-                context,
-                fs,
-                transformer_options.get(GATE, (1.0, 1.0)),
-            )
-        finally:
-            self.attention.options = {}
-        return out.transpose(1, 2).flatten(0, 1)
-
-
-class ClipCondition(comfy.conds.CONDRegular):
-    """A condition of a whole clip: one row however many frames there are."""
-
-    def process_cond(self, batch_size, **kwargs):
-        return self._copy_with(self.cond)
+        with self.attention.under(transformer_options):
+            gate = transformer_options.get(GATE, (1.0, 1.0))
+            times = timesteps.unflatten(0, (clips, -1))[:, 0]
+            return fold(super().forward(unfold(x, clips), times, context, fs, gate))
 
 
 class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
@@ -147,9 +124,10 @@ class DynamiCrafterConfig(comfy.supported_models_base.BASE):
         self.latent_format = latent_format or comfy.latent_formats.SD15()
 
 
-class DynamiCrafter(comfy.model_base.BaseModel):
+class DynamiCrafter(ClipModel):
     """The video UNet and the image projection, as one MODEL."""
 
+    named = "DynamiCrafter"
     kind = None  # what the loader took the file for
 
     def __init__(self, config: DynamiCrafterConfig, sampling: RescaledSampling, device=None):
@@ -216,29 +194,7 @@ class DynamiCrafter(comfy.model_base.BaseModel):
                 f"{mode} is asked of a checkpoint that is taken for {kind.name}, which only animates a first picture; "
                 "load 512_interp or ToonCrafter, or choose what this file is in StoryReelDynamiCrafterLoader."
             )
-        factor = 2 ** (len(self.sizes.channel_mult) - 1)
-        if any(side % factor for side in size):
-            sides = " x ".join(str(side * 8) for side in reversed(size))
-            raise ValueError(f"The LATENT is {sides} pixels; sides that are multiples of {factor * 8} are expected.")
-
-    def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):
-        # Text, image tokens and fs belong to whatever frames the window holds: its first frame reads the first tokens.
-        return cond_value if isinstance(cond_value, ClipCondition) else None
-
-    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
-        if control is not None:
-            raise ValueError("DynamiCrafter takes no ControlNet; apply it to picture models only.")
-        clips = len(c_crossattn)
-        window = transformer_options.get("context_window")
-        anchor = getattr(window, "causal_anchor_index", None)
-        if anchor is None or anchor < 0:
-            return super()._apply_model(x, t, c_concat, c_crossattn, None, transformer_options, **kwargs)
-        # The host puts a frame before the window, for models whose first frame is special, and drops its result. Here
-        # it would shift every frame to the next one's image tokens.
-        x, t, c_concat = (part.unflatten(0, (clips, -1))[:, 1:].flatten(0, 1) for part in (x, t, c_concat))
-        denoised = super()._apply_model(x, t, c_concat, c_crossattn, None, transformer_options, **kwargs)
-        denoised = denoised.unflatten(0, (clips, -1))
-        return torch.cat([torch.zeros_like(denoised[:, :1]), denoised], 1).flatten(0, 1)
+        check_size(size, 2 ** (len(self.sizes.channel_mult) - 1))
 
 
 def parts_of(model: comfy.model_patcher.ModelPatcher) -> DynamiCrafter:

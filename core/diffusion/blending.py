@@ -49,6 +49,11 @@ def blend(chunks: Sequence[Tensor], starts: Sequence[int], offsets: Sequence[int
     shape[dim] = starts[-1] + chunks[-1].shape[dim]
     clip = chunks[0].new_empty(shape)
     for chunk, start, offset in zip(chunks, starts, offsets, strict=True):
-        kept = chunk.shape[dim] - offset
-        clip.narrow(dim, start + offset, kept).copy_(chunk.narrow(dim, offset, kept))
+        hand_over(clip, chunk, start, offset, dim)
     return clip
+
+
+def hand_over(clip: Tensor, chunk: Tensor, start: int, offset: int, dim: int) -> None:
+    """Write a chunk that begins at frame `start` of a clip into it, without the chunk's first `offset` frames."""
+    kept = chunk.shape[dim] - offset
+    clip.narrow(dim, start + offset, kept).copy_(chunk.narrow(dim, offset, kept))

@@ -39,7 +39,13 @@ def refine_timesteps(count: int, start: int = START) -> list[float]:
 
     They are spaced for one step more and the last of them, close to no noise, is left out. By the very floating point
     steps of the published code, which for some counts (6, not 30) finds one more of them.
+
+    Raises ValueError for a start that is no timestep but the cleanest, and for more steps than that.
     """
+    if not 1 <= start < TIMESTEPS:
+        raise ValueError(f"a refinement from timestep {start} is asked for; 1 to {TIMESTEPS - 1} is expected.")
+    if not 1 <= count <= start:
+        raise ValueError(f"{count} steps from timestep {start} are asked for; 1 to {start} are possible.")
     spacing = (start + 1) / (count + 1)
     found = math.ceil((start + 1) / spacing)
     return [start - number * spacing for number in range(found - 1)]

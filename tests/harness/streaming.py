@@ -1,11 +1,18 @@
 """StreamingT2V's networks in the tests, from the published keys, and the linear network of its blending data."""
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 from storyreel.core.diffusion import blending, guidance, prediction, refinement
+from storyreel.core.networks.modelscope.config import UNetConfig
+from storyreel.core.networks.modelscope.unet import UNet
 from storyreel.core.networks.streaming import keys
-from storyreel.core.networks.streaming.config import read_config
+from storyreel.core.networks.streaming.appearance import TokenExpander
+from storyreel.core.networks.streaming.config import StreamingConfig, read_config
 from storyreel.core.networks.streaming.model import StreamingT2V
 
+from .dynamicrafter import random
 from .golden import Golden, part, procedural
 
 
@@ -68,3 +75,73 @@ class Refiner(Toy):
             v = guidance.rescale_guidance(v, cond, self.golden.said("resc"))
             chunks.append(prediction.x0_of_v(chunk, v, self.signal[timestep], self.noise[timestep]).float())
         return blending.blend(chunks, self.starts, [0, *offsets])
+
+
+SIZES = UNetConfig(
+    model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention=(True, False), head_channels=16, context_dim=64
+)
+STREAMING = StreamingConfig(SIZES, frame_widths=(8, 12, 16, 24), image_tokens=4)
+MERGER = "cross_attention_merger_"
+
+
+def tiny_modelscope() -> dict[str, torch.Tensor]:
+    """Weights of ModelScope's network, tiny, in the original layout."""
+    weights = random(UNet(SIZES), 1)
+    temporal = (".2.proj_in.weight", ".2.proj_out.weight", "input_blocks.0.1.proj_in.weight")
+    return {key: t[..., None] if key.endswith(temporal) else t for key, t in weights.items()}
+
+
+def tiny_streaming(sizes: StreamingConfig = STREAMING) -> dict[str, torch.Tensor]:
+    """Weights of StreamingT2V, tiny: published prefixes and merger names, and the original layout within."""
+    network = StreamingT2V(sizes)
+    expander = TokenExpander(sizes.unet.context_dim, 16, sizes.image_tokens)
+    unet, extractor = random(network.unet, 1), random(network.extractor, 2)
+    return {
+        **{keys.UNET + merger_name(key, len(network.unet.injectors)): t for key, t in unet.items()},
+        **{keys.EXTRACTOR + key.replace("frame_encoder.", keys.FRAME_ENCODER): t for key, t in extractor.items()},
+        **{keys.EXPANDER + key: t for key, t in random(expander, 3).items()},
+    }
+
+
+def merger_name(key: str, count: int, blocks: str = "down_blocks") -> str:
+    """The published name of an injector's weight; of any other, its own."""
+    if not key.startswith("injectors."):
+        return key
+    _, number, rest = key.split(".", 2)
+    place = "mid_block" if int(number) == count - 1 else f"{blocks}.{number}"
+    return f"{MERGER}{place}.temporal_transformer.{rest}"
+
+
+def write(path: Path, weights: dict[str, torch.Tensor]) -> Path:
+    """A file of the host's: safetensors, or a pickle by its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {key: tensor.contiguous() for key, tensor in weights.items()}
+    save_file(weights, path) if path.suffix == ".safetensors" else torch.save({"state_dict": weights}, path)
+    return path
+
+
+def tiny_svd() -> dict[str, torch.Tensor]:
+    """Weights of StreamingSVD, tiny, in the published layout, without encoders."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from storyreel.core.networks.streaming.frame_encoder import FrameEncoder
+    from storyreel.core.networks.streaming.injector import Injector
+
+    sizes = dict(image_size=32, in_channels=8, out_channels=4, model_channels=64, num_res_blocks=[1, 1])
+    sizes |= dict(channel_mult=[1, 2], transformer_depth=[1, 0], transformer_depth_output=[1, 1, 0, 0])
+    sizes |= dict(transformer_depth_middle=1, context_dim=64, adm_in_channels=768, num_classes="sequential")
+    sizes |= dict(num_heads=-1, num_head_channels=64, use_linear_in_transformer=True, use_spatial_transformer=True)
+    sizes |= dict(use_temporal_attention=True, use_temporal_resblock=True, video_kernel_size=[3, 1, 1], legacy=False)
+    sizes |= dict(extra_ff_mix_layer=True, use_spatial_context=True, merge_strategy="learned_with_images")
+    unet = UNetModel(**sizes, merge_factor=0.0, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    weights = random(unet, 1)
+    down = {key: 0.9 * t for key, t in weights.items() if not key.startswith(("output_blocks.", "out."))}
+    injectors = torch.nn.ModuleList([Injector(width) for width in (64, 64, 64, 128, 128)])
+    injectors = {f"injectors.{key}": t for key, t in random(injectors, 2).items()}
+    encoder = random(FrameEncoder((8, 12, 16, 24), 64, normalized=True), 3)
+    return {
+        **{f"model.diffusion_model.{key}": t for key, t in weights.items()},
+        **{f"model.diffusion_model.{merger_name(key, 5, 'input_blocks')}": t for key, t in injectors.items()},
+        **{f"controlnet.{key}": t for key, t in down.items()},
+        **{f"controlnet.{keys.FRAME_ENCODER}{key}": t for key, t in encoder.items()},
+    }

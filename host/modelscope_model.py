@@ -1,0 +1,202 @@
+"""ModelScope's text-to-video, MS-Vid2Vid and StreamingT2V as models of the host: frames are the batch axis of a latent.
+
+What StreamingT2V is told beside the prompt travels in the CONDITIONING as CAM_FRAMES and ANCHOR_EMBEDS; the networks
+that look at them are part of the MODEL.
+"""
+
+import logging
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_sampling
+import comfy.ops
+import comfy.supported_models_base
+from torch import Tensor
+
+from ..core.diffusion import prediction, refinement
+from ..core.networks.blocks import fold, unfold
+from ..core.networks.modelscope.config import UNetConfig
+from ..core.networks.modelscope.unet import UNet
+from ..core.networks.streaming.appearance import TokenExpander
+from ..core.networks.streaming.config import StreamingConfig
+from ..core.networks.streaming.model import ConditionalUNet, FeatureExtractor
+from .video_model import Attention, ClipCondition, ClipModel, check_frames, refuse_windows
+
+CAM_FRAMES = "storyreel_cam_frames"  # [M, H, W, 3], 0 to 1: those before the chunk, which its first M stand for
+CAM_STRENGTH = "storyreel_cam_strength"  # 1 if absent; 0 is the model without CAM
+ANCHOR_EMBEDS = "storyreel_anchor_embeds"  # [1, frames, width]: the image encoder's projection of one or more frames
+APM_STRENGTH = "storyreel_apm_strength"  # 1 if absent; 0 is the model without APM
+
+
+class HostUNet(UNet):
+    """The UNet behind the interface of the host's diffusion models: rows are frames, clip after clip."""
+
+    def __init__(self, sizes: UNetConfig, device=None, dtype=None, operations=None):
+        attention = Attention()
+        super().__init__(sizes, operations, attention, device=device, dtype=dtype)
+        self.attention, self.dtype = attention, dtype
+
+    def forward(self, x, timesteps, context, transformer_options, control=None, **kwargs):
+        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width] -> [(B T), ...]."""
+        clips = len(context)
+        with self.attention.under(transformer_options):
+            return fold(super().forward(unfold(x, clips), first_of_each(timesteps, clips), context))
+
+
+class HostStreamingUNet(ConditionalUNet):
+    """The same for StreamingT2V. CAM's feature extractor is a part of it; the other names are those of `HostUNet`."""
+
+    def __init__(self, sizes: StreamingConfig, device=None, dtype=None, operations=None):
+        attention, made = Attention(), dict(device=device, dtype=dtype)
+        super().__init__(sizes, operations, attention, **made)
+        self.extractor = FeatureExtractor(sizes, operations, attention, **made)
+        self.attention, self.dtype = attention, dtype
+
+    def forward(
+        self,
+        x,
+        timesteps,
+        context,
+        transformer_options,
+        image=None,
+        seen=None,
+        cam_strength=1.0,
+        apm_strength=1.0,
+        control=None,
+        **kwargs,
+    ):
+        """As `HostUNet`. image [B, tokens, width]: of APM. seen [(B M), channels, h, w]: of CAM's frame encoder."""
+        clips = len(context)
+        x, times = unfold(x, clips), first_of_each(timesteps, clips)
+        with self.attention.under(transformer_options):
+            memory = None
+            if seen is not None:
+                memory = self.extractor(x[:, :, : len(seen) // clips], times, context, seen)
+            return fold(super().forward(x, times, context, image, memory, cam_strength, apm_strength))
+
+
+def first_of_each(rows: Tensor, clips: int) -> Tensor:
+    return rows.unflatten(0, (clips, -1))[:, 0]
+
+
+class RefinementSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+    """MS-Vid2Vid's schedule in the host's units. As published, a denoised clip is that of the nearest timestep.
+
+    start: the sigma at which sampling begins with less than the whole of clip and noise, see
+    `refinement.start_scale`; None: at none.
+    """
+
+    def __init__(self, start: float | None = None):
+        super().__init__()
+        signal, noise = refinement.signal_and_noise()
+        self.register_buffer("signal", signal.float(), persistent=False)
+        self.register_buffer("noise", noise.float(), persistent=False)
+        self.set_sigmas((-refinement.log_snr() / 2).exp())
+        self.start = start
+
+    def calculate_denoised(self, sigma, model_output, model_input):
+        shape = (-1, *[1] * (model_output.ndim - 1))
+        time = self.timestep(sigma).reshape(-1).to(self.signal.device)
+        signal, noise = (table[time].reshape(shape).to(model_output.device) for table in (self.signal, self.noise))
+        return prediction.x0_of_v(self.calculate_input(sigma, model_input), model_output, signal, noise)
+
+    def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
+        clip = super().noise_scaling(sigma, noise, latent_image, max_denoise)
+        if self.start is None or abs(float(sigma.max()) / self.start - 1) > 1e-4:
+            return clip
+        return clip * self.noise[int(self.timestep(sigma.max().cpu()))].to(clip.device)
+
+
+class ModelScopeConfig(comfy.supported_models_base.BASE):
+    """How the host sees a checkpoint. expander: sizes of APM's token expander, see `read_token_expander`."""
+
+    unet_extra_config = {}
+    memory_usage_factor = 2.0
+    latent_format = comfy.latent_formats.SD15
+
+    def __init__(self, sizes: UNetConfig | StreamingConfig, expander: dict | None = None):
+        super().__init__({"sizes": sizes})
+        self.expander = expander
+
+
+class ModelScope(ClipModel):
+    """The text-to-video model; with an extra row around its pictures MS-Vid2Vid, which predicts velocity."""
+
+    named = "ModelScope text-to-video"
+    kind = None  # what the loader took the file for
+
+    def __init__(self, config: ModelScopeConfig, device=None, unet_model=HostUNet):
+        types, sizes = comfy.model_base.ModelType, config.unet_config["sizes"]
+        refines = isinstance(sizes, UNetConfig) and sizes.extra_rows > 0
+        super().__init__(config, types.V_PREDICTION if refines else types.EPS, device=device, unet_model=unet_model)
+        if refines:
+            self.named, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
+
+    @property
+    def sizes(self) -> UNetConfig:
+        return self.diffusion_model.config
+
+    def extra_conds(self, **kwargs):
+        text = kwargs["cross_attn"].to(kwargs["device"])
+        if len(text) != 1:
+            raise ValueError(f"The CONDITIONING holds {len(text)} prompts; {self.named} makes a clip from one.")
+        if text.shape[-1] != self.sizes.context_dim:
+            raise ValueError(
+                f"The CLIP gives text of width {text.shape[-1]}, and this {self.named} checkpoint was trained on width "
+                f"{self.sizes.context_dim}" + (" (that of SD2.x)." if self.sizes.context_dim == 1024 else ".")
+            )
+        return {"c_crossattn": ClipCondition(text)}
+
+
+class StreamingT2V(ModelScope):
+    """ModelScope's UNet with CAM and APM. Without frames and without an anchor it makes a first chunk."""
+
+    named = "StreamingT2V"
+
+    def __init__(self, config: ModelScopeConfig, device=None):
+        super().__init__(config, device, HostStreamingUNet)
+        self.streaming: StreamingConfig = config.unet_config["sizes"]
+        dtype = config.unet_config["dtype"]
+        operations = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
+        expander = TokenExpander(**config.expander, operations=operations, device=device, dtype=dtype)
+        self.expander = expander.requires_grad_(False)
+        comfy.model_management.archive_model_dtypes(self.expander)
+
+    def extra_conds(self, **kwargs):
+        conds, device = super().extra_conds(**kwargs), kwargs["device"]
+        text, tokens = conds["c_crossattn"].cond, self.streaming.text_tokens
+        if text.shape[1] > tokens:
+            logging.warning("%s reads %d tokens of a prompt of %d.", self.named, tokens, text.shape[1])
+            conds["c_crossattn"] = ClipCondition(text[:, :tokens])
+        frames, cam_strength = kwargs.get(CAM_FRAMES), kwargs.get(CAM_STRENGTH, 1.0)
+        if frames is not None and cam_strength:
+            check_frames(frames, kwargs["noise"])
+            conds["seen"] = ClipCondition(self.see(frames.to(device)))
+            conds["cam_strength"] = comfy.conds.CONDConstant(cam_strength)
+        embeds, apm_strength = kwargs.get(ANCHOR_EMBEDS), kwargs.get(APM_STRENGTH, 1.0)
+        if embeds is not None and apm_strength:
+            conds["image"] = ClipCondition(self.image_tokens(embeds.to(device)))
+            conds["apm_strength"] = comfy.conds.CONDConstant(apm_strength)
+        return conds
+
+    def see(self, frames: Tensor) -> Tensor:
+        """What CAM sees of frames [M, H, W, 3], 0 to 1, for all steps of a chunk: [M, channels, H / 8, W / 8]."""
+        pixels = (frames.movedim(-1, 1) * 2 - 1).to(self.get_dtype_inference())
+        return self.diffusion_model.extractor.frame_encoder(pixels)
+
+    def image_tokens(self, embeds: Tensor) -> Tensor:
+        """[1, frames, width] -> APM's [1, tokens, context width]. Raises ValueError for another encoder's embeds."""
+        expected = self.model_config.expander["dim"]
+        if embeds.shape[-1] != expected:
+            raise ValueError(
+                f"The CLIP_VISION projects to width {embeds.shape[-1]}, and this {self.named} checkpoint was trained "
+                f"on width {expected}" + (" (CLIP ViT-H/14)." if expected == 1024 else ".")
+            )
+        return self.expander(embeds.to(self.get_dtype_inference()))
+
+    def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):
+        if cond_key == "seen":
+            refuse_windows(self.named, window)
+        return super().resize_cond_for_context_window(cond_key, cond_value, window, x_in, device, retain_index_list)

@@ -1,0 +1,124 @@
+"""StreamingSVD in the host: the stock image-to-video model, with CAM beside it."""
+
+import pytest
+import torch
+
+FRAMES, SIZE, MEMORY = 9, (8, 12), 3
+NAME = "streaming_svd_tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def files(host):
+    from harness import streaming
+
+    streaming.write(host.base / "models" / "checkpoints" / NAME, streaming.tiny_svd())
+
+
+@pytest.fixture
+def model(files):
+    from storyreel.host import streaming_loader
+
+    return streaming_loader.load(NAME, precision=torch.float32).model
+
+
+@pytest.fixture
+def stock(files, host):
+    """The host's own model of the same weights."""
+    import comfy.model_base
+    import comfy.model_detection
+    import comfy.supported_models
+    from harness import streaming
+    from harness.golden import part
+    from storyreel.host.loading import patcher_of, set_precision
+
+    weights = {key: t for key, t in streaming.tiny_svd().items() if "merger" not in key}
+    prefix = "model.diffusion_model."
+    config = comfy.supported_models.SVD_img2vid(comfy.model_detection.detect_unet_config(weights, prefix))
+    set_precision(config, 0, torch.float32)
+    made = comfy.model_base.SVD_img2vid(config)
+    made.load_model_weights(part(weights, prefix))
+    return patcher_of(made)
+
+
+def told(seed: int, seen: int | None = None, size=SIZE, **more) -> list:
+    """What the host's SVD_img2vid_Conditioning makes, and CAM's frames. seed 0: of nothing."""
+    from storyreel.host import modelscope_model as names
+
+    generator = torch.Generator().manual_seed(seed)
+    embed, latent = torch.randn(1, 1, 64, generator=generator), torch.randn(1, 4, *size, generator=generator)
+    if not seed:
+        embed, latent = torch.zeros_like(embed), torch.zeros_like(latent)
+    more |= {"concat_latent_image": latent, "motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.02}
+    if seen is not None:
+        frames = torch.rand(MEMORY, 8 * size[0], 8 * size[1], 3, generator=torch.Generator().manual_seed(seen))
+        more[names.CAM_FRAMES] = frames
+    return [[embed, more]]
+
+
+@torch.no_grad()
+def sample(model, *, seen=None, frames=FRAMES, size=SIZE, **more):
+    import nodes
+
+    conds = told(1, seen, size, **more), told(0, seen, size, **more)
+    empty = {"samples": torch.zeros(frames, 4, *size)}
+    return nodes.common_ksampler(model, 1, 3, 2.5, "euler", "karras", *conds, empty)[0]["samples"]
+
+
+def test_without_frames_and_at_strength_0_it_is_the_hosts_own(model, stock):
+    from storyreel.host import modelscope_model as names
+
+    plain = sample(stock)
+    assert torch.equal(sample(model), plain)
+    assert torch.equal(sample(model, seen=4, **{names.CAM_STRENGTH: 0.0}), plain)
+    shown = sample(model, seen=4)
+    assert shown.isfinite().all() and not torch.equal(shown, plain)
+    assert not torch.equal(sample(model, seen=5), shown)
+    half = sample(model, seen=4, **{names.CAM_STRENGTH: 0.5})
+    assert not torch.equal(half, shown) and not torch.equal(half, plain)
+
+
+def test_halves_of_guidance_together_or_apart(model, monkeypatch):
+    together = sample(model, seen=4)
+    monkeypatch.setattr(type(model), "get_free_memory", lambda self, device: 0)
+    torch.testing.assert_close(sample(model, seen=4), together, rtol=0, atol=1e-5 * together.abs().max().item())
+
+
+def test_partial_offload_gives_the_same(model):
+    import comfy.model_management
+
+    whole = sample(model, seen=4)
+    comfy.model_management.unload_all_models()
+    load = model.partially_load
+    model.partially_load = lambda device, extra_memory=0, **kwargs: load(device, 1 << 16, **kwargs)
+    assert torch.equal(sample(model, seen=4), whole)
+    assert model.model.model_lowvram and model.loaded_size() < model.model_size()
+
+
+def test_it_stands_beside_other_patches(model):
+    """A patch on the same seam still runs, once a forward pass of the base and never in CAM, and sees what CAM
+    brought; a clone without our wrapper has no CAM."""
+    import comfy.patcher_extension
+    from storyreel.host.streaming_svd import KEY
+
+    shown, plain = sample(model, seen=4), sample(model)
+    patched, calls = model.clone(), []
+    patched.set_model_output_block_patch(lambda h, skip, options: calls.append(options["block"]) or (h, skip))
+    assert torch.equal(sample(patched, seen=4), shown) and set(calls) == {("output", number) for number in range(4)}
+    count = len(calls)
+    sample(patched)
+    assert len(calls) == 2 * count
+    cut = model.clone()
+    cut.set_model_output_block_patch(lambda h, skip, options: (h, 0 * skip))
+    assert not torch.equal(sample(cut, seen=4), sample(cut))  # what CAM brings behind the middle
+    bare = model.clone()
+    bare.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY)
+    assert torch.equal(sample(bare, seen=4), plain) and torch.equal(sample(model, seen=4), shown)
+
+
+def test_frames_that_do_not_fit_are_refused(model):
+    with pytest.raises(ValueError, match="CAM is shown 3 frames of 96 x 64 pixels, .* chunk of 2 frames"):
+        sample(model, seen=4, frames=2)
+    from test_dynamicrafter import windows
+
+    with pytest.raises(ValueError, match="context window cuts the chunk in parts; sample StreamingSVD without"):
+        sample(windows(model, 5, 2, False), seen=4)
