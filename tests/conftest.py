@@ -5,6 +5,8 @@ sys.path, where its `nodes` would stand before the host's. Nothing of the host i
 `core` is tested without ComfyUI.
 """
 
+import ctypes
+import gc
 import importlib.util
 import sys
 from pathlib import Path
@@ -28,6 +30,21 @@ def _import_pack():
 
 
 _import_pack()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_nothing_behind():
+    """Models of one module are not held while the next runs: together they would fill a machine."""
+    yield
+    if "comfy.model_management" in sys.modules:
+        import comfy.model_management
+        from harness.host import Host
+
+        Host._checkpoint.cache_clear()
+        comfy.model_management.unload_all_models()
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed
 
 
 @pytest.fixture(scope="session")
