@@ -36,11 +36,12 @@ _import_pack()
 def _leave_nothing_behind():
     """Models of one module are not held while the next runs: together they would fill a machine."""
     yield
-    if "comfy.model_management" in sys.modules:
-        import comfy.model_management
-        from harness.host import Host
+    from harness.host import Host
 
-        Host._checkpoint.cache_clear()
+    if Host.running:
+        import comfy.model_management
+
+        Host.running.let_go()
         comfy.model_management.unload_all_models()
         gc.collect()
         if sys.platform == "linux":

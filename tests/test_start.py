@@ -24,7 +24,8 @@ def picture(seed: int) -> dict:
 def test_the_server_starts_with_the_pack(server):
     assert "IMPORT FAILED" not in server.log
     assert "Cannot import" not in server.log
-    assert [line for line in server.log.splitlines() if "rror" in line and "StoryReel" in line] == []
+    start, ready, _ = server.log.partition("To see the GUI go to")
+    assert ready and [line for line in start.splitlines() if "rror" in line and "StoryReel" in line] == []
 
 
 def test_the_server_offers_every_node(server, host):

@@ -3,8 +3,6 @@
 python tools/test.py            everything
 python tools/test.py --setup    set up and stop
 python tools/test.py -k story   other arguments go to pytest
-
-Two tests run side by side, each on half of the processor's cores, since most of them wait for a server or a browser.
 """
 
 from __future__ import annotations
@@ -31,9 +29,6 @@ def install_chromium():
                 return
 
 
-WORKERS = 2  # each holds a host and a server of its own, together up to 16 GB
-
-
 def main(arguments: list[str]) -> int:
     python = environment.prepare()
     environment.publisher()
@@ -42,15 +37,11 @@ def main(arguments: list[str]) -> int:
         print(f"Ready: {python}")
         return 0
 
-    threads = str(max(1, (os.cpu_count() or 1) // WORKERS))
-
     def run(*module: str) -> int:
         print("==>", *module, flush=True)
-        environ = {"OMP_NUM_THREADS": threads, **environment.clean_environ()}
-        return subprocess.call([str(python), "-m", *module], cwd=environment.ROOT, env=environ)
+        return subprocess.call([str(python), "-m", *module], cwd=environment.ROOT, env=environment.clean_environ())
 
-    together = ["-n", str(WORKERS), "--dist", "loadfile"]
-    checks = [run("ruff", "check"), run("ruff", "format", "--check"), run("pytest", *together, *arguments)]
+    checks = [run("ruff", "check"), run("ruff", "format", "--check"), run("pytest", *arguments)]
     return max(map(abs, checks))
 
 

@@ -49,7 +49,10 @@ class Host:
     pack: the pack as the host itself loaded it; it is also `storyreel`, so classes imported from there are the same.
     """
 
+    running: "Host | None" = None
+
     def __init__(self, base: Path, pack_folder: Path):
+        Host.running = self
         self.base = base
         self.events: list[tuple[str, Any]] = []
         self._loop = asyncio.new_event_loop()
@@ -197,6 +200,11 @@ class Host:
         """(model, clip, vae) of a file in models/checkpoints: new clones in each call, over shared weights."""
         model, clip, vae = self._checkpoint(Path(name).name)
         return model.clone(), clip.clone() if clip is not None else None, vae
+
+    def let_go(self):
+        """Forget the models that are kept for the next test."""
+        Host._checkpoint.cache_clear()
+        self.__dict__.pop("_cached_executor", None)
 
     def interrupt(self):
         """What the Cancel button does."""
