@@ -63,9 +63,11 @@ def test_a_story_becomes_pictures_and_a_page(tmp_path):
 
 
 def test_a_checkpoint_draws_too(tmp_path, tiny_checkpoint):
-    """A story of one frame, since this is a whole run of the example workflow at its own size."""
+    """A story of one frame in a few steps, since this is the example workflow at its own size."""
     (tmp_path / "story.txt").write_text("[Bob] a man\n---\n[Bob] walks", encoding="utf-8")
-    done = demo("--checkpoint", tiny_checkpoint("sd15"), "--story", "story.txt", "--output", "here", cwd=tmp_path)
+    told = ["--checkpoint", tiny_checkpoint("sd15"), "--story", "story.txt", "--steps", "3", "--output", "here"]
+    done = demo(*told, cwd=tmp_path)
+    assert "3 of 3" in done.stdout
     images = drawn(done, tmp_path)
     assert "toy" not in done.stdout
     assert images["picture_01.png"].size == (512, 512) and sorted(images) == ["page_01.png", "picture_01.png"]

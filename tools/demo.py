@@ -46,6 +46,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--workflow", help=f"one of workflows/api (default: {TOY}, with a checkpoint {REAL})")
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=ROOT / "output", help="default: output/")
     parser.add_argument("--seed", type=int, help="another seed, another picture")
+    parser.add_argument("--steps", type=int, help="of the sampler: fewer are quicker, and rougher")
     parser.add_argument("--ui", action="store_true", help="open the workflow in the browser instead")
     options = parser.parse_args(arguments)
     options.workflow = options.workflow or (REAL if options.checkpoint else TOY)
@@ -127,12 +128,12 @@ def check_checkpoint(client, checkpoint: str | None):
 
 
 def fill_in(prompt: dict, checkpoint: str | None, options: argparse.Namespace) -> dict:
-    """The workflow in API form with the checkpoint, and the story and seed if given."""
+    """The workflow in API form with the checkpoint, and the story, seed and steps if given."""
     changes = {"StoryReelScript": options.story or {}}
     if checkpoint is not None:
         changes["CheckpointLoaderSimple"] = {"ckpt_name": checkpoint}
-    if options.seed is not None:
-        changes["KSampler"] = {"seed": options.seed}
+    sampling = {"seed": options.seed, "steps": options.steps}
+    changes["KSampler"] = {name: value for name, value in sampling.items() if value is not None}
     for node in prompt.values():
         node["inputs"].update(changes.get(node["class_type"], {}))
     return prompt
