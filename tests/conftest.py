@@ -32,6 +32,12 @@ def _import_pack():
 _import_pack()
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if {"server", "browser"} & set(item.fixturenames):
+            item.add_marker("programs")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _leave_nothing_behind():
     """Models of one module are not held while the next runs: together they would fill a machine."""

@@ -11,6 +11,8 @@ import pytest
 from harness.folders import environment, require_setup
 from PIL import Image
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = [sys.executable, str(ROOT / "tools" / "demo.py")]
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from harness.folders import environment, require_setup
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = ".".join(map(str, sys.version_info[:2]))
 

@@ -13,6 +13,8 @@ from harness.folders import environment, make_base
 from harness.server import Server
 from PIL import Image
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKS = Path(__file__).parent / "packs"
 

@@ -3,6 +3,9 @@
 python tools/test.py            everything
 python tools/test.py --setup    set up and stop
 python tools/test.py -k story   other arguments go to pytest
+
+Everything is two runs of pytest side by side: one of the tests that start programs (marker `programs`) and mostly wait
+for them, one of the others.
 """
 
 from __future__ import annotations
@@ -11,8 +14,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import environment
+
+PROGRAMS_LOG = environment.CACHE / "test-programs.log"
 
 
 def install_chromium():
@@ -41,8 +47,34 @@ def main(arguments: list[str]) -> int:
         print("==>", *module, flush=True)
         return subprocess.call([str(python), "-m", *module], cwd=environment.ROOT, env=environment.clean_environ())
 
-    checks = [run("ruff", "check"), run("ruff", "format", "--check"), run("pytest", *arguments)]
+    checks = [run("ruff", "check"), run("ruff", "format", "--check")]
+    checks.append(run("pytest", *arguments) if arguments else run_both([str(python), "-m", "pytest", "--durations=10"]))
     return max(map(abs, checks))
+
+
+def run_both(pytest: list[str]) -> int:
+    """Every test; the output of the programs' run comes after that of the other."""
+    where = dict(cwd=environment.ROOT, env=environment.clean_environ())
+    with open(PROGRAMS_LOG, "w") as log:
+        programs = subprocess.Popen([*pytest, "-m", "programs"], stdout=log, stderr=subprocess.STDOUT, **where)
+    try:
+        print("==> pytest -m 'not programs', and beside it pytest -m programs", flush=True)
+        code = subprocess.call([*pytest, "-m", "not programs"], **where)
+        print("==> pytest -m programs", flush=True)
+        follow(programs)
+    except BaseException:
+        programs.kill()
+        raise
+    return max(abs(code), abs(programs.returncode))
+
+
+def follow(programs: subprocess.Popen):
+    """Show what the run wrote, and what it writes until it ends."""
+    with open(PROGRAMS_LOG, errors="replace") as log:
+        while programs.poll() is None:
+            print(log.read(), end="", flush=True)
+            time.sleep(0.5)
+        print(log.read(), end="", flush=True)
 
 
 if __name__ == "__main__":
