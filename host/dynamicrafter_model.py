@@ -20,7 +20,7 @@ from ..core.networks.blocks import fold, unfold
 from ..core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
 from ..core.networks.dynamicrafter.resampler import Resampler
 from ..core.networks.dynamicrafter.unet import UNet
-from .video_model import Attention, ClipCondition, ClipModel, check_size
+from .video_model import Attention, ClipCondition, ClipModel, check_size, check_width, first_of_each
 
 VISION_TOKENS = "storyreel_vision_tokens"  # [1, N, width] of the image encoder
 IMAGE_TOKENS = "storyreel_image_tokens"  # [1, queries, context width], in its place: what the image projection gives
@@ -44,8 +44,7 @@ class HostUNet(UNet):
         clips = len(context)
         with self.attention.under(transformer_options):
             gate = transformer_options.get(GATE, (1.0, 1.0))
-            times = timesteps.unflatten(0, (clips, -1))[:, 0]
-            return fold(super().forward(unfold(x, clips), times, context, fs, gate))
+            return fold(super().forward(unfold(x, clips), first_of_each(timesteps, clips), context, fs, gate))
 
 
 class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
@@ -141,18 +140,10 @@ class DynamiCrafter(ClipModel):
         ).requires_grad_(False)
         comfy.model_management.archive_model_dtypes(self.image_proj_model)
 
-    @property
-    def sizes(self) -> UNetConfig:
-        return self.diffusion_model.config
-
     def image_tokens(self, vision_tokens: Tensor, device) -> Tensor:
         """[B, N, width] of the image encoder -> [B, queries, context width]. Raises ValueError for another encoder."""
         expected = self.image_proj_model.config.embedding_dim
-        if vision_tokens.shape[-1] != expected:
-            raise ValueError(
-                f"The CLIP_VISION gives tokens of width {vision_tokens.shape[-1]}, and this DynamiCrafter checkpoint "
-                f"was trained on width {expected}" + (" (CLIP ViT-H/14)." if expected == 1280 else ".")
-            )
+        check_width(vision_tokens, expected, "CLIP_VISION gives tokens of", self.named, (1280, "CLIP ViT-H/14"))
         return self.image_proj_model(vision_tokens.to(device, self.get_dtype_inference()))
 
     def extra_conds(self, **kwargs):
@@ -163,11 +154,7 @@ class DynamiCrafter(ClipModel):
             )
         device, frames = kwargs["device"], len(kwargs["noise"])
         text = kwargs["cross_attn"][:, :TEXT_TOKENS].to(device)
-        if text.shape[-1] != self.sizes.context_dim:
-            raise ValueError(
-                f"The CLIP gives text of width {text.shape[-1]}, and this DynamiCrafter checkpoint was trained on "
-                f"width {self.sizes.context_dim}" + (" (that of SD2.x)." if self.sizes.context_dim == 1024 else ".")
-            )
+        self.check_text(text)
         if IMAGE_TOKENS in kwargs:
             image = kwargs[IMAGE_TOKENS].to(device, text.dtype)
         else:

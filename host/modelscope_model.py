@@ -22,7 +22,7 @@ from ..core.networks.modelscope.unet import UNet
 from ..core.networks.streaming.appearance import TokenExpander
 from ..core.networks.streaming.config import StreamingConfig
 from ..core.networks.streaming.model import ConditionalUNet, FeatureExtractor
-from .video_model import Attention, ClipCondition, ClipModel, check_frames, refuse_windows
+from .video_model import Attention, ClipCondition, ClipModel, check_frames, check_width, first_of_each, refuse_windows
 
 CAM_FRAMES = "storyreel_cam_frames"  # [M, H, W, 3], 0 to 1: those before the chunk, which its first M stand for
 CAM_STRENGTH = "storyreel_cam_strength"  # 1 if absent; 0 is the model without CAM
@@ -75,10 +75,6 @@ class HostStreamingUNet(ConditionalUNet):
             if seen is not None:
                 memory = self.extractor(x[:, :, : len(seen) // clips], times, context, seen)
             return fold(super().forward(x, times, context, image, memory, cam_strength, apm_strength))
-
-
-def first_of_each(rows: Tensor, clips: int) -> Tensor:
-    return rows.unflatten(0, (clips, -1))[:, 0]
 
 
 class RefinementSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
@@ -134,19 +130,11 @@ class ModelScope(ClipModel):
         if refines:
             self.named, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
 
-    @property
-    def sizes(self) -> UNetConfig:
-        return self.diffusion_model.config
-
     def extra_conds(self, **kwargs):
         text = kwargs["cross_attn"].to(kwargs["device"])
         if len(text) != 1:
             raise ValueError(f"The CONDITIONING holds {len(text)} prompts; {self.named} makes a clip from one.")
-        if text.shape[-1] != self.sizes.context_dim:
-            raise ValueError(
-                f"The CLIP gives text of width {text.shape[-1]}, and this {self.named} checkpoint was trained on width "
-                f"{self.sizes.context_dim}" + (" (that of SD2.x)." if self.sizes.context_dim == 1024 else ".")
-            )
+        self.check_text(text)
         return {"c_crossattn": ClipCondition(text)}
 
 
@@ -189,11 +177,7 @@ class StreamingT2V(ModelScope):
     def image_tokens(self, embeds: Tensor) -> Tensor:
         """[1, frames, width] -> APM's [1, tokens, context width]. Raises ValueError for another encoder's embeds."""
         expected = self.model_config.expander["dim"]
-        if embeds.shape[-1] != expected:
-            raise ValueError(
-                f"The CLIP_VISION projects to width {embeds.shape[-1]}, and this {self.named} checkpoint was trained "
-                f"on width {expected}" + (" (CLIP ViT-H/14)." if expected == 1024 else ".")
-            )
+        check_width(embeds, expected, "CLIP_VISION projects to", self.named, (1024, "CLIP ViT-H/14"))
         return self.expander(embeds.to(self.get_dtype_inference()))
 
     def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):
