@@ -199,7 +199,7 @@ def test_a_checkpoint_in_a_smaller_format(host, plain, dtype):
 def test_a_full_checkpoint_brings_its_encoders(host, plain):
     """Text encoder, image encoder and autoencoder under their published keys, around a tiny UNet."""
     from harness import tiny
-    from storyreel.host.dynamicrafter_conditioning import vision_tokens
+    from storyreel.host.vision import vision_tokens
 
     loader_keys = ("model.diffusion_model.", "image_proj_model.")
     published = manifest("dynamicrafter_512").items()

@@ -270,7 +270,7 @@ def picture(golden: Golden, case: str) -> torch.Tensor:
 @torch.no_grad()
 def test_the_image_encoder_sees_pictures_as_published(path, clip_vision):
     from storyreel.core.video.pictures import clip_pixels
-    from storyreel.host.dynamicrafter_conditioning import vision_tokens
+    from storyreel.host.vision import vision_tokens
 
     golden = Golden(path)
     encoder = clip_vision(golden)
