@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ...attention.extended import attend_plain
 from ..blocks import Attend
-from ..modelscope.unet import Encoder, UNet, run
+from ..modelscope.unet import Encoder, UNet
+from ..unet import run
 from .appearance import AppearanceAttention
 from .config import StreamingConfig
 from .frame_encoder import FrameEncoder
