@@ -16,11 +16,10 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..core.diffusion import prediction, schedule
-from ..core.networks.blocks import fold, unfold
 from ..core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
 from ..core.networks.dynamicrafter.resampler import Resampler
 from ..core.networks.dynamicrafter.unet import UNet
-from .video_model import Attention, ClipCondition, ClipModel, check_size, check_width, first_of_each
+from .video_model import ClipCondition, ClipModel, HostNetwork, check_size, check_width
 
 VISION_TOKENS = "storyreel_vision_tokens"  # [1, N, width] of the image encoder
 IMAGE_TOKENS = "storyreel_image_tokens"  # [1, queries, context width], in its place: what the image projection gives
@@ -31,20 +30,12 @@ GATE = "storyreel_image_gate"  # in transformer_options: strength of the image t
 TEXT_TOKENS = 77
 
 
-class HostUNet(UNet):
-    """The UNet behind the interface of the host's diffusion models: rows are frames, clip after clip."""
-
-    def __init__(self, sizes: UNetConfig, device=None, dtype=None, operations=None):
-        attention = Attention()
-        super().__init__(sizes, operations, attention, device=device, dtype=dtype)
-        self.attention, self.dtype = attention, dtype
+class HostUNet(HostNetwork, UNet):
+    """The UNet, called by the host. fs: [B]."""
 
     def forward(self, x, timesteps, context, fs, transformer_options, control=None, **kwargs):
-        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width], fs [B] -> [(B T), ...]."""
-        clips = len(context)
-        with self.attention.under(transformer_options):
-            gate = transformer_options.get(GATE, (1.0, 1.0))
-            return fold(super().forward(unfold(x, clips), first_of_each(timesteps, clips), context, fs, gate))
+        gate = transformer_options.get(GATE, (1.0, 1.0))
+        return self.of_rows(x, timesteps, context, transformer_options, fs, gate)
 
 
 class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):

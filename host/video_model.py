@@ -10,6 +10,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ..core.networks.blocks import fold, unfold
 from ..core.networks.unet import UNetSizes
 
 
@@ -30,6 +31,23 @@ class Attention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         return optimized_attention(q, k, v, heads, transformer_options=self.options)
+
+
+class HostNetwork:
+    """Goes before a network of ours, which it puts behind the interface of the host's diffusion models: rows are
+    frames, clip after clip."""
+
+    def __init__(self, sizes, device=None, dtype=None, operations=None):
+        attention = Attention()
+        super().__init__(sizes, operations, attention, device=device, dtype=dtype)
+        self.attention, self.dtype = attention, dtype
+
+    def of_rows(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, *told) -> Tensor:
+        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width] -> [(B T), ...]. told: whatever else
+        the network takes."""
+        clips = len(context)
+        with self.attention.under(transformer_options):
+            return fold(super().forward(unfold(x, clips), first_of_each(timesteps, clips), context, *told))
 
 
 def first_of_each(rows: Tensor, clips: int) -> Tensor:
