@@ -105,7 +105,6 @@ def tell(loaded: Loaded) -> str:
 
 def checkpoint_names() -> list[str]:
     """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
-    storyworld.register_folder()
     shipped = {SHIPPED} if folder_paths.get_full_path(storyworld.FOLDER, SHIPPED) else set()
     return sorted({*loading.checkpoint_names(), *shipped})
 
