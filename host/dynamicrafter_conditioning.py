@@ -2,26 +2,16 @@
 
 import logging
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..core.video.pictures import clip_pixels, fit
+from ..core.video.pictures import fit
 from .dynamicrafter_model import CONCAT_LATENTS, FS, MODE, TEXT_TOKENS, VISION_TOKENS
+from .vision import GREY, vision_tokens
 
 NODE = "StoryReelDynamiCrafterConditioning"
 MODES = ("animate", "interpolate", "loop")
-GREY = 0.5  # the picture of those who see none
 TRAINED_FRAMES = 16
-
-
-def vision_tokens(clip_vision, pictures: Tensor) -> Tensor:
-    """[B, N, width]: all tokens of the last layer, before its norm and projection. pictures: [B, H, W, 3]."""
-    comfy.model_management.load_model_gpu(clip_vision.patcher)
-    pixels = clip_pixels(
-        pictures.to(clip_vision.load_device), clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
-    )
-    return clip_vision.model(pixel_values=pixels)[0].float().to(comfy.model_management.intermediate_device())
 
 
 def condition(

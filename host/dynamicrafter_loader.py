@@ -19,12 +19,24 @@ from torch import Tensor
 
 from ..core.networks.dynamicrafter.config import read_decoder_sizes, read_resampler_config, read_unet_config
 from ..core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
-from . import storyworld
+from . import loading, storyworld
 from .dynamicrafter_model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
-from .loading import describe, patcher_of, put_into, set_precision, take, unwrap
+from .loading import (
+    build_clip_vision,
+    check_whole,
+    describe,
+    fill,
+    path_of,
+    put_into,
+    read_with_metadata,
+    refuse_parts,
+    set_precision,
+    shapes_of,
+    take,
+    tell_absent,
+)
 
 NODE = "StoryReelDynamiCrafterLoader"
-FOLDERS = ("checkpoints", "diffusion_models")
 SHIPPED = "video.safetensors"  # in Storyworld's folder
 UNET, RESAMPLER, VAE, TEXT, VISION = (
     "model.diffusion_model.",
@@ -85,40 +97,31 @@ def tell(loaded: Loaded) -> str:
     use = "from a start to an end picture, and loops" if kind.interpolates else "one picture comes to life"
     width, height = kind.size
     parts = {"CLIP": loaded.clip, "CLIP_VISION": loaded.clip_vision, "VAE": loaded.vae}
-    absent = [name for name, part in parts.items() if part is None]
-    lacks = (
-        f" The file carries no {', '.join(absent)}: load {'them' if len(absent) > 1 else 'it'} apart." if absent else ""
-    )
     return (
         f"DynamiCrafter {kind.name}: {use}; {width} x {height}, {kind.frames} frames; "
-        f"fs is {fs} ({kind.default_fs}).{lacks}"
+        f"fs is {fs} ({kind.default_fs}).{tell_absent(parts)}"
     )
 
 
 def checkpoint_names() -> list[str]:
     """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
-    names = {name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)}
-    storyworld.register_folder()
-    if folder_paths.get_full_path(storyworld.FOLDER, SHIPPED):
-        names.add(SHIPPED)
-    return sorted(names)
+    shipped = {SHIPPED} if folder_paths.get_full_path(storyworld.FOLDER, SHIPPED) else set()
+    return sorted({*loading.checkpoint_names(), *shipped})
 
 
 def load(name: str, kind: str = "auto", precision=None) -> Loaded:
     """Read a checkpoint of `checkpoint_names`. kind: "auto" or a name of `KINDS`. precision: of the UNet, None = auto.
 
-    Raises ValueError for a file that is no DynamiCrafter checkpoint.
+    Raises ValueError for a file that is no DynamiCrafter checkpoint, or not a whole one.
     """
-    folders = *FOLDERS, storyworld.FOLDER
-    path = next(path for folder in folders if (path := folder_paths.get_full_path(folder, name)))
-    weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    weights = unwrap(weights)
+    weights, metadata = read_with_metadata(path_of(name, storyworld.FOLDER))
     if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
     found = recognise(name, weights, metadata) if kind == "auto" else KINDS[kind]
     logging.info("%s: %s is taken for DynamiCrafter %s.", NODE, name, found.name)
-    model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision)
-    return Loaded(found, model, build_clip(weights), build_clip_vision(weights), build_vae(weights))
+    with refuse_parts(f"{NODE}: {name}", f"DynamiCrafter {found.name}"):
+        model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision)
+    return Loaded(found, model, build_clip(weights), build_clip_vision(weights, VISION), build_vae(weights))
 
 
 def take_unet(weights: dict) -> dict:
@@ -126,9 +129,9 @@ def take_unet(weights: dict) -> dict:
     return {key.replace("framestride_embed.", "fps_embedding."): t for key, t in take(weights, UNET).items()}
 
 
-def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping | None) -> Kind:
+def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Kind:
     """What a checkpoint is, from its metadata, its keys, its rescale table, and last from its file's name."""
-    if metadata and "storyreel_dynamicrafter" in metadata:
+    if "storyreel_dynamicrafter" in metadata:
         return replace(KINDS["512"], **json.loads(metadata["storyreel_dynamicrafter"]))
     if any(key.endswith("attn2.alpha") or ".framestride_embed." in key for key in weights):
         return KINDS["256"]
@@ -146,14 +149,10 @@ def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping | None
 
 
 def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comfy.model_patcher.ModelPatcher:
-    """The MODEL. The weights are moved out of both dictionaries."""
-
-    def shapes(weights: dict) -> dict[str, tuple[int, ...]]:
-        return {key: tuple(tensor.shape) for key, tensor in weights.items()}
-
+    """The MODEL. The UNet's weights are moved out of their dictionary."""
     config = DynamiCrafterConfig(
-        read_unet_config(shapes(unet), kind.default_fs, kind.image_tokens),
-        read_resampler_config(shapes(resampler), kind.dim_head),
+        read_unet_config(shapes_of(unet), kind.default_fs, kind.image_tokens),
+        read_resampler_config(shapes_of(resampler), kind.dim_head),
         storyworld.StoryworldLatents(**kind.latents) if kind.latents else None,
     )
     count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(resampler)
@@ -161,12 +160,10 @@ def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comf
     load_device = comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"])
     sampling = RescaledSampling(kind.v_prediction, kind.zero_snr, kind.base_scale)
     model = DynamiCrafter(config, sampling, device=load_device)
-    patcher = patcher_of(model)
     model.kind = kind
-    model.load_model_weights(unet, "", assign=patcher.is_dynamic())
-    missing, _ = model.image_proj_model.load_state_dict(resampler, strict=False, assign=patcher.is_dynamic())
-    if missing:
-        logging.warning("%s: the image projection lacks %s", NODE, ", ".join(missing))
+    check_whole(model.image_proj_model, resampler)
+    patcher = fill(model, unet)
+    model.image_proj_model.load_state_dict(resampler, strict=False, assign=patcher.is_dynamic())
     return patcher
 
 
@@ -177,20 +174,7 @@ def build_clip(weights: dict) -> comfy.sd.CLIP | None:
     config = comfy.supported_models.SD20({})
     text = {key: tensor for key, tensor in weights.items() if key.startswith(TEXT)}
     text = config.process_clip_state_dict(text)
-    return comfy.sd.CLIP(
-        config.clip_target(text),
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=comfy.utils.calculate_parameters(text),
-        state_dict=text,
-    )
-
-
-def build_clip_vision(weights: dict) -> comfy.clip_vision.ClipVisionModel | None:
-    """ViT-H/14, if the file carries it."""
-    if f"{VISION}class_embedding" not in weights:
-        return None
-    vision = {key: tensor for key, tensor in weights.items() if key.startswith(VISION)}
-    return comfy.clip_vision.load_clipvision_from_sd(vision, VISION, True)
+    return loading.build_clip(config.clip_target(text), text)
 
 
 def build_vae(weights: dict) -> comfy.sd.VAE | None:
@@ -205,7 +189,7 @@ def build_vae(weights: dict) -> comfy.sd.VAE | None:
         return made
     decoder = {key.removeprefix("decoder."): tensor for key, tensor in vae.items() if key.startswith("decoder.")}
     network = made.first_stage_model
-    sizes = read_decoder_sizes({key: tuple(tensor.shape) for key, tensor in decoder.items()})
+    sizes = read_decoder_sizes(shapes_of(decoder))
     network.decoder = DualReferenceDecoder(
         **sizes, operations=comfy.ops.manual_cast, attend=optimized_attention, dtype=made.vae_dtype
     )

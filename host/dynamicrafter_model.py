@@ -16,11 +16,10 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..core.diffusion import prediction, schedule
-from ..core.networks.blocks import fold, unfold
 from ..core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
 from ..core.networks.dynamicrafter.resampler import Resampler
 from ..core.networks.dynamicrafter.unet import UNet
-from .video_model import Attention, ClipCondition, ClipModel, check_size
+from .video_model import ClipCondition, ClipModel, HostNetwork, check_size, check_width
 
 VISION_TOKENS = "storyreel_vision_tokens"  # [1, N, width] of the image encoder
 IMAGE_TOKENS = "storyreel_image_tokens"  # [1, queries, context width], in its place: what the image projection gives
@@ -31,21 +30,12 @@ GATE = "storyreel_image_gate"  # in transformer_options: strength of the image t
 TEXT_TOKENS = 77
 
 
-class HostUNet(UNet):
-    """The UNet behind the interface of the host's diffusion models: rows are frames, clip after clip."""
-
-    def __init__(self, sizes: UNetConfig, device=None, dtype=None, operations=None):
-        attention = Attention()
-        super().__init__(sizes, operations, attention, device=device, dtype=dtype)
-        self.attention, self.dtype = attention, dtype
+class HostUNet(HostNetwork, UNet):
+    """The UNet, called by the host. fs: [B]."""
 
     def forward(self, x, timesteps, context, fs, transformer_options, control=None, **kwargs):
-        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width], fs [B] -> [(B T), ...]."""
-        clips = len(context)
-        with self.attention.under(transformer_options):
-            gate = transformer_options.get(GATE, (1.0, 1.0))
-            times = timesteps.unflatten(0, (clips, -1))[:, 0]
-            return fold(super().forward(unfold(x, clips), times, context, fs, gate))
+        gate = transformer_options.get(GATE, (1.0, 1.0))
+        return self.of_rows(x, timesteps, context, transformer_options, fs, gate)
 
 
 class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
@@ -141,18 +131,10 @@ class DynamiCrafter(ClipModel):
         ).requires_grad_(False)
         comfy.model_management.archive_model_dtypes(self.image_proj_model)
 
-    @property
-    def sizes(self) -> UNetConfig:
-        return self.diffusion_model.config
-
     def image_tokens(self, vision_tokens: Tensor, device) -> Tensor:
         """[B, N, width] of the image encoder -> [B, queries, context width]. Raises ValueError for another encoder."""
         expected = self.image_proj_model.config.embedding_dim
-        if vision_tokens.shape[-1] != expected:
-            raise ValueError(
-                f"The CLIP_VISION gives tokens of width {vision_tokens.shape[-1]}, and this DynamiCrafter checkpoint "
-                f"was trained on width {expected}" + (" (CLIP ViT-H/14)." if expected == 1280 else ".")
-            )
+        check_width(vision_tokens, expected, "CLIP_VISION gives tokens of", self.named, (1280, "CLIP ViT-H/14"))
         return self.image_proj_model(vision_tokens.to(device, self.get_dtype_inference()))
 
     def extra_conds(self, **kwargs):
@@ -163,11 +145,7 @@ class DynamiCrafter(ClipModel):
             )
         device, frames = kwargs["device"], len(kwargs["noise"])
         text = kwargs["cross_attn"][:, :TEXT_TOKENS].to(device)
-        if text.shape[-1] != self.sizes.context_dim:
-            raise ValueError(
-                f"The CLIP gives text of width {text.shape[-1]}, and this DynamiCrafter checkpoint was trained on "
-                f"width {self.sizes.context_dim}" + (" (that of SD2.x)." if self.sizes.context_dim == 1024 else ".")
-            )
+        self.check_text(text)
         if IMAGE_TOKENS in kwargs:
             image = kwargs[IMAGE_TOKENS].to(device, text.dtype)
         else:

@@ -16,13 +16,12 @@ import comfy.supported_models_base
 from torch import Tensor
 
 from ..core.diffusion import prediction, refinement
-from ..core.networks.blocks import fold, unfold
 from ..core.networks.modelscope.config import UNetConfig
 from ..core.networks.modelscope.unet import UNet
+from ..core.networks.streaming import model as networks
 from ..core.networks.streaming.appearance import TokenExpander
 from ..core.networks.streaming.config import StreamingConfig
-from ..core.networks.streaming.model import ConditionalUNet, FeatureExtractor
-from .video_model import Attention, ClipCondition, ClipModel, check_frames, refuse_windows
+from .video_model import ClipCondition, ClipModel, HostNetwork, check_frames, check_width, refuse_windows
 
 CAM_FRAMES = "storyreel_cam_frames"  # [M, H, W, 3], 0 to 1: those before the chunk, which its first M stand for
 CAM_STRENGTH = "storyreel_cam_strength"  # 1 if absent; 0 is the model without CAM
@@ -30,29 +29,15 @@ ANCHOR_EMBEDS = "storyreel_anchor_embeds"  # [1, frames, width]: the image encod
 APM_STRENGTH = "storyreel_apm_strength"  # 1 if absent; 0 is the model without APM
 
 
-class HostUNet(UNet):
-    """The UNet behind the interface of the host's diffusion models: rows are frames, clip after clip."""
-
-    def __init__(self, sizes: UNetConfig, device=None, dtype=None, operations=None):
-        attention = Attention()
-        super().__init__(sizes, operations, attention, device=device, dtype=dtype)
-        self.attention, self.dtype = attention, dtype
+class HostUNet(HostNetwork, UNet):
+    """The UNet, called by the host."""
 
     def forward(self, x, timesteps, context, transformer_options, control=None, **kwargs):
-        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width] -> [(B T), ...]."""
-        clips = len(context)
-        with self.attention.under(transformer_options):
-            return fold(super().forward(unfold(x, clips), first_of_each(timesteps, clips), context))
+        return self.of_rows(x, timesteps, context, transformer_options)
 
 
-class HostStreamingUNet(ConditionalUNet):
-    """The same for StreamingT2V. CAM's feature extractor is a part of it; the other names are those of `HostUNet`."""
-
-    def __init__(self, sizes: StreamingConfig, device=None, dtype=None, operations=None):
-        attention, made = Attention(), dict(device=device, dtype=dtype)
-        super().__init__(sizes, operations, attention, **made)
-        self.extractor = FeatureExtractor(sizes, operations, attention, **made)
-        self.attention, self.dtype = attention, dtype
+class HostStreamingUNet(HostNetwork, networks.StreamingT2V):
+    """StreamingT2V's networks, called by the host. The names of weights that both have are those of `HostUNet`."""
 
     def forward(
         self,
@@ -67,18 +52,9 @@ class HostStreamingUNet(ConditionalUNet):
         control=None,
         **kwargs,
     ):
-        """As `HostUNet`. image [B, tokens, width]: of APM. seen [(B M), channels, h, w]: of CAM's frame encoder."""
-        clips = len(context)
-        x, times = unfold(x, clips), first_of_each(timesteps, clips)
-        with self.attention.under(transformer_options):
-            memory = None
-            if seen is not None:
-                memory = self.extractor(x[:, :, : len(seen) // clips], times, context, seen)
-            return fold(super().forward(x, times, context, image, memory, cam_strength, apm_strength))
-
-
-def first_of_each(rows: Tensor, clips: int) -> Tensor:
-    return rows.unflatten(0, (clips, -1))[:, 0]
+        """image [B, tokens, width]: of APM. seen [(B M), channels, h, w]: of CAM's frame encoder."""
+        told = image, seen, cam_strength, apm_strength
+        return self.of_rows(x, timesteps, context, transformer_options, *told)
 
 
 class RefinementSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
@@ -134,19 +110,11 @@ class ModelScope(ClipModel):
         if refines:
             self.named, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
 
-    @property
-    def sizes(self) -> UNetConfig:
-        return self.diffusion_model.config
-
     def extra_conds(self, **kwargs):
         text = kwargs["cross_attn"].to(kwargs["device"])
         if len(text) != 1:
             raise ValueError(f"The CONDITIONING holds {len(text)} prompts; {self.named} makes a clip from one.")
-        if text.shape[-1] != self.sizes.context_dim:
-            raise ValueError(
-                f"The CLIP gives text of width {text.shape[-1]}, and this {self.named} checkpoint was trained on width "
-                f"{self.sizes.context_dim}" + (" (that of SD2.x)." if self.sizes.context_dim == 1024 else ".")
-            )
+        self.check_text(text)
         return {"c_crossattn": ClipCondition(text)}
 
 
@@ -157,7 +125,6 @@ class StreamingT2V(ModelScope):
 
     def __init__(self, config: ModelScopeConfig, device=None):
         super().__init__(config, device, HostStreamingUNet)
-        self.streaming: StreamingConfig = config.unet_config["sizes"]
         dtype = config.unet_config["dtype"]
         operations = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
         expander = TokenExpander(**config.expander, operations=operations, device=device, dtype=dtype)
@@ -166,7 +133,7 @@ class StreamingT2V(ModelScope):
 
     def extra_conds(self, **kwargs):
         conds, device = super().extra_conds(**kwargs), kwargs["device"]
-        text, tokens = conds["c_crossattn"].cond, self.streaming.text_tokens
+        text, tokens = conds["c_crossattn"].cond, self.diffusion_model.streaming.text_tokens
         if text.shape[1] > tokens:
             logging.warning("%s reads %d tokens of a prompt of %d.", self.named, tokens, text.shape[1])
             conds["c_crossattn"] = ClipCondition(text[:, :tokens])
@@ -184,16 +151,12 @@ class StreamingT2V(ModelScope):
     def see(self, frames: Tensor) -> Tensor:
         """What CAM sees of frames [M, H, W, 3], 0 to 1, for all steps of a chunk: [M, channels, H / 8, W / 8]."""
         pixels = (frames.movedim(-1, 1) * 2 - 1).to(self.get_dtype_inference())
-        return self.diffusion_model.extractor.frame_encoder(pixels)
+        return self.diffusion_model.see(pixels[None])
 
     def image_tokens(self, embeds: Tensor) -> Tensor:
         """[1, frames, width] -> APM's [1, tokens, context width]. Raises ValueError for another encoder's embeds."""
         expected = self.model_config.expander["dim"]
-        if embeds.shape[-1] != expected:
-            raise ValueError(
-                f"The CLIP_VISION projects to width {embeds.shape[-1]}, and this {self.named} checkpoint was trained "
-                f"on width {expected}" + (" (CLIP ViT-H/14)." if expected == 1024 else ".")
-            )
+        check_width(embeds, expected, "CLIP_VISION projects to", self.named, (1024, "CLIP ViT-H/14"))
         return self.expander(embeds.to(self.get_dtype_inference()))
 
     def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):

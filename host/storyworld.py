@@ -26,11 +26,10 @@ from torch import Tensor
 
 from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
-from .loading import patcher_of, put_into, set_precision
+from .loading import PRECISIONS, build_clip, patcher_of, put_into, read_with_metadata, set_precision
 
 FOLDER = "storyworld"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / FOLDER
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ROWS, END = 49408, 49407  # of the host's CLIP tokenizer: its tokens, and the last of them
 
 
@@ -44,8 +43,8 @@ def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
     path = folder_paths.get_full_path(FOLDER, f"{part}.safetensors")
     if path is None:
         raise FileNotFoundError(f"{part}.safetensors is not in {SHIPPED}, where the pack keeps Storyworld's weights.")
-    weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    found = (metadata or {}).get("part", "a file of another kind")
+    weights, metadata = read_with_metadata(path)
+    found = metadata.get("part", "a file of another kind")
     if found != f"storyworld {part}":
         raise ValueError(f"{path} is {found}; Storyworld's {part} was expected.")
     return weights, json.loads(metadata["config"])
@@ -71,11 +70,11 @@ class StoryworldModel(comfy.supported_models_base.BASE):
 
 
 def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patcher.ModelPatcher:
-    """The UNet. precision: "auto" lets the host choose, else a key of `DTYPES`. part: the file's name."""
+    """The UNet. precision: a key of `PRECISIONS`. part: the file's name."""
     weights, config = read_part(part)
     described = StoryworldModel(config["unet"])
     described.latent_format = StoryworldLatents(config["spread"], config["rgb"])
-    set_precision(described, comfy.utils.calculate_parameters(weights), DTYPES.get(precision))
+    set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
     model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
     patcher = patcher_of(model)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
@@ -113,12 +112,7 @@ def load_clip() -> comfy.sd.CLIP:
     text = {name: tensor for name, tensor in weights.items() if name.startswith("text_")}
     rows = "text_model.embeddings.token_embedding.weight"
     text[rows] = _every_row(text[rows], config["token_ids"])
-    return comfy.sd.CLIP(
-        Target,
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=comfy.utils.calculate_parameters(text),
-        state_dict={f"clip_l.transformer.{name}": tensor for name, tensor in text.items()},
-    )
+    return build_clip(Target, {f"clip_l.transformer.{name}": tensor for name, tensor in text.items()})
 
 
 def _every_row(rows: Tensor, token_ids: list[int]) -> Tensor:

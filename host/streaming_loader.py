@@ -11,7 +11,6 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
-import folder_paths
 import torch
 from torch import Tensor
 
@@ -19,12 +18,22 @@ from ..core.networks.modelscope import keys as modelscope_keys
 from ..core.networks.modelscope.config import read_unet_config
 from ..core.networks.streaming import keys
 from ..core.networks.streaming.config import read_config, read_token_expander
-from . import streaming_svd
-from .loading import check_whole, describe, patcher_of, read_file, set_precision, take
+from . import loading, streaming_svd
+from .loading import (
+    build_clip_vision,
+    describe,
+    fill,
+    path_of,
+    read_file,
+    refuse_parts,
+    set_precision,
+    shapes_of,
+    take,
+    tell_absent,
+)
 from .modelscope_model import ModelScope, ModelScopeConfig, StreamingT2V
 
 NODE = "StoryReelStreamingLoader"
-FOLDERS = ("checkpoints", "diffusion_models")
 TEXT, VISION, VAE = "text_encoder.", "image_encoder.model.visual.", "vae."
 SVD_VISION, SVD_VAE = "conditioner.embedders.0.open_clip.model.visual.", "first_stage_model."
 MERGER = "cross_attention_merger_mid_block.temporal_transformer.norm.weight"  # a key of CAM's injectors
@@ -95,33 +104,21 @@ def tell(loaded: Loaded) -> str:
         parts.pop("CLIP")  # it reads no text
     elif kind is not STREAMING_T2V:
         parts.pop("CLIP_VISION")  # these see no picture
-    absent = [name for name, part in parts.items() if part is None]
-    lacks = (
-        f" The file carries no {', '.join(absent)}: load {'them' if len(absent) > 1 else 'it'} apart." if absent else ""
-    )
-    return f"{kind.name}, by {loaded.why}: {kind.use}. Licence: {kind.licence}.{lacks}"
-
-
-def checkpoint_names() -> list[str]:
-    """Files of the folders where people keep these checkpoints."""
-    return sorted({name for folder in FOLDERS for name in folder_paths.get_filename_list(folder)})
+    return f"{kind.name}, by {loaded.why}: {kind.use}. Licence: {kind.licence}.{tell_absent(parts)}"
 
 
 def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) -> Loaded:
-    """Read a checkpoint of `checkpoint_names`.
+    """Read a checkpoint of `loading.checkpoint_names`.
 
     kind: "auto", or a name of `CHOICES` for a file of ModelScope's network alone. precision: of the MODEL, None = auto.
 
     Raises ValueError for another file.
     """
-    path = next(path for folder in FOLDERS if (path := folder_paths.get_full_path(folder, name)))
-    weights = read_file(path)
+    weights = read_file(path_of(name))
     found, why = recognise(name, weights, kind)
     logging.info("%s: %s is taken for %s, by %s.", NODE, name, found.name, why)
-    try:
+    with refuse_parts(f"{NODE}: {name}", found.name):
         return Loaded(found, why, *_build(found, weights, precision))
-    except KeyError as error:
-        raise ValueError(f"{NODE}: {name} is not whole: it lacks {error.args[0]} of {found.name}.") from error
 
 
 def recognise(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> tuple[Kind, str]:
@@ -180,17 +177,11 @@ def build_streaming(weights: dict, precision=None) -> comfy.model_patcher.ModelP
     return _fill(StreamingT2V, config, unet, expander, precision)
 
 
-def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(weight.shape) for key, weight in weights.items()}
-
-
 def _fill(of: type[ModelScope], config: ModelScopeConfig, unet: dict, expander: dict, precision):
     count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(expander)
     set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))
     model = of(config, comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"]))
-    patcher = patcher_of(model)
-    check_whole(model.diffusion_model, unet)
-    model.load_model_weights(unet, "", assign=patcher.is_dynamic())
+    patcher = fill(model, unet)
     if expander:
         model.expander.load_state_dict(expander, assign=patcher.is_dynamic())
     return patcher
@@ -214,21 +205,10 @@ def build_clip(weights: dict) -> comfy.sd.CLIP | None:
     width = text["text_model.final_layer_norm.weight"].shape[0]
     text.setdefault("text_projection.weight", torch.eye(width))
     text = {f"clip_h.transformer.{key}": weight for key, weight in text.items()}
-    return comfy.sd.CLIP(
-        comfy.supported_models.SD20({}).clip_target(text),
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=comfy.utils.calculate_parameters(text),
-        state_dict=text,
-    )
+    return loading.build_clip(comfy.supported_models.SD20({}).clip_target(text), text)
 
 
 def build_vae(weights: dict, prefix: str) -> comfy.sd.VAE | None:
     """The autoencoder, if the file carries it."""
     vae = take(weights, prefix)
     return comfy.sd.VAE(sd=vae) if vae else None
-
-
-def build_clip_vision(weights: dict, prefix: str) -> comfy.clip_vision.ClipVisionModel | None:
-    """ViT-H/14, if the file carries it."""
-    vision = {key: weights.pop(key) for key in list(weights) if key.startswith(prefix)}
-    return comfy.clip_vision.load_clipvision_from_sd(vision, prefix, True) if vision else None

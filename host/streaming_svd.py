@@ -24,7 +24,7 @@ from ..core.networks.streaming import keys
 from ..core.networks.streaming.config import read_frame_encoder
 from ..core.networks.streaming.frame_encoder import FrameEncoder
 from ..core.networks.streaming.injector import Injector
-from .loading import check_whole, patcher_of, set_precision, take
+from .loading import check_whole, fill, set_precision, shapes_of, take
 from .modelscope_model import CAM_FRAMES, CAM_STRENGTH
 from .video_model import ClipCondition, check_frames, refuse_windows
 
@@ -44,7 +44,7 @@ class Cam(nn.Module):
         super().__init__()
         encoder = {key: control.pop(key) for key in list(control) if key.startswith(keys.FRAME_ENCODER)}
         encoder = {key.removeprefix(keys.FRAME_ENCODER): weight for key, weight in encoder.items()}
-        sizes = read_frame_encoder({key: tuple(weight.shape) for key, weight in encoder.items()})
+        sizes = read_frame_encoder(shapes_of(encoder))
         made = dict(device="meta", dtype=config["dtype"], operations=operations)
         self.frame_encoder = FrameEncoder(**sizes, **made)
         self.extractor = UNetModel(**{**config, **made})
@@ -136,9 +136,7 @@ def build_model(weights: dict, precision=None):
     model = StreamingSVD(config, device=device)
     operations = comfy.ops.pick_operations(config.unet_config["dtype"], config.manual_cast_dtype)
     model.cam = Cam(config.unet_config, injectors, control, device, operations)
-    patcher = patcher_of(model)
-    check_whole(model.diffusion_model, unet)
-    model.load_model_weights(unet, "", assign=patcher.is_dynamic())
+    patcher = fill(model, unet)
     wrapped = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     patcher.add_wrapper_with_key(wrapped, KEY, model.cam.look_back)
     return patcher

@@ -10,6 +10,9 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ..core.networks.blocks import fold, unfold
+from ..core.networks.unet import UNetSizes
+
 
 class Attention:
     """The host's attention, with the options of the forward pass under way."""
@@ -30,6 +33,28 @@ class Attention:
         return optimized_attention(q, k, v, heads, transformer_options=self.options)
 
 
+class HostNetwork:
+    """Goes before a network of ours, which it puts behind the interface of the host's diffusion models: rows are
+    frames, clip after clip."""
+
+    def __init__(self, sizes, device=None, dtype=None, operations=None):
+        attention = Attention()
+        super().__init__(sizes, operations, attention, device=device, dtype=dtype)
+        self.attention, self.dtype = attention, dtype
+
+    def of_rows(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, *told) -> Tensor:
+        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width] -> [(B T), ...]. told: whatever else
+        the network takes."""
+        clips = len(context)
+        with self.attention.under(transformer_options):
+            return fold(super().forward(unfold(x, clips), first_of_each(timesteps, clips), context, *told))
+
+
+def first_of_each(rows: Tensor, clips: int) -> Tensor:
+    """[(B T), ...] -> [B, ...]: of what all frames of a clip share."""
+    return rows.unflatten(0, (clips, -1))[:, 0]
+
+
 class ClipCondition(comfy.conds.CONDRegular):
     """A condition of a whole clip: its rows are not frames."""
 
@@ -41,6 +66,14 @@ class ClipModel(comfy.model_base.BaseModel):
     """A model whose text, "c_crossattn", is a `ClipCondition` of one row. named: what refusals call it."""
 
     named = ""
+
+    @property
+    def sizes(self) -> UNetSizes:
+        return self.diffusion_model.config
+
+    def check_text(self, text: Tensor) -> None:
+        """Raise ValueError for the text [1, tokens, width] of another encoder."""
+        check_width(text, self.sizes.context_dim, "CLIP gives text of", self.named, (1024, "that of SD2.x"))
 
     def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):
         # Conditions of a clip belong to whatever frames the window holds: its first frame is the first to them.
@@ -62,6 +95,19 @@ class ClipModel(comfy.model_base.BaseModel):
         denoised = super()._apply_model(x, t, c_concat, c_crossattn, None, transformer_options, **kwargs)
         denoised = denoised.unflatten(0, (clips, -1))
         return torch.cat([torch.zeros_like(denoised[:, :1]), denoised], 1).flatten(0, 1)
+
+
+def check_width(tokens: Tensor, expected: int, given: str, named: str, published: tuple[int, str]) -> None:
+    """Raise ValueError for tokens [..., width] of another width than a checkpoint was trained on.
+
+    given: who gives them and how, as the sentence begins. published: the width in published checkpoints, and whose.
+    """
+    if tokens.shape[-1] != expected:
+        width, whose = published
+        raise ValueError(
+            f"The {given} width {tokens.shape[-1]}, and this {named} checkpoint was trained on width {expected}"
+            + (f" ({whose})." if expected == width else ".")
+        )
 
 
 def check_size(size, factor: int) -> None:

@@ -1,17 +1,15 @@
 """DynamiCrafter: a picture, or two, becomes a moving shot."""
 
-import torch
 from comfy_api.latest import io
 
 from ..host import dynamicrafter_conditioning as conditioning
 from ..host import dynamicrafter_decode as decode
 from ..host import dynamicrafter_loader as loader
 from ..host import dynamicrafter_sampling as sampling
+from ..host.loading import LARGE_PRECISIONS
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/DynamiCrafter"
-PRECISIONS = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PRECISIONS |= {"fp8_e4m3fn": torch.float8_e4m3fn}
 
 
 class StoryReelDynamiCrafterLoader(io.ComfyNode):
@@ -40,7 +38,7 @@ class StoryReelDynamiCrafterLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(PRECISIONS),
+                    options=list(LARGE_PRECISIONS),
                     default="auto",
                     advanced=True,
                     tooltip="Number format of the UNet. auto: what the host would choose.",
@@ -68,7 +66,7 @@ class StoryReelDynamiCrafterLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint, kind, precision) -> io.NodeOutput:
-        found = loader.load(checkpoint, kind, PRECISIONS[precision])
+        found = loader.load(checkpoint, kind, LARGE_PRECISIONS[precision])
         return io.NodeOutput(
             found.model, found.clip, found.clip_vision, found.vae, loader.tell(found), ui={"text": [loader.tell(found)]}
         )

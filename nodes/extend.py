@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..host import streaming_loader as loader
-from .animate import PRECISIONS
+from ..host.loading import LARGE_PRECISIONS, checkpoint_names
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/StreamingT2V"
@@ -23,7 +23,7 @@ class StoryReelStreamingLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=loader.checkpoint_names(),
+                    options=checkpoint_names(),
                     tooltip="A file in models/checkpoints or models/diffusion_models: streaming_t2v.ckpt or the same "
                     "weights as safetensors; StreamingSVD's model.safetensors; ModelScope text-to-video in its own or "
                     "in diffusers' layout; MS-Vid2Vid's non_ema_0035000.pth. ModelScope's weights, and what is built "
@@ -39,7 +39,7 @@ class StoryReelStreamingLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(PRECISIONS),
+                    options=list(LARGE_PRECISIONS),
                     default="auto",
                     advanced=True,
                     tooltip="Number format of the video model. auto: what the host would choose.",
@@ -68,7 +68,7 @@ class StoryReelStreamingLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint, kind, precision) -> io.NodeOutput:
-        found = loader.load(checkpoint, kind, PRECISIONS[precision])
+        found = loader.load(checkpoint, kind, LARGE_PRECISIONS[precision])
         said = loader.tell(found)
         return io.NodeOutput(found.model, found.clip, found.vae, found.clip_vision, said, ui={"text": [said]})
 

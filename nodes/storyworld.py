@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..host import storyworld
+from ..host.loading import PRECISIONS
 from .story import CATEGORY
 
 
@@ -19,7 +20,7 @@ class StoryReelLoadStoryworld(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "precision",
-                    options=["auto", *storyworld.DTYPES],
+                    options=list(PRECISIONS),
                     default="auto",
                     advanced=True,
                     tooltip="Number format of the picture model. auto: what the host would choose.",

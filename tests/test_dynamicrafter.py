@@ -49,6 +49,36 @@ def sample(
     return nodes.common_ksampler(model, seed, steps, cfg, sampler, scheduler, *conds, empty(frames, size))[0]["samples"]
 
 
+def two_scales(model, *scales: float, image_only: int = 3):
+    """Our guider. scales: of text and of image, and the rescale."""
+    from storyreel.host.dynamicrafter_sampling import TextImageGuider
+
+    guider = TextImageGuider(model)
+    guider.set_conds(told(1), told(image_only), told(2))
+    guider.set_scales(*scales)
+    return guider
+
+
+def one_scale(model):
+    """The host's guider."""
+    import comfy.samplers
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(told(1), told(2))
+    guider.set_cfg(5.0)
+    return guider
+
+
+@torch.no_grad()
+def by_guider(guider, sampler, steps: int, spacing: str = "uniform_trailing", seed: int = 0, callback=None):
+    from storyreel.host.dynamicrafter_sampling import sigmas_of
+
+    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
+    sigmas = sigmas_of(guider.model_patcher, spacing, steps)
+    how = dict(callback=callback, seed=seed, disable_pbar=True)
+    return guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, **how)
+
+
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "lcm", "ddim"])
 @pytest.mark.parametrize("scheduler", ["normal", "karras", "sgm_uniform"])
 def test_every_sampler_of_the_host(model, sampler, scheduler):
@@ -58,60 +88,36 @@ def test_every_sampler_of_the_host(model, sampler, scheduler):
 
 @pytest.mark.parametrize("steps", [3, 7, 11, 20, 27, 36, 61])
 @pytest.mark.parametrize("spacing", ["uniform", "uniform_trailing"])
-@torch.no_grad()
 def test_step_counts_at_which_the_published_code_fails(model, steps, spacing):
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter_sampling import DDIM
 
-    sigmas = sampling.sigmas_of(model, spacing, steps)
-    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
-    guider = sampling.TextImageGuider(model)
-    guider.set_conds(told(1), told(3), told(2))
-    guider.set_scales(1.0, 1.0, 0.0)
-    samples = guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(1.0), sigmas, seed=0, disable_pbar=True)
-    assert samples.isfinite().all()
+    assert by_guider(two_scales(model, 1.0, 1.0, 0.0), DDIM(1.0), steps, spacing).isfinite().all()
 
 
-@torch.no_grad()
 def test_ddim_without_eta_is_eulers_method(model):
     """But for its last step, which ends at the first timestep's noise and not at none."""
     import comfy.samplers
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter_sampling import DDIM
 
-    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
-    steps = {}
-    for name, sampler in (("ddim", sampling.DDIM(0.0)), ("euler", comfy.samplers.sampler_object("euler"))):
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(told(1), told(2))
-        guider.set_cfg(5.0)
-        seen = steps[name] = []
-        guider.sample(
-            noise,
-            torch.zeros_like(noise),
-            sampler,
-            sampling.sigmas_of(model, "uniform_trailing", 5),
-            callback=lambda step, denoised, x, total, seen=seen: seen.append(denoised.clone()),
-            seed=0,
-            disable_pbar=True,
-        )
+    steps = {"ddim": [], "euler": []}
+    for sampler, seen in zip((DDIM(0.0), comfy.samplers.sampler_object("euler")), steps.values(), strict=True):
+
+        def see(step, denoised, x, total, seen=seen):
+            seen.append(denoised.clone())
+
+        by_guider(one_scale(model), sampler, 5, callback=see)
+    assert len(steps["ddim"]) == 5
     for ddim, euler in zip(steps["ddim"], steps["euler"], strict=True):
         assert (ddim - euler).abs().max() / euler.abs().max() < 1e-3
 
 
-@torch.no_grad()
 def test_noise_of_ddim_is_a_function_of_seed_and_step(model):
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter_sampling import DDIM
 
-    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
     results = []
     for seed in (0, 0, 1):
         torch.rand(seed + 5)  # the global generator may stand anywhere
-        guider = sampling.TextImageGuider(model)
-        guider.set_conds(told(1), told(3), told(2))
-        guider.set_scales(5.0, 2.0, 0.7)
-        sigmas = sampling.sigmas_of(model, "uniform_trailing", 3)
-        results.append(
-            guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(1.0), sigmas, seed=seed, disable_pbar=True)
-        )
+        results.append(by_guider(two_scales(model, 5.0, 2.0, 0.7), DDIM(1.0), 3, seed=seed))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
@@ -145,43 +151,19 @@ def test_rescale_0_changes_nothing(model):
     assert not torch.equal(sample(sampling.patch_rescale(model, 0.7)), plain)
 
 
-@torch.no_grad()
 def test_the_patch_and_the_guider_rescale_alike(model):
-    import comfy.samplers
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter_sampling import DDIM, patch_rescale
 
-    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
-    sigmas = sampling.sigmas_of(model, "uniform_trailing", 3)
-    ours = sampling.TextImageGuider(model)
-    ours.set_conds(told(1), told(1), told(2))
-    ours.set_scales(5.0, 5.0, 0.7)
-    stock = comfy.samplers.CFGGuider(sampling.patch_rescale(model, 0.7))
-    stock.set_conds(told(1), told(2))
-    stock.set_cfg(5.0)
-    results = [
-        guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(0.0), sigmas, seed=0, disable_pbar=True)
-        for guider in (ours, stock)
-    ]
-    torch.testing.assert_close(*results, rtol=0, atol=1e-5 * results[1].abs().max().item())
+    stock = by_guider(one_scale(patch_rescale(model, 0.7)), DDIM(0.0), 3)
+    ours = by_guider(two_scales(model, 5.0, 5.0, 0.7, image_only=1), DDIM(0.0), 3)
+    torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5 * stock.abs().max().item())
 
 
-@torch.no_grad()
 def test_equal_scales_are_ordinary_guidance(model):
-    import comfy.samplers
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter_sampling import DDIM
 
-    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
-    sigmas = sampling.sigmas_of(model, "uniform_trailing", 3)
-    ours, stock = sampling.TextImageGuider(model), comfy.samplers.CFGGuider(model)
-    ours.set_conds(told(1), told(3), told(2))
-    ours.set_scales(5.0, 5.0, 0.0)
-    stock.set_conds(told(1), told(2))
-    stock.set_cfg(5.0)
-    results = [
-        guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(0.0), sigmas, seed=0, disable_pbar=True)
-        for guider in (ours, stock)
-    ]
-    torch.testing.assert_close(*results, rtol=0, atol=1e-5 * results[1].abs().max().item())
+    stock, ours = (by_guider(one, DDIM(0.0), 3) for one in (one_scale(model), two_scales(model, 5.0, 5.0, 0.0)))
+    torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5 * stock.abs().max().item())
 
 
 def windows(model, length: int, overlap: int, causal: bool):
@@ -201,17 +183,25 @@ def windows(model, length: int, overlap: int, causal: bool):
     return patched
 
 
+@torch.no_grad()
+def by_euler(model, noise: torch.Tensor, sigmas: torch.Tensor, positive: list, negative: list) -> torch.Tensor:
+    """What the host samples from this very noise, guided by 5."""
+    import comfy.samplers
+
+    given = 5.0, model.load_device, comfy.samplers.sampler_object("euler"), sigmas, model.model_options
+    how = dict(latent_image=torch.zeros_like(noise), disable_pbar=True, seed=0)
+    return comfy.samplers.sample(model, noise.clone(), positive, negative, *given, **how)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_window_over_the_whole_clip_is_bit_equal_to_none(model, causal):
     assert torch.equal(sample(windows(model, 16, 4, causal)), sample(model))
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@torch.no_grad()
 def test_a_window_equals_its_frames_sampled_alone(names, causal):
-    """Without overlap, by Euler. The first frame of a window reads the first image tokens, and the picture's latents "
-    "are
-    cut by the frame's own number."""
+    """Without overlap, by Euler. The first frame of a window reads the first image tokens, and the picture's latents
+    are cut by the frame's own number."""
     import comfy.samplers
     from storyreel.host import dynamicrafter_loader
     from storyreel.host import dynamicrafter_model as keys
@@ -224,20 +214,7 @@ def test_a_window_equals_its_frames_sampled_alone(names, causal):
         conds = [told(1, 32), told(2, 32)]
         for cond in conds:
             cond[0][1][keys.CONCAT_LATENTS] = cond[0][1][keys.CONCAT_LATENTS][frames]
-        part = noise[frames].clone()
-        return comfy.samplers.sample(
-            model,
-            part,
-            *conds,
-            5.0,
-            model.load_device,
-            comfy.samplers.sampler_object("euler"),
-            sigmas,
-            model.model_options,
-            latent_image=torch.zeros_like(part),
-            disable_pbar=True,
-            seed=0,
-        )
+        return by_euler(model, noise[frames], sigmas, *conds)
 
     whole = run(windows(model, 16, 0, causal), slice(0, 32))
     for frames in (slice(0, 16), slice(16, 32)):

@@ -63,7 +63,7 @@ def test_every_key_has_its_place(loader, name):
     from storyreel.core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
     from storyreel.core.networks.dynamicrafter.unet import UNet
 
-    weights = loader.unwrap(manifest(name))
+    weights = manifest(name)
     unet = loader.take_unet(weights)
     with torch.device("meta"):
         built = UNet(read_unet_config(shapes(unet)))
@@ -113,7 +113,7 @@ def test_a_file_is_taken_for_what_it_is(loader, file, name, table):
         weights["scale_arr"] = torch.full((1400,), table)
     expected = {"dynamicrafter_256": "256", "dynamicrafter_1024": "1024", "tooncrafter_512_interp": "tooncrafter"}
     kind = "512_interp" if "interp" in name else expected.get(file, "512")
-    assert loader.recognise(name, weights, None).name == kind
+    assert loader.recognise(name, weights, {}).name == kind
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_pruned_file_is_taken_by_its_name(loader, name, kind):
     """Without its rescale table and its autoencoder."""
     parts = (loader.UNET, loader.RESAMPLER)
     weights = {key: t for key, t in manifest("dynamicrafter_512").items() if key.startswith(parts)}
-    assert loader.recognise(name, weights, None).name == kind
+    assert loader.recognise(name, weights, {}).name == kind
 
 
 PLAIN = "dynamicrafter_512_plain.safetensors"
@@ -156,7 +156,7 @@ def weights_of(loaded) -> dict:
     return {name: tensor.float() for name, tensor in loaded.model.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("wrapping", ["flat", "state_dict", "module", "forward_module"])
+@pytest.mark.parametrize("wrapping", ["flat", "state_dict", "module", "forward_module", "any"])
 def test_a_pickled_checkpoint_in_any_wrapping(host, plain, wrapping):
     """With the schedule's buffers, the rescale table among them, and a training program's own numbers beside."""
     path = host.base / "models" / "checkpoints" / f"{wrapping}.ckpt"
@@ -166,6 +166,7 @@ def test_a_pickled_checkpoint_in_any_wrapping(host, plain, wrapping):
         "state_dict": {"state_dict": weights, "global_step": 7, "epoch": 1},
         "module": {"module": weights},
         "forward_module": {"module": {f"_forward_module.{name}": tensor for name, tensor in weights.items()}},
+        "any": {"model": weights},
     }
     torch.save(saved[wrapping], path)
     found, expected = weights_of(opened(host, path.name)), weights_of(opened(host, PLAIN))
@@ -198,7 +199,7 @@ def test_a_checkpoint_in_a_smaller_format(host, plain, dtype):
 def test_a_full_checkpoint_brings_its_encoders(host, plain):
     """Text encoder, image encoder and autoencoder under their published keys, around a tiny UNet."""
     from harness import tiny
-    from storyreel.host.dynamicrafter_conditioning import vision_tokens
+    from storyreel.host.vision import vision_tokens
 
     loader_keys = ("model.diffusion_model.", "image_proj_model.")
     published = manifest("dynamicrafter_512").items()
@@ -212,6 +213,26 @@ def test_a_full_checkpoint_brings_its_encoders(host, plain):
     assert text[0][0].shape == (1, 77, 1024) and text[0][0].isfinite().all()
     assert vision_tokens(loaded.clip_vision, torch.rand(1, 40, 60, 3)).shape == (1, 257, 1280)
     assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("part", "weight"),
+    [
+        ("image_proj_model.", "proj_out.weight"),
+        ("image_proj_model.", "layers.0.0.norm2.bias"),
+        ("model.diffusion_model.", "out.0.weight"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused(loader, host, plain, part, weight):
+    from safetensors.torch import save_file
+
+    path = host.base / "models" / "checkpoints" / "half_512.safetensors"
+    save_file({key: tensor for key, tensor in plain.items() if key != part + weight}, path)
+    with pytest.raises(
+        ValueError, match=rf"half_512.safetensors is not whole: it lacks {weight} of DynamiCrafter 512\."
+    ):
+        loader.load(path.name)
+    path.unlink()
 
 
 def toon_weights() -> dict:

@@ -215,32 +215,15 @@ def test_a_lora_on_the_unet(opened, kind):
 def test_a_context_window_equals_its_frames_alone(opened, kind, causal):
     """By Euler, without overlap and from noise of its own."""
     import comfy.samplers
-    from test_dynamicrafter import windows
+    from test_dynamicrafter import by_euler, windows
 
     model = opened(kind)
     noise = torch.randn(32, 4, *SIZE, generator=torch.Generator().manual_seed(3))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 4)[1:]
 
-    @torch.no_grad()
-    def run(model, part):
-        return comfy.samplers.sample(
-            model,
-            part.clone(),
-            told(1),
-            told(2),
-            5.0,
-            model.load_device,
-            comfy.samplers.sampler_object("euler"),
-            sigmas,
-            model.model_options,
-            latent_image=torch.zeros_like(part),
-            disable_pbar=True,
-            seed=0,
-        )
-
-    whole = run(windows(model, 16, 0, causal), noise)
+    whole = by_euler(windows(model, 16, 0, causal), noise, sigmas, told(1), told(2))
     for frames in (slice(0, 16), slice(16, 32)):
-        alone = run(model, noise[frames])
+        alone = by_euler(model, noise[frames], sigmas, told(1), told(2))
         torch.testing.assert_close(whole[frames], alone, rtol=0, atol=1e-5 * alone.abs().max().item())
 
 

@@ -36,7 +36,6 @@ def found(host, tmp_path_factory):
     weights = dynamicrafter.random(UNet(sizes)), dynamicrafter.random(Resampler(projection), 1)
     dynamicrafter.write(folder / "video.safetensors", *weights, KIND)
     with pytest.MonkeyPatch.context() as patch:
-        storyworld.register_folder()
         known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
         patch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(folder), *known[0]], known[1]))
         names = dynamicrafter_loader.checkpoint_names()

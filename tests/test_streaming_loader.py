@@ -322,7 +322,8 @@ def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     """Of 224 pixels, where nothing is resized, as the host's own node sees it; and the model takes what comes."""
     from storyreel.core.networks.streaming.appearance import TokenExpander
     from storyreel.host import modelscope_model as names
-    from storyreel.host.streaming_conditioning import GREY, anchor_embeds, remember
+    from storyreel.host.streaming_conditioning import remember
+    from storyreel.host.vision import GREY, anchor_embeds
 
     picture = torch.randint(0, 256, (2, 224, 224, 3), generator=torch.Generator().manual_seed(0)) / 255
     embeds = anchor_embeds(whole.clip_vision, picture)

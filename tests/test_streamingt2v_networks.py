@@ -41,7 +41,7 @@ def test_strength_0_is_the_model_without(model, inputs):
     assert torch.equal(model(x, TIMES, text, image, seen, cam_strength=0.0), model(x, TIMES, text, image))
     assert torch.equal(model(x, TIMES, text, image, seen, apm_strength=0.0), model(x, TIMES, text, None, seen))
     plain = UNet(UNET)
-    load(plain, {name: t for name, t in model.unet.state_dict().items() if name in plain.state_dict()})
+    load(plain, {name: t for name, t in model.state_dict().items() if name in plain.state_dict()})
     assert torch.equal(model(x, TIMES, text), plain(x, TIMES, text))
     assert torch.equal(model(x, TIMES, text, image, seen, 0.0, 0.0), plain(x, TIMES, text))
 

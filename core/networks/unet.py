@@ -1,4 +1,4 @@
-"""What latent video UNets have in common: sizes, read from the shapes of the weights, and the two sides.
+"""What latent video UNets have in common: sizes, read from the shapes of the weights, the layers, and the two sides.
 
 The input side goes down to small pictures, level by level; the output side comes back up, and each of its blocks also
 sees what the input block across left for it.
@@ -7,7 +7,9 @@ sees what the input block across left for it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+
+from .blocks import Attend, ResBlock, SpatialTransformer, TemporalTransformer, Upsample
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -60,6 +62,28 @@ def read_sizes(shapes: Shapes, init: str, context: str) -> dict:
     )
 
 
+class Layers:
+    """Makes the layers that the network is built of. looks: the kind of cross-attention."""
+
+    def __init__(self, config: UNetSizes, looks: Callable[..., nn.Module], operations, attend: Attend, **made):
+        self.config, self.looks, self.operations, self.attend, self.made = config, looks, operations, attend, made
+
+    def res(self, channels: int, out: int) -> ResBlock:
+        return ResBlock(channels, out, 4 * self.config.model_channels, self.operations, **self.made)
+
+    def transformers(self, channels: int) -> list[nn.Module]:
+        heads, made = channels // self.config.head_channels, dict(operations=self.operations, attend=self.attend)
+        looks = self.looks(channels, self.config.context_dim, heads, **made, **self.made)
+        spatial = SpatialTransformer(channels, heads, looks, **made, **self.made)
+        return [spatial, TemporalTransformer(channels, heads, **made, **self.made)]
+
+    def stage(self, level: int, channels: int, out: int) -> list[nn.Module]:
+        return [self.res(channels, out), *(self.transformers(out) if self.config.attention[level] else [])]
+
+    def middle(self, channels: int) -> list[nn.Module]:
+        return [self.res(channels, channels), *self.transformers(channels), self.res(channels, channels)]
+
+
 # stage(level, channels, out): the layers of one block, the residual block first.
 Stage = Callable[[int, int, int], list[nn.Module]]
 
@@ -89,3 +113,23 @@ def output_side(sizes: UNetSizes, left: Sequence[int], stage: Stage, grow: Calla
                 layers.append(grow(out))
             blocks.append(nn.ModuleList(layers))
     return blocks
+
+
+def run(block: nn.ModuleList, h: Tensor, emb: Tensor, clips: int, *told, size: tuple[int, int] | None = None) -> Tensor:
+    """The layers of one block, each given what it wants.
+
+    h: [(B T), C, H, W]. emb: [B, E]. told: what the cross-attentions are called with. size: for a layer that makes the
+    pictures larger.
+    """
+    for layer in block:
+        if isinstance(layer, ResBlock):
+            h = layer(h, emb, clips)
+        elif isinstance(layer, SpatialTransformer):
+            h = layer(h, *told)
+        elif isinstance(layer, TemporalTransformer):
+            h = layer(h, clips)
+        elif isinstance(layer, Upsample):
+            h = layer(h, size)
+        else:
+            h = layer(h)
+    return h

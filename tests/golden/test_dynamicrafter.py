@@ -4,7 +4,7 @@ import pytest
 import torch
 from harness.golden import Golden, error, files
 from storyreel.core.networks import blocks
-from storyreel.core.networks.dynamicrafter.attention import SpatialTransformer
+from storyreel.core.networks.dynamicrafter.attention import TextImageAttention
 from storyreel.core.networks.dynamicrafter.config import (
     ResamplerConfig,
     UNetConfig,
@@ -115,7 +115,8 @@ def run_block(name: str, golden: Golden) -> torch.Tensor:
     heads = config["channels"] // config["num_head_channels"]
     if name.startswith("spatial_transformer"):
         learned = any(key.endswith("alpha") for key in weights)
-        block = load(SpatialTransformer(x.shape[1], heads, config["context_dim"], learned), weights)
+        looks = TextImageAttention(x.shape[1], config["context_dim"], heads, learned)
+        block = load(blocks.SpatialTransformer(x.shape[1], heads, looks), weights)
         context = golden[f"{name}.context"]
         return block(x, context[:, :77], context[:, 77:])
     if name == "resblock":

@@ -9,9 +9,8 @@ TOLERANCE = 1e-3  # of whole trajectories: the data's README
 
 
 @pytest.fixture
-def opened(host, tmp_path, monkeypatch):
+def opened(host, tmp_path):
     """opened(golden) -> the MODEL of the data's own UNet, loaded from a file."""
-    import folder_paths
     from harness import dynamicrafter
     from storyreel.host import dynamicrafter_loader
 
@@ -24,12 +23,10 @@ def opened(host, tmp_path, monkeypatch):
         path = dynamicrafter.write(
             tmp_path / "golden.safetensors", unet.weights(), dynamicrafter.resampler(context), kind
         )
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(path.parent)], {".safetensors"}))
-        folder_paths.filename_list_cache.pop("checkpoints", None)
         return dynamicrafter_loader.load(path.name, precision=torch.float32).model
 
-    yield opened
-    folder_paths.filename_list_cache.pop("checkpoints", None)
+    with host.checkpoints_of(tmp_path):
+        yield opened
 
 
 def frames(clip: torch.Tensor) -> torch.Tensor:
@@ -270,7 +267,7 @@ def picture(golden: Golden, case: str) -> torch.Tensor:
 @torch.no_grad()
 def test_the_image_encoder_sees_pictures_as_published(path, clip_vision):
     from storyreel.core.video.pictures import clip_pixels
-    from storyreel.host.dynamicrafter_conditioning import vision_tokens
+    from storyreel.host.vision import vision_tokens
 
     golden = Golden(path)
     encoder = clip_vision(golden)

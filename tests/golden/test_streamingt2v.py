@@ -117,9 +117,9 @@ def whole(request):
 def test_whole_network(whole):
     golden, model, told = whole
     said = golden.config
-    assert model.config.unet.widths == said["block_out_channels"]
-    assert model.config.unet.head_channels == said["attention_head_dim"]
-    assert list(model.config.frame_widths) == golden.said("cond_channels")
+    assert model.config.widths == said["block_out_channels"]
+    assert model.config.head_channels == said["attention_head_dim"]
+    assert list(model.streaming.frame_widths) == golden.said("cond_channels")
     x = golden["in.latents"]
     for timestep in golden.said("timesteps"):
         found = model(x, torch.full((len(x),), timestep), *told)
@@ -148,8 +148,8 @@ def test_strength_0_is_the_model_without(whole):
     assert difference(no_cam, golden["out.eps_nocam"]) <= WHOLE
     assert torch.equal(no_cam, model(x, times, text, image))
     assert torch.equal(model(x, times, text, image, seen, apm_strength=0.0), model(x, times, text, None, seen))
-    base = UNet(model.config.unet)
-    load(base, {name: t for name, t in model.unet.state_dict().items() if name in base.state_dict()})
+    base = UNet(model.config)
+    load(base, {name: t for name, t in model.state_dict().items() if name in base.state_dict()})
     neither = model(x, times, text, image, seen, cam_strength=0.0, apm_strength=0.0)
     assert torch.equal(neither, base(x, times, text))
     assert difference(neither, no_cam) > 100 * WHOLE

@@ -10,19 +10,15 @@ WHOLE, SAMPLED = 1e-4, 1e-3  # absolute: the data's README
 
 
 @pytest.fixture
-def opened(host, tmp_path, monkeypatch):
+def opened(host, tmp_path):
     """opened(weights, name) -> the MODEL of a file."""
-    import folder_paths
     from storyreel.host import streaming_loader
 
     def opened(weights: dict, name: str = "golden.safetensors"):
-        path = write(tmp_path / name, weights)
-        monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(path.parent)], {path.suffix}))
-        folder_paths.filename_list_cache.pop("checkpoints", None)
-        return streaming_loader.load(path.name, precision=torch.float32).model
+        return streaming_loader.load(write(tmp_path / name, weights).name, precision=torch.float32).model
 
-    yield opened
-    folder_paths.filename_list_cache.pop("checkpoints", None)
+    with host.checkpoints_of(tmp_path):
+        yield opened
 
 
 def in_frames(clip: torch.Tensor) -> torch.Tensor:

@@ -188,6 +188,21 @@ class Host:
         finally:
             del self.nodes[name]
 
+    @contextlib.contextmanager
+    def checkpoints_of(self, folder: Path):
+        """Offer the files of one folder, and no others, as checkpoints for a while."""
+        import folder_paths
+
+        known, name = folder_paths.folder_names_and_paths, "checkpoints"
+        before = known[name]
+        known[name] = [str(folder)], before[1]
+        folder_paths.filename_list_cache.pop(name, None)
+        try:
+            yield
+        finally:
+            known[name] = before
+            folder_paths.filename_list_cache.pop(name, None)
+
     @functools.lru_cache(maxsize=2)  # noqa: B019 - one host a run
     def _checkpoint(self, name: str):
         import comfy.sd

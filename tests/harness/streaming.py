@@ -10,7 +10,7 @@ from storyreel.core.networks.modelscope.unet import UNet
 from storyreel.core.networks.streaming import keys
 from storyreel.core.networks.streaming.appearance import TokenExpander
 from storyreel.core.networks.streaming.config import StreamingConfig, read_config
-from storyreel.core.networks.streaming.model import StreamingT2V
+from storyreel.core.networks.streaming.model import ConditionalUNet, FeatureExtractor, StreamingT2V
 
 from .dynamicrafter import random
 from .golden import Golden, part, procedural
@@ -30,9 +30,7 @@ def streaming_model(listed: dict, seed: int) -> StreamingT2V:
     unet = keys.read_unet(part(weights, keys.UNET))
     extractor = keys.read_extractor(part(weights, keys.EXTRACTOR))
     model = StreamingT2V(read_config(shapes(unet), shapes(extractor)))
-    load(model.unet, unet)
-    load(model.extractor, extractor)
-    return model.eval()
+    return load(model, unet | {f"extractor.{key}": weight for key, weight in extractor.items()})
 
 
 class Toy:
@@ -93,14 +91,18 @@ def tiny_modelscope() -> dict[str, torch.Tensor]:
 
 def tiny_streaming(sizes: StreamingConfig = STREAMING) -> dict[str, torch.Tensor]:
     """Weights of StreamingT2V, tiny: published prefixes and merger names, and the original layout within."""
-    network = StreamingT2V(sizes)
+    network, extractor = ConditionalUNet(sizes), FeatureExtractor(sizes)
     expander = TokenExpander(sizes.unet.context_dim, 16, sizes.image_tokens)
-    unet, extractor = random(network.unet, 1), random(network.extractor, 2)
     return {
-        **{keys.UNET + merger_name(key, len(network.unet.injectors)): t for key, t in unet.items()},
-        **{keys.EXTRACTOR + key.replace("frame_encoder.", keys.FRAME_ENCODER): t for key, t in extractor.items()},
+        **{keys.UNET + merger_name(key, len(network.injectors)): t for key, t in random(network, 1).items()},
+        **{keys.EXTRACTOR + encoder_name(key): t for key, t in random(extractor, 2).items()},
         **{keys.EXPANDER + key: t for key, t in random(expander, 3).items()},
     }
+
+
+def encoder_name(key: str) -> str:
+    """The published name of a frame encoder's weight; of any other, its own."""
+    return key.replace("frame_encoder.", keys.FRAME_ENCODER)
 
 
 def merger_name(key: str, count: int, blocks: str = "down_blocks") -> str:

@@ -195,7 +195,7 @@ def attend_explicitly(q, k, v, heads: int):
 
 def repeat_context(unet, frames: int) -> None:
     """Give every frame a copy of its own of the text and of tokens that are not its own already."""
-    from storyreel.core.networks.dynamicrafter.attention import SpatialTransformer
+    from storyreel.core.networks.blocks import SpatialTransformer
 
     def repeat(module, arguments):
         x, *contexts, strength = arguments

@@ -21,7 +21,7 @@ from .trainer import Plan, device, train
 from .words import Vocabulary, with_strangers
 
 pack.load_pack()
-from storyreel.core.diffusion.schedule import TIMESTEPS, alpha_bars  # noqa: E402
+from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
 from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
 from storyreel.core.storyworld import captions  # noqa: E402
 
@@ -82,6 +82,17 @@ class Captions:
         return self.text.final_layer_norm(x)
 
 
+def noised(clean: Tensor, alphas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(noisy, times, velocity) of a batch of latents. alphas: alpha_bar of every timestep. times: [B]."""
+    # One time from each of as many equal parts of the schedule: evener than chance.
+    parts = (torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)) / len(clean)
+    times = (parts * len(alphas)).long()
+    noise = torch.randn(clean.shape, generator=generator)
+    shape = -1, *[1] * (clean.ndim - 1)
+    signal, sigma = (part.sqrt().view(shape) for part in (alphas[times], 1 - alphas[times]))
+    return signal * clean + sigma * noise, times, signal * noise - sigma * clean
+
+
 def train_unet(
     folder: Path,
     name: str,
@@ -107,17 +118,10 @@ def train_unet(
         picks = torch.randint(len(pictures), (plan.batch,), generator=generator).tolist()
         rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
         texts = [_text(rng, truths[pick]) for pick in picks]
-        clean = latents[picks].float()
-        # One time from each of as many equal parts of the schedule: evener than chance.
-        parts = (torch.arange(plan.batch) + torch.rand(plan.batch, generator=generator)) / plan.batch
-        times = (parts * TIMESTEPS).long()
-        noise = torch.randn(clean.shape, generator=generator)
-        signal, sigma = (part.sqrt().view(-1, 1, 1, 1) for part in (alphas[times], 1 - alphas[times]))
-        target = signal * noise - sigma * clean
-        noisy = (signal * clean + sigma * noise).to(device())
-        predicted = unet(noisy, times.to(device()), context=read(texts), transformer_options=TRAINING_OPTIONS)
+        noisy, times, target = (part.to(device()) for part in noised(latents[picks].float(), alphas, generator))
+        predicted = unet(noisy, times, context=read(texts), transformer_options=TRAINING_OPTIONS)
         weight = 1 + (HERO_WEIGHT - 1) * torch.from_numpy(heroes[picks])[:, None]
-        error = (predicted.float() - target.to(device())).square() * weight.to(device())
+        error = (predicted.float() - target).square() * weight.to(device())
         return error.mean(), {}
 
     train(name, nn.ModuleDict({"unet": unet}), loss, plan, folder)

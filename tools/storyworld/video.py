@@ -19,11 +19,11 @@ from .clip import WIDTH, Towers
 from .clips_data import FPS, ClipRecipe, Clips, draw_clips, vision_tokens
 from .products import attend
 from .trainer import Plan, device, train
-from .unet import Captions
+from .unet import Captions, noised
 from .words import Vocabulary, with_strangers
 
 pack.load_pack()
-from storyreel.core.diffusion.schedule import TIMESTEPS, alpha_bars  # noqa: E402
+from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig  # noqa: E402
 from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
 from storyreel.core.networks.dynamicrafter.unet import UNet  # noqa: E402
@@ -194,22 +194,16 @@ def train_video(
         beside = torch.stack([latents_beside(clip, one.mode) for clip, one in zip(clean, told, strict=True)])
         seen = [grey if one.image is None else clips.tokens[pick, one.image].float() for pick, one in pairs]
         fs = torch.tensor([truths[pick][1] for pick in picks], device=device())
-        # One time from each of as many equal parts of the schedule: evener than chance.
-        parts = (torch.arange(plan.batch) + torch.rand(plan.batch, generator=generator)) / plan.batch
-        times = (parts * TIMESTEPS).long()
-        noise = torch.randn(clean.shape, generator=generator)
-        signal, sigma = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas[times], 1 - alphas[times]))
-        target = signal * noise - sigma * clean
-        noisy = signal * clean + sigma * noise
+        noisy, times, target = (part.to(device()) for part in noised(clean, alphas, generator))
         predicted = model(
-            noisy.to(device()),
+            noisy,
             beside.to(device()),
-            times.to(device()),
+            times,
             read([one.text for one in told]),
             torch.stack(seen).to(device()),
             fs,
         )
-        error = (predicted.float() - target.to(device())).square().mean(2)
+        error = (predicted.float() - target).square().mean(2)
         weight = (motion.to(error) / MOST_MOTION).clamp(max=1)
         everywhere = error.mean((1, 2, 3))
         moving = (weight * error).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + LEAST_CELLS)

@@ -1,11 +1,10 @@
-"""The spatial transformer that looks at text and at image tokens: the dual stream of DynamiCrafter, section 3.2."""
+"""The cross-attention to text and to image tokens: the dual stream of DynamiCrafter, section 3.2."""
 
 import torch
 from torch import Tensor, nn
 
 from ...attention.extended import attend_plain
-from .. import blocks
-from ..blocks import Attend, attend_together
+from ..blocks import attend_together
 
 
 class TextImageAttention(nn.Module):
@@ -37,20 +36,3 @@ class TextImageAttention(nn.Module):
             seen = attend_together(self.attend, q, self.to_k_ip(image), self.to_v_ip(image), self.heads)
             out = out + gate * seen
         return self.to_out(out)
-
-
-class SpatialTransformer(blocks.SpatialTransformer):
-    """A transformer over the places of each frame, told by text, image and the image's strength."""
-
-    def __init__(
-        self,
-        channels: int,
-        heads: int,
-        context_dim: int,
-        learned_gate: bool = False,
-        operations=nn,
-        attend: Attend = attend_plain,
-        **made,
-    ):
-        looks = TextImageAttention(channels, context_dim, heads, learned_gate, operations, attend, **made)
-        super().__init__(channels, heads, looks, operations, attend, **made)

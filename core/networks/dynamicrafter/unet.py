@@ -1,5 +1,7 @@
 """DynamiCrafter's video UNet: Stable Diffusion 2's, with a temporal layer behind every spatial one."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -9,14 +11,15 @@ from ..blocks import (
     GROUPS,
     Attend,
     Downsample,
-    ResBlock,
     TemporalTransformer,
     Upsample,
     embedding,
+    fold,
     timestep_embedding,
+    unfold,
 )
-from ..unet import INIT_HEADS, input_side, output_side
-from .attention import SpatialTransformer
+from ..unet import INIT_HEADS, Layers, input_side, output_side, run
+from .attention import TextImageAttention
 from .config import UNetConfig
 
 
@@ -29,41 +32,24 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, operations=nn, attend: Attend = attend_plain, **made):
         super().__init__()
         self.config = config
-        width = config.model_channels
-        emb = 4 * width
-
-        def res(channels: int, out: int) -> ResBlock:
-            return ResBlock(channels, out, emb, operations, **made)
-
-        def transformers(channels: int) -> list[nn.Module]:
-            heads = channels // config.head_channels
-            spatial = SpatialTransformer(
-                channels, heads, config.context_dim, config.learned_gate, operations, attend, **made
-            )
-            return [spatial, TemporalTransformer(channels, heads, operations=operations, attend=attend, **made)]
-
-        def stage(level: int, channels: int, out: int) -> list[nn.Module]:
-            return [res(channels, out), *(transformers(out) if config.attention[level] else [])]
-
-        self.time_embed = embedding(width, emb, operations, **made)
-        self.fps_embedding = embedding(width, emb, operations, **made)
-        self.init_attn = nn.ModuleList(
-            [
-                TemporalTransformer(
-                    width, INIT_HEADS, INIT_HEADS * config.head_channels, False, operations, attend, **made
-                )
-            ]
-        )
+        looks = partial(TextImageAttention, learned_gate=config.learned_gate)
+        layers = Layers(config, looks, operations, attend, **made)
+        width, inner = config.model_channels, INIT_HEADS * config.head_channels
+        self.time_embed = embedding(width, 4 * width, operations, **made)
+        self.fps_embedding = embedding(width, 4 * width, operations, **made)
+        behind = TemporalTransformer(width, INIT_HEADS, inner, False, operations, attend, **made)
+        self.init_attn = nn.ModuleList([behind])
         first = operations.Conv2d(config.in_channels, width, 3, padding=1, **made)
         self.input_blocks, left = input_side(
             config,
             nn.ModuleList([first]),
-            stage,
+            layers.stage,
             lambda channels: nn.ModuleList([Downsample(channels, operations, **made)]),
         )
-        channels = left[-1]
-        self.middle_block = nn.ModuleList([res(channels, channels), *transformers(channels), res(channels, channels)])
-        self.output_blocks = output_side(config, left, stage, lambda channels: Upsample(channels, operations, **made))
+        self.middle_block = nn.ModuleList(layers.middle(left[-1]))
+        self.output_blocks = output_side(
+            config, left, layers.stage, lambda channels: Upsample(channels, operations, **made)
+        )
         self.out = nn.Sequential(
             operations.GroupNorm(GROUPS, config.widths[0], eps=CONV_EPS, **made),
             nn.SiLU(),
@@ -92,31 +78,17 @@ class UNet(nn.Module):
         if image.shape[1] == config.image_tokens * frames:
             image = image.reshape(clips * frames, config.image_tokens, -1)
 
-        def run(block: nn.ModuleList, h: Tensor, strength: float) -> Tensor:
-            for layer in block:
-                if isinstance(layer, ResBlock):
-                    h = layer(h, emb, clips)
-                elif isinstance(layer, SpatialTransformer):
-                    h = layer(h, text, image, strength)
-                elif isinstance(layer, TemporalTransformer):
-                    h = layer(h, clips)
-                else:
-                    h = layer(h)
-            return h
-
-        h = x.transpose(1, 2).flatten(0, 1)
-        skips = []
+        h, left = fold(x), []
         for number, block in enumerate(self.input_blocks):
-            h = run(block, h, image_strength[self._is_middle(h, x)])
+            h = run(block, h, emb, clips, text, image, image_strength[self._is_middle(h, x)])
             if number == 0:
-                h = run(self.init_attn, h, 1.0)
-            skips.append(h)
-        h = run(self.middle_block, h, image_strength[1])
+                h = run(self.init_attn, h, emb, clips)
+            left.append(h)
+        h = run(self.middle_block, h, emb, clips, text, image, image_strength[1])
         for block in self.output_blocks:
             strength = image_strength[self._is_middle(h, x)]
-            h = run(block, torch.cat([h, skips.pop()], dim=1), strength)
-        h = self.out(h)
-        return h.unflatten(0, (clips, frames)).transpose(1, 2)
+            h = run(block, torch.cat([h, left.pop()], dim=1), emb, clips, text, image, strength)
+        return unfold(self.out(h), clips)
 
     @staticmethod
     def _is_middle(h: Tensor, x: Tensor) -> bool:

@@ -15,8 +15,6 @@ from ..blocks import (
     Attend,
     CrossAttention,
     Downsample,
-    ResBlock,
-    SpatialTransformer,
     TemporalTransformer,
     Upsample,
     embedding,
@@ -24,30 +22,8 @@ from ..blocks import (
     timestep_embedding,
     unfold,
 )
-from ..unet import INIT_HEADS, input_side, output_side
+from ..unet import INIT_HEADS, Layers, input_side, output_side, run
 from .config import UNetConfig
-
-
-class Layers:
-    """Makes the layers that the network is built of. looks: the kind of cross-attention."""
-
-    def __init__(self, config: UNetConfig, looks: Callable[..., nn.Module], operations, attend: Attend, **made):
-        self.config, self.looks, self.operations, self.attend, self.made = config, looks, operations, attend, made
-
-    def res(self, channels: int, out: int) -> ResBlock:
-        return ResBlock(channels, out, 4 * self.config.model_channels, self.operations, **self.made)
-
-    def transformers(self, channels: int) -> list[nn.Module]:
-        heads, made = channels // self.config.head_channels, dict(operations=self.operations, attend=self.attend)
-        looks = self.looks(channels, self.config.context_dim, heads, **made, **self.made)
-        spatial = SpatialTransformer(channels, heads, looks, **made, **self.made)
-        return [spatial, TemporalTransformer(channels, heads, **made, **self.made)]
-
-    def stage(self, level: int, channels: int, out: int) -> list[nn.Module]:
-        return [self.res(channels, out), *(self.transformers(out) if self.config.attention[level] else [])]
-
-    def middle(self, channels: int) -> list[nn.Module]:
-        return [self.res(channels, channels), *self.transformers(channels), self.res(channels, channels)]
 
 
 class Encoder(nn.Module):
@@ -89,20 +65,6 @@ class Encoder(nn.Module):
             h = block(h) if isinstance(block, Downsample) else run(block, h, emb, clips, *told)
             left.append(h)
         return left
-
-
-def run(block: nn.ModuleList, h: Tensor, emb: Tensor, clips: int, *told, size: tuple[int, int] | None = None) -> Tensor:
-    """The layers of one block, each given what it wants. size: for a layer that makes the pictures larger."""
-    for layer in block:
-        if isinstance(layer, ResBlock):
-            h = layer(h, emb, clips)
-        elif isinstance(layer, SpatialTransformer):
-            h = layer(h, *told)
-        elif isinstance(layer, TemporalTransformer):
-            h = layer(h, clips)
-        else:
-            h = layer(h, size)
-    return h
 
 
 class UNet(Encoder):

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ...attention.extended import attend_plain
 from ..blocks import Attend
-from ..modelscope.unet import Encoder, UNet, run
+from ..modelscope.unet import Encoder, UNet
+from ..unet import run
 from .appearance import AppearanceAttention
 from .config import StreamingConfig
 from .frame_encoder import FrameEncoder
@@ -62,13 +63,12 @@ class ConditionalUNet(UNet):
         return super().forward(x, timesteps, text, image, apm_strength, merge=None if memory is None else inject)
 
 
-class StreamingT2V(nn.Module):
-    """Both networks as one."""
+class StreamingT2V(ConditionalUNet):
+    """Both networks as one. config: the base's sizes. streaming: all of them."""
 
     def __init__(self, config: StreamingConfig, operations=nn, attend: Attend = attend_plain, **made):
-        super().__init__()
-        self.config = config
-        self.unet = ConditionalUNet(config, operations, attend, **made)
+        super().__init__(config, operations, attend, **made)
+        self.streaming = config
         self.extractor = FeatureExtractor(config, operations, attend, **made)
 
     def see(self, frames: Tensor) -> Tensor:
@@ -98,10 +98,10 @@ class StreamingT2V(nn.Module):
         if seen is not None and cam_strength:
             frames = len(seen) // len(x)
             memory = self.extractor(x[:, :, :frames], timesteps, text, seen)
-        return self.unet(x, timesteps, text, image, memory, cam_strength, apm_strength)
+        return super().forward(x, timesteps, text, image, memory, cam_strength, apm_strength)
 
     def _check(self, text: Tensor, image: Tensor) -> None:
-        wanted = self.config.text_tokens, self.config.image_tokens
+        wanted = self.streaming.text_tokens, self.streaming.image_tokens
         if (text.shape[1], image.shape[1]) != wanted:
             raise ValueError(
                 f"APM was given {text.shape[1]} text and {image.shape[1]} image tokens; "
