@@ -37,7 +37,7 @@ from .loading import (
 )
 
 NODE = "StoryReelDynamiCrafterLoader"
-SHIPPED = "video.safetensors"  # in Storyworld's folder
+SHIPPED = "storyworld_video.safetensors"  # in Storyworld's folder
 UNET, RESAMPLER, VAE, TEXT, VISION = (
     "model.diffusion_model.",
     "image_proj_model.",
@@ -64,6 +64,7 @@ class Kind:
     size: tuple[int, int] = (512, 320)
     image_tokens: int = 16
     dim_head: int = 64
+    head_channels: int | None = None
     latents: dict | None = None
 
 
@@ -151,7 +152,7 @@ def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, s
 def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comfy.model_patcher.ModelPatcher:
     """The MODEL. The UNet's weights are moved out of their dictionary."""
     config = DynamiCrafterConfig(
-        read_unet_config(shapes_of(unet), kind.default_fs, kind.image_tokens),
+        read_unet_config(shapes_of(unet), kind.default_fs, kind.image_tokens, kind.head_channels),
         read_resampler_config(shapes_of(resampler), kind.dim_head),
         storyworld.StoryworldLatents(**kind.latents) if kind.latents else None,
     )

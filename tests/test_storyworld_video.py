@@ -16,6 +16,7 @@ KIND = {
     "size": [128, 128],
     "image_tokens": 3,
     "dim_head": 16,
+    "head_channels": 32,
     "latents": {"spread": 0.8, "rgb": [[0.1, 0.2, 0.3]] * (CHANNELS + 1)},
 }
 
@@ -31,15 +32,16 @@ def found(host, tmp_path_factory):
     from storyreel.host import dynamicrafter_loader, storyworld
 
     sizes = replace(dynamicrafter.SIZES, in_channels=2 * CHANNELS, out_channels=CHANNELS, context_dim=WIDTH)
+    sizes = replace(sizes, head_channels=KIND["head_channels"], init_head_channels=8)
     projection = ResamplerConfig(64, 2, 3, KIND["dim_head"], KIND["image_tokens"] * FRAMES, WIDTH, WIDTH, 2)
     folder = tmp_path_factory.mktemp("storyworld")
     weights = dynamicrafter.random(UNet(sizes)), dynamicrafter.random(Resampler(projection), 1)
-    dynamicrafter.write(folder / "video.safetensors", *weights, KIND)
+    dynamicrafter.write(folder / "storyworld_video.safetensors", *weights, KIND)
     with pytest.MonkeyPatch.context() as patch:
         known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
         patch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(folder), *known[0]], known[1]))
         names = dynamicrafter_loader.checkpoint_names()
-        yield dynamicrafter_loader.load("video.safetensors", precision=torch.float32), names
+        yield dynamicrafter_loader.load("storyworld_video.safetensors", precision=torch.float32), names
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +64,11 @@ def told(found):
 
 def test_the_loader_offers_it_and_reads_what_shapes_do_not_say(found):
     loaded, names = found
-    assert "video.safetensors" in names
+    assert "storyworld_video.safetensors" in names
     model = loaded.model.model
     assert model.image_proj_model.config.heads == 3 and model.image_proj_model.config.dim_head == 16
-    assert model.sizes.default_fs == 7 and model.sizes.image_tokens == 3 and model.sizes.head_channels == 16
+    assert model.sizes.default_fs == 7 and model.sizes.image_tokens == 3 and model.sizes.head_channels == 32
+    assert model.sizes.init_head_channels == 8
     assert float(model.model_sampling.scales[-1]) == pytest.approx(0.9)
     assert model.latent_format.latent_channels == CHANNELS
     assert model.process_latent_in(torch.tensor(0.8)) == pytest.approx(1.0)

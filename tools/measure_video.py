@@ -24,7 +24,7 @@ from pathlib import Path
 import environment
 
 SHIPPED = environment.ROOT / "models" / "storyworld"
-VIDEO = SHIPPED / "video.safetensors"
+VIDEO = SHIPPED / "storyworld_video.safetensors"
 JUDGES = environment.ROOT / "tools" / "storyworld"
 PAGE = SHIPPED / "README.md"
 README = environment.ROOT / "README.md"

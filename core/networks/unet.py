@@ -18,7 +18,8 @@ INIT_HEADS = 8  # of the temporal transformer behind the first convolution
 
 @dataclass(frozen=True)
 class UNetSizes:
-    """attention: for each level, whether it has transformers. head_channels: width of an attention head."""
+    """attention: for each level, whether it has transformers. head_channels: width of an attention head.
+    init_head_channels: in the temporal transformer behind the first convolution; None, as published: the same."""
 
     in_channels: int = 4
     out_channels: int = 4
@@ -27,22 +28,28 @@ class UNetSizes:
     num_res_blocks: int = 2
     attention: tuple[bool, ...] = (True, True, True, False)
     head_channels: int = 64
+    init_head_channels: int | None = None
     context_dim: int = 1024
 
     @property
     def widths(self) -> list[int]:
         return [self.model_channels * mult for mult in self.channel_mult]
 
+    @property
+    def init_width(self) -> int:
+        return INIT_HEADS * (self.init_head_channels or self.head_channels)
 
-def read_sizes(shapes: Shapes, init: str, context: str) -> dict:
+
+def read_sizes(shapes: Shapes, init: str, context: str, head_channels: int | None = None) -> dict:
     """The fields of UNetSizes from the shapes of weights in the original layout. Raises KeyError for another network.
 
     init: prefix of the temporal transformer behind the first convolution. context: name of a weight that projects the
-    context.
+    context. head_channels: where the heads of that transformer have another width, which no shape tells.
     """
     first = shapes["input_blocks.0.0.weight"]
     width = first[0]
     levels: list[list[int]] = [[]]
+    init_head_channels = shapes[f"{init}proj_in.weight"][0] // INIT_HEADS
     number = 1
     while any(name.startswith(f"input_blocks.{number}.") for name in shapes):
         if f"input_blocks.{number}.0.in_layers.2.weight" in shapes:
@@ -57,7 +64,8 @@ def read_sizes(shapes: Shapes, init: str, context: str) -> dict:
         channel_mult=tuple(shapes[f"input_blocks.{level[0]}.0.in_layers.2.weight"][0] // width for level in levels),
         num_res_blocks=len(levels[0]),
         attention=tuple(f"input_blocks.{level[0]}.1.norm.weight" in shapes for level in levels),
-        head_channels=shapes[f"{init}proj_in.weight"][0] // INIT_HEADS,
+        head_channels=head_channels or init_head_channels,
+        init_head_channels=init_head_channels if head_channels else None,
         context_dim=shapes[context][1],
     )
 

@@ -64,6 +64,11 @@ ABOUT = {
 }
 
 
+def file_name(part: str) -> str:
+    """Of a part that ships. The video model's stands in a loader's list among published files, and says whose it is."""
+    return f"storyworld_{part}.safetensors" if part == "video" else f"{part}.safetensors"
+
+
 def card(path: Path, part: str) -> str:
     """The model card of a shipped file, in Markdown."""
     weights, metadata = load(path)

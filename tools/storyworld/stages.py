@@ -78,7 +78,8 @@ class Training:
         plan = replace(self._shorter(video.PLAN), seed=self.seed)
         vocabulary = self._vocabulary()
         # In the units of the picture model, so that its latents may go in.
-        latents = {name: shipping.load(self._path("unet"))[1]["config"][name] for name in ("spread", "rgb")}
+        pictures, known = shipping.load(self._path("unet"))
+        latents = {name: known["config"][name] for name in ("spread", "rgb")}
         model, clips = video.train_video(
             self.folder,
             self.video_name,
@@ -86,6 +87,7 @@ class Training:
             self._towers(vocabulary),
             vocabulary,
             latents["spread"],
+            pictures,
             plan,
             self._fewer(video.DATA),
         )
@@ -111,7 +113,7 @@ class Training:
         shipping.add_figures(self._path("video"), self._moving_figures())
         weights.mkdir(parents=True, exist_ok=True)
         for part in shipping.ABOUT:
-            path = weights / f"{part}.safetensors"
+            path = weights / shipping.file_name(part)
             path.write_bytes(self._path(part).read_bytes())
             path.with_suffix(".md").write_text(shipping.card(path, part), encoding="utf-8")
         for part in JUDGES:

@@ -24,6 +24,7 @@ from .words import Vocabulary, with_strangers
 
 pack.load_pack()
 from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
+from storyreel.core.networks.blocks import TemporalConv, TemporalTransformer  # noqa: E402
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig  # noqa: E402
 from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
 from storyreel.core.networks.dynamicrafter.unet import UNet  # noqa: E402
@@ -31,7 +32,7 @@ from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
 from storyreel.core.storyworld import captions, world  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
-PLAN = Plan(steps=3400, batch=8, rate=1.5e-3, ema=0.999, warmup=200)
+PLAN = Plan(steps=2600, batch=6, rate=8e-4, ema=0.998, warmup=100)
 DATA = ClipRecipe(seed=4000, count=6000)
 FRAMES = DATA.frames
 IMAGE_TOKENS = 4  # of a frame
@@ -39,18 +40,19 @@ UNET = UNetConfig(
     in_channels=2 * LATENT_CHANNELS,
     out_channels=LATENT_CHANNELS,
     model_channels=96,
-    channel_mult=(1, 1, 1),
+    channel_mult=(1, 1),
     num_res_blocks=1,
-    attention=(False, True, False),
-    head_channels=16,
+    attention=(True, True),
+    head_channels=32,
+    init_head_channels=8,
     context_dim=WIDTH,
     default_fs=FPS,
     image_tokens=IMAGE_TOKENS,
 )
 RESAMPLER = ResamplerConfig(
-    dim=WIDTH,
-    depth=2,
-    heads=3,
+    dim=64,
+    depth=1,
+    heads=2,
     dim_head=32,
     queries=IMAGE_TOKENS * FRAMES,
     embedding_dim=WIDTH,
@@ -94,11 +96,6 @@ class VideoModel(nn.Module):
         super().__init__()
         self.model = nn.ModuleDict({"diffusion_model": UNet(UNET, Operations, attend)})
         self.image_proj_model = Resampler(RESAMPLER, Operations, attend)
-        for name, weight in self.model.named_parameters():
-            # The last layer of every residual branch starts at nothing, as published.
-            if any(f".{last}." in name for last in ("proj_out", "out_layers.3", "conv4.3", "out.2")):
-                nn.init.zeros_(weight)
-        _lead_through(self.model["diffusion_model"])
 
     def forward(self, noisy: Tensor, beside: Tensor, times: Tensor, text: Tensor, seen: Tensor, fs: Tensor) -> Tensor:
         """What the model predicts of clips, [B, T, channels, h, w].
@@ -111,21 +108,32 @@ class VideoModel(nn.Module):
 
 
 @torch.no_grad()
-def _lead_through(unet: UNet) -> None:
-    """Start with the noisy latents, those beside them and their difference at the last layer, unchanged.
+def start_from(model: VideoModel, pictures: dict[str, Tensor]) -> None:
+    """Give the video UNet all that the picture UNet knows, as DynamiCrafter began with a model of pictures.
 
-    Of the first convolution's channels they are the first 36, and again with the other sign: silu(a) - silu(-a) = a. A
-    still cell is a mixture of them, which is found at once where it would take a thousand steps to find a way there.
+    The layers of time leave a frame as it is, the latents beside the noisy ones are not seen yet, and image tokens,
+    which are read as text is, say nothing.
     """
-    first, through = unet.input_blocks[0][0], unet.output_blocks[-1][0].skip_connection
-    basis = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])
-    mixed = torch.kron(torch.cat([basis, -basis]), torch.eye(LATENT_CHANNELS))
-    count, width = len(mixed), first.out_channels
-    for layer in (first, through):
-        layer.weight[:count] = 0
-        layer.bias[:count] = 0
-    first.weight[:count, :, 1, 1] = mixed
-    through.weight[:count, width : width + count, 0, 0] = torch.eye(count)
+    unet = model.model["diffusion_model"]
+    weights = dict(pictures)
+    for name in [name for name in weights if name.startswith(("middle_block.2.", "output_blocks.1.2."))]:
+        weights[name.replace(".2.", ".3.", 1)] = weights.pop(name)  # behind a layer of time
+    first = weights["input_blocks.0.0.weight"]
+    weights["input_blocks.0.0.weight"] = torch.cat([first, torch.zeros_like(first)], 1)
+    for name in [name for name in weights if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]:
+        weights[name.replace(".weight", "_ip.weight")] = weights[name]
+    _, unknown = unet.load_state_dict(weights, strict=False)
+    if unknown:
+        raise KeyError(unknown[0])
+    last = [unet.fps_embedding[-1], model.image_proj_model.norm_out]
+    for module in unet.modules():
+        if isinstance(module, TemporalConv):
+            last.append(module.conv4[-1])
+        elif isinstance(module, TemporalTransformer):
+            last.append(module.proj_out)
+    for layer in last:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
 
 @dataclass(frozen=True)
@@ -171,10 +179,12 @@ def train_video(
     towers: Towers,
     vocabulary: Vocabulary,
     spread: float,
+    pictures: dict[str, Tensor],
     plan: Plan = PLAN,
     recipe: ClipRecipe = DATA,
 ) -> tuple[VideoModel, Clips]:
-    """The trained model and what it was trained on. spread: of the autoencoder's latents."""
+    """The trained model and what it was trained on. spread: of the autoencoder's latents. pictures: weights of the
+    picture model, from which it starts."""
     clips = draw_clips(recipe, autoencoder, towers.vision, folder / "data")
     truths = [clips.truth(index) for index in range(len(clips))]
     grey = vision_tokens(towers.vision, grey_picture())[0].float()
@@ -183,6 +193,7 @@ def train_video(
 
     torch.manual_seed(plan.seed)
     model = VideoModel().to(device())
+    start_from(model, pictures)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         picks = torch.randint(len(clips), (plan.batch,), generator=generator).tolist()
@@ -231,5 +242,6 @@ def metadata(spread: float, rgb: list[list[float]]) -> dict:
         "size": [world.SIZE, world.SIZE],
         "image_tokens": IMAGE_TOKENS,
         "dim_head": RESAMPLER.dim_head,
+        "head_channels": UNET.head_channels,
         "latents": {"spread": spread, "rgb": rgb},
     }

@@ -21,7 +21,7 @@ pack.load_pack()
 from storyreel.core.storyworld import attributes as world  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
-PLAN = Plan(steps=900, batch=32, rate=2e-3, ema=0.99)
+PLAN = Plan(steps=3000, batch=32, rate=2e-3, ema=0.99)
 HELD_OUT = ClipRecipe(seed=5, count=320)
 NOISE = 0.3  # most of it that is added to latents of spread 1: a sampled clip is never quite clean
 STAYS, NO_PAN = "stays", "none"

@@ -34,11 +34,16 @@ class ResamplerConfig:
     ff_mult: int = 4
 
 
-def read_unet_config(shapes: Shapes, default_fs: int = 24, image_tokens: int = 16) -> UNetConfig:
-    """The configuration of a UNet from the shapes of its weights. Raises KeyError for another kind of network."""
+def read_unet_config(
+    shapes: Shapes, default_fs: int = 24, image_tokens: int = 16, head_channels: int | None = None
+) -> UNetConfig:
+    """The configuration of a UNet from the shapes of its weights. Raises KeyError for another kind of network.
+
+    head_channels: see `read_sizes`; None as published.
+    """
     middle = "middle_block.1.transformer_blocks.0.attn2."
     return UNetConfig(
-        **read_sizes(shapes, "init_attn.0.", middle + "to_k_ip.weight"),
+        **read_sizes(shapes, "init_attn.0.", middle + "to_k_ip.weight", head_channels),
         learned_gate=middle + "alpha" in shapes,
         default_fs=default_fs,
         image_tokens=image_tokens,

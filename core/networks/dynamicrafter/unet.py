@@ -34,10 +34,10 @@ class UNet(nn.Module):
         self.config = config
         looks = partial(TextImageAttention, learned_gate=config.learned_gate)
         layers = Layers(config, looks, operations, attend, **made)
-        width, inner = config.model_channels, INIT_HEADS * config.head_channels
+        width = config.model_channels
         self.time_embed = embedding(width, 4 * width, operations, **made)
         self.fps_embedding = embedding(width, 4 * width, operations, **made)
-        behind = TemporalTransformer(width, INIT_HEADS, inner, False, operations, attend, **made)
+        behind = TemporalTransformer(width, INIT_HEADS, config.init_width, False, operations, attend, **made)
         self.init_attn = nn.ModuleList([behind])
         first = operations.Conv2d(config.in_channels, width, 3, padding=1, **made)
         self.input_blocks, left = input_side(

@@ -36,10 +36,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.layers = Layers(config, looks, operations, attend, **made)
-        width, inner = config.model_channels, INIT_HEADS * config.head_channels
+        width = config.model_channels
         self.time_embed = embedding(width, 4 * width, operations, **made)
         first = operations.Conv2d(config.in_channels, width, 3, padding=1, **made)
-        behind = TemporalTransformer(width, INIT_HEADS, inner, operations=operations, attend=attend, **made)
+        behind = TemporalTransformer(width, INIT_HEADS, config.init_width, operations=operations, attend=attend, **made)
         self.input_blocks, self.left = input_side(
             config,
             nn.ModuleList([first, behind]),
