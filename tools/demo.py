@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import webbrowser
 from collections import Counter
 from pathlib import Path
@@ -146,18 +145,18 @@ def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoin
     if checkpoint is None:
         print("Storyworld draws: a toy model of 128 x 128 pixels and 60 words that ships with the pack.")
         print("For anything else: --checkpoint with any SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
-    with tempfile.TemporaryDirectory(dir=environment.CACHE) as scratch:
-        print("Starting the host ...", flush=True)
-        with start(base, folders, Path(scratch)) as server:
-            client = server.client()
-            check_checkpoint(client, checkpoint)
-            try:
-                result = client.run(prompt, on_event=Progress(prompt), seconds=24 * 3600)
-            except Refused as refused:
-                raise SetupError(f"the host refuses the story: {refused.reasons()}.") from None
-            if result.status != "success":
-                raise SetupError(f"the story was not finished: {result.message}")
-            written = save(client, prompt, result.outputs, options.output)
+    print("Starting the host ...", flush=True)
+    # the host's own output stays: shots that are there are not made again
+    with start(base, folders, base / "output") as server:
+        client = server.client()
+        check_checkpoint(client, checkpoint)
+        try:
+            result = client.run(prompt, on_event=Progress(prompt), seconds=24 * 3600)
+        except Refused as refused:
+            raise SetupError(f"the host refuses the story: {refused.reasons()}.") from None
+        if result.status != "success":
+            raise SetupError(f"the story was not finished: {result.message}")
+        written = save(client, prompt, result.outputs, options.output)
     print("Done:")
     for path in written:
         print(f"  {path}")
@@ -178,7 +177,7 @@ class Progress:
 
 
 def save(client, prompt: dict, outputs: dict[str, dict], parent: Path) -> list[Path]:
-    """Fetch every picture through /view into a new folder under `parent`, numbered as they came."""
+    """Fetch every picture and video through /view into a new folder under `parent`, numbered as they came."""
     number = 1
     while (folder := parent / f"story_{number:03}").exists():
         number += 1
@@ -188,10 +187,12 @@ def save(client, prompt: dict, outputs: dict[str, dict], parent: Path) -> list[P
     for node, shown in outputs.items():
         source, _ = prompt[node]["inputs"].get("images", (None, 0))
         name = NAMES.get(source and prompt[source]["class_type"], "picture")
-        for image in shown.get("images", []):
-            count[name] += 1
-            path = folder / f"{name}_{count[name]:02}.png"
-            path.write_bytes(client.view(image))
+        for file in shown.get("images", []):  # the host lists videos there, too
+            kind = Path(file["filename"]).suffix
+            word = name if kind == ".png" else "video"
+            count[word] += 1
+            path = folder / f"{word}_{count[word]:02}{kind}"
+            path.write_bytes(client.view(file))
             written.append(path)
     return written
 

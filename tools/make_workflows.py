@@ -19,7 +19,7 @@ from pathlib import Path
 import environment
 from environment import ROOT, SetupError
 from graphs import GRAPHS
-from graphs.parts import PAGES, Graph, file_name
+from graphs.parts import PAGES, VIDEOS, Graph, file_name
 
 WORKFLOWS = ROOT / "workflows"
 VERSION = "0.1.0"
@@ -115,7 +115,8 @@ def write(graph: Graph, ours: set[str], frontend, client):
     write_json(WORKFLOWS / f"{graph.name}.json", workflow)
     write_json(WORKFLOWS / "api" / f"{graph.name}.json", frontend.export())
     alone = not any(node.models for node in graph.nodes.values())
-    if alone and PAGES in [node.inputs.get("filename_prefix") for node in graph.nodes.values()]:
+    saved = [node.inputs.get("filename_prefix") for node in graph.nodes.values()]
+    if alone and PAGES in saved and VIDEOS not in saved:
         picture = drawn_page(client, frontend.export())
     else:
         if alone:

@@ -87,7 +87,8 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
     for id, node in prompt.items():
         kind, inputs = node["class_type"], node["inputs"]
         if kind in LOADERS:
-            changes[id] = {LOADERS[kind]: STAND_INS[inputs[LOADERS[kind]]][1]}
+            name = inputs[LOADERS[kind]]
+            changes[id] = {LOADERS[kind]: STAND_INS.get(name, (None, name))[1]}  # the toy's own stands for itself
         match kind:
             case "StoryReelScript":
                 changes[id] = {"scenes": "\n".join(inputs["scenes"].splitlines()[:FRAMES])}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HUGGING_FACE = "https://huggingface.co/"
-PICTURES, PAGES = "story/picture", "story/page"  # where in the host's output folder, and what the files are called
+# where in the host's output folder, and what the files are called
+PICTURES, PAGES, VIDEOS = "story/picture", "story/page", "story/video"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from .parts import FIXED_SEED, PAGES, PICTURES, SD15, SDXL, Graph, Group, Node, load_checkpoint
 
 LOADER_BOX = (570, 0, 310, 105)
+TOY_SAMPLING = {**FIXED_SEED, "seed": 2057, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
 def tell(story: dict, size: int) -> dict[str, Node]:
@@ -149,9 +150,9 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
         Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
         SEASIDE,
         128,
-        {**FIXED_SEED, "seed": 2057, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"},
+        TOY_SAMPLING,
         page={"page_width": 768},
-        sharing={"seed": 2057},
+        sharing={"seed": TOY_SAMPLING["seed"]},
     ),
     with_and_without(
         "storyworld_with_and_without",
@@ -162,7 +163,7 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
         Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
         ERRAND,
         128,
-        {**FIXED_SEED, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"},
+        {**TOY_SAMPLING, **FIXED_SEED},
     ),
     story_comic(
         "story_comic_sd15",

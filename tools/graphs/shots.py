@@ -1,7 +1,6 @@
-"""A picture becomes a shot, and a story a video: the graphs of DynamiCrafter and ToonCrafter."""
+"""A picture becomes a shot: the graphs of DynamiCrafter and ToonCrafter."""
 
-from .parts import FIXED_SEED, HUGGING_FACE, PICTURES, SD15, Graph, Group, Node, file_name, load_checkpoint
-from .pictures import share, tell
+from .parts import FIXED_SEED, HUGGING_FACE, Graph, Group, Node, file_name, load_checkpoint
 
 KIJAI = HUGGING_FACE + "Kijai/DynamiCrafter_pruned/resolve/main/"
 DYNAMICRAFTER_1024 = KIJAI + "dynamicrafter_1024_fp16_pruned.safetensors"
@@ -202,71 +201,4 @@ def tooncrafter() -> Graph:
     return Graph("tooncrafter_interpolate", note, (0, -45, 360, 200), nodes, groups)
 
 
-STORM = {
-    "style": "Digital/Oil Painting",
-    "characters": "[Runa] a girl with a red raincoat and short black hair",
-    "scenes": """\
-[Runa] sits at a window, rain outside #It had rained for a week.
-[Runa] opens a blue door, rain outside #On the eighth day Runa went out
-[Runa] stands in a wide puddle, clouds reflected in it #to see where all that water goes.
-[Runa] looks up, the sun breaks through the clouds #And then it stopped.""",
-}
-
-
-def story_to_shots() -> Graph:
-    size = {"width": 768, "height": 480}
-    told = tell(STORM, 512)
-    latent = told["4"]
-    told["4"] = Node(latent.type, latent.title, latent.box, {**latent.inputs, **size})
-    drawing = {"positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), "steps": 30, "cfg": 7.0}
-    drawing |= {"sampler_name": "dpmpp_2m", "scheduler": "karras", **FIXED_SEED}
-    y = 1020
-    video, text, vision = (
-        load_video_model(DYNAMICRAFTER_INTERP),
-        load_checkpoint(SD21, (0, y, 510, 105)),
-        load_vision(0),
-    )
-    animating = {"model": ("20", 0), "clip_vision": ("22", 0), "vae": ("1", 2), "sampler": ("24", 0)}
-    animating |= {"sigmas": ("25", 0), "positive": ("23", 0), "negative": ("23", 1), "keyframes": ("7", 0)}
-    animating |= {**FIXED_SEED, "fps": FPS}
-    nodes = {
-        "1": load_checkpoint(SD15, (570, 0, 310, 105)),
-        **told,
-        "5": share("1"),
-        "6": Node("KSampler", "Draw All Pictures", (925, 595, 330, 312), {"model": ("5", 0), **drawing}),
-        "7": Node("VAEDecode", "VAE Decode", (1315, 0, 330, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
-        "8": Node(
-            "SaveImage", "Save Pictures", (1315, 170, 330, 360), {"images": ("7", 0), "filename_prefix": PICTURES}
-        ),
-        "20": Node(video.type, video.title, (570, y, 310, 240), video.inputs, video.models),
-        "21": Node(text.type, "Load Text Encoder", (0, y, 510, 105), text.inputs, text.models),
-        "22": Node(vision.type, vision.title, (0, y + 215, 510, 60), vision.inputs, vision.models),
-        "23": Node(
-            "StoryReelEncodeStory",
-            "Encode Story for Video",
-            (1315, y, 310, 80),
-            {"clip": ("21", 1), "story": ("2", 0)},
-        ),
-        "24": Node("StoryReelDDIMSampler", "DDIM Sampler", (925, y, 330, 90)),
-        "25": Node("StoryReelDDIMSigmas", "DDIM Sigmas", (925, y + 200, 330, 110), {"model": ("20", 0)}),
-        "26": Node("StoryReelAnimateStory", "Animate Story", (1720, 0, 330, 500), animating),
-        "27": Node(
-            "SaveVideo", "Save Video", (2110, 0, 520, 480), {"video": ("26", 0), "filename_prefix": "story/video"}
-        ),
-    }
-    note = """\
-1. Write your story in **Story Script**: who is in it, then one line a picture. **Run** draws it and animates from each
-picture to the next, 16 frames each.
-2. Every shot is on disk (output/story/shots) before the next begins. Stopped or crashed? Press **Run** again with the
-same seed: it goes on where it was.
-3. With ToonCrafter's checkpoint and its VAE the shots keep lines and colours of drawings."""
-    groups = (
-        Group("Story", "#3F789E", ("2",)),
-        Group("Pictures", "#A86432", ("1", "3", "4", "5", "6", "7", "8")),
-        Group("Video Model", "#8A5A9E", ("20", "21", "22", "23", "24", "25")),
-        Group("Video", "#4E8A5A", ("26", "27")),
-    )
-    return Graph("story_to_shots", note, (0, -45, 510, 170), nodes, groups)
-
-
-GRAPHS = (image_to_video(), interpolate(), loop(), tooncrafter(), story_to_shots())
+GRAPHS = (image_to_video(), interpolate(), loop(), tooncrafter())

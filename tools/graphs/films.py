@@ -1,0 +1,84 @@
+"""A story becomes pictures, and the pictures a video, shot by shot."""
+
+from .parts import FIXED_SEED, PICTURES, SD15, VIDEOS, Graph, Group, Node, load_checkpoint
+from .pictures import share, tell
+from .shots import DYNAMICRAFTER_INTERP, FPS, SD21, load_video_model, load_vision
+
+TOP = 1020  # of the lower row, where the video model is
+
+
+def draw(story: dict, size: tuple[int, int], sampling: dict, **sharing) -> dict[str, Node]:
+    """Nodes 2 to 8: a story and its pictures, by MODEL, CLIP and VAE of node 1."""
+    told = tell(story, size[0])
+    latent = told["4"]
+    told["4"] = Node(latent.type, latent.title, latent.box, {**latent.inputs, "height": size[1]})
+    drawing = {"positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), **sampling}
+    return told | {
+        "5": share("1", **sharing),
+        "6": Node("KSampler", "Draw All Pictures", (925, 595, 330, 312), {"model": ("5", 0), **drawing}),
+        "7": Node("VAEDecode", "VAE Decode", (1315, 0, 330, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
+        "8": Node(
+            "SaveImage", "Save Pictures", (1315, 170, 330, 360), {"images": ("7", 0), "filename_prefix": PICTURES}
+        ),
+    }
+
+
+def animate(prompts: str, vision: tuple, noise: dict, steps: dict, **told) -> dict[str, Node]:
+    """Nodes 24 to 27: shots of the pictures by the video model of node 20. prompts: the id of the encoded story."""
+    animating = {"model": ("20", 0), "clip_vision": vision, "vae": ("1", 2), "sampler": ("24", 0)}
+    animating |= {"sigmas": ("25", 0), "positive": (prompts, 0), "negative": (prompts, 1), "keyframes": ("7", 0)}
+    animating |= {**FIXED_SEED, "fps": FPS, **told}
+    spacing = {"model": ("20", 0), **steps}
+    saving = {"video": ("26", 0), "filename_prefix": VIDEOS}
+    return {
+        "24": Node("StoryReelDDIMSampler", "DDIM Sampler", (925, TOP, 330, 90), noise),
+        "25": Node("StoryReelDDIMSigmas", "DDIM Sigmas", (925, TOP + 200, 330, 110), spacing),
+        "26": Node("StoryReelAnimateStory", "Animate Story", (1720, 0, 330, 500), animating),
+        "27": Node("SaveVideo", "Save Video", (2110, 0, 520, 480), saving),
+    }
+
+
+def framed(pictures: tuple[str, ...], model: tuple[str, ...], video: tuple[str, ...]) -> tuple[Group, ...]:
+    return (
+        Group("Story", "#3F789E", ("2",)),
+        Group("Pictures", "#A86432", pictures),
+        Group("Video Model", "#8A5A9E", model),
+        Group("Video", "#4E8A5A", video),
+    )
+
+
+STORM = {
+    "style": "Digital/Oil Painting",
+    "characters": "[Runa] a girl with a red raincoat and short black hair",
+    "scenes": """\
+[Runa] sits at a window, rain outside #It had rained for a week.
+[Runa] opens a blue door, rain outside #On the eighth day Runa went out
+[Runa] stands in a wide puddle, clouds reflected in it #to see where all that water goes.
+[Runa] looks up, the sun breaks through the clouds #And then it stopped.""",
+}
+
+
+def story_to_shots() -> Graph:
+    sampling = {"steps": 30, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", **FIXED_SEED}
+    video, vision = load_video_model(DYNAMICRAFTER_INTERP), load_vision(0)
+    encoding = {"clip": ("21", 1), "story": ("2", 0)}
+    nodes = {
+        "1": load_checkpoint(SD15, (570, 0, 310, 105)),
+        **draw(STORM, (768, 480), sampling),
+        "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs, video.models),
+        "21": load_checkpoint(SD21, (0, TOP, 510, 105), "Load Text Encoder"),
+        "22": Node(vision.type, vision.title, (0, TOP + 215, 510, 60), vision.inputs, vision.models),
+        "23": Node("StoryReelEncodeStory", "Encode Story for Video", (1315, TOP, 310, 80), encoding),
+        **animate("23", ("22", 0), {}, {}),
+    }
+    note = """\
+1. Write your story in **Story Script**: who is in it, then one line a picture. **Run** draws it and animates from each
+picture to the next, 16 frames each.
+2. Every shot is on disk (output/story/shots) before the next begins. Stopped or crashed? Press **Run** again with the
+same seed: it goes on where it was.
+3. With ToonCrafter's checkpoint and its VAE the shots keep lines and colours of drawings."""
+    groups = framed(("1", "3", "4", "5", "6", "7", "8"), ("20", "21", "22", "23", "24", "25"), ("26", "27"))
+    return Graph("story_to_shots", note, (0, -45, 510, 170), nodes, groups)
+
+
+GRAPHS = (story_to_shots(),)
