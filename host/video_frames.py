@@ -9,12 +9,13 @@ import torch
 from comfy_api.latest import Input, InputImpl
 from torch import Tensor
 
+BYTES = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")  # formats that the host reads as 8 bits a channel
+
 
 def frames_of(source: Input.Video | Tensor) -> tuple[int, Iterator[Tensor]]:
     """(about how many, the frames [H, W, 3] from 0 to 1). source: VIDEO or IMAGE [T, H, W, C].
 
-    From files they come in 8 bits a channel. The host has no way of its own to read a VIDEO piece by piece; one that is
-    not a file is in memory anyway.
+    A VIDEO that is not a file is in memory anyway.
     """
     if isinstance(source, InputImpl.VideoFromFile):
         return round(source.get_duration() * source.get_frame_rate()), _decoded(source)
@@ -23,7 +24,7 @@ def frames_of(source: Input.Video | Tensor) -> tuple[int, Iterator[Tensor]]:
 
 
 def _decoded(video: InputImpl.VideoFromFile) -> Iterator[Tensor]:
-    """The same frames as `get_components` would choose, upright."""
+    """The frames of `get_components`, number for number, which would hand them over all at once."""
     file = video.get_stream_source()
     if isinstance(file, io.BytesIO):
         file = io.BytesIO(file.getvalue())  # with a place of its own: the same video may be read twice at a time
@@ -38,5 +39,6 @@ def _decoded(video: InputImpl.VideoFromFile) -> Iterator[Tensor]:
                 continue
             if duration and frame.pts >= end:
                 return
-            picture = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            yield torch.from_numpy(np.ascontiguousarray(picture)).float() / 255
+            picture = frame.to_ndarray(format="rgb24" if frame.format.name in BYTES else "gbrpf32le")
+            picture = np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
+            yield torch.from_numpy(picture) if picture.dtype == np.float32 else torch.from_numpy(picture).float() / 255
