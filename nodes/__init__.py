@@ -12,7 +12,7 @@ class StoryReelExtension(ComfyExtension):
         register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import animate, attention, measure, page, shots, story, storyworld
+        from . import animate, attention, measure, measure_video, page, shots, story, storyworld
 
         pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
-        return [*pictures, *animate.NODES, *shots.NODES, *measure.NODES]
+        return [*pictures, *animate.NODES, *shots.NODES, *measure.NODES, *measure_video.NODES]

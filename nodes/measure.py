@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..core.story.plot import bars
+from ..core.plot import bars
 from ..core.story.similarity import Similarity, measure_story
 from ..core.story.story import UNNAMED, Story
 from ..host.measure import embed_pictures, embed_prompts, name_of

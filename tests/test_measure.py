@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from harness.encoders import image_encoder
 from storyreel.core.story.script import read_script
 from storyreel.core.story.similarity import measure_story
 from storyreel.core.story.styles import NO_STYLE, PLACE, Style
@@ -60,20 +61,7 @@ def test_other_numbers_of_frames_are_refused():
 
 @pytest.fixture
 def vision(host):
-    """vision(width): an image encoder whose embeddings have that width."""
-    import comfy.clip_vision
-
-    def vision(width: int):
-        torch.manual_seed(0)
-        config = dict(model_type="clip_vision_model", hidden_act="quick_gelu", image_size=32, patch_size=16)
-        config |= dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, num_channels=3)
-        config |= dict(projection_dim=width, layer_norm_eps=1e-5, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-        made = comfy.clip_vision.ClipVisionModel(config)
-        for parameter in made.model.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
-        return made
-
-    return vision
+    return image_encoder
 
 
 @pytest.fixture

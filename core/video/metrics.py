@@ -47,6 +47,11 @@ def motions(flow: Tensor) -> Tensor:
     return flow.norm(dim=1).mean((1, 2))
 
 
+def squared_motions(flow: Tensor) -> Tensor:
+    """Mean squared length of the flow of each pair: [T - 1]."""
+    return flow.pow(2).sum(1).mean((1, 2))
+
+
 def mawe_published(errors: Tensor, motion: Tensor) -> float:
     """By the published code: the mean over pairs of error / (9.5 motion).
 
@@ -56,11 +61,11 @@ def mawe_published(errors: Tensor, motion: Tensor) -> float:
     return (errors[moving] / (MAWE_SCALE * motion[moving])).mean().item()
 
 
-def mawe_paper(errors: Tensor, flow: Tensor) -> float:
+def mawe_paper(errors: Tensor, squared_motion: Tensor) -> float:
     """By the paper: the mean error over the mean squared length of the flow. nan for a video that stands still."""
-    return (errors.mean() / flow.pow(2).sum(1).mean()).item()
+    return (errors.mean() / squared_motion.mean()).item()
 
 
-def flow_deviation(flow: Tensor) -> float:
+def flow_deviation(motion: Tensor) -> float:
     """Standard deviation over pairs of the mean length of the flow: high where chunks meet with a jerk."""
-    return motions(flow).std(correction=0).item()
+    return motion.std(correction=0).item()

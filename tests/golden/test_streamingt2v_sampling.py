@@ -10,7 +10,9 @@ from storyreel.core.diffusion import blending, ddim, prediction, refinement, sch
 from storyreel.core.networks.streaming.appearance import TokenExpander
 from storyreel.core.video import metrics
 from storyreel.core.video.chunks import extend
+from storyreel.core.video.motion import Motion
 from storyreel.core.video.pictures import clip_pixels
+from storyreel.core.video.watching import watch
 
 SYSTEM = "streamingt2v"
 
@@ -210,3 +212,15 @@ def linear_flow(parameters: torch.Tensor, height: int, width: int) -> torch.Tens
     p = parameters[:, :, None, None]
     x, y = torch.arange(width) / (width - 1), torch.arange(height)[:, None] / (height - 1)
     return torch.stack([p[:, 0] + p[:, 1] * x + p[:, 2] * y, p[:, 3] + p[:, 4] * x + p[:, 5] * y], dim=1)
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "mawe.safetensors"))
+def test_motion_aware_warp_error_frame_by_frame(path):
+    """As a video is measured: one frame after the other, as pictures from 0 to 1."""
+    golden = Golden(path)
+    side = golden.said("resize")
+    flows = iter(linear_flow(golden["in.flow_params"], side, side))
+    motion = Motion(lambda first, second: next(flows), "given", side)
+    watch(golden["in.video_uint8"].movedim(1, -1).float() / 255, [motion])
+    assert relative(torch.tensor(motion.series["warp_error"][1:]), golden["out.warp_errors"]) <= 1e-4
+    assert relative(torch.tensor([motion.figures()["mawe_code"]]), golden["out.mawe"]) <= 1e-4
