@@ -69,9 +69,9 @@ def test_a_run_cannot_leave_the_output_folder(host, run):
 
 def key(prompt: dict, node: str = "9") -> str:
     from comfy_execution.graph import DynamicPrompt
-    from storyreel.host import shots
+    from storyreel.host import runs
 
-    return shots.run_key(DynamicPrompt(prompt), node)
+    return runs.run_key(DynamicPrompt(prompt), node)
 
 
 def graph(**changes) -> dict:

@@ -1,5 +1,6 @@
 """StreamingT2V's networks in the tests, from the published keys, and the linear network of its blending data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -81,6 +82,9 @@ SIZES = UNetConfig(
     model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention=(True, False), head_channels=16, context_dim=64
 )
 STREAMING = StreamingConfig(SIZES, frame_widths=(8, 12, 16, 24), image_tokens=4)
+STORYWORLD = StreamingConfig(  # between Storyworld's encoders and its autoencoder
+    replace(SIZES, in_channels=12, out_channels=12, context_dim=96), frame_widths=(8, 12, 16, 24), image_tokens=4
+)
 MERGER = "cross_attention_merger_"
 
 
