@@ -93,7 +93,7 @@ class Extender:
             seed=seed,
         )
         frames = self.decode(samples.to(comfy.model_management.intermediate_device()), number, before, anchor)
-        return frames[..., :3].float().cpu()
+        return frames[..., :3].float().cpu().contiguous()  # as a file gives them: other strides, other roundings
 
     def condition(self, number: int, before: Tensor, anchor: Tensor, seed: int) -> tuple[list, list]:
         """(positive, negative) of a chunk."""

@@ -101,13 +101,13 @@ class DynamiCrafterExtender(Extender):
     """From the last frame; a checkpoint that interpolates goes from there to the anchor's picture of that number."""
 
     named = DynamiCrafter.named
-    frames, memory, most = 16, 1, 1
+    most = 1
 
     def __init__(self, told: Told):
-        super().__init__(told)
         model = told.model.model
+        self.frames, self.interpolates = model.kind.frames, model.kind.interpolates
         self.multiple = 8 * 2 ** (len(model.sizes.channel_mult) - 1)
-        self.interpolates = model.kind is not None and model.kind.interpolates
+        super().__init__(told)
 
     def end(self, number: int, before: Tensor, anchor: Tensor) -> Tensor | None:
         """Where a chunk goes to; the last of the anchor's pictures holds on."""
@@ -189,11 +189,17 @@ def extender_of(told: Told) -> Extender:
     """What extends a clip by this MODEL. Raises ValueError with its name for any other kind of model."""
     inner = told.model.model
     found = EXTENDERS.get(type(inner))
-    if found is None or (found is WanExtender and not inner.image_to_video):
+    if found is None or (found is WanExtender and not takes_pictures(inner)):
         name = getattr(inner, "named", "") or type(inner).__name__
-        text_only = " that reads text alone" if found is WanExtender else ""
         raise ValueError(
-            f"{NODE}: MODEL is {name}{text_only}, which does not go on from given frames; StreamingT2V, StreamingSVD, "
-            "DynamiCrafter, Stable Video Diffusion or Wan image-to-video is expected."
+            f"{NODE}: MODEL is {name}, made for no given frames; StreamingT2V, StreamingSVD, DynamiCrafter, Stable "
+            "Video Diffusion or Wan image-to-video is expected."
         )
     return found(told)
+
+
+def takes_pictures(wan: comfy.model_base.WAN21) -> bool:
+    """Whether it is Wan's image-to-video: beside its own latents it reads those of pictures, and a mask of 4 channels.
+    Wan 2.2's differs from text-to-video by nothing else."""
+    channels = wan.latent_format.latent_channels
+    return wan.diffusion_model.patch_embedding.weight.shape[1] == 2 * channels + 4

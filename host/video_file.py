@@ -44,12 +44,17 @@ def _decode(source, start: float, duration: float) -> Iterator[np.ndarray]:
     """Frames of a file as uint8, turned upright. start, duration: in seconds; 0: to the end."""
     with av.open(source) as container:
         stream = container.streams.video[0]
-        first, behind = (int(time / stream.time_base) for time in (start, start + duration))
+        first, behind = _window(stream, start, duration)
         for frame in container.decode(stream):
-            if duration and frame.pts >= behind:
+            if behind is not None and frame.pts >= behind:
                 return
             if frame.pts >= first:
                 yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+
+def _window(stream, start: float, duration: float) -> tuple[int, int | None]:
+    """The first time of a part of a stream, and that of what is behind it, in the stream's own units."""
+    return int(start / stream.time_base), int((start + duration) / stream.time_base) if duration else None
 
 
 def to_tensor(frame: np.ndarray) -> Tensor:
@@ -71,6 +76,15 @@ class ExactVideo(InputImpl.VideoFromFile):
         sound = clip.sound
         audio = sound and {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
         return Types.VideoComponents(images=files.to_pictures(clip.frames()), audio=audio, frame_rate=clip.rate)
+
+    def get_frame_count(self) -> int:
+        """By the file's packets, each of which is a frame: its header does not say, and the host would guess."""
+        start, duration = self.get_active_trim_window()
+        with av.open(self.get_stream_source()) as container:
+            stream = container.streams.video[0]
+            first, behind = _window(stream, start, duration)
+            times = [packet.pts for packet in container.demux(stream) if packet.size]
+        return sum(time >= first and (behind is None or time < behind) for time in times)
 
     def as_trimmed(self, start_time: float = 0, duration: float = 0, strict_duration: bool = True):
         trimmed = super().as_trimmed(start_time, duration, strict_duration)

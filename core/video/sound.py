@@ -37,8 +37,8 @@ def read_sound(source, start: float = 0.0, duration: float = 0.0) -> Sound | Non
     if not parts:
         return None
     samples = np.concatenate(parts, axis=1)
-    skipped = max(0, round((start - (first or 0.0)) * stream.rate))
-    end = skipped + round(duration * stream.rate) if duration else None
+    skipped = max(0, int((start - (first or 0.0)) * stream.rate))
+    end = skipped + int(duration * stream.rate) if duration else None
     return Sound(np.ascontiguousarray(samples[:, skipped:end], dtype=np.float32), stream.rate)
 
 

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+
+from .dynamicrafter import random
 from .streaming import STORYWORLD, tiny_streaming, write
 
 FILE = "streaming_storyworld_tiny.safetensors"
@@ -56,3 +59,49 @@ def extend(scenes=SCENES, colours=CLIP, **inputs) -> dict:
         "extend": node("StoryReelExtendVideo", **told | inputs),
         "save": node("SaveVideo", video=["extend", 0], **video),
     }
+
+
+def tiny_vae():
+    """A VAE of the host with Stable Diffusion's layout, 4 channels and 8 pixels a side to a latent."""
+    import comfy.sd
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    sizes = dict(double_z=True, z_channels=4, resolution=32, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1, 1, 1])
+    params = {"embed_dim": 4, "ddconfig": {**sizes, "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}}
+    return comfy.sd.VAE(random(AutoencoderKL(**params)), config={"params": params}, dtype=torch.float32)
+
+
+def tiny_wan_vae():
+    """Wan's VAE, as the host recognises it."""
+    import comfy.sd
+    from comfy.ldm.wan.vae import WanVAE
+
+    sizes = dict(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[])
+    weights = random(WanVAE(**sizes, temperal_downsample=[False, True, True], image_channels=3, dropout=0.0))
+    return comfy.sd.VAE(weights, dtype=torch.float32)
+
+
+def tiny_vision(hidden: int = 96, projection: int = 64):
+    """An image encoder of the host."""
+    import comfy.clip_vision
+
+    sizes = dict(hidden_size=hidden, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
+    sizes |= dict(hidden_act="gelu", image_size=32, patch_size=16, num_channels=3, projection_dim=projection)
+    vision = comfy.clip_vision.ClipVisionModel(sizes | {"model_type": "clip_vision_model"})
+    vision.load_sd(random(vision.model))
+    return vision
+
+
+def tiny_wan(pictures: bool = True, looks: bool = True):
+    """Wan of the host's own class. pictures: image-to-video. looks: by an image encoder, as Wan 2.1 does."""
+    import comfy.model_base
+    import comfy.supported_models
+    from storyreel.host.loading import patcher_of, set_precision
+
+    sizes = dict(image_model="wan2.1", model_type="i2v" if looks else "t2v", in_dim=36 if pictures else 16)
+    sizes |= dict(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=64, freq_dim=32)
+    config = comfy.supported_models.WAN21_I2V(sizes)
+    set_precision(config, 0, torch.float32)
+    made = comfy.model_base.WAN21(config, image_to_video=looks)
+    made.diffusion_model.load_state_dict(random(made.diffusion_model))
+    return patcher_of(made)
