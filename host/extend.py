@@ -77,20 +77,20 @@ class Store:
 
     def finished(self) -> int:
         """How many chunks are there, from the first on."""
-        there = (self.path(number, "mkv").exists() for number in range(len(self.names)))
+        there = (self.path(number, "avi").exists() for number in range(len(self.names)))
         return next((number for number, found in enumerate(there) if not found), len(self.names))
 
     def keep(self, number: int, made: Tensor, overlap: int, rate) -> None:
         """Write a chunk, of which the first `overlap` frames stand for those before. Its frames come last: where they
         are, the chunk is whole."""
         files.write_tensor(self.path(number, "npy"), made[-overlap:])
-        files.write_frames(self.path(number, "mkv"), files.to_bytes(made[overlap:]), rate)
+        files.write_frames(self.path(number, "avi"), files.to_bytes(made[overlap:]), rate)
 
     def last(self, number: int) -> Tensor:
         return files.read_tensor(self.path(number, "npy"))
 
     def frames(self, number: int) -> Iterator[np.ndarray]:
-        return files.read_frames(self.path(number, "mkv"))
+        return files.read_frames(self.path(number, "avi"))
 
 
 class Progress:
@@ -187,7 +187,7 @@ def extend(
     progress = Progress(told.model, chunks, len(told.sigmas) - 1, node)
     for _ in make_chunks(extender, start, store, colour_anchor, progress):
         pass
-    whole = store.folder / f"video_{runs.name_of([store.names, str(clip.rate)])[:12]}.mkv"
+    whole = store.folder / f"video_{runs.name_of([store.names, str(clip.rate)])[:12]}.avi"
     if not whole.exists():
         files.write_frames(whole, all_frames(start, store), clip.rate, clip.sound)
     video = video_file.ExactVideo(str(whole))

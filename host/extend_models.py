@@ -76,6 +76,10 @@ class StreamingSVDExtender(SVDExtender):
     said = {"motion_bucket_id": 127, "fps": 7, "augmentation_level": 0.02}  # the host takes 1 from fps
     decoded_together = 8  # frames, as published: its decoder looks along time
 
+    def __init__(self, told: Told):
+        super().__init__(told)
+        self.embeds = None
+
     def picture(self, before, anchor):
         side = before.shape[1:3]
         if anchor.shape[1:3] != side:
@@ -83,7 +87,9 @@ class StreamingSVDExtender(SVDExtender):
         return anchor[:1]
 
     def embed(self, picture):
-        return anchor_embeds(self.vision(), picture)
+        if self.embeds is None:
+            self.embeds = anchor_embeds(self.vision(), picture)
+        return self.embeds
 
     def noised(self, picture, level, seed):
         return picture + level / 2 * torch.rand(picture.shape, generator=generator("augmentation", seed))

@@ -12,6 +12,7 @@ import torch
 from comfy_execution.graph_utils import is_link
 from comfy_execution.utils import get_executing_context
 
+PLAYERS = ("video-preview", "audioUI")  # the frontend's own: inputs of a node once its file is loaded, and not before
 KEY = re.compile(r"[0-9a-f]{24}")
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
@@ -40,7 +41,8 @@ def _graph(prompt, node: str, leave_out: Collection[str] = ()) -> str:
     def digest(id: str, leave_out: Collection[str] = ()) -> str:
         if id not in known:
             told = prompt.get_node(id)
-            inputs = {name: value_of(value) for name, value in sorted(told["inputs"].items()) if name not in leave_out}
+            uncounted = {*leave_out, *PLAYERS}
+            inputs = {name: value_of(value) for name, value in sorted(told["inputs"].items()) if name not in uncounted}
             known[id] = name_of([told["class_type"], inputs])
         return known[id]
 

@@ -83,7 +83,7 @@ def _add_shot(graph: GraphBuilder, run: str, number: int, after, keyframes: Tens
 def shot_path(run: str, number: int | str) -> Path:
     """Where a shot lies, or by its name another file of the same run. Raises ValueError for a run that is no key."""
     name = number if isinstance(number, str) else f"shot_{number + 1:03}"
-    return run_folder("shots", run) / f"{name}.mkv"
+    return run_folder("shots", run) / f"{name}.avi"
 
 
 def take(images: Tensor, index: int) -> tuple[Tensor, Tensor]:

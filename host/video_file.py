@@ -77,15 +77,6 @@ class ExactVideo(InputImpl.VideoFromFile):
         audio = sound and {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
         return Types.VideoComponents(images=files.to_pictures(clip.frames()), audio=audio, frame_rate=clip.rate)
 
-    def get_frame_count(self) -> int:
-        """By the file's packets, each of which is a frame: its header does not say, and the host would guess."""
-        start, duration = self.get_active_trim_window()
-        with av.open(self.get_stream_source()) as container:
-            stream = container.streams.video[0]
-            first, behind = _window(stream, start, duration)
-            times = [packet.pts for packet in container.demux(stream) if packet.size]
-        return sum(time >= first and (behind is None or time < behind) for time in times)
-
     def as_trimmed(self, start_time: float = 0, duration: float = 0, strict_duration: bool = True):
         trimmed = super().as_trimmed(start_time, duration, strict_duration)
         return trimmed and ExactVideo(

@@ -53,7 +53,7 @@ def models(base) -> Path:
     return base / "models"
 
 
-def chunks(output: Path, pattern: str = "chunk_*.mkv") -> list[Path]:
+def chunks(output: Path, pattern: str = "chunk_*.avi") -> list[Path]:
     return sorted(output.glob(f"story/long/*/{pattern}"), key=lambda path: path.name)
 
 
@@ -102,10 +102,10 @@ def test_killed_in_a_chunk_and_in_a_write(server, models, base, tmp_path):
     link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
     for place in (folder, server.base):
         write_first_frame(place, (40, 90, 160))
-    for condition in ("chunk_0002_*.mkv", "chunk_0004_*.part"):
+    for condition in ("chunk_0002_*.avi", "chunk_0004_*.part"):
         with Server(folder, "--output-directory", str(output)) as broken:
             run_until(broken, prompt(), lambda: chunks(output, condition))  # noqa: B023 - it is called in the loop
-        if condition.endswith(".mkv"):
+        if condition.endswith(".avi"):
             assert [path.name[:10] for path in chunks(output)] == ["chunk_0001", "chunk_0002"]
             first = {path.name: path.stat().st_mtime_ns for path in chunks(output)}
     assert [path.name[:10] for path in chunks(output)] == ["chunk_0001", "chunk_0002", "chunk_0003"]

@@ -360,7 +360,7 @@ def test_a_video_in_and_out(world, tmp_path):
     """Streamed: its frame rate and its frames stay, and its sound on its part."""
     from comfy_api.latest import io
 
-    video, samples = clip_with_sound(tmp_path / "clip.mkv")
+    video, samples = clip_with_sound(tmp_path / "clip.avi")
     given = [video]
 
     class Given(io.ComfyNode):
@@ -420,7 +420,7 @@ def names_of(world, scenes=extending.SCENES, **changed) -> tuple[str, list[str]]
     """(the run's folder, the chunks' files) of a prompt, as they come to be on disk."""
     before = set((world.base / "output" / "story" / "long").glob("*/*"))
     world.run(extending.extend(scenes, **changed))
-    found = {path for path in (world.base / "output" / "story" / "long").glob("*/chunk_*.mkv")} - before
+    found = {path for path in (world.base / "output" / "story" / "long").glob("*/chunk_*.avi")} - before
     return sorted(str(path.relative_to(world.base / "output")) for path in found)
 
 

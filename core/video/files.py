@@ -1,4 +1,7 @@
-"""Frames on disk, exactly as they are in memory as 8 bits a channel: FFV1 in Matroska, which common players show."""
+"""Frames on disk, exactly as they are in memory as 8 bits a channel: FFV1 in AVI, which common players show.
+
+AVI counts frames. Matroska counts milliseconds, which makes 12 frames a second 12.012 in whatever is made of the file.
+"""
 
 import contextlib
 import os
@@ -39,7 +42,7 @@ def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sound
 
     sound: from the first frame on; what is longer than the frames is left out.
     """
-    with appearing(path) as unfinished, av.open(str(unfinished), "w", format="matroska") as container:
+    with appearing(path) as unfinished, av.open(str(unfinished), "w", format="avi") as container:
         stream = container.add_stream("ffv1", rate=rate)
         stream.pix_fmt = "bgr0"
         track = None if sound is None else Track(container, sound)

@@ -1,5 +1,5 @@
 """The example graphs that make_workflows.py writes, in the order in which people meet them."""
 
-from . import pictures, shots
+from . import long, pictures, shots
 
-GRAPHS = (*pictures.GRAPHS, *shots.GRAPHS)
+GRAPHS = (*pictures.GRAPHS, *shots.GRAPHS, *long.GRAPHS)
