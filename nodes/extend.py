@@ -118,7 +118,7 @@ class StoryReelExtendVideo(io.ComfyNode):
                     "anchor_image",
                     optional=True,
                     tooltip="What all chunks are to look like, in the place of a frame of the clip. For a "
-                    "DynamiCrafter checkpoint that interpolates: where each chunk ends, one picture a chunk; the last one "
+                    "DynamiCrafter checkpoint that interpolates: where each chunk ends, one picture a chunk; the last "
                     "holds on.",
                 ),
                 io.Int.Input(
@@ -127,8 +127,7 @@ class StoryReelExtendVideo(io.ComfyNode):
                     min=-(2**31),
                     max=2**31,
                     tooltip="The frame of the clip that all chunks are to look like, from 0; -1 is its last. "
-                    "StreamingT2V shows it to APM (published: 0), StreamingSVD makes it the model's picture (published: "
-                    "6).",
+                    "StreamingT2V shows it to APM (published: 0), StreamingSVD makes it its picture (published: 6).",
                 ),
                 io.Int.Input(
                     "chunks",
