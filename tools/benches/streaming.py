@@ -1,7 +1,7 @@
 """StreamingT2V's chain of chunks on tiny weights: time and memory of a chunk, and how both grow with the video.
 
 Each length runs in a process of its own, through what Extend Video runs: sampled by the host, decoded, on disk. Memory
-is what the process holds, read after every chunk. The networks are tiny, the frames and the files are not.
+is what the process holds, read after every chunk. The networks are tiny and not guided; frames and files are whole.
 """
 
 import argparse
@@ -54,6 +54,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     from storyreel.host.extend_chunk import Told
     from storyreel.host.extend_models import extender_of
 
+    storyworld.register_folder()
     model = streaming_loader.build_streaming(streaming.tiny_streaming(streaming.STORYWORLD), torch.float32)
     generator = torch.Generator().manual_seed(0)
     words = [[[torch.randn(1, 77, 96, generator=generator), {}]] for _ in range(2)]
@@ -64,6 +65,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
         sampler=DDIM(1.0),
         sigmas=sigmas_of(model, "leading", steps),
         seed=0,
+        guidance=1.0,
         positive=words[0],
         negative=words[1],
     )
