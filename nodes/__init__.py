@@ -12,7 +12,8 @@ class StoryReelExtension(ComfyExtension):
         register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import animate, attention, measure, measure_video, page, shots, story, storyworld
+        from . import animate, attention, extend, measure, measure_video, page, refine, shots, story, storyworld
 
         pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
-        return [*pictures, *animate.NODES, *shots.NODES, *measure.NODES, *measure_video.NODES]
+        films = [*animate.NODES, *shots.NODES, *extend.NODES, *refine.NODES]
+        return [*pictures, *films, *measure.NODES, *measure_video.NODES]

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..host import extend
 from ..host import streaming_loader as loader
 from ..host.loading import LARGE_PRECISIONS, checkpoint_names
 from .story import CATEGORY
@@ -73,4 +74,166 @@ class StoryReelStreamingLoader(io.ComfyNode):
         return io.NodeOutput(found.model, found.clip, found.vae, found.clip_vision, said, ui={"text": [said]})
 
 
-NODES = [StoryReelStreamingLoader]
+class StoryReelExtendVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelExtendVideo",
+            display_name="Extend Video (StoryReel)",
+            category=CATEGORY,
+            description="A clip goes on, chunk by chunk, as long as you like: each chunk begins with the last frames "
+            "of the one before. What is done is on disk, and a run that was stopped goes on from there.",
+            search_aliases=["long video", "StreamingT2V", "StreamingSVD", "continue", "last frame", "autoregressive"],
+            hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="StreamingT2V, StreamingSVD, DynamiCrafter, Stable Video Diffusion or Wan image-to-video: "
+                    "the kind of model decides how a chunk is made.",
+                ),
+                io.Vae.Input("vae", tooltip="The model's autoencoder."),
+                io.Sampler.Input("sampler", tooltip="As for one clip of this model; StreamingT2V: DDIM, eta 1."),
+                io.Sigmas.Input(
+                    "sigmas", tooltip="As for one clip of this model; StreamingT2V: DDIM Sigmas, leading, 50 steps."
+                ),
+                io.MultiType.Input(
+                    "frames",
+                    types=[io.Image, io.Video],
+                    tooltip="The clip that goes on, as IMAGE or VIDEO, in the size of the video to be. A VIDEO is read "
+                    "frame by frame, and its sound stays on its part.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="One prompt a chunk, as Encode Story gives them; the last one holds on. Stable Video "
+                    "Diffusion reads no text; frame rate, motion and augmentation of its own conditioning count.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="The same, or a single one for all."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The model's image encoder. Not needed by StreamingT2V at apm_strength 0, nor by Wan 2.2.",
+                ),
+                io.Image.Input(
+                    "anchor_image",
+                    optional=True,
+                    tooltip="What all chunks are to look like, in the place of a frame of the clip. For a "
+                    "DynamiCrafter checkpoint that interpolates: where each chunk ends, one picture a chunk; the last "
+                    "holds on.",
+                ),
+                io.Int.Input(
+                    "anchor",
+                    default=0,
+                    min=-(2**31),
+                    max=2**31,
+                    tooltip="The frame of the clip that all chunks are to look like, from 0; -1 is its last. "
+                    "StreamingT2V shows it to APM (published: 0), StreamingSVD makes it its picture (published: 6).",
+                ),
+                io.Int.Input(
+                    "chunks",
+                    default=4,
+                    min=1,
+                    max=100_000,
+                    tooltip="How many are added. The video has frames + chunks x (chunk_frames - overlap) frames.",
+                ),
+                io.Int.Input(
+                    "chunk_frames",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Of a chunk, with those that it shares. 0: as trained: StreamingT2V and DynamiCrafter 16, "
+                    "StreamingSVD 25, Stable Video Diffusion 14 (XT wants 25), Wan 81.",
+                ),
+                io.Int.Input(
+                    "overlap",
+                    default=0,
+                    min=0,
+                    max=4095,
+                    tooltip="How many frames a chunk looks back. 0: as published: StreamingT2V 8, StreamingSVD 7, the "
+                    "others 1. Wan takes 5, 9 and so on, too.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Guidance (CFG): 7.5 as published for StreamingT2V and DynamiCrafter; StreamingSVD 3, with "
+                    "VideoLinearCFGGuidance from 1.5 before it; Wan about 5.",
+                ),
+                io.Float.Input(
+                    "cam_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="Of the short-term memory of StreamingT2V and StreamingSVD: 1 as published, 0 without.",
+                ),
+                io.Float.Input(
+                    "apm_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="Of the long-term memory of StreamingT2V: 1 as published, 0 without.",
+                ),
+                io.Float.Input(
+                    "colour_anchor",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Pulls the colours of each chunk (mean and spread of red, green and blue) to the anchor's, "
+                    "against drift in long videos. 0 as published.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Of the noise: the first chunk draws by the next number, and so on. A video goes on where "
+                    "it was stopped only under the same seed.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=8.0,
+                    min=0.1,
+                    max=240.0,
+                    step=0.1,
+                    tooltip="Frames a second, where frames is an IMAGE; a VIDEO keeps its own.",
+                ),
+                io.Boolean.Input(
+                    "images",
+                    default=False,
+                    tooltip="Read the whole video into memory for the IMAGE output. A long one takes much: 12 bytes a "
+                    "pixel.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(tooltip="The clip and all its chunks, in a file that is read as it is needed."),
+                io.Image.Output(tooltip="Its frames, where images is on."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, frames, fps, chunks, anchor, colour_anchor, images, chunk_frames, anchor_image=None, **told
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            *extend.extend(
+                cls.hidden.dynprompt,
+                cls.hidden.unique_id,
+                extend.Told(length=chunk_frames, **told),
+                frames=frames,
+                fps=fps,
+                chunks=chunks,
+                anchor=anchor,
+                anchor_image=anchor_image,
+                colour_anchor=colour_anchor,
+                images=images,
+            )
+        )
+
+
+NODES = [StoryReelStreamingLoader, StoryReelExtendVideo]

@@ -5,6 +5,8 @@ from comfy_api.latest import InputImpl, Types, io
 from ..core.video import clips
 from ..host import shots
 from ..host.conditioning import pick_row
+from ..host.runs import run_key
+from ..host.video_file import rate_of
 from .story import CATEGORY
 
 
@@ -76,7 +78,7 @@ class StoryReelJoinClips(io.ComfyNode):
     @classmethod
     def execute(cls, images, fps, shared_ends, closed) -> io.NodeOutput:
         joined = clips.join(images, shared_ends[0], closed[0])
-        rate = shots.rate_of(fps[0])
+        rate = rate_of(fps[0])
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=joined, audio=None, frame_rate=rate))
         return io.NodeOutput(video, joined)
 
@@ -155,8 +157,8 @@ class StoryReelAnimateStory(io.ComfyNode):
 
     @classmethod
     def execute(cls, keyframes, mode, **told) -> io.NodeOutput:
-        key = shots.run_key(cls.hidden.dynprompt, cls.hidden.unique_id)
-        graph, video = shots.expand(key, keyframes, mode, told)
+        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id)
+        graph, video = shots.expand(run, keyframes, mode, told)
         return io.NodeOutput(video, expand=graph)
 
 

@@ -99,3 +99,12 @@ def test_dynamicrafters_benchmark_compares_two_forms_of_one_network():
     assert row["case"] == "64 channels, 16x16, 2 frames, cpu float32"
     assert 0 < row["difference"] <= 2e-5  # two orders of operations
     assert all(row[f"{form}_{what}"] > 0 for form in ("ours", "plain") for what in ("seconds", "peak_bytes"))
+
+
+def test_a_long_videos_benchmark_reads_memory_after_every_chunk():
+    command = [sys.executable, str(TOOLS / "bench.py"), "streaming", "--json", "--chunks", "3", "--size", "64"]
+    done = subprocess.run([*command, "--steps", "1"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (row,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert (row["chunks"], row["frames"], len(row["rss_bytes"])) == (3, 16 + 3 * 8, 3)
+    assert row["seconds_per_chunk"] > 0 and row["peak_rss_bytes"] >= max(row["rss_bytes"]) > 0

@@ -21,12 +21,12 @@ def view(client, result, node: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(client.view(image))) for image in result.outputs[node]["images"]]
 
 
-def play(client, result, node: str) -> list[Image.Image]:
+def play(client, result, node: str, rate: float = 8) -> list[Image.Image]:
     """The frames of the video that a node saved."""
     (video,) = result.outputs[node]["images"]
     with av.open(io.BytesIO(client.view(video))) as container:
         assert container.streams.video[0].codec.name == "h264" and video["filename"].endswith(".mp4")
-        assert container.streams.video[0].average_rate == 8
+        assert container.streams.video[0].average_rate == rate
         return [frame.to_image() for frame in container.decode(video=0)]
 
 
@@ -41,11 +41,15 @@ def test_an_api_file_is_posted_and_drawn(client, name):
         assert progress[-1]["value"] == progress[-1]["max"] == workflows.STEPS
         assert {data["prompt_id"] for data in progress} == {result.prompt_id}
 
+    for extender in workflows.find_all(prompt, "StoryReelExtendVideo"):
+        last = [data for kind, data in result.events if kind == "progress" and data["node"] == extender][-1]
+        assert last["value"] == last["max"] == workflows.LONG["chunks"] * workflows.STEPS
+
     for node, count in workflows.shown(prompt).items():
         if prompt[node]["class_type"] == "SaveVideo":
-            frames = play(client, result, node)
-            closed = any(node["inputs"].get("closed") for node in prompt.values())
-            assert len(frames) == workflows.SHOT["frames"] - closed and {frame.size for frame in frames} == {(64, 64)}
+            count, rate = workflows.saved_video(prompt)
+            frames = play(client, result, node, rate)
+            assert len(frames) == count and {frame.size for frame in frames} == {(64, 64)}
             continue
         images = view(client, result, node)
         assert len({image.tobytes() for image in images}) == len(images) == count

@@ -284,8 +284,6 @@ def test_a_refinement_in_a_prompt(host):
     """Loaded, noised, sampled by the host's nodes; a file that is named for the refiner is one."""
     from comfy_api.latest import io
     from harness import streaming
-    from storyreel.nodes.extend import StoryReelStreamingLoader
-    from storyreel.nodes.refine import NODES
 
     family = FAMILIES["modelscope"]
     path = streaming.write(host.base / "models" / "checkpoints" / "my_vid2vid.safetensors", streaming.tiny_modelscope())
@@ -331,7 +329,7 @@ def test_a_refinement_in_a_prompt(host):
         ),
         "keep": node("SaveLatent", samples=["sample", 0], filename_prefix="refined"),
     }
-    with host.node(StoryReelStreamingLoader), host.node(NODES[0]), host.node(NODES[1]), host.node(Given):
+    with host.node(Given):
         run = host.run(prompt)
         assert run.values["sample"][0]["samples"].isfinite().all()
         assert "MS-Vid2Vid" in run.outputs["load"]["text"][0]

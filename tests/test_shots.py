@@ -24,8 +24,8 @@ def test_frames_come_back_from_disk_exactly(tmp_path):
     """Odd sizes, which most codecs refuse, too."""
     for name, size in (("even", (34, 50)), ("odd", (33, 51))):
         written = frames(size=size)
-        write_frames(tmp_path / "new folder" / f"{name}.mkv", written, Fraction(25, 2))
-        assert np.array_equal(np.stack(list(read_frames(tmp_path / "new folder" / f"{name}.mkv"))), written)
+        write_frames(tmp_path / "new folder" / f"{name}.avi", written, Fraction(25, 2))
+        assert np.array_equal(np.stack(list(read_frames(tmp_path / "new folder" / f"{name}.avi"))), written)
     pictures = torch.rand(20, 6, 6, 3)
     assert torch.equal(to_pictures(to_bytes(pictures)), (pictures * 255).round() / 255)
 
@@ -35,7 +35,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
         yield from frames(2)
         raise KeyboardInterrupt
 
-    path = tmp_path / "shot.mkv"
+    path = tmp_path / "shot.avi"
     with pytest.raises(KeyboardInterrupt):
         write_frames(path, broken(), Fraction(8))
     assert list(tmp_path.iterdir()) == []
@@ -69,9 +69,9 @@ def test_a_run_cannot_leave_the_output_folder(host, run):
 
 def key(prompt: dict, node: str = "9") -> str:
     from comfy_execution.graph import DynamicPrompt
-    from storyreel.host import shots
+    from storyreel.host import runs
 
-    return shots.run_key(DynamicPrompt(prompt), node)
+    return runs.run_key(DynamicPrompt(prompt), node)
 
 
 def graph(**changes) -> dict:
@@ -148,7 +148,7 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
     broken = tmp_path / "broken"
 
     def written() -> list[Path]:
-        return sorted(path for path in broken.glob("story/shots/*/*") if path.suffix == ".mkv")
+        return sorted(path for path in broken.glob("story/shots/*/*") if path.suffix == ".avi")
 
     with Server(folder, "--output-directory", str(broken)) as server:
 
@@ -167,7 +167,7 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
         video = played(client, resumed)
         assert sampled(resumed.events) == 2
         assert (first.read_bytes(), first.stat().st_mtime_ns) == before
-        assert [path.name for path in written()] == ["all.mkv", "shot_001.mkv", "shot_002.mkv", "shot_003.mkv"]
+        assert [path.name for path in written()] == ["all.avi", "shot_001.avi", "shot_002.avi", "shot_003.avi"]
 
     client = stocked_server.client()
     unbroken = client.run(animation())

@@ -272,7 +272,6 @@ def test_the_node(host, put):
     """In a prompt: what it says is on the node and on its last output, after a cached run too."""
     from comfy_api.latest import io
     from harness import streaming
-    from storyreel.nodes.extend import StoryReelStreamingLoader
 
     class Show(io.ComfyNode):
         @classmethod
@@ -286,12 +285,12 @@ def test_the_node(host, put):
 
     put("streaming_svd.safetensors", streaming.tiny_svd())
     put("ms_vid2vid.safetensors", streaming.tiny_modelscope())
-    with host.node(StoryReelStreamingLoader) as name, host.node(Show):
+    with host.node(Show):
 
         def prompt(file: str, kind: str = "auto") -> dict:
             inputs = {"checkpoint": file, "kind": kind, "precision": "fp32"}
             shown = {"class_type": "Show", "inputs": {"model": ["1", 0], "said": ["1", 4]}}
-            return {"1": {"class_type": name, "inputs": inputs}, "2": shown}
+            return {"1": {"class_type": "StoryReelStreamingLoader", "inputs": inputs}, "2": shown}
 
         svd = host.run(prompt("streaming_svd.safetensors"))
         assert svd.values["1"][1:4] == (None, None, None)

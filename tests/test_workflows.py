@@ -171,7 +171,8 @@ def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots):
     sampled = [event["detail"] for event in events if event["type"] == "progress"]
     for sampler in workflows.samplers(prompt):
         assert [detail["value"] for detail in sampled if detail["node"] == sampler][-1] == workflows.STEPS
-    loaded = {id: 1 for id in workflows.find_all(prompt, "LoadImage")}  # the frontend shows these by itself
+    loaders = [id for kind in ("LoadImage", "LoadVideo") for id in workflows.find_all(prompt, kind)]
+    loaded = {id: 1 for id in loaders}  # the frontend shows these by itself
     assert frontend.pictures() == workflows.shown(prompt) | loaded
     for loader in workflows.find_all(prompt, "StoryReelDynamiCrafterLoader"):
         (said,) = frontend.page.evaluate(SAID, loader)

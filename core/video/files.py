@@ -1,5 +1,9 @@
-"""Frames on disk, exactly as they are in memory as 8 bits a channel: FFV1 in Matroska, which common players show."""
+"""Frames on disk, exactly as they are in memory as 8 bits a channel: FFV1 in AVI, which common players show.
 
+AVI counts frames. Matroska counts milliseconds, which makes 12 frames a second 12.012 in whatever is made of the file.
+"""
+
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -11,25 +15,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .sound import Sound, Track
+
 FRAMES_AT_ONCE = 16
 
 
-def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction) -> None:
-    """Write frames [H, W, 3] uint8 of one size. The file appears under its name when it is whole, never before."""
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file gets the name `path` when it is whole and on the disk, and else is deleted.
+
+    A process that is killed at any moment leaves the whole file or none of that name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     try:
-        with av.open(str(unfinished), "w", format="matroska") as container:
-            stream = container.add_stream("ffv1", rate=rate)
-            stream.pix_fmt = "bgr0"
-            for number, frame in enumerate(frames):
-                if not number:
-                    stream.height, stream.width = frame.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-            container.mux(stream.encode(None))
+        yield unfinished
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sound: Sound | None = None) -> None:
+    """Write frames [H, W, 3] uint8 of one size. The file appears under its name when it is whole, never before.
+
+    sound: from the first frame on; what is longer than the frames is left out.
+    """
+    with appearing(path) as unfinished, av.open(str(unfinished), "w", format="avi") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.pix_fmt = "bgr0"
+        track = None if sound is None else Track(container, sound)
+        for number, frame in enumerate(frames):
+            if not number:
+                stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            if track is not None:
+                track.write_until((number + 1) / rate)
+        container.mux(stream.encode(None))
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
@@ -37,6 +60,16 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             yield frame.to_ndarray(format="rgb24")
+
+
+def write_tensor(path: Path, tensor: Tensor) -> None:
+    """Write a tensor as it is, with the promise of `write_frames`."""
+    with appearing(path) as unfinished, open(unfinished, "wb") as file:
+        np.save(file, tensor.cpu().numpy(), allow_pickle=False)
+
+
+def read_tensor(path: Path) -> Tensor:
+    return torch.from_numpy(np.load(path, allow_pickle=False))
 
 
 def to_bytes(pictures: Tensor) -> np.ndarray:

@@ -108,8 +108,12 @@ class Frontend:
         )
 
     def export(self) -> dict:
-        """The graph in API form, as the Export (API) menu writes it."""
-        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        """The graph in API form, as the Export (API) menu writes it, without the players of loaded clips: those are
+        inputs once the clip is loaded, and not before."""
+        graph = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        for node in graph.values():
+            node["inputs"].pop("video-preview", None)
+        return graph
 
     def save(self) -> dict:
         """The graph in the frontend's own form, as the Save menu writes it."""

@@ -1,16 +1,38 @@
-"""A picture for the nodes that load one: the file that a fresh host has in its input folder."""
+"""A picture and a clip for the nodes that load one: files of the names that workflows have."""
 
 from pathlib import Path
 
+import av
+import numpy as np
 from PIL import Image, ImageDraw
+
+CLIP_FRAMES, CLIP_RATE = 6, 8
 
 
 def write_example(folder: Path) -> Path:
-    """example.png, as workflows name it: a drawing of our own in the place of the host's."""
+    """example.png, a drawing of our own in the place of the host's, and example.mp4, a small clip of it with sound."""
     image = Image.linear_gradient("L").resize((512, 512)).convert("RGB")
     draw = ImageDraw.Draw(image)
     draw.ellipse((120, 90, 400, 370), fill=(230, 120, 60), outline=(40, 20, 10), width=8)
     draw.rectangle((200, 370, 320, 512), fill=(60, 120, 160))
     path = folder / "example.png"
     image.save(path)
+    write_clip(image, folder / "example.mp4")
     return path
+
+
+def write_clip(image: Image.Image, path: Path) -> None:
+    """The picture, panned."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=CLIP_RATE)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        for number in range(CLIP_FRAMES):
+            part = image.crop((20 * number, 100, 20 * number + 384, 356)).resize((96, 64))
+            container.mux(stream.encode(av.VideoFrame.from_image(part)))
+        container.mux(stream.encode(None))
+        samples = np.sin(np.arange(8000 * CLIP_FRAMES // CLIP_RATE, dtype=np.float32) / 3)[None] / 4
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 8000, 0
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))

@@ -1,5 +1,7 @@
 """StreamingT2V's networks in the tests, from the published keys, and the linear network of its blending data."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from storyreel.core.networks.streaming.appearance import TokenExpander
 from storyreel.core.networks.streaming.config import StreamingConfig, read_config
 from storyreel.core.networks.streaming.model import ConditionalUNet, FeatureExtractor, StreamingT2V
 
+from . import tiny
 from .dynamicrafter import random
 from .golden import Golden, part, procedural
 
@@ -75,16 +78,20 @@ class Refiner(Toy):
         return blending.blend(chunks, self.starts, [0, *offsets])
 
 
+MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
 SIZES = UNetConfig(
     model_channels=64, channel_mult=(1, 2), num_res_blocks=1, attention=(True, False), head_channels=16, context_dim=64
 )
 STREAMING = StreamingConfig(SIZES, frame_widths=(8, 12, 16, 24), image_tokens=4)
+STORYWORLD = StreamingConfig(  # between Storyworld's encoders and its autoencoder
+    replace(SIZES, in_channels=12, out_channels=12, context_dim=96), frame_widths=(8, 12, 16, 24), image_tokens=4
+)
 MERGER = "cross_attention_merger_"
 
 
-def tiny_modelscope() -> dict[str, torch.Tensor]:
+def tiny_modelscope(sizes: UNetConfig = SIZES) -> dict[str, torch.Tensor]:
     """Weights of ModelScope's network, tiny, in the original layout."""
-    weights = random(UNet(SIZES), 1)
+    weights = random(UNet(sizes), 1)
     temporal = (".2.proj_in.weight", ".2.proj_out.weight", "input_blocks.0.1.proj_in.weight")
     return {key: t[..., None] if key.endswith(temporal) else t for key, t in weights.items()}
 
@@ -122,7 +129,35 @@ def write(path: Path, weights: dict[str, torch.Tensor]) -> Path:
     return path
 
 
-def tiny_svd() -> dict[str, torch.Tensor]:
+def write_for_workflows(name: str, folder: Path) -> Path:
+    """The stand-in of a published checkpoint, unless it is there: a tiny network between encoders of full width, and
+    what else a file of this `name` carries. The autoencoder is the small one of the other stand-ins."""
+    path = folder / f"{name}.ckpt"
+    if path.exists():
+        return path
+    wide = replace(SIZES, context_dim=1024)
+    if "vid2vid" in name:
+        weights = tiny_modelscope(wide)
+    elif "svd" in name:
+        visual = encoder_shapes("streaming_svd", "conditioner.embedders.0.open_clip.model.visual.")
+        weights = tiny_svd(1024) | tiny.random_weights([*visual, *tiny.vae()])
+    else:
+        encoders = encoder_shapes("streaming_t2v", "text_encoder.", "image_encoder.")
+        vae = [(f"vae.{key}", shape) for key, shape in tiny.plain_vae()]
+        weights = tiny_streaming(replace(STREAMING, unet=wide, image_tokens=16))
+        weights |= tiny.random_weights([*encoders, *vae])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": weights}, path)
+    return path
+
+
+def encoder_shapes(file: str, *prefixes: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Keys and shapes of the encoders of a published checkpoint."""
+    listed = json.loads((MANIFESTS / f"{file}.json").read_text())
+    return [(key, tuple(shape)) for key, shape in listed.items() if key.startswith(prefixes)]
+
+
+def tiny_svd(context: int = 64) -> dict[str, torch.Tensor]:
     """Weights of StreamingSVD, tiny, in the published layout, without encoders."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -131,7 +166,7 @@ def tiny_svd() -> dict[str, torch.Tensor]:
 
     sizes = dict(image_size=32, in_channels=8, out_channels=4, model_channels=64, num_res_blocks=[1, 1])
     sizes |= dict(channel_mult=[1, 2], transformer_depth=[1, 0], transformer_depth_output=[1, 1, 0, 0])
-    sizes |= dict(transformer_depth_middle=1, context_dim=64, adm_in_channels=768, num_classes="sequential")
+    sizes |= dict(transformer_depth_middle=1, context_dim=context, adm_in_channels=768, num_classes="sequential")
     sizes |= dict(num_heads=-1, num_head_channels=64, use_linear_in_transformer=True, use_spatial_transformer=True)
     sizes |= dict(use_temporal_attention=True, use_temporal_resblock=True, video_kernel_size=[3, 1, 1], legacy=False)
     sizes |= dict(extra_ff_mix_layer=True, use_spatial_context=True, merge_strategy="learned_with_images")

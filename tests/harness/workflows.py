@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from .pictures import CLIP_FRAMES, CLIP_RATE
+
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 if not NAMES:
@@ -10,6 +12,7 @@ if not NAMES:
 
 FRAMES, WIDTH, HEIGHT, STEPS = 2, 64, 96, 2
 SHOT = dict(width=64, height=64, frames=4)
+LONG = dict(chunks=2, chunk_frames=4, overlap=2)
 STAND_INS = {  # of a published file: folder of the host's models, and file
     "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "sd15.ckpt"),
     "sd_xl_base_1.0.safetensors": ("checkpoints", "sdxl.ckpt"),
@@ -17,6 +20,9 @@ STAND_INS = {  # of a published file: folder of the host's models, and file
     "dynamicrafter_1024_fp16_pruned.safetensors": ("checkpoints", "dynamicrafter_1024_stand_in.ckpt"),
     "dynamicrafter_unet_512_interp.safetensors": ("checkpoints", "dynamicrafter_512_interp_stand_in.ckpt"),
     "tooncrafter_512_interp-pruned-fp16.safetensors": ("checkpoints", "tooncrafter_stand_in.ckpt"),
+    "streaming_t2v.ckpt": ("checkpoints", "streaming_t2v_stand_in.ckpt"),
+    "model.safetensors": ("checkpoints", "streaming_svd_stand_in.ckpt"),
+    "non_ema_0035000.pth": ("checkpoints", "vid2vid_stand_in.ckpt"),
     "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": ("clip_vision", "vit_h.ckpt"),
     "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "vae.ckpt"),
 }
@@ -25,16 +31,21 @@ LOADERS = {  # and the input that names a file
     "CLIPVisionLoader": "clip_name",
     "VAELoader": "vae_name",
     "StoryReelDynamiCrafterLoader": "checkpoint",
+    "StoryReelStreamingLoader": "checkpoint",
 }
-SAMPLERS = ("KSampler", "SamplerCustomAdvanced")
+VIDEO_MAKERS = ("CreateVideo", "StoryReelJoinClips", "StoryReelAnimateStory", "StoryReelExtendVideo")
+SAMPLERS = ("KSampler", "SamplerCustom", "SamplerCustomAdvanced")
 
 
 def write_stand_ins(models: Path):
     """Put every stand-in into the host's folders."""
-    from . import dynamicrafter, tiny
+    from . import dynamicrafter, streaming, tiny
 
     for folder, file in STAND_INS.values():
-        write = dynamicrafter.write_for_workflows if file.endswith("_stand_in.ckpt") else tiny.write
+        write = tiny.write
+        if file.endswith("_stand_in.ckpt"):
+            crafted = file.startswith(("dynamicrafter", "tooncrafter"))
+            write = dynamicrafter.write_for_workflows if crafted else streaming.write_for_workflows
         write(Path(file).stem, models / folder)
 
 
@@ -72,13 +83,23 @@ def samplers(prompt: dict) -> list[str]:
 def shown(prompt: dict) -> dict[str, int]:
     """{node id: pictures that it shows when the workflow is small}: one of a page, a plot or a video, else one a
     frame."""
-    single = ("StoryReelComicPage", "StoryReelMeasureStory")
+    single = ("StoryReelComicPage", "StoryReelMeasureStory", "StoryReelMeasureVideo")
     pictures = {
         id: 1 if prompt[prompt[id]["inputs"]["images"][0]]["class_type"] in single else FRAMES
         for kind in ("SaveImage", "PreviewImage")
         for id in find_all(prompt, kind)
     }
     return pictures | {id: 1 for id in find_all(prompt, "SaveVideo")}
+
+
+def saved_video(prompt: dict) -> tuple[int, float]:
+    """(frames, frames a second) of the video that a small workflow saves."""
+    first = CLIP_FRAMES if find_all(prompt, "LoadVideo") else SHOT["frames"]
+    makers = [id for kind in VIDEO_MAKERS for id in find_all(prompt, kind)]
+    rates = [rate for id in makers if isinstance(rate := prompt[id]["inputs"]["fps"], (int, float))]
+    if find_all(prompt, "StoryReelExtendVideo"):
+        first += LONG["chunks"] * (LONG["chunk_frames"] - LONG["overlap"])
+    return first - any(node["inputs"].get("closed") for node in prompt.values()), rates[-1] if rates else CLIP_RATE
 
 
 def small(prompt: dict, seed: int) -> dict[str, dict]:
@@ -102,6 +123,22 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
                 changes[id] = {"steps": STEPS}
             case "RandomNoise":
                 changes[id] = {"noise_seed": seed}
+            case "EmptyLatentImage":
+                changes[id] = {"width": 64, "height": 64, "batch_size": SHOT["frames"]}
+            case "ImageScale":
+                changes[id] = {"width": 64, "height": 64}
+            case "SVD_img2vid_Conditioning":
+                changes[id] = {"width": 64, "height": 64, "video_frames": SHOT["frames"]}
+            case "AlignYourStepsScheduler" | "StoryReelRefineSigmas":
+                changes[id] = {"steps": STEPS}
+            case "StoryReelRandomizedBlending":
+                changes[id] = {"chunk": 3, "overlap": 1}
+            case "SamplerCustom":
+                changes[id] = {"noise_seed": seed}
+            case "StoryReelExtendVideo":
+                changes[id] = {**LONG, "anchor": 0, "seed": seed}
+            case "StoryReelMeasureVideo":
+                changes[id] = {"chunk_length": LONG["chunk_frames"], "chunk_overlap": LONG["overlap"]}
             case "StoryReelAnimateStory":
                 changes[id] = {**SHOT, "seed": seed}
     return changes

@@ -1,0 +1,89 @@
+"""VIDEO as frames that pass by one at a time: what comes in, of whatever kind, and what goes out, in a file of ours."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+from comfy_api.latest import InputImpl, Types
+from torch import Tensor
+
+from ..core.video import files
+from ..core.video.sound import Sound, read_sound
+
+
+def rate_of(fps: float) -> Fraction:
+    return Fraction(fps).limit_denominator(1000)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """frames(): from the first on, [H, W, 3], float from 0 to 1 or uint8. rate: frames a second."""
+
+    frames: Callable[[], Iterator[np.ndarray]]
+    rate: Fraction
+    sound: Sound | None = None
+
+
+def open_clip(frames, fps: float) -> Clip:
+    """IMAGE or VIDEO as a clip. A VIDEO in a file is never in memory as a whole. fps: of an IMAGE."""
+    if isinstance(frames, Tensor):
+        return Clip(lambda: iter(frames[..., :3].cpu().float().numpy()), rate_of(fps))
+    if isinstance(frames, InputImpl.VideoFromFile):
+        start, duration = frames.get_active_trim_window()
+        sound = read_sound(frames.get_stream_source(), start, duration)
+        return Clip(lambda: _decode(frames.get_stream_source(), start, duration), frames.get_frame_rate(), sound)
+    parts = frames.get_components()
+    sound = parts.audio and Sound(parts.audio["waveform"][0].cpu().float().numpy(), int(parts.audio["sample_rate"]))
+    return Clip(lambda: iter(parts.images[..., :3].cpu().float().numpy()), Fraction(parts.frame_rate), sound)
+
+
+def _decode(source, start: float, duration: float) -> Iterator[np.ndarray]:
+    """Frames of a file as uint8, turned upright. start, duration: in seconds; 0: to the end."""
+    with av.open(source) as container:
+        stream = container.streams.video[0]
+        first, behind = _window(stream, start, duration)
+        for frame in container.decode(stream):
+            if behind is not None and frame.pts >= behind:
+                return
+            if frame.pts >= first:
+                yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+
+def _window(stream, start: float, duration: float) -> tuple[int, int | None]:
+    """The first time of a part of a stream, and that of what is behind it, in the stream's own units."""
+    return int(start / stream.time_base), int((start + duration) / stream.time_base) if duration else None
+
+
+def to_tensor(frame: np.ndarray) -> Tensor:
+    """A frame of a clip, float from 0 to 1."""
+    picture = torch.from_numpy(np.array(frame))
+    return picture.float() / 255 if frame.dtype == np.uint8 else picture
+
+
+def to_bytes(frame: np.ndarray) -> np.ndarray:
+    """A frame of a clip, uint8."""
+    return frame if frame.dtype == np.uint8 else files.to_bytes(torch.from_numpy(frame))
+
+
+class ExactVideo(InputImpl.VideoFromFile):
+    """A VIDEO in a file of `write_frames`: exact as frames, H.264 in MP4 where nothing else is asked for."""
+
+    def get_components(self) -> Types.VideoComponents:
+        clip = open_clip(self, 0.0)
+        sound = clip.sound
+        audio = sound and {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
+        return Types.VideoComponents(images=files.to_pictures(clip.frames()), audio=audio, frame_rate=clip.rate)
+
+    def as_trimmed(self, start_time: float = 0, duration: float = 0, strict_duration: bool = True):
+        trimmed = super().as_trimmed(start_time, duration, strict_duration)
+        return trimmed and ExactVideo(
+            self.get_stream_source(), start_time=self.get_active_trim_window()[0] + start_time, duration=duration
+        )
+
+    def save_to(self, path, format=Types.VideoContainer.AUTO, codec=Types.VideoCodec.AUTO, **kwargs):
+        if codec == Types.VideoCodec.AUTO:
+            codec = Types.VideoCodec.H264  # else the host would copy this file's own coding into the user's
+        super().save_to(path, format, codec, **kwargs)

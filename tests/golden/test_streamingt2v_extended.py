@@ -1,0 +1,58 @@
+"""The published chains of chunks, made by what StoryReelExtendVideo runs: in memory, on disk, and in its VIDEO."""
+
+import pytest
+import torch
+from harness.golden import Golden, difference, files
+
+SYSTEM = "streamingt2v"
+BITS = 0.5 / 255  # what frames on disk are rounded by
+
+
+LOGGED = {"ms": ("cam_frames", "anchor"), "svd": ("ctrl_frames", "svd_input_frame")}  # what the data's toy was given
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["unbroken", "stopped after each chunk"])
+@pytest.mark.parametrize("name", LOGGED)
+@torch.no_grad()
+def test_a_published_chain(name, stopped, host, tmp_path):
+    """The data's toy is the model: it says what a chunk is made from. "ms" counts the clip among the chunks."""
+    (parameter,) = files(SYSTEM, f"autoregressive_{name}.safetensors")
+    golden = Golden(parameter.values[0])
+    from storyreel.core.video.files import to_pictures
+    from storyreel.host import extend, video_file
+    from storyreel.host.extend_chunk import Extender, Told
+
+    length, memory = golden.said("F"), golden.said("n_cond")
+    chunks = golden.said("n_autoregressive_generations") - (name == "ms")
+    anchor = 0 if name == "ms" else int(golden.said("anchor"))
+    lowest = 0.0 if name == "ms" else -1.0  # the toy of "svd" works from -1 to 1
+    seen = []
+
+    class Toy(Extender):
+        def make(self, number, before, anchor, callback=None):
+            before, anchor = (part * (1 - lowest) + lowest for part in (before, anchor))
+            seen.append((before.movedim(-1, 1), anchor.movedim(-1, 1)))
+            places = torch.arange(length)
+            drift = (0.05 * places / (length - 1))[:, None, None, None]
+            made = (0.8 * before[3 * places % memory] + 0.15 * anchor + drift).clamp(lowest, 1)
+            return (made - lowest) / (1 - lowest)
+
+    toy = Toy(Told(model=None, vae=None, sampler=None, sigmas=None, seed=0, length=length, overlap=memory))
+    first = (golden["in.first_chunk"].movedim(1, -1) - lowest) / (1 - lowest)
+    start = extend.read_start(video_file.open_clip(first, 8.0), toy.overlap, anchor)
+    names, new = [f"{number:012}" for number in range(chunks)], []
+    for there in range(1, chunks + 1) if stopped else [chunks]:
+        store = extend.Store(tmp_path, names[:there])
+        new += extend.make_chunks(toy, start, store, colour_anchor=0.0)
+
+    expected = golden["out.video"] if name == "ms" else golden["out.video_0_255"] / 255
+    found = torch.cat([first, *new]).movedim(-1, 1)
+    assert difference(found, expected) <= 1e-5
+    on_disk = to_pictures(extend.all_frames(start, store)).movedim(-1, 1)
+    assert difference(on_disk, expected) <= BITS + 1e-5
+    befores, anchors = (torch.stack(parts) for parts in zip(*seen, strict=True))
+    if name == "ms":
+        befores, anchors = befores * 2 - 1, anchors * 2 - 1
+    logged = [golden[f"log.{part}"] for part in LOGGED[name]]
+    assert difference(befores, logged[0]) <= 1e-5
+    assert difference(anchors.view_as(logged[1]), logged[1]) <= 1e-5

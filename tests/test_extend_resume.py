@@ -1,0 +1,171 @@
+"""A long video on a real server: killed in a chunk and in a write, interrupted, changed, and gone on with."""
+
+import io
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import websocket
+from harness import extending
+from harness.folders import ROOT, link, make_base
+from harness.server import Server
+from PIL import Image
+from safetensors.torch import save_file
+from storyreel.core.video.files import read_frames
+
+STEPS = 3
+LORA = "tiny_streaming_lora.safetensors"
+
+
+def prompt(**changed) -> dict:
+    """Five chunks from a clip whose first frame is a file, by a model with a LoRA."""
+    strength = changed.pop("strength", 0.5)
+    made = extending.extend(**{"model": ["lora", 0], "seed": 21} | changed)
+    made["sigmas"]["inputs"]["steps"] = STEPS
+    made["f0"] = extending.node("LoadImage", image="first.png")
+    lora = dict(model=["load", 0], lora_name=LORA, strength_model=strength)
+    return made | {"lora": extending.node("LoraLoaderModelOnly", **lora)}
+
+
+def write_first_frame(folder: Path, colour: tuple):
+    path, size = folder / "input" / "first.png", extending.SIZE
+    Image.new("RGB", (size, size), colour).save(path)
+    os.utime(path, (sum(colour), sum(colour)))  # a copy on another machine is the same file
+
+
+@pytest.fixture(scope="module")
+def models(base) -> Path:
+    """The hosts' models, with the tiny StreamingT2V and a LoRA for it."""
+    extending.write_model(base / "models")
+    name = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k"
+    down, up = torch.randn(2, 96), torch.randn(64, 2)
+    (base / "models" / "loras").mkdir(exist_ok=True)
+    save_file(
+        {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(2.0)},
+        base / "models" / "loras" / LORA,
+    )
+    return base / "models"
+
+
+def chunks(output: Path, pattern: str = "chunk_*.avi") -> list[Path]:
+    return sorted(output.glob(f"story/long/*/{pattern}"), key=lambda path: path.name)
+
+
+def run_until(server: Server, told: dict, there) -> None:
+    """Run a prompt on a host that is killed (-9) as soon as `there()` is true."""
+    done = threading.Event()
+
+    def watch():
+        while not done.is_set():
+            if there():
+                server.kill()
+                return
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with pytest.raises((websocket.WebSocketException, OSError)):
+            server.client().run(told)
+    finally:
+        done.set()
+        watcher.join()
+
+
+def played(client, result) -> list[bytes]:
+    """The frames of the saved video."""
+    assert result.status == "success", result.message
+    (video,) = result.outputs["save"]["images"]
+    with av.open(io.BytesIO(client.view(video))) as container:
+        return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
+
+
+def steps(result) -> list[int]:
+    """What the node's bar said."""
+    return [data["value"] for kind, data in result.events if kind == "progress" and data["node"] == "extend"]
+
+
+def contents(path: Path):
+    return np.load(path) if path.suffix == ".npy" else np.stack(list(read_frames(path)))
+
+
+def test_killed_in_a_chunk_and_in_a_write(server, models, base, tmp_path):
+    """kill -9 in chunk 3 of 5, then in the write of chunk 4: each time it goes on from what is whole, and all that it
+    leaves, the frames that chunks are made from too, is that of an unbroken run."""
+    folder, output = make_base(tmp_path / "base", models=models), tmp_path / "output"
+    link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
+    for place in (folder, server.base):
+        write_first_frame(place, (40, 90, 160))
+    for condition in ("chunk_0002_*.avi", "chunk_0004_*.part"):
+        with Server(folder, "--output-directory", str(output)) as broken:
+            run_until(broken, prompt(), lambda: chunks(output, condition))  # noqa: B023 - it is called in the loop
+        if condition.endswith(".avi"):
+            assert [path.name[:10] for path in chunks(output)] == ["chunk_0001", "chunk_0002"]
+            first = {path.name: path.stat().st_mtime_ns for path in chunks(output)}
+    assert [path.name[:10] for path in chunks(output)] == ["chunk_0001", "chunk_0002", "chunk_0003"]
+    assert chunks(output, "chunk_0004_*.part")  # it was killed within the write
+
+    client = server.client()
+    unbroken = played(client, client.run(prompt()))
+    assert len(unbroken) == 3 + 5 * (extending.CHUNK - extending.OVERLAP)
+    (run,) = {path.parent.name for path in chunks(output)}
+    here = server.base / "output" / "story" / "long" / run
+    here.rename(tmp_path / "unbroken")
+    shutil.copytree(output / "story" / "long" / run, here)
+    result = client.run(prompt(images=True))  # which the host has not in its cache, and which is the same run
+    assert played(client, result) == unbroken
+    assert steps(result)[0] == 3 * STEPS and steps(result)[-1] == 5 * STEPS
+    whole = {path.name: path for path in here.iterdir()}
+    assert sorted(whole) == sorted(path.name for path in (tmp_path / "unbroken").iterdir())
+    assert {name: whole[name].stat().st_mtime_ns for name in first} == first
+    assert all(np.array_equal(contents(path), contents(tmp_path / "unbroken" / name)) for name, path in whole.items())
+
+
+def test_what_changed_starts_anew_or_goes_on(server, models):
+    """On the server that has the five chunks: another prompt 4 keeps the first three; another seed, strength of the
+    LoRA or input frame keeps none."""
+    write_first_frame(server.base, (50, 90, 160))
+    client, output = server.client(), server.base / "output"
+
+    def made(**changed) -> list[str]:
+        before = set(chunks(output))
+        result = client.run(prompt(**changed))
+        assert result.status == "success", result.message
+        return [path.name[:10] for path in chunks(output) if path not in before]
+
+    assert len(made()) == 5
+    scenes = list(extending.SCENES)
+    scenes[3] = "sitting on a beach"
+    assert made(scenes=scenes) == ["chunk_0004", "chunk_0005"]
+    assert made(chunks=2, seed=22) == made(chunks=2, strength=0.6) == ["chunk_0001", "chunk_0002"]
+    assert made(chunks=2, fps=12.0) == []
+    write_first_frame(server.base, (50, 90, 161))
+    assert made(chunks=2) == ["chunk_0001", "chunk_0002"]
+
+
+def test_an_interrupt_within_a_chunk(server, models):
+    """It stops within a step; what was done is kept, and the host says where it is."""
+    write_first_frame(server.base, (60, 90, 160))
+    client, told = server.client(), prompt(chunks=2)
+    told["sigmas"]["inputs"]["steps"] = 12
+    done = []
+
+    def interrupt_in_the_second_chunk(kind, data, result):
+        if kind == "progress" and data["node"] == "extend":
+            done.append(data["value"])
+            if data["value"] > 12:
+                client.interrupt(result.prompt_id)
+
+    result = client.run(told, on_event=interrupt_in_the_second_chunk)
+    assert result.status == "interrupted" and 12 < done[-1] < 24
+    said = b"".join(result.previews)
+    assert b"chunk 1 of 2, step 12 of 12" in said and b"chunk 2 of 2, step 1 of 12" in said
+    result = client.run(told)
+    assert result.status == "success" and steps(result)[0] == 12, result.message
+    assert b"1 of 2 chunks were on disk" in b"".join(result.previews)

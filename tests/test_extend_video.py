@@ -1,0 +1,439 @@
+"""A clip extended by each kind of model in the real host: what a chunk is told, what comes out, what is refused."""
+
+import functools
+from dataclasses import replace
+from fractions import Fraction
+
+import av
+import pytest
+import torch
+from harness import extending, streaming
+
+SIZE = 64
+TEXT = 64  # width of the tiny models' text
+
+
+def words(seed: int, rows: int = 3) -> list:
+    return [[torch.randn(rows, 77, TEXT, generator=torch.Generator().manual_seed(seed)), {}]]
+
+
+def streaming_t2v(host):
+    from storyreel.host import streaming_loader
+
+    model = streaming_loader.build_streaming(streaming.tiny_streaming(), torch.float32)
+    return dict(model=model, length=6, overlap=3)
+
+
+def streaming_svd(host):
+    from storyreel.host import streaming_svd
+
+    return dict(model=streaming_svd.build_model(streaming.tiny_svd(), torch.float32), length=5, overlap=2)
+
+
+def svd(host):
+    """The host's own model."""
+    import comfy.model_base
+
+    made_alike = streaming_svd(host)
+    made_alike["model"].model.__class__ = comfy.model_base.SVD_img2vid
+    return made_alike | dict(overlap=0)
+
+
+def dynamicrafter(host, kind="512"):
+    from harness import dynamicrafter
+    from storyreel.host import dynamicrafter_loader
+
+    path = dynamicrafter.write(host.base / "models" / "checkpoints" / f"dynamicrafter_{kind}_extended.safetensors")
+    return dict(model=dynamicrafter_loader.load(path.name, kind, torch.float32).model, length=4)
+
+
+def interpolation(host):
+    return dynamicrafter(host, "512_interp")
+
+
+def wan(host):
+    vae, vision = extending.tiny_wan_vae(), extending.tiny_vision(1280)
+    return dict(model=extending.tiny_wan(), vae=vae, clip_vision=vision, length=9, overlap=5)
+
+
+def wan22(host):
+    return dict(model=extending.tiny_wan(looks=False), vae=extending.tiny_wan_vae(), clip_vision=None, length=5)
+
+
+KINDS = {make.__name__: make for make in (streaming_t2v, streaming_svd, svd, dynamicrafter, interpolation, wan, wan22)}
+
+
+@functools.cache
+def made(make, *given):
+    """What `make` makes, once for all tests of this file."""
+    return make(*given)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _let_go():
+    yield
+    made.cache_clear()
+
+
+def tell(host, kind: str, **changed):
+    """What the node gives to an extender, on tiny models; text for the kinds that read any."""
+    import comfy.samplers
+    from storyreel.host.extend_chunk import Told
+
+    inputs = dict(vae=made(extending.tiny_vae), clip_vision=made(extending.tiny_vision), seed=5, guidance=2.0)
+    inputs |= dict(positive=words(1), negative=words(2), sampler=comfy.samplers.sampler_object("euler"))
+    if "svd" in kind:
+        inputs |= dict(positive=None, negative=None)
+    inputs |= made(KINDS[kind], host)
+    sampling = inputs["model"].get_model_object("model_sampling")
+    inputs["sigmas"] = comfy.samplers.calculate_sigmas(sampling, "normal", 3)[1:]
+    return Told(**inputs | changed)
+
+
+def pictures(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def run(told, folder, clip=None, anchor=0, chunks=2, colour_anchor=0.0) -> tuple[list, object]:
+    """(the new frames of each chunk that was made, the folder's store)"""
+    from storyreel.host import extend, video_file
+    from storyreel.host.extend_models import extender_of
+
+    extender = extender_of(told)
+    clip = video_file.open_clip(pictures(6) if clip is None else clip, 8.0)
+    start = extend.read_start(clip, extender.overlap, anchor)
+    extender.check_size(start.last.shape[2], start.last.shape[1])
+    store = extend.Store(folder, [f"{number:012}" for number in range(chunks)])
+    return list(extend.make_chunks(extender, start, store, colour_anchor)), store
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, host):
+    return request.param
+
+
+def test_each_kind_goes_on_and_on(kind, host, tmp_path):
+    """A run that stops after a chunk and goes on makes what an unbroken one makes; a finished one makes nothing."""
+    told = tell(host, kind)
+    unbroken, store = run(told, tmp_path / "unbroken")
+    overlap = told.overlap or 1
+    assert [new.shape for new in unbroken] == [(told.length - overlap, SIZE, SIZE, 3)] * 2
+    assert all(new.isfinite().all() and new.std() > 0.01 for new in unbroken)
+    assert not torch.equal(*unbroken)
+    tail = torch.cat(unbroken)[-overlap:]
+    kept = min(len(unbroken[1]), overlap)
+    assert torch.equal(store.last(1)[-kept:], tail[-kept:])
+
+    first, _ = run(told, tmp_path / "broken", chunks=1)
+    second, again = run(tell(host, kind), tmp_path / "broken")
+    assert len(first) == len(second) == 1
+    assert torch.equal(first[0], unbroken[0]) and torch.equal(second[0], unbroken[1])
+    assert torch.equal(again.last(1), store.last(1))
+    assert run(told, tmp_path / "broken")[0] == []
+
+
+def test_a_prompt_a_chunk_and_a_seed_a_chunk(kind, host, tmp_path):
+    told = tell(host, kind)
+    found, _ = run(told, tmp_path / "1")
+    other, _ = run(tell(host, kind, seed=6), tmp_path / "2", chunks=1)
+    assert not torch.equal(other[0], found[0])
+    if told.positive is not None:
+        changed = words(1)
+        changed[0][0][1] = 0
+        changed, _ = run(tell(host, kind, positive=changed), tmp_path / "3")
+        assert torch.equal(changed[0], found[0]) and not torch.equal(changed[1], found[1])
+
+
+def conditions(told, number=0, before=None, anchor=None):
+    from storyreel.host.extend_models import extender_of
+
+    extender = extender_of(told)
+    before = pictures(extender.overlap, 7) if before is None else before
+    with torch.no_grad():
+        halves = extender.condition(number, before, pictures(1, 8) if anchor is None else anchor, 0)
+    return [half[0][1] for half in halves], [half[0][0] for half in halves]
+
+
+def test_what_streamingt2v_is_told(host):
+    from storyreel.host import modelscope_model as names
+    from storyreel.host.vision import anchor_embeds
+
+    told = tell(host, "streaming_t2v")
+    before, anchor = pictures(3, 7), pictures(1, 8)
+    for number, row in ((0, 0), (1, 1), (9, 2)):  # the last one holds on
+        (positive, negative), texts = conditions(told, number, before, anchor)
+        assert torch.equal(texts[0], told.positive[0][0][row : row + 1])
+        assert positive[names.CAM_FRAMES] is before and negative[names.CAM_FRAMES] is before
+        with torch.no_grad():
+            expected = [anchor_embeds(told.clip_vision, seen) for seen in (anchor, torch.full_like(anchor, 0.5))]
+        for half, embeds in zip((positive, negative), expected, strict=True):
+            torch.testing.assert_close(half[names.ANCHOR_EMBEDS], embeds)
+
+
+def test_what_stable_video_diffusion_is_told(host):
+    """The last frame; frame rate and motion of a conditioning of the host's."""
+    said = [[torch.zeros(1, 1, 8), {"motion_bucket_id": 40, "fps": 12, "augmentation_level": 0.0}]]
+    for given, expected in ((None, (127, 6)), (said, (40, 12))):
+        told = tell(host, "svd", positive=given)
+        before = pictures(1, 7)
+        (positive, negative), embeds = conditions(told, before=before)
+        assert (positive["motion_bucket_id"], positive["fps"]) == expected
+        with torch.no_grad():
+            assert torch.equal(positive["concat_latent_image"], told.vae.encode(before))
+            assert torch.equal(embeds[0][0], told.clip_vision.encode_image(before).image_embeds)
+        assert not embeds[1].any() and not negative["concat_latent_image"].any()
+
+
+def test_what_streamingsvd_is_told(host):
+    """The frames before by CAM; the anchor, a little noised, as the model's own picture; what it was published with."""
+    from storyreel.host import modelscope_model as names
+
+    told = tell(host, "streaming_svd")
+    before, anchor = pictures(2, 7), pictures(1, 8)
+    (positive, negative), embeds = conditions(told, 0, before, anchor)
+    other, _ = conditions(told, 1, pictures(2, 9), anchor)[0]
+    assert (positive["fps"], positive["motion_bucket_id"], positive["augmentation_level"]) == (7, 127, 0.02)
+    assert positive[names.CAM_FRAMES] is before and negative[names.CAM_FRAMES] is before
+    with torch.no_grad():
+        plain = told.vae.encode(anchor)
+    difference = (positive["concat_latent_image"] - plain).abs().max()
+    assert 0 < difference < 0.2 * plain.abs().max()
+    assert torch.equal(positive["concat_latent_image"], other["concat_latent_image"])
+    assert not embeds[1].any() and not negative["concat_latent_image"].any()
+
+
+def test_what_dynamicrafter_is_told(host):
+    from storyreel.host.dynamicrafter_model import CONCAT_LATENTS, FS, MODE
+
+    before, ends = pictures(1, 7), pictures(2, 8)
+    told = tell(host, "dynamicrafter", positive=[[words(1)[0][0], {FS: 12}]])
+    (positive, negative), _ = conditions(told, before=before)
+    with torch.no_grad():
+        latents = [told.vae.encode(picture[None])[0] for picture in (before[0], *ends)]
+    assert positive[MODE] == "animate" and positive[FS] == negative[FS] == 12
+    assert all(torch.equal(latent, latents[0]) for latent in positive[CONCAT_LATENTS])
+    told = tell(host, "interpolation")
+    for number, end in ((0, 1), (1, 2), (5, 2)):
+        (positive, _), _ = conditions(told, number, before, ends)
+        assert positive[MODE] == "interpolate"
+        assert torch.equal(positive[CONCAT_LATENTS][0], latents[0])
+        assert torch.equal(positive[CONCAT_LATENTS][-1], latents[end]) and not positive[CONCAT_LATENTS][1:-1].any()
+
+
+@pytest.mark.parametrize("overlap", [1, 5])
+def test_what_wan_is_told(host, overlap):
+    """As the host's own node tells it of as many start pictures."""
+    from comfy_extras.nodes_wan import WanImageToVideo
+
+    told = tell(host, "wan", overlap=overlap)
+    before = pictures(overlap, 7)
+    (positive, negative), _ = conditions(told, before=before)
+    with torch.no_grad():
+        seen = told.clip_vision.encode_image(before[:1])
+        node = WanImageToVideo.execute(told.positive, told.negative, told.vae, SIZE, SIZE, 9, 1, before, seen)
+    expected = node.result[0][0][1]
+    for name in ("concat_latent_image", "concat_mask"):
+        assert torch.equal(positive[name], expected[name]) and torch.equal(negative[name], expected[name])
+    shown = positive["clip_vision_output"].penultimate_hidden_states
+    assert torch.equal(shown, seen.penultimate_hidden_states)
+
+
+def test_without_cam_and_apm_it_is_the_model_without_them(host, tmp_path):
+    """Bit for bit, as the host samples it; and each alone does not see what the other is for."""
+    import comfy.samplers
+
+    told = tell(host, "streaming_t2v", cam_strength=0.0, apm_strength=0.0, clip_vision=None)
+    found, _ = run(told, tmp_path / "0", chunks=1)
+    guider = comfy.samplers.CFGGuider(told.model)
+    rows = [[[half[0][0][:1], {}]] for half in (told.positive, told.negative)]
+    guider.set_conds(*rows)
+    guider.set_cfg(told.guidance)
+    noise = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        samples = guider.sample(noise, torch.zeros_like(noise), told.sampler, told.sigmas, seed=6, disable_pbar=True)
+        assert torch.equal(found[0], told.vae.decode(samples)[3:])
+
+    def extended(name: str, clip=0, anchor=8, **strengths):
+        told = tell(host, "streaming_t2v", **strengths)
+        return run(told, tmp_path / name, pictures(6, clip), pictures(1, anchor), chunks=1)[0][0]
+
+    both, blind, free = extended("both"), extended("blind", cam_strength=0.0), extended("free", apm_strength=0.0)
+    assert torch.equal(extended("blind to another", clip=1, cam_strength=0.0), blind)
+    assert torch.equal(extended("free of another", anchor=9, apm_strength=0.0), free)
+    assert not torch.equal(extended("another clip", clip=1), both)
+    assert not torch.equal(extended("another anchor", anchor=9), both)
+    assert not torch.equal(blind, both) and not torch.equal(free, both)
+
+
+def test_streamingsvd_without_cam_is_the_hosts_own(host, tmp_path):
+    import comfy.model_base
+
+    found, _ = run(tell(host, "streaming_svd", cam_strength=0.0), tmp_path / "1")
+    told = tell(host, "streaming_svd")
+    told = replace(told, model=told.model.clone())
+    told.model.remove_wrappers_with_key("diffusion_model", "storyreel_cam")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(told.model.model), "extra_conds", comfy.model_base.SVD_img2vid.extra_conds)
+        plain, _ = run(told, tmp_path / "2")
+    assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
+
+
+def test_colours_stay_those_of_the_anchor(host, tmp_path):
+    from storyreel.core.video.colour import pull_colours
+
+    frames, anchor = 0.2 * pictures(5) + 0.1, 0.3 * pictures(1, 4) + 0.4
+    pulled = pull_colours(frames, anchor, 1.0).flatten(0, 2)
+    for statistic in (torch.mean, torch.std):
+        torch.testing.assert_close(statistic(pulled, 0), statistic(anchor.flatten(0, 2), 0), rtol=1e-3, atol=1e-4)
+    half = pull_colours(frames, anchor, 0.5).mean((0, 1, 2))
+    torch.testing.assert_close(half, (frames.mean((0, 1, 2)) + anchor.mean((0, 1, 2))) / 2, rtol=1e-3, atol=1e-4)
+    assert pull_colours(frames, anchor, 0.0) is frames
+    flat = torch.full((2, 4, 4, 3), 0.25)
+    torch.testing.assert_close(pull_colours(flat, anchor, 1.0).mean((0, 1, 2)), anchor.mean((0, 1, 2)))
+
+    told, blue = tell(host, "streaming_t2v"), torch.tensor([0.1, 0.2, 0.8]).expand(1, SIZE, SIZE, 3)
+    free, _ = run(told, tmp_path / "free", anchor=blue)
+    held, store = run(told, tmp_path / "held", anchor=blue, colour_anchor=1.0)
+    for number, new in enumerate(held):
+        assert (new.mean((0, 1, 2)) - blue[0, 0, 0]).abs().max() < 0.1
+        assert torch.equal(store.last(number), new[-3:])  # what the next chunk sees is held, too
+    assert (free[1].mean((0, 1, 2)) - blue[0, 0, 0]).abs().max() > 0.1
+
+
+def test_what_cannot_be_extended_is_refused(host, tmp_path):
+    from storyreel.host import storyworld, streaming_loader
+
+    def refused(words: str, kind: str = "streaming_t2v", run_as=None, **changed):
+        with pytest.raises(ValueError, match=words):
+            run(tell(host, kind, **changed), tmp_path, **run_as or {})
+
+    modelscope = streaming_loader.build_modelscope(streaming.tiny_modelscope(), precision=torch.float32)
+    refused("MODEL is ModelScope text-to-video, made for no given frames; StreamingT2V, StreamingSVD", model=modelscope)
+    refused("MODEL is BaseModel, made for", model=made(storyworld.load_model, "fp32"))
+    refused("MODEL is WAN21, made for", model=extending.tiny_wan(False, False))
+    refused("chunks of 6 frames that begin with 6 of those before have nothing new", overlap=6)
+    refused("overlap is 2, and DynamiCrafter goes on from 1 frame; set overlap to 1", "dynamicrafter", overlap=2)
+    refused("overlap is 2, and Stable Video Diffusion goes on from 1", "svd", overlap=2)
+    refused("chunk_frames is 8; Wan image-to-video counts in fours .*: 5 or 9 is expected", "wan", length=8)
+    refused("overlap is 2; Wan image-to-video counts in fours after the first frame: 1 or 5", "wan", overlap=2)
+    refused("positive is empty; StreamingT2V reads a prompt", positive=None)
+    refused("negative is empty; DynamiCrafter reads a prompt", "dynamicrafter", negative=None)
+    for kind in ("streaming_t2v", "streaming_svd", "svd", "dynamicrafter", "wan"):
+        refused("clip_vision is empty; .* looks at a picture by its image encoder", kind, clip_vision=None)
+    refused("frames holds 2, and a chunk looks back at 3", run_as=dict(clip=pictures(2)))
+    refused("anchor is 6, and frames holds 6", run_as=dict(anchor=6))
+    refused("anchor is -7, and frames holds 6", run_as=dict(anchor=-7))
+    odd = dict(clip=pictures(6)[:, :60])
+    refused("frames are 64 x 60 pixels; StreamingT2V makes sides that are multiples of 8", run_as=odd)
+    refused("Wan image-to-video makes sides that are multiples of 16", "wan", run_as=dict(clip=pictures(6)[:, :56]))
+
+
+@pytest.mark.parametrize("anchor", [0, 2, -1, -6])
+def test_the_anchor_is_a_frame_of_the_clip(host, anchor):
+    from storyreel.host import extend, video_file
+
+    start = extend.read_start(video_file.open_clip(pictures(6), 8.0), 3, anchor)
+    assert torch.equal(start.anchor, pictures(6)[anchor][None]) and torch.equal(start.last, pictures(6)[3:])
+
+
+@pytest.fixture(scope="module")
+def world(host):
+    """The host, with a tiny StreamingT2V between Storyworld's encoders among its files."""
+    path = extending.write_model(host.base / "models")
+    yield host
+    path.unlink()
+
+
+def clip_with_sound(path, frames: int = 6, rate: int = 12):
+    """A file of a clip with a second of sound, 16000 samples, as VIDEO; and the sound."""
+    from storyreel.core.video import files
+    from storyreel.core.video.sound import Sound
+    from storyreel.host.video_file import ExactVideo
+
+    samples = torch.rand(2, 16000, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    files.write_frames(path, files.to_bytes(pictures(frames)), rate, Sound(samples.numpy(), 16000))
+    return ExactVideo(str(path)), samples
+
+
+def test_a_video_in_and_out(world, tmp_path):
+    """Streamed: its frame rate and its frames stay, and its sound on its part."""
+    from comfy_api.latest import io
+
+    video, samples = clip_with_sound(tmp_path / "clip.avi")
+    given = [video]
+
+    class Given(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="Given", inputs=[], outputs=[io.Video.Output()])
+
+        @classmethod
+        def execute(cls):
+            return io.NodeOutput(given[0])
+
+    prompt = extending.extend(frames=["given", 0], images=True) | {"given": extending.node("Given")}
+    with world.node(Given):
+        run = world.run(prompt)
+        whole, frames = run.values["extend"]
+        given[0] = video.as_trimmed(2 / 12, 3 / 12)
+        trimmed = world.run(prompt).values["extend"][0].get_components()
+    parts = whole.get_components()
+    assert parts.frame_rate == whole.get_frame_rate() == 12
+    assert len(frames) == whole.get_frame_count() == 6 + 5 * 3 and torch.equal(parts.images, frames)
+    assert torch.equal(frames[:6], (pictures(6) * 255).round() / 255)
+    assert parts.audio["sample_rate"] == 16000 and torch.equal(parts.audio["waveform"][0], samples[:, :8000])
+    assert torch.equal(trimmed.images[:3], frames[2:5]) and len(trimmed.images) == 3 + 5 * 3
+    begin = 16000 * 2 // 12
+    heard = trimmed.audio["waveform"][0]
+    assert heard.shape[1] == 4000 and (heard - samples[:, begin : begin + 4000]).abs().max() == 0
+    (saved,) = run.outputs["save"]["images"]
+    with av.open(str(world.base / "output" / saved["filename"])) as container:
+        assert len(list(container.decode(video=0))) == 21 and container.streams.audio[0].codec.name == "aac"
+
+
+def test_a_video_in_memory_keeps_its_sound(host):
+    from comfy_api.latest import InputImpl, Types
+    from storyreel.host import video_file
+
+    audio = {"waveform": torch.rand(1, 1, 4000), "sample_rate": 8000}
+    parts = Types.VideoComponents(images=pictures(5), audio=audio, frame_rate=Fraction(25, 2))
+    clip = video_file.open_clip(InputImpl.VideoFromComponents(parts), 8.0)
+    assert clip.rate == Fraction(25, 2) and clip.sound.rate == 8000
+    assert torch.equal(torch.from_numpy(clip.sound.samples), audio["waveform"][0])
+    assert torch.equal(torch.stack([video_file.to_tensor(frame) for frame in clip.frames()]), pictures(5))
+
+
+def test_frames_are_read_into_memory_when_asked_for(world):
+    """Else what is behind the IMAGE output is told so."""
+    prompt = extending.extend(chunks=1) | {"look": extending.node("PreviewImage", images=["extend", 1])}
+    run = world.run(prompt)
+    (said,) = [data["exception_message"] for name, data in run.events if name == "execution_error"]
+    assert "images is off, so no frame was read into memory; switch it on, or use the VIDEO" in said
+    assert "look" not in run.outputs and run.outputs["save"]
+    prompt["extend"]["inputs"]["images"] = True
+    run = world.run(prompt)
+    assert len(run.outputs["look"]["images"]) == 6 == len(run.values["extend"][1])
+
+
+def names_of(world, scenes=extending.SCENES, **changed) -> tuple[str, list[str]]:
+    """(the run's folder, the chunks' files) of a prompt, as they come to be on disk."""
+    before = set((world.base / "output" / "story" / "long").glob("*/*"))
+    world.run(extending.extend(scenes, **changed))
+    found = {path for path in (world.base / "output" / "story" / "long").glob("*/chunk_*.avi")} - before
+    return sorted(str(path.relative_to(world.base / "output")) for path in found)
+
+
+def test_only_what_changed_is_made_anew(world):
+    """Prompt 4 of 5: chunks 4 and 5. More chunks: these. What counts for all: all, elsewhere. What counts for none:
+    none."""
+    told = dict(seed=77)
+    assert [path[-21:-17] for path in names_of(world, **told)] == ["0001", "0002", "0003", "0004", "0005"]
+    assert names_of(world, **told) == []
+    scenes = list(extending.SCENES)
+    scenes[3] = "sitting on a beach"
+    assert [path[-21:-17] for path in names_of(world, scenes, **told)] == ["0004", "0005"]
+    assert [path[-21:-17] for path in names_of(world, chunks=7, **told)] == ["0006", "0007"]
+    assert names_of(world, chunks=2, fps=12.0, images=True, **told) == []
+    for changed in (dict(seed=78), dict(cam_strength=0.5), dict(colours=(0x3070C0, 0x4080D0, 0x5090E1))):
+        assert len(names_of(world, chunks=1, **told | changed)) == 1, changed
