@@ -53,8 +53,12 @@ def main(arguments: list[str]) -> int:
 
 
 def run_both(pytest: list[str]) -> int:
-    """Every test; the output of the programs' run comes after that of the other."""
-    where = dict(cwd=environment.ROOT, env=environment.clean_environ())
+    """Every test; the output of the programs' run comes after that of the other.
+
+    Each gets half of the processors: threads of both that wait for each other on one would spend the time spinning.
+    """
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+    where = dict(cwd=environment.ROOT, env=threads | environment.clean_environ())
     with open(PROGRAMS_LOG, "w") as log:
         programs = subprocess.Popen([*pytest, "-m", "programs"], stdout=log, stderr=subprocess.STDOUT, **where)
     try:
