@@ -10,8 +10,6 @@ import pytest
 import torch
 from harness.folders import environment, require_setup
 
-pytestmark = pytest.mark.programs
-
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 PARTS = ("autoencoder", "clip", "unet", "reader", "video_reader", "video")
 

@@ -56,12 +56,12 @@ def write(path: Path, unet: dict | None = None, projection: dict | None = None, 
 
 
 def write_for_workflows(name: str, folder: Path) -> Path:
-    """The stand-in of a published checkpoint, unless it is there: a tiny UNet and image projection for the encoders of
-    full width, and the autoencoder that files of this `name` carry, if any."""
+    """The stand-in of a published checkpoint, unless it is there: a tiny UNet and image projection for the widths of
+    SD1.5's text encoder and of ViT-L, and the autoencoder that files of this `name` carry, if any."""
     path = folder / f"{name}.ckpt"
     if not path.exists():
-        weights = {UNET + key: t for key, t in random(UNet(replace(SIZES, context_dim=1024))).items()}
-        weights |= {RESAMPLER + key: t for key, t in resampler(1024, width=1280).items()}
+        weights = {UNET + key: t for key, t in random(UNet(replace(SIZES, context_dim=768))).items()}
+        weights |= {RESAMPLER + key: t for key, t in resampler(768, width=1024).items()}
         if "toon" in name:
             weights |= tiny.random_weights(toon_vae())
         elif "1024" in name:

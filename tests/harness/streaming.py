@@ -130,21 +130,20 @@ def write(path: Path, weights: dict[str, torch.Tensor]) -> Path:
 
 
 def write_for_workflows(name: str, folder: Path) -> Path:
-    """The stand-in of a published checkpoint, unless it is there: a tiny network between encoders of full width, and
-    what else a file of this `name` carries. The autoencoder is the small one of the other stand-ins."""
+    """The stand-in of a published checkpoint, unless it is there: a tiny network, between encoders of full width if a
+    file of this `name` carries them. The autoencoder is the small one of the other stand-ins."""
     path = folder / f"{name}.ckpt"
     if path.exists():
         return path
-    wide = replace(SIZES, context_dim=1024)
     if "vid2vid" in name:
-        weights = tiny_modelscope(wide)
+        weights = tiny_modelscope(replace(SIZES, context_dim=768))
     elif "svd" in name:
         visual = encoder_shapes("streaming_svd", "conditioner.embedders.0.open_clip.model.visual.")
         weights = tiny_svd(1024) | tiny.random_weights([*visual, *tiny.vae()])
     else:
         encoders = encoder_shapes("streaming_t2v", "text_encoder.", "image_encoder.")
         vae = [(f"vae.{key}", shape) for key, shape in tiny.plain_vae()]
-        weights = tiny_streaming(replace(STREAMING, unet=wide, image_tokens=16))
+        weights = tiny_streaming(replace(STREAMING, unet=replace(SIZES, context_dim=1024), image_tokens=16))
         weights |= tiny.random_weights([*encoders, *vae])
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": weights}, path)

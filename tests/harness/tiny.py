@@ -135,15 +135,15 @@ def _sdxl(layout: dict, clip: bool) -> Shapes:
     yield from vae()
 
 
-def vision_h() -> Shapes:
-    """CLIP ViT-H/14's image tower as transformers names it, 32 layers of 1280."""
+def vision_l() -> Shapes:
+    """CLIP ViT-L/14's image tower as transformers names it, 24 layers of 1024: half of ViT-H's work."""
     import json
 
     import comfy.clip_model
     import comfy.clip_vision
     import comfy.ops
 
-    config = json.loads((Path(comfy.clip_vision.__file__).parent / "clip_vision_config_h.json").read_text())
+    config = json.loads((Path(comfy.clip_vision.__file__).parent / "clip_vision_config_vitl.json").read_text())
     model = comfy.clip_model.CLIPVisionModelProjection(config, torch.float16, "meta", comfy.ops.disable_weight_init)
     for name, tensor in model.state_dict().items():
         yield name, tuple(tensor.shape)
@@ -161,7 +161,7 @@ CHECKPOINTS = {
     "sd2_full": lambda: _sd2(FOUR_LEVELS),
     "sdxl": lambda: _sdxl(SEVENTY_TRANSFORMERS, clip=True),  # 1.1 G parameters once loaded
     "sdxl_slim": lambda: _sdxl(SLIM, clip=False),  # its CLIP output is None
-    "vit_h": vision_h,  # for models/clip_vision
+    "vit_l": vision_l,  # for models/clip_vision
     "vae": plain_vae,  # for models/vae
 }
 

@@ -16,14 +16,14 @@ LONG = dict(chunks=2, chunk_frames=4, overlap=2)
 STAND_INS = {  # of a published file: folder of the host's models, and file
     "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "sd15.ckpt"),
     "sd_xl_base_1.0.safetensors": ("checkpoints", "sdxl.ckpt"),
-    "v2-1_512-ema-pruned.safetensors": ("checkpoints", "sd2.ckpt"),
+    "v2-1_512-ema-pruned.safetensors": ("checkpoints", "sd15.ckpt"),  # a text encoder of a third of the work
     "dynamicrafter_1024_fp16_pruned.safetensors": ("checkpoints", "dynamicrafter_1024_stand_in.ckpt"),
     "dynamicrafter_unet_512_interp.safetensors": ("checkpoints", "dynamicrafter_512_interp_stand_in.ckpt"),
     "tooncrafter_512_interp-pruned-fp16.safetensors": ("checkpoints", "tooncrafter_stand_in.ckpt"),
     "streaming_t2v.ckpt": ("checkpoints", "streaming_t2v_stand_in.ckpt"),
     "model.safetensors": ("checkpoints", "streaming_svd_stand_in.ckpt"),
     "non_ema_0035000.pth": ("checkpoints", "vid2vid_stand_in.ckpt"),
-    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": ("clip_vision", "vit_h.ckpt"),
+    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": ("clip_vision", "vit_l.ckpt"),
     "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "vae.ckpt"),
 }
 LOADERS = {  # and the input that names a file

@@ -113,7 +113,7 @@ def extend_a_clip() -> Graph:
             "StoryReelMeasureVideo",
             "Measure Video",
             (1710, 600, 340, 480),
-            {"video": ("13", 0), "clip_vision": ("1", 3), "chunk_length": 16, "chunk_overlap": 8},
+            {"video": ("13", 0), "chunk_length": 16, "chunk_overlap": 8},
         ),
         "16": Node("PreviewImage", "Curves", (2110, 600, 420, 480), {"images": ("15", 1)}),
     }
