@@ -8,6 +8,7 @@ sys.path, where its `nodes` would stand before the host's. Nothing of the host i
 import ctypes
 import gc
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,10 @@ ROOT = TESTS.parent
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 sys.path.append(str(TESTS))  # for `harness`, the only importable name in here that a test needs
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; programs that tests start would
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignore it, too, and some tests stop them by it
 
 
 def _import_pack():
