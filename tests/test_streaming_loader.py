@@ -308,12 +308,13 @@ def test_the_node(host, put):
 
 
 def test_every_input_and_output_has_a_tooltip(host):
-    from storyreel.nodes.extend import NODES
+    from storyreel.nodes.extend import NODES, StoryReelStreamingLoader
 
     for node in NODES:
         schema = node.GET_SCHEMA()
         assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
-        assert "CC-BY-NC" in schema.inputs[0].tooltip and "research" in schema.inputs[0].tooltip
+    checkpoint = StoryReelStreamingLoader.GET_SCHEMA().inputs[0].tooltip
+    assert "CC-BY-NC" in checkpoint and "research" in checkpoint
 
 
 @torch.no_grad()
