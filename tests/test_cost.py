@@ -72,6 +72,7 @@ def test_both_halves_in_the_host_stay_under_the_setting(measures, host, tiny_che
     assert 0 < ours - plain <= 1.1 * MB
 
 
+@pytest.mark.programs
 def test_the_benchmark_prints_one_object_a_line():
     command = [sys.executable, str(TOOLS / "bench.py"), "attention", "--json", "--batch", "2", "4", "--tokens", "1024"]
     done = subprocess.run([*command, "--rounds", "1"], capture_output=True, text=True, timeout=600)
@@ -88,6 +89,7 @@ def test_the_benchmark_prints_one_object_a_line():
         assert row["ours_peak_bytes"] - row["plain_peak_bytes"] <= 64 * MB
 
 
+@pytest.mark.programs
 def test_dynamicrafters_benchmark_compares_two_forms_of_one_network():
     command = [sys.executable, str(TOOLS / "bench.py"), "dynamicrafter", "--json", "--rounds", "1", "--device", "cpu"]
     small = ["--channels", "64", "--latent", "16", "16", "--frames", "2"]
@@ -99,6 +101,7 @@ def test_dynamicrafters_benchmark_compares_two_forms_of_one_network():
     assert all(row[f"{form}_{what}"] > 0 for form in ("ours", "plain") for what in ("seconds", "peak_bytes"))
 
 
+@pytest.mark.programs
 def test_a_long_videos_benchmark_reads_memory_after_every_chunk():
     command = [sys.executable, str(TOOLS / "bench.py"), "streaming", "--json", "--chunks", "3", "--size", "64"]
     done = subprocess.run([*command, "--steps", "1"], capture_output=True, text=True, timeout=600)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from harness.folders import environment, require_setup
 
+pytestmark = pytest.mark.programs
+
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 PARTS = ("autoencoder", "clip", "unet", "reader", "video_reader", "video")
 
@@ -40,7 +42,7 @@ def test_a_stage_leaves_weights_a_log_and_a_curve(trained, part):
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
     assert metadata["part"] == f"storyworld {part}" and metadata["license"]
     recipe = json.loads(metadata["recipe"])
-    assert recipe["plan"]["steps"] >= 2 and recipe["plan"]["seed"] == 0 and recipe["pictures"]["count"] >= 96
+    assert recipe["plan"]["steps"] >= 2 and recipe["plan"]["seed"] == 0 and recipe["pictures"]["count"] >= 16
     assert json.loads((trained / f"{part}.jsonl").read_text().splitlines()[-1])["loss"] > 0
     assert (trained / f"{part}.png").stat().st_size > 1000
 

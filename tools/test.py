@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         return subprocess.call([str(python), "-m", *module], cwd=environment.ROOT, env=environment.clean_environ())
 
     checks = [run("ruff", "check"), run("ruff", "format", "--check")]
-    checks.append(run("pytest", *arguments) if arguments else run_both([str(python), "-m", "pytest", "--durations=10"]))
+    checks.append(run("pytest", *arguments) if arguments else run_both([str(python), "-m", "pytest", "--durations=40"]))
     return max(map(abs, checks))
 
 

@@ -12,7 +12,7 @@ from . import autoencoder, clip, clips_data, data, reader, shipping, unet, video
 from .trainer import Plan, device
 from .words import Vocabulary
 
-LEAST_PICTURES = 96
+LEAST_PICTURES, LEAST_CLIPS = 96, 16  # of a tried-out stage
 JUDGES = ("reader", "video_reader")  # they measure, and are no part of the pack
 
 
@@ -163,8 +163,9 @@ class Training:
     def _shorter(self, plan: Plan) -> Plan:
         return replace(plan, steps=max(2, round(plan.steps * self.scale)), stop_after=self.stop_after)
 
-    def _fewer(self, recipe: data.Recipe) -> data.Recipe:
-        return replace(recipe, count=max(LEAST_PICTURES, round(recipe.count * self.scale)))
+    def _fewer(self, recipe: data.Recipe | clips_data.ClipRecipe) -> data.Recipe | clips_data.ClipRecipe:
+        least = LEAST_CLIPS if isinstance(recipe, clips_data.ClipRecipe) else LEAST_PICTURES
+        return replace(recipe, count=max(least, round(recipe.count * self.scale)))
 
 
 def _as_dict(plan: Plan) -> dict:
