@@ -117,6 +117,29 @@ def test_the_rest_of_streamingsvd_is_the_hosts_own(host):
     assert shapes(down) == shapes(extractor)
 
 
+def test_streamingsvds_other_parts_are_the_hosts_own(host):
+    """Autoencoder and image encoder, from the very keys that the loader takes; the conditioner's encoder of pictures is
+    the autoencoder's own, and its text tower is not used."""
+    import comfy.clip_model
+    import comfy.clip_vision
+    import comfy.ops
+    import comfy.sd
+    from storyreel.host.streaming_loader import SVD_VAE, SVD_VISION
+
+    weights = manifest("streaming_svd")
+    first_stage = shapes(part(weights, SVD_VAE))
+    zeros = {key: torch.zeros(()).expand(shape) for key, shape in first_stage.items()}
+    assert shapes(comfy.sd.VAE(sd=zeros).first_stage_model.state_dict()) == first_stage
+    encoder = {key: shape for key, shape in first_stage.items() if key.startswith("encoder.")}
+    assert part(shapes(part(weights, "conditioner.embedders.3.")), "encoder.").items() >= encoder.items()
+
+    config = json.loads((Path(comfy.clip_vision.__file__).parent / "clip_vision_config_h.json").read_text())
+    visual = {key: t for key, t in weights.items() if key.startswith(SVD_VISION)}
+    with torch.device("meta"):
+        tower = comfy.clip_model.CLIPVisionModelProjection(config, torch.float32, "meta", comfy.ops.manual_cast)
+        assert shapes(tower.state_dict()) == shapes(comfy.clip_vision.convert_to_transformers(visual, SVD_VISION))
+
+
 def test_the_rest_of_streamingt2v_is_the_hosts_own(host):
     """Image encoder and autoencoder as they are; of the text encoder the layers that are used, 23 of the host's 24."""
     import comfy.clip_model
