@@ -1,0 +1,1 @@
+"""StoryDiffusion's Semantic Motion Predictor."""

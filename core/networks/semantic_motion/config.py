@@ -1,0 +1,55 @@
+"""Sizes of a motion predictor, from the metadata of its file: nothing but the sizes could be read from the weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+METADATA = "storyreel_motion_predictor"
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """The defaults are StoryDiffusion's, but for the heads: 1024 is no multiple of its 12.
+
+    space: what the tokens are, see `core.video.trajectory.Trajectory`. tokens, token_width: of a frame.
+    frames: rows of the position table, the most that it can predict. ends: 2, or 1 if it sees the start alone.
+    keyframes: whether it was trained with pictures between the ends.
+    """
+
+    space: str = "ip-plus"
+    tokens: int = 16
+    token_width: int = 768
+    width: int = 1024
+    depth: int = 8
+    heads: int = 16
+    frames: int = 64
+    ends: int = 2
+    keyframes: bool = False
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not field.type or (field.type is int and value < 1):
+                expected = {int: "a number of 1 and more", str: "a name", bool: "true or false"}[field.type]
+                raise ValueError(f"a motion predictor's {field.name} is {value!r}; {expected} is expected.")
+        if self.width % self.heads:
+            raise ValueError(
+                f"a motion predictor's width is {self.width}; a multiple of {self.heads} heads is expected."
+            )
+        if self.ends > 2:
+            raise ValueError(f"a motion predictor's ends are {self.ends}; 1 or 2 is expected.")
+
+
+def write_config(config: PredictorConfig) -> dict[str, str]:
+    """Metadata of a file."""
+    return {METADATA: json.dumps(asdict(config))}
+
+
+def read_config(metadata: Mapping[str, str] | None) -> PredictorConfig:
+    """The sizes that a file states. Raises ValueError if it states none, or other ones than these."""
+    if not metadata or METADATA not in metadata:
+        raise ValueError(f"it states no {METADATA} in its metadata.")
+    stated = json.loads(metadata[METADATA])
+    if unknown := sorted(stated.keys() - {field.name for field in fields(PredictorConfig)}):
+        raise ValueError(f"it states {', '.join(unknown)}, which this version does not know.")
+    return PredictorConfig(**stated)
