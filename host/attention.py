@@ -152,7 +152,7 @@ class SharedAttention:
 
         latent_height, latent_width = extra_options["original_shape"][-2:]
         pixels = 8 * 2 ** round(math.log2(latent_height * latent_width / tokens) / 2)
-        frames = _frames(extra_options, images)
+        frames = frames_of(extra_options, images)
         share = run.share(rule, frames, pixels, (height, width), q.device)
         if share is None:
             return self.attend(q, k, v, extra_options)
@@ -208,7 +208,7 @@ def _attend(q, k, v, heads, mask, extra_options):
     )
 
 
-def _frames(extra_options: dict, images: int) -> tuple[int, ...]:
+def frames_of(extra_options: dict, images: int) -> tuple[int, ...]:
     """Frame number of each image of a call: of a context window, those that it lists."""
     window = extra_options.get("context_window")
     if window is None or window.dim != 0:

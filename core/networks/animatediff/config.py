@@ -1,0 +1,87 @@
+"""Sizes of a file of motion modules, its published version, and the places of its modules in a UNet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Shapes = Mapping[str, Sequence[int]]
+
+HEADS = 8  # in every published file; the weights do not tell
+TABLE = "transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
+WIDTH = "norm.weight"
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """Widths of the modules of each level, down and up, and of the one in the middle.
+
+    frames: rows of the position table. whole_clip: whether the UNet was trained with group norms whose statistics all
+    frames of a clip share.
+    """
+
+    down: tuple[tuple[int, ...], ...]
+    up: tuple[tuple[int, ...], ...]
+    middle: int | None
+    frames: int
+    whole_clip: bool = False
+    heads: int = HEADS
+
+    @property
+    def version(self) -> str:
+        return "v2" if self.middle else "v1" if self.whole_clip else "v3"
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """{prefix of a module's weights: its width}"""
+        sides = {"down": self.down, "up": self.up}
+        found = {
+            f"{side}_blocks.{level}.motion_modules.{number}": width
+            for side, levels in sides.items()
+            for level, widths in enumerate(levels)
+            for number, width in enumerate(widths)
+        }
+        return found | ({"mid_block.motion_modules.0": self.middle} if self.middle else {})
+
+    @property
+    def places(self) -> dict[str, tuple[str, int]]:
+        """{prefix of a module's weights: ("input" | "middle" | "output", number of the block)} in the original layout.
+
+        Within its block a module stands behind the residual block and the transformer, before what changes the size;
+        in the middle before the second residual block.
+        """
+        input_blocks, output_blocks = 1, 0  # the first input block is a convolution
+        found = {}
+        for level, widths in enumerate(self.down):
+            for number in range(len(widths)):
+                found[f"down_blocks.{level}.motion_modules.{number}"] = ("input", input_blocks + number)
+            input_blocks += len(widths) + 1  # one that halves the size
+        for level, widths in enumerate(self.up):
+            for number in range(len(widths)):
+                found[f"up_blocks.{level}.motion_modules.{number}"] = ("output", output_blocks + number)
+            output_blocks += len(widths)
+        return found | ({"mid_block.motion_modules.0": ("middle", 0)} if self.middle else {})
+
+
+def read_config(shapes: Shapes) -> MotionConfig:
+    """The sizes from the shapes of the weights. Raises KeyError if they are not those of motion modules.
+
+    Of the published files the first version alone has 24 rows of positions and no module in the middle, and the first
+    alone was trained with norms over the whole clip.
+    """
+
+    def levels(side: str) -> tuple[tuple[int, ...], ...]:
+        found: list[tuple[int, ...]] = []
+        while f"{side}_blocks.{len(found)}.motion_modules.0.temporal_transformer.{WIDTH}" in shapes:
+            modules = f"{side}_blocks.{len(found)}.motion_modules."
+            count = len({key.removeprefix(modules).split(".")[0] for key in shapes if key.startswith(modules)})
+            found.append(tuple(shapes[f"{modules}{number}.temporal_transformer.{WIDTH}"][0] for number in range(count)))
+        return tuple(found)
+
+    middle = shapes.get(f"mid_block.motion_modules.0.temporal_transformer.{WIDTH}")
+    frames = shapes[f"down_blocks.0.motion_modules.0.temporal_transformer.{TABLE}"][1]
+    return MotionConfig(
+        down=levels("down"),
+        up=levels("up"),
+        middle=middle and middle[0],
+        frames=frames,
+        whole_clip=middle is None and frames == 24,
+    )

@@ -1,0 +1,130 @@
+"""AnimateDiff's motion module (arXiv 2307.04725, section 4.2 and figure 3): each place attends along time.
+
+Parameter names are the published checkpoints'.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...attention.extended import attend_plain
+from ..blocks import GROUPS, TRANSFORMER_EPS, Attend, FeedForward, SelfAttention, along_time, fold, in_frames, unfold
+from .config import HEADS, MotionConfig
+
+ATTENTIONS = 2  # of a block, all of them along time
+
+
+def sinusoids(frames: int, dim: int, device=None) -> Tensor:
+    """[1, frames, dim]: sine and cosine in turn."""
+    frequencies = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(10000.0) / dim))
+    angles = torch.arange(frames, device=device)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[None]
+
+
+class Positions(nn.Module):
+    """x + the sinusoids of its frames, [R, T, C]."""
+
+    def __init__(self, dim: int, frames: int, device=None, dtype=None):
+        super().__init__()
+        self.register_buffer("pe", sinusoids(frames, dim, device).to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.pe[:, : x.shape[1]].to(x)
+
+
+class TemporalAttention(SelfAttention):
+    """Attention along time whose queries, keys and values know their frame. [R, T, C]."""
+
+    def __init__(self, dim: int, heads: int, frames: int, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__(dim, heads, operations, attend, **made)
+        self.pos_encoder = Positions(dim, frames, **made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.pos_encoder(x))
+
+
+class TemporalBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, frames: int, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        attentions = [TemporalAttention(dim, heads, frames, operations, attend, **made) for _ in range(ATTENTIONS)]
+        self.attention_blocks = nn.ModuleList(attentions)
+        self.norms = nn.ModuleList([operations.LayerNorm(dim, **made) for _ in range(ATTENTIONS)])
+        self.ff = FeedForward(dim, operations, **made)
+        self.ff_norm = operations.LayerNorm(dim, **made)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
+            x = x + attention(norm(x))
+        return x + self.ff(self.ff_norm(x))
+
+
+class TemporalTransformer(nn.Module):
+    """The group norm looks at frames one by one, in every version."""
+
+    def __init__(self, channels: int, heads: int, frames: int, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        self.norm = operations.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS, **made)
+        self.proj_in = operations.Linear(channels, channels, **made)
+        self.transformer_blocks = nn.ModuleList([TemporalBlock(channels, heads, frames, operations, attend, **made)])
+        self.proj_out = operations.Linear(channels, channels, **made)
+
+    def forward(self, x: Tensor, clips: int) -> Tensor:
+        """[(B T), C, H, W] -> the same."""
+        clip = unfold(self.norm(x), clips)
+        h = self.proj_in(along_time(clip))
+        for block in self.transformer_blocks:
+            h = block(h)
+        return x + in_frames(self.proj_out(h), clip)
+
+
+class MotionModule(nn.Module):
+    def __init__(
+        self, channels: int, frames: int, heads: int = HEADS, operations=nn, attend: Attend = attend_plain, **made
+    ):
+        super().__init__()
+        self.temporal_transformer = TemporalTransformer(channels, heads, frames, operations, attend, **made)
+
+    def forward(self, x: Tensor, clips: int) -> Tensor:
+        """x [(B T), C, H, W], B clips of T frames, T no more than the rows of the position table -> the same."""
+        return self.temporal_transformer(x, clips)
+
+
+class Level(nn.Module):
+    def __init__(self, modules: list[MotionModule]):
+        super().__init__()
+        self.motion_modules = nn.ModuleList(modules)
+
+
+class MotionModules(nn.Module):
+    """All motion modules of a UNet, as a published file holds them; `config.places` says where they belong."""
+
+    def __init__(self, config: MotionConfig, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        self.config = config
+
+        def level(widths: tuple[int, ...]) -> Level:
+            sizes = dict(frames=config.frames, heads=config.heads, operations=operations, attend=attend)
+            return Level([MotionModule(width, **sizes, **made) for width in widths])
+
+        self.down_blocks = nn.ModuleList([level(widths) for widths in config.down])
+        self.up_blocks = nn.ModuleList([level(widths) for widths in config.up])
+        if config.middle:
+            self.mid_block = level((config.middle,))
+
+    @property
+    def placed(self) -> dict[tuple[str, int], MotionModule]:
+        """{block of the UNet: module}"""
+        return {place: self.get_submodule(name) for name, place in self.config.places.items()}
+
+
+class ClipNorm(nn.Module):
+    """A group norm whose statistics all frames of a clip share, made of one that looks at frames one by one."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor, clips: int) -> Tensor:
+        """[(B T), C, H, W] -> the same."""
+        return fold(self.norm(unfold(x, clips)))

@@ -1,0 +1,51 @@
+"""Decoupled cross-attention (IP-Adapter, arXiv 2308.06721, section 3.2.2, equations 4 and 5).
+
+out = to_out(Attn(q, K_text, V_text) + scale Attn(q, K_image, V_image)): the queries are shared, keys and values of the
+image have layers of their own.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ...attention.extended import attend_plain
+from ..blocks import Attend, attend_together
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+class ImageLayer(nn.Module):
+    """Keys and values of the image for one cross-attention layer."""
+
+    def __init__(self, token_width: int, width: int, operations=nn, attend: Attend = attend_plain, **made):
+        super().__init__()
+        self.attend = attend
+        self.to_k_ip, self.to_v_ip = (operations.Linear(token_width, width, bias=False, **made) for _ in range(2))
+
+    def forward(self, q: Tensor, tokens: Tensor, heads: int) -> Tensor:
+        """q [R, N, width]; tokens [S, M, token_width], a row for every R / S rows of q -> what is added, as q."""
+        return attend_together(self.attend, q, self.to_k_ip(tokens), self.to_v_ip(tokens), heads)
+
+
+class ImageLayers(nn.ModuleDict):
+    """Those of a whole UNet, {published number: layer}."""
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], operations=nn, attend: Attend = attend_plain, **made):
+        """sizes: {number: (width of the tokens, of the layer)}, see `read_layers`."""
+        super().__init__({number: ImageLayer(*widths, operations, attend, **made) for number, widths in sizes.items()})
+
+
+def read_layers(shapes: Shapes) -> dict[str, tuple[int, int]]:
+    """{number: (width of the tokens, of the layer)} from the shapes of the weights."""
+    suffix = ".to_k_ip.weight"
+    return {key.removesuffix(suffix): (shape[1], shape[0]) for key, shape in shapes.items() if key.endswith(suffix)}
+
+
+def numbers(inputs: int, middle: int, outputs: int) -> list[str]:
+    """The published numbers of a UNet's transformer blocks, in the order of a forward pass.
+
+    inputs, middle, outputs: how many each side has. Self- and cross-attention layers are counted in turn, and the
+    middle last.
+    """
+    place = [*range(inputs), *range(inputs + outputs, inputs + outputs + middle), *range(inputs, inputs + outputs)]
+    return [str(2 * number + 1) for number in place]

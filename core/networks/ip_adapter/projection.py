@@ -1,0 +1,55 @@
+"""From an image encoder to IP-Adapter's tokens (arXiv 2308.06721, section 3.2.1).
+
+The plain adapter makes its few tokens of the picture's embedding, IP-Adapter-Plus by a resampler of all tokens of the
+encoder's last layer but one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ...attention.extended import attend_plain
+from ..blocks import Attend
+from ..dynamicrafter.config import ResamplerConfig, read_resampler_config
+from ..dynamicrafter.resampler import Resampler
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """The plain adapter's: queries tokens of width output_dim."""
+
+    embedding_dim: int = 1024
+    queries: int = 4
+    output_dim: int = 768
+
+
+class EmbeddingProjection(nn.Module):
+    """The embedding of a picture [B, embedding_dim] -> [B, queries, output_dim]."""
+
+    def __init__(self, config: EmbeddingConfig, operations=nn, **made):
+        super().__init__()
+        self.config = config
+        self.proj = operations.Linear(config.embedding_dim, config.queries * config.output_dim, **made)
+        self.norm = operations.LayerNorm(config.output_dim, **made)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.norm(self.proj(embedding).unflatten(-1, (-1, self.config.output_dim)))
+
+
+def read_projection(shapes: Shapes, dim_head: int = 64) -> EmbeddingConfig | ResamplerConfig:
+    """Which of the two, and its sizes, from the shapes of its weights. Raises KeyError if they are of neither."""
+    if "latents" in shapes:
+        return read_resampler_config(shapes, dim_head)
+    (wide, embedding), (width,) = shapes["proj.weight"], shapes["norm.weight"]
+    return EmbeddingConfig(embedding, wide // width, width)
+
+
+def build_projection(
+    config: EmbeddingConfig | ResamplerConfig, operations=nn, attend: Attend = attend_plain, **made
+) -> EmbeddingProjection | Resampler:
+    if isinstance(config, EmbeddingConfig):
+        return EmbeddingProjection(config, operations, **made)
+    return Resampler(config, operations, attend, **made)

@@ -1,0 +1,157 @@
+"""IP-Adapter's files for SD1.5: a projection from an image encoder to tokens, and layers that look at tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+import folder_paths
+import torch
+from comfy.ldm.modules.attention import CrossAttention, SpatialTransformer, optimized_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..core.networks.ip_adapter.layers import ImageLayers, numbers, read_layers
+from ..core.networks.ip_adapter.projection import EmbeddingConfig, build_projection, read_projection
+from .loading import check_whole, describe, patcher_of, take
+from .motion_module import NODE, blocks_of
+
+FOLDER = "ipadapter"
+PROJECTION, LAYERS = "image_proj.", "ip_adapter."
+EXPECTED = "ip-adapter-plus_sd15 or ip-adapter_sd15 was expected"
+
+
+@dataclass(frozen=True)
+class AdapterTokens:
+    """Makes IP-Adapter's tokens of pictures."""
+
+    name: str
+    projection: ModelPatcher
+
+    @property
+    def config(self):
+        return self.projection.model.config
+
+    @property
+    def space(self) -> str:
+        return "ip" if isinstance(self.config, EmbeddingConfig) else "ip-plus"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(tokens of a frame, their width)"""
+        return self.config.queries, self.config.output_dim
+
+    def encode(self, clip_vision, pictures: Tensor, frames: int) -> Tensor:
+        """[K, N, D] of pictures [K, H, W, 3], whose middle square is seen. Raises ValueError for another encoder."""
+        output = "image_embeds" if self.space == "ip" else "penultimate_hidden_states"
+        return self._project(clip_vision.encode_image(pictures)[output])
+
+    def nothing(self, clip_vision) -> Tensor:
+        """[N, D] of no picture, as in training: a zero embedding, or what the encoder makes of zeros."""
+        if self.space == "ip":
+            return self._project(torch.zeros(1, self.config.embedding_dim))[0]
+        comfy.model_management.load_model_gpu(clip_vision.patcher)
+        side = clip_vision.image_size
+        zeros = torch.zeros(1, 3, side, side, device=clip_vision.load_device)
+        return self._project(clip_vision.model(pixel_values=zeros, intermediate_output=-2)[1])[0]
+
+    def _project(self, seen: Tensor) -> Tensor:
+        expected = self.config.embedding_dim
+        if seen.shape[-1] != expected:
+            raise ValueError(
+                f"The CLIP_VISION gives tokens of width {seen.shape[-1]}, and {self.name} was trained on width "
+                f"{expected}" + (" (CLIP ViT-H/14)." if expected in (1280, 1024) else ".")
+            )
+        comfy.model_management.load_model_gpu(self.projection)
+        tokens = self.projection.model(seen.to(self.projection.load_device, torch.float32))
+        return tokens.to(comfy.model_management.intermediate_device())
+
+
+def load_tokens(name: str) -> AdapterTokens:
+    """The projection of a file in the folder. Raises ValueError for another file."""
+    weights = take(_read(name), PROJECTION)
+    try:
+        config = read_projection({key: tuple(weight.shape) for key, weight in weights.items()})
+        made = dict(operations=comfy.ops.manual_cast, attend=optimized_attention)
+        made |= dict(device="meta", dtype=comfy.utils.weight_dtype(weights))
+        return AdapterTokens(name, _fill(build_projection(config, **made), weights))
+    except KeyError as error:
+        raise ValueError(
+            f"{name} has an image projection of another kind, without {error.args[0]}; {EXPECTED}."
+        ) from error
+
+
+def load_layers(name: str) -> tuple[ModelPatcher, str]:
+    """(the keys and values of a file in the folder, the space of the tokens that they were trained on)
+
+    Raises ValueError for another file.
+    """
+    weights = _read(name)
+    space = "ip-plus" if f"{PROJECTION}latents" in weights else "ip"
+    weights = take(weights, LAYERS)
+    sizes = read_layers({key: tuple(weight.shape) for key, weight in weights.items()})
+    made = dict(operations=comfy.ops.manual_cast, attend=optimized_attention)
+    made |= dict(device="meta", dtype=comfy.utils.weight_dtype(weights))
+    try:
+        return _fill(ImageLayers(sizes, **made), weights), space
+    except KeyError as error:
+        raise ValueError(f"{NODE}: {name} lacks {LAYERS}{error.args[0]}; {EXPECTED}.") from error
+
+
+@dataclass(frozen=True)
+class Look:
+    """A cross-attention layer of a UNet: its block, its place in the block's transformer, itself."""
+
+    block: tuple[str, int]
+    index: int
+    layer: CrossAttention
+
+
+def looks_of(unet: UNetModel) -> dict[str, Look]:
+    """{published number: layer} in the order of a forward pass"""
+    found = [
+        Look(place, index, block.attn2)
+        for place, layers in blocks_of(unet).items()
+        for layer in layers
+        if isinstance(layer, SpatialTransformer)
+        for index, block in enumerate(layer.transformer_blocks)
+    ]
+    sides = [sum(look.block[0] == side for look in found) for side in ("input", "middle", "output")]
+    return dict(zip(numbers(*sides), found, strict=True))
+
+
+def check_fit(name: str, unet: UNetModel, layers: ImageLayers, width: int) -> None:
+    """Raise ValueError unless the layers are those of this UNet, for tokens of this width."""
+    made = {number: layer.to_k_ip.weight.shape[0] for number, layer in layers.items()}
+    found = {number: look.layer.to_q.weight.shape[0] for number, look in looks_of(unet).items()}
+    if made != found:
+        raise ValueError(
+            f"{NODE}: {name} has {len(made)} layers that are not those of this MODEL, which has {len(found)}; an "
+            "IP-Adapter for this very kind of model is expected."
+        )
+    reads = next(iter(layers.values())).to_k_ip.weight.shape[1]
+    if reads != width:
+        raise ValueError(f"{NODE}: {name} reads tokens of width {reads}, and the motion's have {width}.")
+
+
+def _read(name: str) -> dict[str, Tensor]:
+    """A file's two parts by their prefixes, as safetensors hold them; pickles hold one dictionary for each."""
+    weights = comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise(FOLDER, name), safe_load=True)
+    for prefix in (PROJECTION, LAYERS):
+        inner = weights.pop(prefix.rstrip("."), None)
+        if isinstance(inner, Mapping):
+            weights |= {prefix + key: weight for key, weight in inner.items()}
+    if not all(any(key.startswith(prefix) for key in weights) for prefix in (PROJECTION, LAYERS)):
+        tensors = {key: weight for key, weight in weights.items() if isinstance(weight, Tensor)}
+        raise ValueError(f"{name} is {describe(tensors)}; {EXPECTED}.")
+    return weights
+
+
+def _fill(network: nn.Module, weights: dict[str, Tensor]) -> ModelPatcher:
+    check_whole(network, weights)
+    network.load_state_dict({key: weights[key].to(t.dtype) for key, t in network.state_dict().items()}, assign=True)
+    network.requires_grad_(False).eval()
+    comfy.model_management.archive_model_dtypes(network)
+    return patcher_of(network)

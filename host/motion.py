@@ -1,0 +1,166 @@
+"""Predicting a motion: pictures become tokens, and tokens the path through a shot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+import folder_paths
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..core.networks.semantic_motion.config import read_config
+from ..core.networks.semantic_motion.predictor import MotionPredictor
+from ..core.video import trajectory
+from ..core.video.trajectory import Trajectory
+from .dynamicrafter_conditioning import GREY, vision_tokens
+from .dynamicrafter_model import parts_of
+from .loading import check_whole, patcher_of
+
+NODE = "StoryReelMotionPredictorLoader"
+FOLDER = "semantic_motion"
+UNTRAINED = "none"
+SUFFIXES = {FOLDER: (".safetensors",)}
+ANY = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+
+
+class Space(Protocol):
+    """Makes tokens of pictures. name: for messages. space: see `Trajectory`. shape: (tokens of a frame, width)."""
+
+    name: str
+    space: str
+    shape: tuple[int, int]
+
+    def encode(self, clip_vision, pictures: Tensor, frames: int) -> Tensor:
+        """[K, N, D] of pictures [K, H, W, 3], or [K, L, N, D] where each of L frames has tokens of its own."""
+
+    def nothing(self, clip_vision) -> Tensor | None:
+        """[N, D] of no picture, if the space has such."""
+
+
+@dataclass(frozen=True)
+class DynamiCrafterTokens:
+    """The tokens that a DynamiCrafter checkpoint makes of a picture: other ones for every frame."""
+
+    model: ModelPatcher
+    name: str = "DynamiCrafter"
+    space: str = "dynamicrafter"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        inner = parts_of(self.model)
+        return inner.sizes.image_tokens, inner.image_proj_model.config.output_dim
+
+    def encode(self, clip_vision, pictures: Tensor, frames: int) -> Tensor:
+        """A clip of another length than the checkpoint's takes those of the frame at the same share of it."""
+        comfy.model_management.load_model_gpu(self.model)
+        inner = parts_of(self.model)
+        path = []
+        for picture in pictures.split(1):
+            # As the conditioning does, next to the grey that stands for no picture: an encoder rounds by its batch.
+            seen = vision_tokens(clip_vision, torch.cat([picture, torch.full_like(picture, GREY)]))[:1]
+            path.append(inner.image_tokens(seen, self.model.load_device)[0].unflatten(0, (-1, self.shape[0])))
+        slots = path[0].shape[0]
+        chosen = trajectory.even(frames, slots) if frames != slots else list(range(slots))
+        return torch.stack(path)[:, chosen].float().to(comfy.model_management.intermediate_device())
+
+    def nothing(self, clip_vision) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What predicts a motion in a space; without a network, interpolation. trained: by whom, for the reader."""
+
+    space: Space
+    network: ModelPatcher | None = None
+    trained: str = "interpolation, untrained"
+
+
+def file_names(folder: str) -> list[str]:
+    """Files of a folder of models that the host may not know yet."""
+    folder_paths.add_model_folder_path(folder, str(Path(folder_paths.models_dir) / folder))
+    suffixes = SUFFIXES.get(folder, ANY)
+    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(suffixes)]
+
+
+def load_predictor(name: str, space: Space) -> Predictor:
+    """Read a file of the folder, or "none", for tokens of `space`.
+
+    Raises ValueError for another file, and for a predictor that was trained on other tokens.
+    """
+    if name == UNTRAINED:
+        return Predictor(space)
+    path = folder_paths.get_full_path_or_raise(FOLDER, name)
+    weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    try:
+        config = read_config(metadata)
+    except ValueError as error:
+        raise ValueError(f"{NODE}: {name} is no motion predictor: {error}") from error
+    asked = (space.space, *space.shape)
+    if (config.space, config.tokens, config.token_width) != asked:
+        raise ValueError(
+            f"{NODE}: {name} was trained for {config.space} ({config.tokens} x {config.token_width}), and {space.name} "
+            f"makes {asked[0]} ({asked[1]} x {asked[2]})."
+        )
+    network = MotionPredictor(config, comfy.ops.manual_cast, optimized_attention, device="meta")
+    try:
+        check_whole(network, weights)
+        network.load_state_dict(weights, assign=True)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{NODE}: {name} does not hold the weights that its metadata state ({error}).") from error
+    network.requires_grad_(False).eval()
+    comfy.model_management.archive_model_dtypes(network)
+    return Predictor(space, patcher_of(network), f"predicted by {name}")
+
+
+def predict(
+    predictor: Predictor,
+    clip_vision,
+    pictures: Sequence[Tensor],
+    knots: Sequence[int],
+    frames: int,
+    easing: str = "linear",
+    hold_start: int = 0,
+    hold_end: int = 0,
+    strength: float = 1.0,
+) -> Trajectory:
+    """The tokens of every frame.
+
+    pictures: [1, H, W, 3] each, of frames `knots`. strength: of what the predictor adds to the interpolation.
+
+    Raises ValueError for what the predictor was not trained for, and for pictures that do not fit the shot.
+    """
+    trajectory.check_knots(knots, frames)
+    times = trajectory.clock(knots, frames, easing, hold_start, hold_end)
+    encoded = [predictor.space.encode(clip_vision, picture, frames) for picture in pictures]
+    given = torch.cat(encoded).float()
+    tokens = trajectory.follow(given, knots, times)
+    told = predictor.trained
+    if predictor.network is not None and strength:
+        added, remark = _difference(predictor.network, given, knots, frames)
+        tokens = tokens + strength * trajectory.retime(added, times)
+        told += remark
+    return Trajectory(tokens, predictor.space.space, predictor.space.nothing(clip_vision), told)
+
+
+def _difference(network: ModelPatcher, given: Tensor, knots: Sequence[int], frames: int) -> tuple[Tensor, str]:
+    """(what the predictor adds at even steps [L, N, D], what there is to say about its use)"""
+    config = network.model.config
+    if len(knots) == 1 and config.ends == 2:
+        raise ValueError("The motion predictor was trained on a start and an end picture, and end is empty.")
+    if len(knots) > 1 and config.ends == 1:
+        raise ValueError("The motion predictor was trained on a start picture alone; leave the other pictures empty.")
+    remark = "" if config.keyframes or len(knots) < 3 else " (which saw no pictures between when it was trained)"
+    comfy.model_management.load_model_gpu(network)
+    interpolated = trajectory.follow(given, knots, trajectory.clock(knots, frames))
+    known = torch.zeros(frames, dtype=torch.bool)
+    known[list(knots)] = True
+    device = network.load_device
+    added = network.model.difference(interpolated[None].to(device), known.to(device))[0]
+    return added.to(given), remark

@@ -1,0 +1,267 @@
+"""Decoding a motion: each frame of a video model looks at its own image tokens.
+
+SD1.5 becomes a video model by motion modules. It looks at the tokens beside the text, as in StoryDiffusion's paper
+(arXiv 2405.01434, equation 8), or through IP-Adapter's keys and values, for which public weights exist. DynamiCrafter
+has image tokens for every frame, and these take their place.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import ModelSamplingDiscrete
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..core.networks.ip_adapter.layers import ImageLayer
+from ..core.video.trajectory import Trajectory
+from . import ip_adapter, motion_module
+from .attention import describe, frames_of
+from .dynamicrafter_model import TEXT_TOKENS, parts_of
+from .motion_module import NODE
+
+KEY = "storyreel_motion"
+MODULES, LAYERS = "storyreel_motion_modules", "storyreel_motion_layers"  # additional models of a MODEL
+SAMPLING = "model_sampling"
+NEGATIVE = "negative"  # guiders' name of the conds that are told of no picture
+SPACES = {"ip-plus": "IP-Adapter-Plus", "ip": "IP-Adapter", "dynamicrafter": "DynamiCrafter"}
+
+
+@dataclass
+class Run:
+    """What one sampling run remembers: which conds see no picture, and the tokens of the calls so far."""
+
+    motion: Trajectory
+    blind: frozenset = frozenset()
+    told: dict[tuple, Tensor] = field(default_factory=dict)
+
+    def tokens(self, options: dict, rows: int, like: Tensor) -> Tensor:
+        """[rows, N, D] for the rows of a forward pass under these transformer_options: frames, cond after cond."""
+        conds = options.get("uuids") or [None] * len(options["cond_or_uncond"])
+        frames = frames_of(options, rows // len(conds))
+        key = (frames, tuple(conds), like.device, like.dtype)
+        if key not in self.told:
+            seen = self.motion.tokens[list(frames)]
+            nothing = seen if self.motion.nothing is None else self.motion.nothing.expand_as(seen)
+            rows = torch.cat([nothing if cond in self.blind else seen for cond in conds])
+            self.told[key] = rows.to(like.device, like.dtype)
+        return self.told[key]
+
+
+class LookAtFrame:
+    """The attn2 replacement of one block: its layers also look at the tokens of their frame."""
+
+    def __init__(self, motion: Trajectory, layers: dict[int, ImageLayer], strength: float, previous: Callable | None):
+        self.motion, self.layers, self.strength, self.previous = motion, layers, strength, previous
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
+        heads = extra_options["n_heads"]
+        if self.previous is not None:
+            out = self.previous(q, k, v, extra_options)
+        else:
+            precision = extra_options["attn_precision"]
+            out = optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
+        tokens = run_of(extra_options, self.motion).tokens(extra_options, len(q), q)
+        return out + self.strength * self.layers[extra_options["block_index"]](q, tokens, heads)
+
+
+def run_of(options: dict, motion: Trajectory) -> Run:
+    """The run under way; outside of any sampler every cond sees the pictures."""
+    return options.get(KEY) or Run(motion)
+
+
+def apply_to_sd15(
+    model: ModelPatcher,
+    motion: Trajectory,
+    module: str | None,
+    adapter: str | None,
+    strength: float = 1.0,
+    own_schedule: bool = True,
+) -> ModelPatcher:
+    """A clone whose batch is a clip that follows the motion.
+
+    module: file of the motion modules, None = frames know nothing of each other. adapter: file of IP-Adapter whose keys
+    and values look at the tokens, None = they are appended to the text. own_schedule: the noise schedule that
+    AnimateDiff was trained with, in place of the model's.
+
+    Applied again, it takes the place of the earlier application. Raises ValueError for files, model and motion that do
+    not go together.
+    """
+    unet = motion_module.unet_of(model)
+    if motion.space == "dynamicrafter":
+        raise ValueError(
+            f"{NODE}: the STORYREEL_MOTION is of DynamiCrafter and feeds no SD1.5; predict it with IP-Adapter as the "
+            "space of Motion Predictor Loader, or choose DynamiCrafter as the decoder."
+        )
+    patched = model.clone()
+    remove(patched)
+    keys = []
+    if adapter is None:
+        _check_width(unet, motion)
+    elif strength:
+        keys = _look_through_adapter(patched, unet, motion, adapter, strength)
+    if module is not None:
+        modules = motion_module.load(module)
+        motion_module.check_fit(module, unet, modules.model.config)
+        patched.set_additional_models(MODULES, [modules])
+        sampling = patched.get_model_object(SAMPLING)
+        if own_schedule and isinstance(sampling, ModelSamplingDiscrete):
+            ours = animatediff_sampling(sampling)
+            patched.set_attachments(KEY, (ours, patched.object_patches.get(SAMPLING)))
+            patched.add_object_patch(SAMPLING, ours)
+    if module is not None or adapter is None:
+        held = None if module is None else modules.model
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _around_unet(motion, held, adapter is None))
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(motion, keys))
+    return patched
+
+
+def apply_to_dynamicrafter(model: ModelPatcher, motion: Trajectory) -> ModelPatcher:
+    """A clone of a DynamiCrafter model that follows the motion wherever it saw the start picture.
+
+    Raises ValueError for another model, and for a motion of another space or another checkpoint.
+    """
+    sizes = parts_of(model).sizes
+    if motion.space != "dynamicrafter":
+        raise ValueError(
+            f"{NODE}: the STORYREEL_MOTION is of {SPACES[motion.space]} and feeds no DynamiCrafter; predict it with "
+            "DynamiCrafter as the space of Motion Predictor Loader."
+        )
+    made, found = tuple(motion.tokens.shape[1:]), (sizes.image_tokens, sizes.context_dim)
+    if made != found:
+        raise ValueError(
+            f"{NODE}: the STORYREEL_MOTION has {made[0]} tokens of width {made[1]} a frame, and this DynamiCrafter "
+            f"checkpoint reads {found[0]} of width {found[1]}; predict it with this very model."
+        )
+    patched = model.clone()
+    remove(patched)
+
+    def around_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        run = run_of(transformer_options, motion)
+        window, clips = transformer_options.get("context_window"), len(c_crossattn)
+        frames = window.index_list if window is not None else range(len(x) // clips)
+        tokens, slots = motion.tokens[list(frames)].flatten(0, 1), c_crossattn.shape[1] - TEXT_TOKENS
+        if len(tokens) != slots:
+            raise ValueError(
+                f"{NODE}: {len(frames)} frames are sampled at once, and this DynamiCrafter checkpoint makes image "
+                f"tokens for {slots // sizes.image_tokens}; take as many, or the host's Context Windows of that length."
+            )
+        c_crossattn = c_crossattn.clone()
+        for number, cond in enumerate(transformer_options.get("uuids") or [None] * clips):
+            if cond not in run.blind:
+                c_crossattn[number, TEXT_TOKENS:] = tokens
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_model)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(motion))
+    return patched
+
+
+def animatediff_sampling(sampling: ModelSamplingDiscrete) -> ModelSamplingDiscrete:
+    """The same kind of sampling under AnimateDiff's schedule: betas in even steps, the host's "sqrt_linear"."""
+    settings = {"beta_schedule": "sqrt_linear", "zsnr": sampling.zsnr}
+    return type(sampling)(SimpleNamespace(sampling_settings=settings))
+
+
+def remove(model: ModelPatcher) -> None:
+    """Take an earlier application out, and put back what it had wrapped."""
+    replacements = _replacements(model.model_options)
+    for key, patch in list(replacements.items()):
+        if isinstance(patch, LookAtFrame):
+            if patch.previous is None:
+                del replacements[key]
+            else:
+                replacements[key] = patch.previous
+    ours, before = model.get_attachment(KEY) or (None, None)
+    if ours is not None and model.object_patches.get(SAMPLING) is ours:
+        model.object_patches.pop(SAMPLING)
+        if before is not None:
+            model.add_object_patch(SAMPLING, before)
+    model.remove_attachments(KEY)
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.DIFFUSION_MODEL, WrappersMP.APPLY_MODEL):
+        model.remove_wrappers_with_key(kind, KEY)
+    for key in (MODULES, LAYERS):
+        model.remove_additional_models(key)
+
+
+def _around_unet(motion: Trajectory, modules, beside_text: bool):
+    def around(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        if beside_text:
+            tokens = run_of(transformer_options, motion).tokens(transformer_options, len(x), context)
+            context = torch.cat([context, tokens], dim=1)
+        told = x, timesteps, context, y, control, transformer_options
+        if modules is None:
+            return executor(*told, **kwargs)
+        with motion_module.in_their_places(executor.class_obj, modules, len(x), transformer_options):
+            return executor(*told, **kwargs)
+
+    return around
+
+
+def _around_sampling(motion: Trajectory, keys: Sequence[tuple] = ()):
+    def around(executor, noise, *args, **kwargs):
+        guider = executor.class_obj
+        if len(noise) != len(motion):
+            raise ValueError(
+                f"{NODE}: the STORYREEL_MOTION has {len(motion)} frames, and the LATENT holds {len(noise)}; both must "
+                "have as many."
+            )
+        _check_standing(guider.model_options, keys)
+        blind = frozenset(cond["uuid"] for cond in guider.conds.get(NEGATIVE) or ())
+        guider.model_options["transformer_options"][KEY] = Run(motion, blind)
+        return executor(noise, *args, **kwargs)
+
+    return around
+
+
+def _look_through_adapter(patched: ModelPatcher, unet, motion: Trajectory, adapter: str, strength: float) -> list:
+    """Returns the keys of the patches."""
+    layers, space = ip_adapter.load_layers(adapter)
+    if space != motion.space:
+        raise ValueError(
+            f"{NODE}: {adapter} is {SPACES[space]}, and the STORYREEL_MOTION was made with {SPACES[motion.space]}."
+        )
+    ip_adapter.check_fit(adapter, unet, layers.model, motion.tokens.shape[-1])
+    patched.set_additional_models(LAYERS, [layers])
+    standing = dict(_replacements(patched.model_options))
+    blocks: dict[tuple[str, int], dict[int, ImageLayer]] = {}
+    for number, look in ip_adapter.looks_of(unet).items():
+        blocks.setdefault(look.block, {})[look.index] = layers.model[number]
+    keys = []
+    for block, found in blocks.items():
+        # The host runs the most specific key alone, so a block's own key serves unless a layer has its own.
+        apart = [(*block, index) for index in found if (*block, index) in standing]
+        for key in apart if len(apart) == len(found) else [*apart, block]:
+            patched.set_model_attn2_replace(LookAtFrame(motion, found, strength, standing.get(key)), *key)
+            keys.append(key)
+    return keys
+
+
+def _replacements(model_options: dict) -> dict:
+    return model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+
+
+def _check_width(unet, motion: Trajectory) -> None:
+    widths = {look.layer.to_k.weight.shape[1] for look in ip_adapter.looks_of(unet).values()}
+    if widths != {motion.tokens.shape[-1]}:
+        raise ValueError(
+            f"{NODE}: the STORYREEL_MOTION has tokens of width {motion.tokens.shape[-1]}, and this MODEL reads text of "
+            f"width {', '.join(map(str, widths))}."
+        )
+
+
+def _check_standing(model_options: dict, keys: Sequence[tuple]) -> None:
+    """Say by name which later patch has taken the place of this one, or hides it."""
+    standing = _replacements(model_options)
+    lost = [key for key in keys if not isinstance(standing.get(key), LookAtFrame)]
+    lost += [key for key in standing if key not in keys and key[:2] in keys]
+    for name in sorted({describe(standing[key]) for key in lost if key in standing}):
+        logging.warning(
+            "%s: %s was applied after this node and replaces it in some layers; apply it before to have both.",
+            NODE,
+            name,
+        )
