@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import comfy.model_management
 import comfy.ops
 import comfy.utils
-import folder_paths
 import torch
 from comfy.ldm.modules.attention import CrossAttention, SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.networks.ip_adapter.layers import ImageLayers, numbers, read_layers
 from ..core.networks.ip_adapter.projection import EmbeddingConfig, build_projection, read_projection
+from .folders import path_of
 from .loading import check_whole, describe, patcher_of, take
 from .motion_module import NODE, blocks_of
 
@@ -138,7 +138,7 @@ def check_fit(name: str, unet: UNetModel, layers: ImageLayers, width: int) -> No
 
 def _read(name: str) -> dict[str, Tensor]:
     """A file's two parts by their prefixes, as safetensors hold them; pickles hold one dictionary for each."""
-    weights = comfy.utils.load_torch_file(folder_paths.get_full_path_or_raise(FOLDER, name), safe_load=True)
+    weights = comfy.utils.load_torch_file(path_of(FOLDER, name), safe_load=True)
     for prefix in (PROJECTION, LAYERS):
         inner = weights.pop(prefix.rstrip("."), None)
         if isinstance(inner, Mapping):

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import comfy.model_management
 import comfy.ops
 import comfy.utils
-import folder_paths
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
@@ -20,13 +18,12 @@ from ..core.video import trajectory
 from ..core.video.trajectory import Trajectory
 from .dynamicrafter_conditioning import GREY, vision_tokens
 from .dynamicrafter_model import parts_of
+from .folders import path_of
 from .loading import check_whole, patcher_of
 
 NODE = "StoryReelMotionPredictorLoader"
 FOLDER = "semantic_motion"
 UNTRAINED = "none"
-SUFFIXES = {FOLDER: (".safetensors",)}
-ANY = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
 class Space(Protocol):
@@ -82,13 +79,6 @@ class Predictor:
     trained: str = "interpolation, untrained"
 
 
-def file_names(folder: str) -> list[str]:
-    """Files of a folder of models that the host may not know yet."""
-    folder_paths.add_model_folder_path(folder, str(Path(folder_paths.models_dir) / folder))
-    suffixes = SUFFIXES.get(folder, ANY)
-    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(suffixes)]
-
-
 def load_predictor(name: str, space: Space) -> Predictor:
     """Read a file of the folder, or "none", for tokens of `space`.
 
@@ -96,7 +86,7 @@ def load_predictor(name: str, space: Space) -> Predictor:
     """
     if name == UNTRAINED:
         return Predictor(space)
-    path = folder_paths.get_full_path_or_raise(FOLDER, name)
+    path = path_of(FOLDER, name)
     weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
     try:
         config = read_config(metadata)
@@ -117,6 +107,30 @@ def load_predictor(name: str, space: Space) -> Predictor:
     network.requires_grad_(False).eval()
     comfy.model_management.archive_model_dtypes(network)
     return Predictor(space, patcher_of(network), f"predicted by {name}")
+
+
+def pictures_of(start: Tensor, between: Tensor | None, end: Tensor | None) -> list[Tensor]:
+    """The given pictures [1, H, W, 3] in their order. Raises ValueError for more than one at an end."""
+    for name, picture in (("start", start), ("end", end)):
+        if picture is not None and len(picture) != 1:
+            raise ValueError(f"StoryReelPredictMotion: {name} holds {len(picture)} pictures; 1 is expected.")
+    return [start, *(() if between is None else between.split(1)), *(() if end is None else (end,))]
+
+
+def knots_of(between: int, at: str, end: bool, frames: int) -> list[int]:
+    """The frames of the given pictures: the start, so many between, and the end, if there is one.
+
+    at: numbers of those between, with commas; evenly spread if empty. Raises ValueError for other numbers.
+    """
+    if at.strip():
+        try:
+            chosen = [int(number) for number in at.split(",")]
+        except ValueError as error:
+            raise ValueError(f"between_at is {at!r}; numbers of frames with commas are expected: 5, 11.") from error
+        if len(chosen) != between:
+            raise ValueError(f"between_at names {len(chosen)} frames, and between holds {between} pictures.")
+        return [0, *chosen, *([frames - 1] if end else [])]
+    return trajectory.even(1 + between + end, frames)
 
 
 def predict(

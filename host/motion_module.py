@@ -11,7 +11,6 @@ import comfy.model_management
 import comfy.ops
 import comfy.supported_models
 import comfy.utils
-import folder_paths
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample
 from comfy.model_patcher import ModelPatcher
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ..core.networks.animatediff.config import MotionConfig, read_config
 from ..core.networks.animatediff.module import ClipNorm, MotionModules
+from .folders import path_of
 from .loading import check_whole, describe, patcher_of, read_file
 from .video_model import Attention
 
@@ -38,7 +38,7 @@ class HostMotionModules(MotionModules):
 
 def load(name: str) -> ModelPatcher:
     """Read a file of the folder. Raises ValueError for a file of another kind or of another family."""
-    weights = read_weights(name, read_file(folder_paths.get_full_path_or_raise(FOLDER, name)))
+    weights = read_weights(name, read_file(path_of(FOLDER, name)))
     try:
         config = read_config({key: tuple(weight.shape) for key, weight in weights.items()})
         count, stored = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
@@ -47,6 +47,8 @@ def load(name: str) -> ModelPatcher:
         check_whole(network, weights)
     except KeyError as error:
         raise ValueError(f"{NODE}: {name} is not whole: it lacks {error.args[0]}; {EXPECTED}.") from error
+    if extra := sorted(weights.keys() - network.state_dict().keys()):
+        raise ValueError(f"{NODE}: {name} also holds {extra[0]}, which none has; {EXPECTED}.")
     positions = (".pos_encoder.pe",)  # which no 8-bit format could hold
     weights = {key: t if key.endswith(positions) else t.to(dtype) for key, t in weights.items()}
     network.load_state_dict(weights, assign=True)

@@ -4,3 +4,9 @@ from comfy_api.latest import io
 
 # An immutable core.story.story.Story.
 StoryType = io.Custom("STORY")
+
+# A core.video.trajectory.Trajectory: image tokens of every frame of a shot.
+MotionType = io.Custom("STORYREEL_MOTION")
+
+# A host.motion.Predictor.
+PredictorType = io.Custom("STORYREEL_PREDICTOR")

@@ -13,6 +13,8 @@ from storyreel.core.networks.animatediff.module import MotionModules, sinusoids
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig
 from storyreel.core.networks.ip_adapter.layers import ImageLayers
 from storyreel.core.networks.ip_adapter.projection import EmbeddingConfig, build_projection
+from storyreel.core.networks.semantic_motion.config import PredictorConfig, write_config
+from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
 
 from .dynamicrafter import random
 from .golden import Golden, part
@@ -50,36 +52,54 @@ def _drawn(key: str, shape: Sequence[int], tag: str) -> torch.Tensor:
     return noise(f"{tag}:{key}", shape, 0.2) + (1.0 if key.endswith(".weight") else 0.0)
 
 
-class GoldenUNet:
-    """A UNet of the data in the host's words: its configuration, and its three files as published.
+def sd15_sizes(channels: Sequence[int], depth: int, transformers: Sequence[int], context: int, heads: int = 8) -> dict:
+    """The host's description of a UNet of SD1.5's kind. depth: residual blocks of a level; transformers: by level."""
+    return dict(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=channels[0],
+        channel_mult=[width // channels[0] for width in channels],
+        num_res_blocks=[depth] * len(channels),
+        transformer_depth=[count for count in transformers for _ in range(depth)],
+        transformer_depth_output=[count for count in transformers for _ in range(depth + 1)],
+        transformer_depth_middle=1,
+        context_dim=context,
+        num_heads=heads,
+        num_head_channels=-1,
+        use_spatial_transformer=True,
+        use_linear_in_transformer=False,
+        legacy=False,
+    )
 
-    base: weights of the spatial UNet in the original layout. motion, adapter: contents of the files.
+
+def sd15(sizes: dict, weights: dict[str, torch.Tensor] | None = None, family: str = "SD15"):
+    """The MODEL, in float32. weights: of its UNet, random ones if None. family: what the host takes it for."""
+    import comfy.model_base
+    import comfy.supported_models
+    from storyreel.host.loading import patcher_of, set_precision
+
+    config = getattr(comfy.supported_models, family)(dict(sizes))
+    config.unet_config |= {name: sizes[name] for name in ("num_heads", "num_head_channels")}
+    set_precision(config, 0, torch.float32)
+    model = comfy.model_base.BaseModel(config)
+    model.diffusion_model.load_state_dict(random(model.diffusion_model) if weights is None else weights)
+    return patcher_of(model)
+
+
+class GoldenUNet:
+    """A UNet of the data in the host's words: its sizes, and the contents of its files.
+
+    base: weights of the spatial UNet in the original layout. motion, adapter: as published.
     """
 
     def __init__(self, golden: Golden):
         import comfy.utils
 
         said = golden.config
-        channels = said["channels"]
-        levels, depth = len(channels), said["layers_per_block"]
-        transformers = [1] * (levels - 1) + [0]  # the last level has none
-        self.config = dict(
-            image_size=32,
-            in_channels=4,
-            out_channels=4,
-            model_channels=channels[0],
-            channel_mult=[width // channels[0] for width in channels],
-            num_res_blocks=[depth] * levels,
-            transformer_depth=[count for count in transformers for _ in range(depth)],
-            transformer_depth_output=[count for count in transformers for _ in range(depth + 1)],
-            transformer_depth_middle=1,
-            context_dim=said["context_dim"],
-            num_heads=said["heads"],
-            num_head_channels=-1,
-            use_spatial_transformer=True,
-            use_linear_in_transformer=False,
-            legacy=False,
-        )
+        transformers = [1] * (len(said["channels"]) - 1) + [0]  # the last level has none
+        sizes = said["layers_per_block"], transformers, said["context_dim"], said["heads"]
+        self.sizes = sd15_sizes(said["channels"], *sizes)
         stem = golden.path.name.removesuffix(".io.safetensors")
         stored = {path: load_file(path) for path in sorted(golden.path.parent.glob(f"{stem}.*.safetensors"))}
         stored = {key: t for path, weights in stored.items() if path != golden.path for key, t in weights.items()}
@@ -93,40 +113,32 @@ class GoldenUNet:
         tables = {key.replace(".to_q.weight", POSITIONS): len(t) for key, t in attentions.items()}
         weights |= {key: sinusoids(said["max_len"], width) for key, width in tables.items()}
         self.motion, self.adapter = part_named(weights, "motion_modules."), part(weights, "ip_adapter.")
-        names = comfy.utils.unet_to_diffusers(dict(self.config))
+        names = comfy.utils.unet_to_diffusers(dict(self.sizes))
         self.base = {names[key]: t for key, t in weights.items() if key in names}
         left = weights.keys() - names.keys() - self.motion.keys()
         assert all(key.startswith("ip_adapter.") for key in left), sorted(left)[:5]
 
     def model(self):
-        """The MODEL, in float32."""
-        import comfy.model_base
-        import comfy.supported_models
-        from storyreel.host.loading import patcher_of, set_precision
-
-        config = comfy.supported_models.SD15(dict(self.config))
-        config.unet_config["num_heads"] = self.config["num_heads"]
-        set_precision(config, 0, torch.float32)
-        model = comfy.model_base.BaseModel(config)
-        model.diffusion_model.load_state_dict(self.base)
-        return patcher_of(model)
+        return sd15(self.sizes, self.base)
 
 
 def part_named(weights: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
     return {key: t for key, t in weights.items() if name in key}
 
 
-# Tiny files
+# Tiny files, for a tiny UNet of SD1.5's kind, and for Storyworld's image encoder
 
-WIDTH, TOKENS, VISION = 768, 16, 1280  # of SD1.5's text, of IP-Adapter-Plus, of CLIP ViT-H/14
+CONTEXT, TOKENS, VISION, EMBEDDING = 48, 3, 96, 96  # widths of text, of the encoder's tokens and embeddings
+SIZES = sd15_sizes((32, 64), 1, (1, 1), CONTEXT)
+LAYERS = (32, 64, 64, 64, 32, 32, 64)  # of IP-Adapter: down, up, middle
 
 
-def motion_config(levels: int = 1, version: str = "v2", width: int = 320, modules: int = 1) -> MotionConfig:
-    """Of the tiny checkpoints of `harness.tiny`, all of whose levels are of one width."""
+def motion_config(version: str = "v2") -> MotionConfig:
+    """Of the modules for the tiny UNet."""
     return MotionConfig(
-        down=((width,) * modules,) * levels,
-        up=((width,) * (modules + 1),) * levels,
-        middle=width if version == "v2" else None,
+        down=((32,), (64,)),
+        up=((64, 64), (32, 32)),
+        middle=64 if version == "v2" else None,
         frames=24 if version == "v1" else 32,
         whole_clip=version == "v1",
     )
@@ -142,9 +154,10 @@ def write_module(path: Path, config: MotionConfig | None = None, seed: int = 0) 
     return path
 
 
-def write_adapter(path: Path, plus: bool = True, width: int = WIDTH, layers: Sequence[int] = (320,) * 4) -> Path:
-    """An IP-Adapter. layers: widths, in the published order."""
-    config = ResamplerConfig(64, 1, 1, 64, TOKENS, VISION, width, 2) if plus else EmbeddingConfig(1024, 4, width)
+def write_adapter(path: Path, plus: bool = True, width: int = CONTEXT, layers: Sequence[int] = LAYERS) -> Path:
+    """An IP-Adapter: safetensors, or a pickle by its name."""
+    resampler = ResamplerConfig(64, 1, 1, 64, TOKENS, VISION, width, 2)
+    config = resampler if plus else EmbeddingConfig(EMBEDDING, TOKENS, width)
     numbered = {str(2 * number + 1): (width, size) for number, size in enumerate(layers)}
     parts = {"image_proj": random(build_projection(config), 1), "ip_adapter": random(ImageLayers(numbered), 2)}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,4 +165,11 @@ def write_adapter(path: Path, plus: bool = True, width: int = WIDTH, layers: Seq
         save_file({f"{name}.{key}": t for name, inner in parts.items() for key, t in inner.items()}, path)
     else:
         torch.save(parts, path)
+    return path
+
+
+def write_predictor(path: Path, config: PredictorConfig) -> Path:
+    """A motion predictor, as if it were trained: no layer is idle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(random(MotionPredictor(config), 3), path, write_config(config))
     return path

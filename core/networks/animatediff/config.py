@@ -1,5 +1,6 @@
 """Sizes of a file of motion modules, its published version, and the places of its modules in a UNet."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,12 +70,15 @@ def read_config(shapes: Shapes) -> MotionConfig:
     """
 
     def levels(side: str) -> tuple[tuple[int, ...], ...]:
-        found: list[tuple[int, ...]] = []
-        while f"{side}_blocks.{len(found)}.motion_modules.0.temporal_transformer.{WIDTH}" in shapes:
-            modules = f"{side}_blocks.{len(found)}.motion_modules."
-            count = len({key.removeprefix(modules).split(".")[0] for key in shapes if key.startswith(modules)})
-            found.append(tuple(shapes[f"{modules}{number}.temporal_transformer.{WIDTH}"][0] for number in range(count)))
-        return tuple(found)
+        names = {tuple(key.split(".")[:4]) for key in shapes if key.startswith(f"{side}_blocks.")}
+        counts = Counter(int(level) for _, level, _, _ in names)
+        return tuple(
+            tuple(
+                shapes[f"{side}_blocks.{level}.motion_modules.{number}.temporal_transformer.{WIDTH}"][0]
+                for number in range(counts[level])
+            )
+            for level in range(len(counts))
+        )
 
     middle = shapes.get(f"mid_block.motion_modules.0.temporal_transformer.{WIDTH}")
     frames = shapes[f"down_blocks.0.motion_modules.0.temporal_transformer.{TABLE}"][1]

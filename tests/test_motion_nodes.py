@@ -1,0 +1,418 @@
+"""Predicting, editing and drawing a motion, and DynamiCrafter that follows one; the nodes in a running graph."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from harness import dynamicrafter
+from harness import motion as tiny
+from safetensors.torch import save_file
+from storyreel.core.networks.animatediff.config import MotionConfig
+from storyreel.core.networks.semantic_motion.config import METADATA, PredictorConfig
+from storyreel.core.video import trajectory
+from storyreel.core.video.trajectory import Trajectory
+
+FRAMES, SIZE = 16, (8, 12)
+PLUS = PredictorConfig(tokens=tiny.TOKENS, token_width=tiny.CONTEXT, width=32, depth=1, heads=2, frames=20)
+CRAFTER = replace(PLUS, space="dynamicrafter", tokens=16, token_width=64)
+SD15 = "sd15.ckpt"
+
+
+@pytest.fixture(scope="module")
+def files(host):
+    from storyreel.host import ip_adapter, motion
+
+    models = host.base / "models"
+    tiny.write_adapter(models / ip_adapter.FOLDER / "nodes_plus.safetensors")
+    tiny.write_adapter(models / ip_adapter.FOLDER / "nodes_plain.bin", plus=False)
+    dynamicrafter.write(models / "checkpoints" / "dynamicrafter_512_interp_motion.safetensors")
+    for name, config in (("plus", PLUS), ("crafter", CRAFTER), ("one", replace(PLUS, ends=1))):
+        tiny.write_predictor(models / motion.FOLDER / f"{name}.safetensors", config)
+    return models
+
+
+@pytest.fixture(scope="module")
+def clip_vision(files):
+    """96 wide, as the tiny files expect."""
+    from storyreel.host import storyworld
+
+    storyworld.register_folder()
+    return storyworld.load_clip_vision()
+
+
+@pytest.fixture
+def crafter(files):
+    from storyreel.host import dynamicrafter_loader
+
+    return dynamicrafter_loader.load("dynamicrafter_512_interp_motion.safetensors", precision=torch.float32).model
+
+
+def picture(seed: int, count: int = 1, size=SIZE) -> torch.Tensor:
+    return torch.rand(count, 8 * size[0], 8 * size[1], 3, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def plus(files):
+    from storyreel.host.ip_adapter import load_tokens
+
+    return load_tokens("nodes_plus.safetensors")
+
+
+@torch.no_grad()
+def predict(predictor, clip_vision, *pictures, knots=None, frames=FRAMES, **edited):
+    from storyreel.host import motion
+
+    return motion.predict(
+        predictor, clip_vision, pictures, knots or trajectory.even(len(pictures), frames), frames, **edited
+    )
+
+
+def load(name: str, space):
+    from storyreel.host.motion import load_predictor
+
+    return load_predictor(name, space)
+
+
+# Prediction
+
+
+@torch.no_grad()
+def test_untrained_is_a_line_between_the_tokens_of_ip_adapter(plus, clip_vision):
+    motion = predict(load("none", plus), clip_vision, picture(1), picture(2))
+    ends = [
+        plus.projection.model(clip_vision.encode_image(picture(seed))["penultimate_hidden_states"]) for seed in (1, 2)
+    ]
+    assert motion.tokens.shape == (FRAMES, tiny.TOKENS, tiny.CONTEXT) and motion.space == "ip-plus"
+    for i, tokens in enumerate(motion.tokens):
+        torch.testing.assert_close(tokens, torch.lerp(ends[0][0], ends[1][0], i / (FRAMES - 1)), rtol=0, atol=1e-5)
+    assert torch.equal(motion.tokens[0], ends[0][0]) and torch.equal(motion.tokens[-1], ends[1][0])
+    assert "untrained" in motion.told
+    zeros = clip_vision.model(pixel_values=torch.zeros(1, 3, 128, 128), intermediate_output=-2)[1]
+    torch.testing.assert_close(motion.nothing, plus.projection.model(zeros.float())[0])
+
+
+@torch.no_grad()
+def test_the_plain_adapter_reads_embeddings(files, clip_vision):
+    from storyreel.host.ip_adapter import load_tokens
+
+    plain = load_tokens("nodes_plain.bin")
+    motion = predict(load("none", plain), clip_vision, picture(1))
+    seen = clip_vision.encode_image(picture(1))["image_embeds"]
+    assert motion.space == "ip" and torch.equal(motion.tokens[3], plain.projection.model(seen)[0])
+    assert torch.equal(motion.nothing, plain.projection.model(torch.zeros_like(seen))[0])
+
+
+@torch.no_grad()
+def test_a_trained_predictor_adds_what_it_learnt(plus, clip_vision):
+    pictures = picture(1), picture(2)
+    straight = predict(load("none", plus), clip_vision, *pictures).tokens
+    trained = load("plus.safetensors", plus)
+    motion = predict(trained, clip_vision, *pictures)
+    known = torch.zeros(FRAMES, dtype=torch.bool)
+    known[[0, -1]] = True
+    assert torch.equal(motion.tokens, trained.network.model(straight[None], known)[0])
+    assert not torch.equal(motion.tokens[1:-1], straight[1:-1]) and "plus.safetensors" in motion.told
+    assert torch.equal(predict(trained, clip_vision, *pictures, strength=0.0).tokens, straight)
+    half = predict(trained, clip_vision, *pictures, strength=0.5).tokens
+    torch.testing.assert_close(half, (motion.tokens + straight) / 2)
+    through = predict(trained, clip_vision, picture(1), picture(3), picture(2))
+    assert "saw no pictures between" in through.told
+
+
+@torch.no_grad()
+def test_easing_retimes_the_whole_path(plus, clip_vision):
+    """Also what the predictor added: every frame lies on the path at its own time."""
+    trained, pictures = load("plus.safetensors", plus), (picture(1), picture(2))
+    path = predict(trained, clip_vision, *pictures).tokens
+    eased = predict(trained, clip_vision, *pictures, easing="ease in", hold_end=2).tokens
+    times = trajectory.clock([0, FRAMES - 1], FRAMES, "ease in", hold_end=2)
+    torch.testing.assert_close(eased, trajectory.retime(path, times), rtol=0, atol=1e-5)
+    assert torch.equal(eased[-3], path[-1])
+
+
+def test_where_pictures_stand():
+    from storyreel.host.motion import knots_of, pictures_of
+
+    assert knots_of(0, "", True, 16) == [0, 15] and knots_of(0, " ", False, 16) == [0]
+    assert knots_of(2, "", True, 16) == [0, 5, 10, 15] and knots_of(2, "3, 11", True, 16) == [0, 3, 11, 15]
+    with pytest.raises(ValueError, match="between_at names 1 frames, and between holds 2 pictures"):
+        knots_of(2, "3", True, 16)
+    with pytest.raises(ValueError, match="between_at is '3; 4'; numbers of frames with commas"):
+        knots_of(2, "3; 4", True, 16)
+    with pytest.raises(ValueError, match="start holds 2 pictures; 1 is expected"):
+        pictures_of(picture(1, 2), None, None)
+    assert [part.shape for part in pictures_of(picture(1), picture(2, 3), picture(3))] == [picture(1).shape] * 5
+
+
+# Refusals
+
+
+def test_a_predictor_of_another_space_is_refused_by_name(plus, crafter):
+    from storyreel.host.motion import DynamiCrafterTokens
+
+    with pytest.raises(
+        ValueError, match=r"crafter.safetensors was trained for dynamicrafter \(16 x 64\).* ip-plus \(3 x"
+    ):
+        load("crafter.safetensors", plus)
+    with pytest.raises(
+        ValueError, match=r"plus.safetensors was trained for ip-plus \(3 x 48\), and DynamiCrafter makes"
+    ):
+        load("plus.safetensors", DynamiCrafterTokens(crafter))
+    load("crafter.safetensors", DynamiCrafterTokens(crafter))
+
+
+def test_files_that_are_no_predictors_are_refused(files, plus):
+    from storyreel.host import motion
+
+    folder = files / motion.FOLDER
+    save_file({"a": torch.zeros(1)}, folder / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors is no motion predictor: it states no storyreel_motion"):
+        load("other.safetensors", plus)
+    stated = {METADATA: json.dumps(dict(tokens=tiny.TOKENS, token_width=tiny.CONTEXT))}
+    save_file({"a": torch.zeros(1)}, folder / "other.safetensors", stated)
+    with pytest.raises(ValueError, match="does not hold the weights that its metadata state"):
+        load("other.safetensors", plus)
+    (folder / "other.safetensors").unlink()
+
+
+def test_what_a_predictor_was_not_trained_for_is_refused(plus, clip_vision):
+    with pytest.raises(ValueError, match="21 frames are asked of a motion predictor whose position table has 20"):
+        predict(load("plus.safetensors", plus), clip_vision, picture(1), picture(2), frames=21)
+    with pytest.raises(ValueError, match="trained on a start and an end picture, and end is empty"):
+        predict(load("plus.safetensors", plus), clip_vision, picture(1))
+    with pytest.raises(ValueError, match="trained on a start picture alone; leave the other pictures empty"):
+        predict(load("one.safetensors", plus), clip_vision, picture(1), picture(2))
+    predict(load("one.safetensors", plus), clip_vision, picture(1))
+
+
+def test_an_image_encoder_of_another_width_is_refused(files, plus, clip_vision):
+    import comfy.clip_vision
+
+    other = comfy.clip_vision.ClipVisionModel({**clip_vision.config, "hidden_size": 32, "projection_dim": 32})
+    for weight in other.model.parameters():
+        torch.nn.init.zeros_(weight)
+    with pytest.raises(ValueError, match="CLIP_VISION gives tokens of width 32, and nodes_plus.safetensors .* 96"):
+        predict(load("none", plus), other, picture(1))
+
+
+def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, crafter):
+    from storyreel.host.motion_apply import apply_to_dynamicrafter, apply_to_sd15
+
+    tokens = torch.zeros(FRAMES, 16, 64)
+    sd15 = tiny.sd15(tiny.SIZES)
+    with pytest.raises(ValueError, match="STORYREEL_MOTION is of DynamiCrafter and feeds no SD1.5"):
+        apply_to_sd15(sd15, Trajectory(tokens, "dynamicrafter"), None, None)
+    with pytest.raises(ValueError, match="STORYREEL_MOTION is of IP-Adapter-Plus and feeds no DynamiCrafter"):
+        apply_to_dynamicrafter(crafter, Trajectory(tokens, "ip-plus"))
+    with pytest.raises(ValueError, match="16 tokens of width 32 a frame, and this DynamiCrafter .* 16 of width 64"):
+        apply_to_dynamicrafter(crafter, Trajectory(tokens[..., :32], "dynamicrafter"))
+    with pytest.raises(ValueError, match="MODEL is a BaseModel; a DynamiCrafter model is expected"):
+        apply_to_dynamicrafter(sd15, Trajectory(tokens, "dynamicrafter"))
+    with pytest.raises(ValueError, match="MODEL is DynamiCrafter; SD1.5, or a model made from it, is expected"):
+        apply_to_sd15(crafter, Trajectory(tokens, "ip-plus"), None, None)
+
+
+# DynamiCrafter
+
+
+def told(clip_vision, start: torch.Tensor, frames: int) -> tuple[list, list, list]:
+    """(positive, image only, negative) as the conditioning node makes them."""
+    from storyreel.host import dynamicrafter_conditioning as conditioning
+    from storyreel.host import dynamicrafter_model as keys
+
+    text = [torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    latents = torch.randn(frames, 4, *SIZE, generator=torch.Generator().manual_seed(9))
+    tokens = conditioning.vision_tokens(clip_vision, torch.cat([start, torch.full_like(start, conditioning.GREY)]))
+    extras = [{keys.VISION_TOKENS: seen, keys.CONCAT_LATENTS: latents, keys.FS: None} for seen in tokens.split(1)]
+    return [[text[0], extras[0]]], [[text[1], extras[0]]], [[text[1], extras[1]]]
+
+
+@torch.no_grad()
+def sample(model, conds, frames=FRAMES):
+    """What the stock KSampler returns."""
+    import nodes
+
+    empty = {"samples": torch.zeros(frames, 4, *SIZE)}
+    return nodes.common_ksampler(model, 1, 2, 5.0, "euler", "normal", conds[0], conds[-1], empty)[0]["samples"]
+
+
+@torch.no_grad()
+def guided(model, conds):
+    """By text and picture apart."""
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    guider = sampling.TextImageGuider(model)
+    guider.set_conds(*conds)
+    guider.set_scales(5.0, 2.0, 0.7)
+    noise = torch.randn(FRAMES, 4, *SIZE, generator=torch.Generator().manual_seed(3))
+    sigmas = sampling.sigmas_of(model, "uniform_trailing", 2)
+    return guider.sample(noise, torch.zeros_like(noise), sampling.DDIM(0.0), sigmas, seed=0, disable_pbar=True)
+
+
+@pytest.fixture
+def follow(crafter, clip_vision):
+    """follow(start, end, frames) -> the DynamiCrafter model on the way between two pictures"""
+    from storyreel.host.motion import DynamiCrafterTokens
+    from storyreel.host.motion_apply import apply_to_dynamicrafter
+
+    def follow(start: torch.Tensor, end: torch.Tensor, frames: int = FRAMES, predictor: str = "none"):
+        made = predict(load(predictor, DynamiCrafterTokens(crafter)), clip_vision, start, end, frames=frames)
+        assert made.tokens.shape == (frames, 16, 64) and made.space == "dynamicrafter"
+        return apply_to_dynamicrafter(crafter, made)
+
+    return follow
+
+
+def test_untrained_from_a_picture_to_itself_is_plain_dynamicrafter_to_the_last_bit(crafter, clip_vision, follow):
+    start = picture(1)
+    conds = told(clip_vision, start, FRAMES)
+    still = follow(start, start)
+    assert torch.equal(sample(still, conds), sample(crafter, conds))
+    assert torch.equal(guided(still, conds), guided(crafter, conds))
+
+
+def test_dynamicrafter_follows(crafter, clip_vision, follow):
+    start, end = picture(1), picture(2)
+    conds = told(clip_vision, start, FRAMES)
+    plain, moved = sample(crafter, conds), sample(follow(start, end), conds)
+    assert moved.isfinite().all() and not torch.equal(moved, plain)
+    assert not torch.equal(sample(follow(start, end, predictor="crafter.safetensors"), conds), moved)
+    assert not torch.equal(guided(follow(start, end), conds), guided(crafter, conds))
+    assert torch.equal(sample(crafter, conds), plain)
+
+
+@torch.no_grad()
+def test_each_frame_has_its_own_slot(crafter, clip_vision, follow):
+    """K_s and K_e of frame i are what the checkpoint makes for frame i."""
+    from storyreel.host.motion import DynamiCrafterTokens
+
+    def slots(seed: int) -> torch.Tensor:
+        _, extras = told(clip_vision, picture(seed), FRAMES)[0][0]
+        tokens = next(value for key, value in extras.items() if "vision_tokens" in key)
+        return crafter.model.image_tokens(tokens, "cpu")[0].unflatten(0, (FRAMES, 16))
+
+    motion = predict(load("none", DynamiCrafterTokens(crafter)), clip_vision, picture(1), picture(2))
+    first, last = slots(1), slots(2)
+    for i in range(FRAMES):
+        torch.testing.assert_close(motion.tokens[i], torch.lerp(first[i], last[i], i / (FRAMES - 1)))
+
+
+def test_halves_of_guidance_together_or_apart(clip_vision, follow, monkeypatch):
+    moved, conds = follow(picture(1), picture(2)), told(clip_vision, picture(1), FRAMES)
+    monkeypatch.setattr(type(moved), "get_free_memory", lambda self, device: 1 << 40)
+    together = sample(moved, conds)
+    monkeypatch.setattr(type(moved), "get_free_memory", lambda self, device: 0)
+    apart = sample(moved, conds)
+    torch.testing.assert_close(apart, together, rtol=0, atol=2e-3 * together.abs().max().item())
+
+
+def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision, follow):
+    import comfy.context_windows as context
+
+    long = follow(picture(1), picture(2), 24)
+    conds = told(clip_vision, picture(1), 24)
+    with pytest.raises(ValueError, match="24 frames are sampled at once, and this DynamiCrafter .* tokens for 16"):
+        sample(long, conds, 24)
+    for causal in (True, False):
+        windowed = long.clone()
+        windowed.model_options["context_handler"] = context.IndexListContextHandler(
+            context_schedule=context.get_matching_context_schedule("standard_static"),
+            fuse_method=context.get_matching_fuse_method("flat"),
+            context_length=FRAMES,
+            context_overlap=8,
+            dim=0,
+            causal_window_fix=causal,
+        )
+        context.create_prepare_sampling_wrapper(windowed)
+        assert sample(windowed, conds, 24).isfinite().all()
+    with pytest.raises(ValueError, match="STORYREEL_MOTION has 24 frames, and the LATENT holds 16"):
+        sample(long, told(clip_vision, picture(1), FRAMES))
+
+
+# The nodes
+
+
+@pytest.fixture(scope="module")
+def nodes(host):
+    """The module, its nodes offered by the host for a while."""
+    import contextlib
+
+    from storyreel.nodes import motion
+
+    with contextlib.ExitStack() as stack:
+        for cls in motion.NODES:
+            stack.enter_context(host.node(cls))
+        yield motion
+
+
+def test_every_input_and_output_says_what_it_is(nodes):
+    def silent(inputs):
+        for entry in inputs:
+            if not getattr(entry, "tooltip", None):
+                yield entry.id
+            for option in getattr(entry, "options", None) or []:
+                yield from silent(getattr(option, "inputs", []))
+
+    for cls in nodes.NODES:
+        schema = cls.GET_SCHEMA()
+        assert schema.node_id == cls.__name__ and schema.description and schema.display_name
+        assert list(silent(schema.inputs)) == [] and all(output.tooltip for output in schema.outputs)
+
+
+def test_two_branches_of_one_graph(host, nodes, files, tiny_checkpoint):
+    """One samples the model as it is, the other with motion; each gives what it gives alone."""
+    from storyreel.host import ip_adapter, motion_module
+
+    tiny_checkpoint("sd15")
+    one_level = MotionConfig(((320,),), ((320, 320),), 320, 32)
+    tiny.write_module(files / motion_module.FOLDER / "one_level.ckpt", one_level)
+    tiny.write_adapter(files / ip_adapter.FOLDER / "one_level.safetensors", width=768, layers=(320,) * 4)
+
+    sampler = dict(steps=2, cfg=4.0, sampler_name="euler", scheduler="normal", denoise=1.0)
+    sampler |= dict(seed=1, positive=["prompt", 0], negative=["prompt", 0], latent_image=["latent", 0])
+    graph = {
+        "load": ("CheckpointLoaderSimple", dict(ckpt_name=SD15)),
+        "prompt": ("CLIPTextEncode", dict(clip=["load", 1], text="a boy runs")),
+        "latent": ("EmptyLatentImage", dict(width=64, height=64, batch_size=4)),
+        "world": ("StoryReelLoadStoryworld", dict(precision="auto")),
+        "start": ("EmptyImage", dict(width=64, height=64, batch_size=1, color=0xFF0000)),
+        "end": ("EmptyImage", dict(width=64, height=64, batch_size=1, color=0x00FF80)),
+        "predictor": (
+            "StoryReelMotionPredictorLoader",
+            {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": "one_level.safetensors"},
+        ),
+        "motion": (
+            "StoryReelPredictMotion",
+            dict(predictor=["predictor", 0], clip_vision=["world", 3], start=["start", 0], end=["end", 0], frames=3)
+            | dict(easing="linear", hold_start=0, hold_end=0, strength=1.0),
+        ),
+        "longer": ("StoryReelSpliceMotions", dict(first=["motion", 0], second=["motion", 0], overlap=2)),
+        "plot": ("StoryReelMotionPlot", dict(motion=["longer", 0])),
+        "apply": (
+            "StoryReelApplyMotion",
+            {
+                "model": ["load", 0],
+                "motion": ["longer", 0],
+                "decoder": "IP-Adapter",
+                "decoder.motion_module": "one_level.ckpt",
+                "decoder.ip_adapter": "one_level.safetensors",
+                "decoder.strength": 1.0,
+                "decoder.noise_schedule": "AnimateDiff's",
+            },
+        ),
+        "still": ("KSampler", dict(model=["load", 0], **sampler)),
+        "moved": ("KSampler", dict(model=["apply", 0], **sampler)),
+        "again": ("KSampler", dict(model=["load", 0], **sampler)),
+    }
+    prompt = {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in graph.items()}
+    for name in ("still", "moved", "again"):
+        prompt[f"{name} saved"] = {"class_type": "SaveLatent", "inputs": dict(samples=[name, 0], filename_prefix=name)}
+    prompt["plot shown"] = {"class_type": "PreviewImage", "inputs": dict(images=["plot", 0])}
+
+    whole = host.run(prompt)
+    assert whole.outputs["predictor"]["text"] == ["interpolation, untrained"]
+    (plot,) = whole.values["plot"]
+    assert plot.shape[0] == 1 and plot.shape[-1] == 3 and plot.std() > 0.01
+    still, moved, again = (whole.values[name][0]["samples"] for name in ("still", "moved", "again"))
+    assert torch.equal(still, again) and not torch.equal(still, moved) and moved.isfinite().all()
