@@ -49,8 +49,8 @@ def load(name: str) -> ModelPatcher:
         raise ValueError(f"{NODE}: {name} is not whole: it lacks {error.args[0]}; {EXPECTED}.") from error
     if extra := sorted(weights.keys() - network.state_dict().keys()):
         raise ValueError(f"{NODE}: {name} also holds {extra[0]}, which none has; {EXPECTED}.")
-    positions = (".pos_encoder.pe",)  # which no 8-bit format could hold
-    weights = {key: t if key.endswith(positions) else t.to(dtype) for key, t in weights.items()}
+    # Positions stay as they are: an 8-bit format could not hold them.
+    weights = {key: t if key.endswith(".pe") else t.to(dtype) for key, t in weights.items()}
     network.load_state_dict(weights, assign=True)
     network.requires_grad_(False).eval()
     comfy.model_management.archive_model_dtypes(network)
@@ -62,6 +62,8 @@ def read_weights(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {key.removeprefix("module."): weight for key, weight in weights.items() if "motion_modules." in key}
     if not found:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; {EXPECTED}.")
+    if any("_lora." in key for key in found):
+        raise ValueError(f"{NODE}: {name} is a MotionLoRA, which goes on top of a motion module; {EXPECTED}.")
     if any(key.endswith("pos_encoder.positional_encoding") for key in found):
         raise ValueError(f"{NODE}: {name} is a motion module of Hotshot-XL; {EXPECTED}.")
     if not any(key.endswith("pos_encoder.pe") for key in found):
@@ -102,9 +104,7 @@ def check_fit(name: str, unet: UNetModel, config: MotionConfig) -> None:
     if config.middle is None:
         widths.pop(("middle", 0))
     if {place: config.widths[module] for module, place in config.places.items()} != widths:
-        made, found = (
-            ", ".join(map(str, sizes)) for sizes in (config.widths.values(), [width for place, width in widths.items()])
-        )
+        made, found = (", ".join(map(str, sizes)) for sizes in (config.widths.values(), widths.values()))
         raise ValueError(
             f"{NODE}: {name} has modules of widths {made}, and the MODEL has blocks of widths {found}; a motion module "
             "for this very kind of model is expected."

@@ -7,7 +7,7 @@ import torch
 from harness import motion as tiny
 from storyreel.core.video.trajectory import Trajectory
 
-FRAMES, SIZE = 6, (16, 8)
+FRAMES, SIZE = 6, (8, 8)
 MODULE, ADAPTER = "tiny_v2.ckpt", "tiny_plus.safetensors"
 
 
@@ -80,6 +80,7 @@ WAYS = {
     "IP-Adapter alone": dict(module=None),
     "text alone": dict(module=None, adapter=None),
 }
+TWO_WAYS = pytest.mark.parametrize("way", [WAYS["v1 and IP-Adapter"], WAYS["v3 and text"]], ids=["v1", "v3"])
 EVERY_WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
@@ -146,6 +147,14 @@ def test_partial_offload_gives_the_same(model):
     assert modules.model.model_lowvram and modules.loaded_size() < modules.model_size()
 
 
+@TWO_WAYS
+def test_half_precision(model, way):
+    """The UNet in 16 bit, the modules as their files are: 32 bit."""
+    whole = sample(apply(model, **way), cfg=1.0)
+    half = sample(apply(tiny.sd15(tiny.SIZES, dtype=torch.bfloat16), **way), cfg=1.0)
+    assert (half - whole).abs().mean() / whole.abs().mean() < 0.05
+
+
 # What the frames see
 
 
@@ -191,8 +200,6 @@ def test_a_pickle_is_the_same_file(model):
 
 
 # Context windows
-
-TWO_WAYS = pytest.mark.parametrize("way", [WAYS["v1 and IP-Adapter"], WAYS["v3 and text"]], ids=["v1", "v3"])
 
 
 def windows(model, length: int, overlap: int, causal: bool):
@@ -382,6 +389,10 @@ def test_files_of_another_kind_are_named(files, model):
         "lcm.ckpt": (
             {key: t for key, t in whole.items() if not key.endswith(".pe")},
             "holds no positions, as AnimateLCM's",
+        ),
+        "motion_lora.ckpt": (
+            {f"{first}.processor.to_q_lora.down.weight": torch.zeros(1)},
+            "is a MotionLoRA, which goes on top",
         ),
         "hotshot.ckpt": (
             {key.replace("encoder.pe", "encoder.positional_encoding"): t for key, t in whole.items()},

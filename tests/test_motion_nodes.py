@@ -74,6 +74,28 @@ def load(name: str, space):
     return load_predictor(name, space)
 
 
+def test_folders_of_the_users_own(files, tmp_path, monkeypatch):
+    """As extra_model_paths.yaml names them, for folders that other packs know, too."""
+    import folder_paths
+    from storyreel.host.folders import file_names, path_of
+    from utils.extra_config import load_extra_path_config
+
+    for folder in ("animatediff_models", "ipadapter", "semantic_motion"):
+        before = file_names(folder)
+        paths, suffixes = folder_paths.folder_names_and_paths[folder]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, folder, (list(paths), suffixes))
+        (tmp_path / folder / "mine").mkdir(parents=True)
+        (tmp_path / folder / "mine" / "my file.safetensors").write_bytes(b"")
+        (tmp_path / folder / "readme.txt").write_text("not a model")
+        settings = tmp_path / f"{folder}.yaml"
+        settings.write_text(f"mine:\n  base_path: {tmp_path}\n  {folder}: {folder}\n")
+        load_extra_path_config(str(settings))
+        folder_paths.filename_list_cache.pop(folder, None)
+        (found,) = set(file_names(folder)) - set(before)
+        assert path_of(folder, found) == str(tmp_path / folder / "mine" / "my file.safetensors")
+        folder_paths.filename_list_cache.pop(folder, None)
+
+
 # Prediction
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from harness.dynamicrafter import random
+from storyreel.core.networks.animatediff.module import ClipNorm, MotionModule
 from storyreel.core.networks.semantic_motion.config import METADATA, PredictorConfig, read_config, write_config
 from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
 from storyreel.core.video import trajectory
@@ -33,21 +34,40 @@ def predictor(config: PredictorConfig = SMALL) -> MotionPredictor:
 # The predictor
 
 
-def by_the_formula(weights: dict, config: PredictorConfig, keys: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """One clip [L, N, D] in float64, a head and a token at a time."""
-    w = {name: t.double() for name, t in weights.items()}
+class Layers:
+    """Layers by their formulas, in float64."""
 
-    def linear(x, name):
-        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
+    def __init__(self, weights: dict):
+        self.w = {name: t.double() for name, t in weights.items()}
 
-    def norm(x, name):
+    def linear(self, x, name):
+        return x @ self.w[f"{name}.weight"].T + self.w.get(f"{name}.bias", 0)
+
+    def norm(self, x, name):
         centred = x - x.mean(-1, keepdim=True)
         unit = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-        return unit * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return unit * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
 
+    def attention(self, x, name, heads):
+        q, k, v = (self.linear(x, f"{name}.to_{part}") for part in "qkv")
+        size, out = q.shape[-1] // heads, []
+        for head in range(heads):
+            of = slice(head * size, (head + 1) * size)
+            out.append((q[:, of] @ k[:, of].T / math.sqrt(size)).softmax(-1) @ v[:, of])
+        return self.linear(torch.cat(out, -1), f"{name}.to_out.0")
+
+    def gated(self, x, name):
+        value, gate = self.linear(x, f"{name}.net.0.proj").chunk(2, -1)
+        return self.linear(value * gate * (1 + torch.erf(gate / math.sqrt(2))) / 2, f"{name}.net.2")
+
+
+def by_the_formula(weights: dict, config: PredictorConfig, keys: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """One clip [L, N, D] in float64, a head and a token at a time."""
+    by = Layers(weights)
+    w = by.w
     x = torch.stack(
         [
-            linear(keys[i, n].double(), "proj_in")
+            by.linear(keys[i, n].double(), "proj_in")
             + w["frame_position"][i]
             + w["token_position"][n]
             + (w["given_mark"] if known[i] else 0)
@@ -55,19 +75,11 @@ def by_the_formula(weights: dict, config: PredictorConfig, keys: torch.Tensor, k
             for n in range(keys.shape[1])
         ]
     )
-    size = config.width // config.heads
     for number in range(config.depth):
         block = f"blocks.{number}"
-        seen = norm(x, f"{block}.norm1")
-        q, k, v = (linear(seen, f"{block}.attn.to_{part}") for part in "qkv")
-        heads = []
-        for head in range(config.heads):
-            of = slice(head * size, (head + 1) * size)
-            heads.append((q[:, of] @ k[:, of].T / math.sqrt(size)).softmax(-1) @ v[:, of])
-        x = x + linear(torch.cat(heads, -1), f"{block}.attn.to_out.0")
-        value, gate = linear(norm(x, f"{block}.norm2"), f"{block}.ff.net.0.proj").chunk(2, -1)
-        x = x + linear(value * gate * (1 + torch.erf(gate / math.sqrt(2))) / 2, f"{block}.ff.net.2")
-    added = linear(norm(x, "norm_out"), "proj_out").view_as(keys)
+        x = x + by.attention(by.norm(x, f"{block}.norm1"), f"{block}.attn", config.heads)
+        x = x + by.gated(by.norm(x, f"{block}.norm2"), f"{block}.ff")
+    added = by.linear(by.norm(x, "norm_out"), "proj_out").view_as(keys)
     return keys + torch.where(known[:, None, None], 0.0, added)
 
 
@@ -141,6 +153,59 @@ def test_what_does_not_fit_the_predictor_is_refused():
         predictor()(noise(1, 10, 3, 20), given(10))
     with pytest.raises(ValueError, match="4 tokens of width 20 a frame .* of 3 of width 20"):
         predictor()(noise(1, 9, 4, 20), given(9))
+
+
+# The motion module
+
+
+def motion_by_the_formula(weights: dict, x: torch.Tensor, heads: int) -> torch.Tensor:
+    """One clip [T, C, H, W], a place at a time."""
+    by = Layers(weights)
+    frames, channels, height, width = x.shape
+    x = x.double()
+    groups = x.view(frames, 32, -1)
+    variance = groups.var(-1, unbiased=False, keepdim=True)
+    normed = ((groups - groups.mean(-1, keepdim=True)) / (variance + 1e-6).sqrt()).view_as(x)
+    normed = normed * by.w["norm.weight"][:, None, None] + by.w["norm.bias"][:, None, None]
+    table = torch.zeros(frames, channels, dtype=torch.double)
+    for p in range(frames):
+        for c in range(channels):
+            angle = p / 10000 ** (2 * (c // 2) / channels)
+            table[p, c] = math.cos(angle) if c % 2 else math.sin(angle)
+    out, block = x.clone(), "transformer_blocks.0"
+    for row in range(height):
+        for column in range(width):
+            h = by.linear(normed[:, :, row, column], "proj_in")
+            for number in range(2):
+                seen = by.norm(h, f"{block}.norms.{number}") + table
+                h = h + by.attention(seen, f"{block}.attention_blocks.{number}", heads)
+            h = h + by.gated(by.norm(h, f"{block}.ff_norm"), f"{block}.ff")
+            out[:, :, row, column] += by.linear(h, "proj_out")
+    return out
+
+
+@pytest.mark.parametrize("spread", [1.0, 2e-3], ids=["usual", "so small that a norm's epsilon is seen"])
+@torch.no_grad()
+def test_motion_modules_formula(spread):
+    module = MotionModule(64, frames=24).eval()
+    tables = {key: t for key, t in module.state_dict().items() if key.endswith(".pe")}
+    module.load_state_dict(random(module) | tables)
+    clips = spread * noise(2, 5, 64, 2, 3)
+    found = module(clips.flatten(0, 1), 2).unflatten(0, (2, 5))
+    for clip, x in zip(found, clips, strict=True):
+        reference = motion_by_the_formula(module.temporal_transformer.state_dict(), x, heads=8)
+        torch.testing.assert_close(clip.double(), reference, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_norms_over_the_whole_clip():
+    """The statistics are those of all its frames, and of no other clip."""
+    norm, x = torch.nn.GroupNorm(32, 64), noise(6, 64, 2, 3) * torch.arange(1, 7)[:, None, None, None]
+    found = ClipNorm(norm)(x, 2)
+    for clip, reference in zip(x.split(3), found.split(3), strict=True):
+        groups = clip.transpose(0, 1).reshape(32, -1)
+        expected = (groups - groups.mean(1, keepdim=True)) / (groups.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        torch.testing.assert_close(reference, expected.view(64, 3, 2, 3).transpose(0, 1), rtol=0, atol=1e-5)
 
 
 # The path

@@ -73,15 +73,15 @@ def sd15_sizes(channels: Sequence[int], depth: int, transformers: Sequence[int],
     )
 
 
-def sd15(sizes: dict, weights: dict[str, torch.Tensor] | None = None, family: str = "SD15"):
-    """The MODEL, in float32. weights: of its UNet, random ones if None. family: what the host takes it for."""
+def sd15(sizes: dict, weights: dict[str, torch.Tensor] | None = None, family: str = "SD15", dtype=torch.float32):
+    """The MODEL. weights: of its UNet, random ones if None. family: what the host takes it for."""
     import comfy.model_base
     import comfy.supported_models
     from storyreel.host.loading import patcher_of, set_precision
 
     config = getattr(comfy.supported_models, family)(dict(sizes))
     config.unet_config |= {name: sizes[name] for name in ("num_heads", "num_head_channels")}
-    set_precision(config, 0, torch.float32)
+    set_precision(config, 0, dtype)
     model = comfy.model_base.BaseModel(config)
     model.diffusion_model.load_state_dict(random(model.diffusion_model) if weights is None else weights)
     return patcher_of(model)
