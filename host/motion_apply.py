@@ -27,7 +27,7 @@ from .motion_module import NODE
 KEY = "storyreel_motion"
 MODULES, LAYERS = "storyreel_motion_modules", "storyreel_motion_layers"  # additional models of a MODEL
 SAMPLING = "model_sampling"
-NEGATIVE = "negative"  # guiders' name of the conds that are told of no picture
+NEGATIVE = "negative"  # in guiders' names of the conds that are told of no picture
 SPACES = {"ip-plus": "IP-Adapter-Plus", "ip": "IP-Adapter", "dynamicrafter": "DynamiCrafter"}
 
 
@@ -211,7 +211,9 @@ def _around_sampling(motion: Trajectory, keys: Sequence[tuple] = ()):
                 "have as many."
             )
         _check_standing(guider.model_options, keys)
-        blind = frozenset(cond["uuid"] for cond in guider.conds.get(NEGATIVE) or ())
+        blind = frozenset(
+            cond["uuid"] for name, conds in guider.conds.items() if NEGATIVE in name for cond in conds or ()
+        )
         guider.model_options["transformer_options"][KEY] = Run(motion, blind)
         return executor(noise, *args, **kwargs)
 

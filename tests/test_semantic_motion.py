@@ -137,6 +137,7 @@ def test_sizes_travel_in_the_metadata():
     [
         (None, "states no storyreel_motion_predictor"),
         ({}, "states no storyreel_motion_predictor"),
+        ({METADATA: "[8]"}, "is no list of sizes by name"),
         ({METADATA: json.dumps({"layers": 8})}, "states layers, which this version does not know"),
         ({METADATA: json.dumps({"heads": 12})}, "width is 1024; a multiple of 12 heads"),
         ({METADATA: json.dumps({"depth": "8"})}, "depth is '8'; a number of 1 and more"),

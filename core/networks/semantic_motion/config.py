@@ -50,6 +50,8 @@ def read_config(metadata: Mapping[str, str] | None) -> PredictorConfig:
     if not metadata or METADATA not in metadata:
         raise ValueError(f"it states no {METADATA} in its metadata.")
     stated = json.loads(metadata[METADATA])
+    if not isinstance(stated, dict):
+        raise ValueError(f"its {METADATA} is no list of sizes by name.")
     if unknown := sorted(stated.keys() - {field.name for field in fields(PredictorConfig)}):
         raise ValueError(f"it states {', '.join(unknown)}, which this version does not know.")
     return PredictorConfig(**stated)
