@@ -19,5 +19,11 @@ def path_of(folder: str, name: str) -> str:
     return folder_paths.get_full_path_or_raise(folder, name)
 
 
+def folder_of(folder: str) -> str:
+    """Where a new file of this kind goes."""
+    _register(folder)
+    return folder_paths.get_folder_paths(folder)[0]
+
+
 def _register(folder: str) -> None:
     folder_paths.add_model_folder_path(folder, str(Path(folder_paths.models_dir) / folder))

@@ -29,6 +29,7 @@ class AdapterTokens:
 
     name: str
     projection: ModelPatcher
+    slots: int = 1
 
     @property
     def config(self):

@@ -12,14 +12,14 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..core.networks.semantic_motion.config import read_config
+from ..core.networks.semantic_motion.config import read_config, read_training
 from ..core.networks.semantic_motion.predictor import MotionPredictor
 from ..core.video import trajectory
 from ..core.video.trajectory import Trajectory
-from .dynamicrafter_conditioning import GREY, vision_tokens
 from .dynamicrafter_model import parts_of
 from .folders import path_of
 from .loading import check_whole, patcher_of
+from .vision import GREY, vision_tokens
 
 NODE = "StoryReelMotionPredictorLoader"
 FOLDER = "semantic_motion"
@@ -27,11 +27,13 @@ UNTRAINED = "none"
 
 
 class Space(Protocol):
-    """Makes tokens of pictures. name: for messages. space: see `Trajectory`. shape: (tokens of a frame, width)."""
+    """Makes tokens of pictures. name: for messages. space: see `Trajectory`. shape: (tokens of a frame, width). slots:
+    of how many frames a picture has tokens of its own, 1 if it has the same for every frame."""
 
     name: str
     space: str
     shape: tuple[int, int]
+    slots: int
 
     def encode(self, clip_vision, pictures: Tensor, frames: int) -> Tensor:
         """[K, N, D] of pictures [K, H, W, 3], or [K, L, N, D] where each of L frames has tokens of its own."""
@@ -53,6 +55,10 @@ class DynamiCrafterTokens:
         inner = parts_of(self.model)
         return inner.sizes.image_tokens, inner.image_proj_model.config.output_dim
 
+    @property
+    def slots(self) -> int:
+        return parts_of(self.model).image_proj_model.config.queries // self.shape[0]
+
     def encode(self, clip_vision, pictures: Tensor, frames: int) -> Tensor:
         """A clip of another length than the checkpoint's takes those of the frame at the same share of it."""
         comfy.model_management.load_model_gpu(self.model)
@@ -62,9 +68,11 @@ class DynamiCrafterTokens:
             # As the conditioning does, next to the grey that stands for no picture: an encoder rounds by its batch.
             seen = vision_tokens(clip_vision, torch.cat([picture, torch.full_like(picture, GREY)]))[:1]
             path.append(inner.image_tokens(seen, self.model.load_device)[0].unflatten(0, (-1, self.shape[0])))
-        slots = path[0].shape[0]
-        chosen = trajectory.even(frames, slots) if frames != slots else list(range(slots))
-        return torch.stack(path)[:, chosen].float().to(comfy.model_management.intermediate_device())
+        return (
+            torch.stack(path)[:, trajectory.even(frames, self.slots)]
+            .float()
+            .to(comfy.model_management.intermediate_device())
+        )
 
     def nothing(self, clip_vision) -> None:
         return None
@@ -106,7 +114,8 @@ def load_predictor(name: str, space: Space) -> Predictor:
         raise ValueError(f"{NODE}: {name} does not hold the weights that its metadata state ({error}).") from error
     network.requires_grad_(False).eval()
     comfy.model_management.archive_model_dtypes(network)
-    return Predictor(space, patcher_of(network), f"predicted by {name}")
+    doubt = "" if read_training(metadata).get("beats_interpolation", True) else ", which did not beat interpolation"
+    return Predictor(space, patcher_of(network), f"predicted by {name}{doubt}")
 
 
 def pictures_of(start: Tensor, between: Tensor | None, end: Tensor | None) -> list[Tensor]:

@@ -12,8 +12,21 @@ class StoryReelExtension(ComfyExtension):
         register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from . import animate, attention, extend, measure, measure_video, page, refine, shots, story, storyworld
+        from . import (
+            animate,
+            attention,
+            extend,
+            measure,
+            measure_video,
+            motion,
+            motion_training,
+            page,
+            refine,
+            shots,
+            story,
+            storyworld,
+        )
 
         pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
-        films = [*animate.NODES, *shots.NODES, *extend.NODES, *refine.NODES]
+        films = [*animate.NODES, *shots.NODES, *motion.NODES, *motion_training.NODES, *extend.NODES, *refine.NODES]
         return [*pictures, *films, *measure.NODES, *measure_video.NODES]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 METADATA = "storyreel_motion_predictor"
+TRAINING = "storyreel_motion_training"  # how it was trained, and what it reached
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,8 @@ def read_config(metadata: Mapping[str, str] | None) -> PredictorConfig:
     if unknown := sorted(stated.keys() - {field.name for field in fields(PredictorConfig)}):
         raise ValueError(f"it states {', '.join(unknown)}, which this version does not know.")
     return PredictorConfig(**stated)
+
+
+def read_training(metadata: Mapping[str, str] | None) -> dict:
+    """What a file tells of its training; nothing, if it does not."""
+    return json.loads((metadata or {}).get(TRAINING, "{}"))

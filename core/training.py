@@ -1,0 +1,145 @@
+"""One training loop: seeded, resumable to the last bit, with a moving average of the weights, which is the result."""
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import safe_open, save_file
+from torch import Tensor, nn
+
+SAVE_SECONDS = 300
+POINTS = 50  # of the log
+BETAS = (0.9, 0.99)
+LEAST_RATE = 0.01  # at the end of the cosine, a share of the first
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network trains. batch: examples of a step. rate: of learning. ema: decay of the moving average."""
+
+    steps: int
+    batch: int
+    rate: float
+    seed: int = 0
+    ema: float = 0.999
+    warmup: int = 100
+    weight_decay: float = 0.01
+
+
+# loss(network, generator) -> what to minimise, which the generator and the weights alone decide
+Loss = Callable[[nn.Module, torch.Generator], Tensor]
+# measure(averaged network) -> figures for the log
+Measure = Callable[[nn.Module], dict[str, float]]
+# watch(steps done): may raise, to stop a training that goes on from here the next time
+Watch = Callable[[int], None]
+
+
+def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A network whose first weights are a function of the seed; the global generator stays where it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def train(
+    network: nn.Module, loss: Loss, plan: Plan, state: Path, measure: Measure, watch: Watch
+) -> tuple[nn.Module, list[dict]]:
+    """(the averaged network, the log: about POINTS rows of step, loss and what `measure` said)
+
+    The network trains where its weights are. `state` is the file in which an unfinished run is kept; where it exists
+    the run goes on from it, and ends as if it had never stopped.
+    """
+    average = copy.deepcopy(network).eval()
+    network.train()
+    run = Run(network, average, _optimizer(network, plan))
+    if state.exists():
+        run.read(state)
+    every, saved = max(1, plan.steps // POINTS), time.monotonic()
+    device = next(network.parameters()).device
+    while run.step < plan.steps:
+        try:
+            watch(run.step)
+        except BaseException:
+            run.write(state)
+            raise
+        if time.monotonic() - saved > SAVE_SECONDS:
+            run.write(state)
+            saved = time.monotonic()
+        generator = torch.Generator().manual_seed(plan.seed << 32 | run.step)
+        for group in run.optimizer.param_groups:
+            group["lr"] = plan.rate * _share(run.step, plan)
+        with _autocast(device):
+            value = loss(network, generator)
+        run.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        run.optimizer.step()
+        decay = min(plan.ema, (run.step + 1) / (run.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+        run.step += 1
+        run.losses.append(value.item())
+        if run.step % every == 0 or run.step == plan.steps:
+            mean = sum(run.losses) / len(run.losses)
+            run.log.append({"step": run.step, "loss": mean, **measure(average)})
+            run.losses.clear()
+    return average, run.log
+
+
+class Run:
+    """A training under way: all that it would need to go on."""
+
+    def __init__(self, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer):
+        self.network, self.average, self.optimizer = network, average, optimizer
+        self.step, self.losses, self.log = 0, [], []
+
+    def write(self, path: Path) -> None:
+        """The file appears under its name when it is whole, never before."""
+        tensors = {f"weights.{key}": t for key, t in self.network.state_dict().items()}
+        tensors |= {f"average.{key}": t for key, t in self.average.state_dict().items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": moments[name] for name in MOMENTS}
+        told = {"step": self.step, "losses": self.losses, "log": self.log}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        save_file({key: t.contiguous() for key, t in tensors.items()}, part, {"run": json.dumps(told)})
+        os.replace(part, path)
+
+    def read(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            told = json.loads(file.metadata()["run"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dictionary
+        self.step, self.losses, self.log = told["step"], told["losses"], told["log"]
+        for prefix, network in (("weights.", self.network), ("average.", self.average)):
+            network.load_state_dict({key: tensors[prefix + key] for key in network.state_dict()})
+        state = self.optimizer.state_dict()
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        if self.step:
+            state["state"] = {n: {name: tensors[f"optimizer.{n}.{name}"] for name in MOMENTS} for n in numbers}
+        self.optimizer.load_state_dict(state)
+
+
+def _optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """Weights of layers decay; biases and norms do not."""
+    weights = list(network.parameters())
+    decayed = {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": plan.weight_decay}
+    others = {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0}
+    return torch.optim.AdamW([decayed, others], lr=plan.rate, betas=BETAS)
+
+
+def _share(step: int, plan: Plan) -> float:
+    """Of the rate: a short rise, then half a cosine."""
+    return max(min(1.0, (step + 1) / plan.warmup) * 0.5 * (1 + math.cos(math.pi * step / plan.steps)), LEAST_RATE)
+
+
+def _autocast(device: torch.device):
+    """bfloat16 where it is fast: on GPUs, and on processors that multiply it."""
+    fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast and device.type in ("cuda", "cpu"))

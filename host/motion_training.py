@@ -1,0 +1,171 @@
+"""Training a motion predictor on a folder of clips, and the file that it becomes."""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from safetensors.torch import safe_open
+from torch import Tensor
+
+from ..core.networks.semantic_motion import training
+from ..core.networks.semantic_motion.config import TRAINING, PredictorConfig, read_training, write_config
+from ..core.networks.semantic_motion.predictor import MotionPredictor
+from ..core.networks.semantic_motion.training import Clip, Figures
+from ..core.training import Plan, seeded, train
+from .folders import folder_of
+from .motion import FOLDER, Predictor, Space, load_predictor
+from .motion_clips import NODE, SUFFIXES, Tell, clips_in, digest, make_tokens, stamp, token_paths, write
+
+WORK = Path("story", "motion")  # in the host's output folder
+STATE = "state.safetensors"
+BYTES_A_WEIGHT = 24  # itself, its average, its gradient, two moments, and what is computed with it
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is learnt, beside the network's sizes and the plan.
+
+    frames: of a window at most. stride: from one frame of a video that is used to the next. held_out: share of the
+    clips. cosine: weight of that part of the loss.
+    """
+
+    frames: int = 16
+    stride: int = 1
+    held_out: float = 0.1
+    cosine: float = 1.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A predictor in a file. log: rows of step, loss and held-out error."""
+
+    path: Path
+    figures: Figures
+    log: list[dict]
+
+
+def input_folder(name: str) -> Path:
+    """A folder inside the host's input folder. Raises ValueError for another one."""
+    root = Path(folder_paths.get_input_directory()).resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root) or not path.is_dir():
+        raise ValueError(f"{NODE}: there is no folder {name!r} in ComfyUI's input folder; put clips into one there.")
+    return path
+
+
+def stamp_of(name: str) -> str:
+    """Another one after a clip in that folder came, went or changed."""
+    return stamp(input_folder(name))
+
+
+def output_file(name: str) -> Path:
+    """Where a predictor of this name goes. Raises ValueError for a name that leads out of the folder."""
+    root, name = Path(folder_of(FOLDER)).resolve(), name.strip().removesuffix(".safetensors")
+    path = (root / f"{name}.safetensors").resolve()
+    if not name or not path.is_relative_to(root):
+        raise ValueError(f"{NODE}: {name!r} is no name for a file in models/{FOLDER}; my_motion is one.")
+    return path
+
+
+def train_in_host(
+    untrained: Predictor, clip_vision, folder: str, name: str, config: PredictorConfig, plan: Plan, recipe: Recipe
+) -> tuple[Predictor, Trained]:
+    """What the node does: its clips, its file and its unfinished runs lie in the host's own folders.
+
+    Raises ValueError for a predictor that is trained already, and as `run` does.
+    """
+    if untrained.network is not None:
+        raise ValueError(f"{NODE}: training begins with nothing; choose none in Load Motion Predictor.")
+    clips, target = clips_in(input_folder(folder)), output_file(name)
+    bars: dict[str, comfy.utils.ProgressBar] = {}
+
+    def tell(kind: str, done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bars.setdefault(kind, comfy.utils.ProgressBar(total)).update_absolute(done, total)
+
+    work = Path(folder_paths.get_output_directory()) / WORK
+    trained = run(untrained.space, clip_vision, clips, target, config, plan, recipe, work, tell)
+    return load_predictor(target.relative_to(folder_of(FOLDER)).as_posix(), untrained.space), trained
+
+
+def run(
+    space: Space,
+    clip_vision,
+    clips: Sequence[Path],
+    target: Path,
+    config: PredictorConfig,
+    plan: Plan,
+    recipe: Recipe,
+    work: Path,
+    tell: Tell,
+) -> Trained:
+    """Train on video files and write `target`, with what it reached in its metadata, be that good or not.
+
+    work: for tokens and unfinished runs. A training that is in `target` already is not repeated.
+
+    Raises ValueError for clips that cannot serve, and if `target` is of another training.
+    """
+    if not clips:
+        raise ValueError(f"{NODE}: there are no clips; a folder of videos is expected ({', '.join(SUFFIXES)}).")
+    if config.frames < recipe.frames:
+        raise ValueError(
+            f"{NODE}: windows of {recipe.frames} frames are asked of a position table of {config.frames} rows."
+        )
+    paths = token_paths(space, clip_vision, clips, recipe.stride, work / "tokens")
+    told = {"plan": asdict(plan), "recipe": asdict(recipe)}
+    key = digest([told, asdict(config), [path.name for path in paths]])
+    if target.exists():
+        stated = read_training(_metadata(target))
+        if stated.get("run") != key:
+            raise ValueError(f"{NODE}: {target.name} is there and of another training; choose another name.")
+        return Trained(target, Figures(**stated["figures"]), stated["log"])
+    tokens = make_tokens(space, clip_vision, clips, recipe.stride, paths, tell)
+    with torch.inference_mode(False), torch.enable_grad():
+        figures, log, weights = _train(tokens, config, plan, recipe, work / key / STATE, tell)
+    told |= {"run": key, "tokens_of": space.name, "clips": len(clips), "beats_interpolation": figures.beats}
+    told |= {"verdict": figures.told, "figures": asdict(figures), "log": log}
+    write(target, weights, {**write_config(config), TRAINING: json.dumps(told)})
+    shutil.rmtree(work / key, ignore_errors=True)
+    logging.info("StoryReel: %s. %s", target.name, figures.told)
+    return Trained(target, figures, log)
+
+
+def _train(
+    clips: Sequence[Clip], config: PredictorConfig, plan: Plan, recipe: Recipe, state: Path, tell: Tell
+) -> tuple[Figures, list[dict], dict[str, Tensor]]:
+    """(what it reached, the log, its weights in half precision)"""
+    kept, held_out = training.split(clips, recipe.held_out, plan.seed)
+    examples = training.Examples(kept, config, recipe.frames)
+    network, device = seeded(lambda: MotionPredictor(config), plan.seed), comfy.model_management.get_torch_device()
+    comfy.model_management.free_memory(BYTES_A_WEIGHT * sum(t.numel() for t in network.parameters()), device)
+
+    def loss(network, generator) -> Tensor:
+        return training.loss(network, examples.draw(plan.batch, generator).to(device), recipe.cosine)
+
+    def measure(network) -> Figures:
+        return training.measure(network, held_out, config, recipe.frames)
+
+    average, log = train(
+        network.to(device),
+        loss,
+        plan,
+        state,
+        lambda network: {"mse": measure(network).mse},
+        lambda step: tell("step", step, plan.steps),
+    )
+    tell("step", plan.steps, plan.steps)
+    weights = {key: t.half() for key, t in average.state_dict().items()}
+    average.load_state_dict(weights)  # what is measured is what is saved
+    return measure(average), log, weights
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    with safe_open(path, "pt") as file:
+        return file.metadata()

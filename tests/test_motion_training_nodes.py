@@ -1,0 +1,305 @@
+"""The training node in the host: videos in a folder become a predictor that says how good it is."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from harness import motion as tiny
+from harness.folders import environment, require_setup
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, safe_open
+from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, PredictorConfig
+from storyreel.core.training import Plan
+
+FRAMES, CLIPS, HELD_OUT = 6, 16, 5
+ADAPTER = "training_plus.safetensors"
+CONFIG = PredictorConfig(tokens=tiny.TOKENS, token_width=tiny.CONTEXT, width=64, depth=1, heads=1, frames=FRAMES)
+PLAN = Plan(steps=200, batch=8, rate=1e-3, ema=0.98, warmup=10)
+
+
+def write_video(path, places):
+    """A disc on grey at places from 0 to 1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = []
+    for x, y in places:
+        frame = Image.new("RGB", (96, 96), (90, 110, 120))
+        box = [64 * x, 64 * y, 64 * x + 32, 64 * y + 32]
+        ImageDraw.Draw(frame).ellipse(box, fill=(240, 180, 40))
+        frames.append(frame)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+
+
+def swing(number: int, frames: int = FRAMES) -> list[tuple[float, float]]:
+    """Half a turn around a clip's own place."""
+    centre, radius = 0.5 + 0.02 * (number % 5 - 2), 0.3 + 0.01 * (number % 3)
+    angles = [math.pi * i / (frames - 1) for i in range(frames)]
+    return [(centre + radius * math.cos(a), centre + radius * math.sin(a)) for a in angles]
+
+
+@pytest.fixture(scope="module")
+def clips(host):
+    folder = host.base / "input" / "swings"
+    for number in range(CLIPS):
+        write_video(folder / f"{number:02}.gif", swing(number))
+    write_video(folder / "longer" / "twice.gif", swing(0) + swing(1))
+    (folder / "notes.txt").write_text("no clip")
+    tiny.write_adapter(host.base / "models" / "ipadapter" / ADAPTER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def space(clips):
+    from storyreel.host.ip_adapter import load_tokens
+
+    return load_tokens(ADAPTER)
+
+
+@pytest.fixture(scope="module")
+def clip_vision(clips):
+    from storyreel.host import storyworld
+
+    storyworld.register_folder()
+    return storyworld.load_clip_vision()
+
+
+@pytest.fixture
+def learn(space, clip_vision, clips, tmp_path):
+    """learn(...) -> what the training left; in a folder of its own, but for the clips' tokens."""
+    from storyreel.host.motion_clips import clips_in
+    from storyreel.host.motion_training import Recipe, run
+
+    def learn(target="a.safetensors", work="work", folder=clips, plan=PLAN, recipe=None, config=CONFIG, tell=None):
+        recipe = recipe or Recipe(frames=FRAMES, held_out=0.3)
+        told = tmp_path / target, config, plan, recipe, tmp_path / work, tell or (lambda *_: None)
+        return run(space, clip_vision, clips_in(folder), *told)
+
+    return learn
+
+
+def told_by(path) -> dict:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()[TRAINING])
+
+
+def test_clips_become_a_predictor_that_says_how_good_it_is(learn, space, clip_vision, host):
+    from storyreel.core.video.training_plot import draw
+    from storyreel.host import motion
+
+    name = "swings.safetensors"
+    trained = learn(target=host.base / "models" / motion.FOLDER / name)
+    figures, told = trained.figures, told_by(trained.path)
+    assert figures.beats and figures.clips == HELD_OUT and figures.gain > 0.2, figures
+    assert told["verdict"] == figures.told and told["beats_interpolation"] and told["clips"] == CLIPS + 1
+    assert (
+        told["tokens_of"] == ADAPTER and told["figures"]["mse"] == figures.mse and told["plan"]["steps"] == PLAN.steps
+    )
+    loaded = motion.load_predictor(name, space)
+    assert loaded.network.model.config == CONFIG and loaded.trained == f"predicted by {name}"
+    plot = draw(trained.log, figures.mse_interpolation, figures.told)
+    assert plot.shape[0] == 1 and plot.std() > 0.01
+
+
+def test_one_that_learnt_nothing_is_saved_and_says_so(learn, space, host):
+    from storyreel.host import motion
+
+    name = "rash.safetensors"
+    trained = learn(target=host.base / "models" / motion.FOLDER / name, plan=replace(PLAN, steps=3, rate=0.5, warmup=1))
+    told = told_by(trained.path)
+    assert not trained.figures.beats and not told["beats_interpolation"]
+    assert f"does NOT beat interpolation on {HELD_OUT} held-out clips" in told["verdict"]
+    assert motion.load_predictor(name, space).trained.endswith("rash.safetensors, which did not beat interpolation")
+
+
+def test_interrupted_it_goes_on_and_ends_the_same(learn, tmp_path):
+    """Amid the tokens, and amid the steps."""
+    plan = replace(PLAN, steps=30)
+    whole = learn("whole.safetensors", "whole", plan=plan)
+    for stop in (("clip", 4), ("step", 0), ("step", 17)):
+        seen = []
+
+        def tell(kind, done, total, stop=stop, seen=seen):
+            seen.append((kind, done))
+            if (kind, done) == stop:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            learn("broken.safetensors", "broken", plan=plan, tell=tell)
+        assert not (tmp_path / "broken.safetensors").exists()
+    assert len(list((tmp_path / "broken" / "tokens").iterdir())) == CLIPS + 1
+    seen = []
+    again = learn("broken.safetensors", "broken", plan=plan, tell=lambda *told: seen.append(told[:2]))
+    assert [done for kind, done in seen if kind == "step"] == list(range(17, 31))
+    assert again.log == whole.log and again.figures == whole.figures
+    one, other = load_file(whole.path), load_file(again.path)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert list((tmp_path / "broken").rglob("state*")) == []
+
+
+def test_what_is_there_is_neither_made_again_nor_overwritten(learn):
+    plan = replace(PLAN, steps=2)
+    first = learn(plan=plan)
+    stamp, seen = first.path.stat().st_mtime_ns, []
+    again = learn(plan=plan, tell=lambda *told: seen.append(told))
+    assert again.figures == first.figures and again.log == first.log and seen == []
+    with pytest.raises(ValueError, match="a.safetensors is there and of another training; choose another name"):
+        learn(plan=replace(plan, seed=1))
+    assert first.path.stat().st_mtime_ns == stamp
+
+
+def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_path):
+    """One file a clip, for a stride and an encoder of its own; a clip that changed is looked at again."""
+    from storyreel.core.video import files
+    from storyreel.host.motion_clips import token_paths
+    from storyreel.host.motion_training import Recipe
+
+    learn(plan=replace(PLAN, steps=1), recipe=Recipe(frames=3, stride=2), config=replace(CONFIG, frames=3))
+    clip = clips / "00.gif"
+    (path,) = token_paths(space, clip_vision, [clip], 2, tmp_path / "work" / "tokens")
+    tokens = load_file(path)["tokens"]
+    seen = files.to_pictures(list(files.read_frames(clip))[::2])
+    torch.testing.assert_close(tokens.float(), space.encode(clip_vision, seen, 1), rtol=2e-3, atol=2e-3)
+    assert tokens.shape == (FRAMES // 2, *space.shape)
+    assert token_paths(space, clip_vision, [clip], 3, path.parent) != [path]
+    write_video(clip, swing(0))
+    assert token_paths(space, clip_vision, [clip], 2, path.parent) != [path]
+
+
+# Refusals
+
+
+def test_what_is_no_clip_is_refused_by_name(learn, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="there are no clips; a folder of videos is expected"):
+        learn(folder=folder)
+    write_video(folder / "one.gif", swing(0))
+    with pytest.raises(ValueError, match="There is 1 clip; at least 2 are expected"):
+        learn(folder=folder)
+    write_video(folder / "short.gif", swing(0, 2))
+    with pytest.raises(ValueError, match="short.gif has 2 frames at a stride of 1; at least 3 are expected"):
+        learn(folder=folder)
+    (folder / "short.gif").write_bytes(b"no video")
+    with pytest.raises(ValueError, match="short.gif cannot be read as a video"):
+        learn(folder=folder)
+    with pytest.raises(ValueError, match="windows of 9 frames are asked of a position table of 6 rows"):
+        from storyreel.host.motion_training import Recipe
+
+        learn(recipe=Recipe(frames=9))
+
+
+@pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "not there"])
+def test_clips_lie_in_the_input_folder(host, name):
+    from storyreel.host.motion_training import input_folder
+
+    with pytest.raises(ValueError, match="there is no folder .* in ComfyUI's input folder"):
+        input_folder(name)
+
+
+def test_predictors_lie_in_their_folder(host):
+    from storyreel.host.motion_training import output_file
+
+    folder = (host.base / "models" / "semantic_motion").resolve()
+    assert output_file("mine") == output_file(" mine.safetensors") == folder / "mine.safetensors"
+    assert output_file("people/walking") == folder / "people" / "walking.safetensors"
+    for name in ("", "  ", "../mine", "/mine", ".safetensors"):
+        with pytest.raises(ValueError, match="is no name for a file in models/semantic_motion"):
+            output_file(name)
+
+
+# The node
+
+
+def graph(name: str, **changed) -> dict:
+    training = dict(clips="swings", name=name, frames=FRAMES, stride=1, given="start and end", steps=4, batch=4)
+    training |= dict(rate=1e-3, seed=0, held_out=0.3, width=64, depth=1, cosine=1.0) | changed
+    nodes = {
+        "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
+        "load": (
+            "StoryReelMotionPredictorLoader",
+            {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": ADAPTER},
+        ),
+        "train": ("StoryReelTrainMotionPredictor", dict(predictor=["load", 0], clip_vision=["toy", 3], **training)),
+        "shown": ("PreviewImage", dict(images=["train", 2])),
+    }
+    return {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
+
+
+def test_the_node(host, clips):
+    """In the host's inference mode; its bars run to their ends; the file is there for the loader."""
+    done = host.run(graph("by_the_node"))
+    made, report, curve = done.values["train"]
+    assert made.trained.startswith("predicted by by_the_node.safetensors") and curve.shape[-1] == 3
+    assert f"interpolation on {HELD_OUT} held-out clips" in report and done.outputs["train"]["text"] == [report]
+    bars = [told for kind, told in done.events if kind == "progress"]
+    assert {CLIPS + 1, 4} <= {told["max"] for told in bars if told["value"] == told["max"]}
+    path = host.base / "models" / "semantic_motion" / "by_the_node.safetensors"
+    with safe_open(path, "pt") as file:
+        assert METADATA in file.metadata()
+    with pytest.raises(RuntimeError, match="training begins with nothing; choose none in Load Motion Predictor"):
+        trained = graph("more")
+        trained["load"]["inputs"]["predictor"] = "by_the_node.safetensors"
+        host.run(trained)
+
+
+def test_the_cancel_button(host, clips):
+    """It stops between two steps; the next run goes on from there."""
+    prompt, events, stopped = graph("cancelled", steps=300), host.events, []
+
+    def steps(told: dict) -> bool:
+        return told.get("max") == 300
+
+    class Cancelling(list):
+        def append(self, event):
+            super().append(event)
+            kind, told = event
+            if kind == "progress" and steps(told) and told["value"] and not stopped:
+                stopped.append(told["value"])
+                host.interrupt()
+
+    host.events = Cancelling(events)
+    try:
+        with pytest.raises(InterruptedError):
+            host.run(prompt)
+        first = len(host.events)
+        host.run(prompt)
+        went_on = [told["value"] for kind, told in host.events[first:] if kind == "progress" and steps(told)]
+    finally:
+        host.events = events
+    assert stopped[0] < 300 and went_on[0] == stopped[0] + 1 and went_on[-1] == 300
+
+
+# The tool
+
+
+@pytest.mark.programs
+def test_the_tool(clips, tmp_path):
+    """Files of any place, the toy's image encoder; stopped, it goes on; the curve lies beside the file."""
+    require_setup()
+    adapter, out = tiny.write_adapter(tmp_path / "mine" / "adapter.safetensors"), tmp_path / "out" / "mine.safetensors"
+    tool = Path(__file__).resolve().parents[1] / "tools" / "train_motion.py"
+    command = [sys.executable, tool, clips, out, "--clip-vision", "storyworld", "--ip-adapter", adapter]
+    command += "--frames 6 --width 64 --depth 1 --batch 4 --steps 20 --held-out 0.3 --work".split() + [
+        tmp_path / "work"
+    ]
+
+    def run(*more) -> subprocess.CompletedProcess:
+        environ = environment().clean_environ()
+        return subprocess.run(
+            [*map(str, command), *more], env=environ, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    stopped = run("--stop-after", "5")
+    assert stopped.returncode == 0 and "stopped after step 5 of 20" in stopped.stdout, stopped.stdout + stopped.stderr
+    assert not out.exists()
+    done = run()
+    assert "step 5 of 20" in done.stdout and "step 0 of 20" not in done.stdout, done.stdout + done.stderr
+    assert told_by(out)["verdict"] in done.stdout and told_by(out)["tokens_of"] == adapter.name
+    with Image.open(out.with_suffix(".png")) as curve:
+        assert curve.width > 500
+    refused = run("--seed", "1")
+    assert refused.returncode == 1 and "train_motion.py: " in refused.stderr and "of another training" in refused.stderr
