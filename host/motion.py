@@ -114,8 +114,10 @@ def load_predictor(name: str, space: Space) -> Predictor:
         raise ValueError(f"{NODE}: {name} does not hold the weights that its metadata state ({error}).") from error
     network.requires_grad_(False).eval()
     comfy.model_management.archive_model_dtypes(network)
-    doubt = "" if read_training(metadata).get("beats_interpolation", True) else ", which did not beat interpolation"
-    return Predictor(space, patcher_of(network), f"predicted by {name}{doubt}")
+    trained = f"predicted by {name}"
+    if not read_training(metadata).get("beats_interpolation", True):
+        trained += ", which is not known to beat interpolation"
+    return Predictor(space, patcher_of(network), trained)
 
 
 def pictures_of(start: Tensor, between: Tensor | None, end: Tensor | None) -> list[Tensor]:

@@ -89,11 +89,12 @@ def tiny_checkpoint(host):
 def server(base, tmp_path_factory):
     """A real `main.py` on a free loopback port with the pack in its custom_nodes: see `harness.server.Server`."""
     from harness.folders import link, make_base
-    from harness.pictures import write_example
+    from harness.pictures import write_clips, write_example
     from harness.server import Server
 
     folder = make_base(tmp_path_factory.mktemp("server"), models=base / "models")
     write_example(folder / "input")
+    write_clips(folder / "input")
     link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
     with Server(folder) as running:
         yield running

@@ -208,14 +208,17 @@ def test_what_a_predictor_was_not_trained_for_is_refused(plus, clip_vision):
     predict(load("one.safetensors", plus), clip_vision, picture(1))
 
 
-def test_an_image_encoder_of_another_width_is_refused(files, plus, clip_vision):
+def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip_vision):
     import comfy.clip_vision
+    from storyreel.host.motion import DynamiCrafterTokens
 
     other = comfy.clip_vision.ClipVisionModel({**clip_vision.config, "hidden_size": 32, "projection_dim": 32})
     for weight in other.model.parameters():
         torch.nn.init.zeros_(weight)
     with pytest.raises(ValueError, match="CLIP_VISION gives tokens of width 32, and nodes_plus.safetensors .* 96"):
         predict(load("none", plus), other, picture(1))
+    with pytest.raises(ValueError, match="CLIP_VISION gives tokens of width 32, and this DynamiCrafter .* width 96"):
+        predict(load("none", DynamiCrafterTokens(crafter)), other, picture(1))
 
 
 def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, crafter):
@@ -355,34 +358,7 @@ def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision,
 # The nodes
 
 
-@pytest.fixture(scope="module")
-def nodes(host):
-    """The module, its nodes offered by the host for a while."""
-    import contextlib
-
-    from storyreel.nodes import motion
-
-    with contextlib.ExitStack() as stack:
-        for cls in motion.NODES:
-            stack.enter_context(host.node(cls))
-        yield motion
-
-
-def test_every_input_and_output_says_what_it_is(nodes):
-    def silent(inputs):
-        for entry in inputs:
-            if not getattr(entry, "tooltip", None):
-                yield entry.id
-            for option in getattr(entry, "options", None) or []:
-                yield from silent(getattr(option, "inputs", []))
-
-    for cls in nodes.NODES:
-        schema = cls.GET_SCHEMA()
-        assert schema.node_id == cls.__name__ and schema.description and schema.display_name
-        assert list(silent(schema.inputs)) == [] and all(output.tooltip for output in schema.outputs)
-
-
-def test_two_branches_of_one_graph(host, nodes, files, tiny_checkpoint):
+def test_two_branches_of_one_graph(host, files, tiny_checkpoint):
     """One samples the model as it is, the other with motion; each gives what it gives alone."""
     from storyreel.host import ip_adapter, motion_module
 

@@ -111,6 +111,14 @@ def test_figures_are_those_of_the_formulas(tmp_path):
     assert figures.gain_low <= figures.gain <= figures.gain_high
 
 
+def test_few_clips_are_no_proof(tmp_path):
+    """However much better it is on them."""
+    clips = write_clips(tmp_path, curved, (8,) * 12)
+    _, _, figures = learn(clips, tmp_path / "state")
+    assert figures.clips == 3 and figures.gain_low > 0 and not figures.beats
+    assert "is not known to beat interpolation, for which 5 clips must be held out, on 3 held-out clips" in figures.told
+
+
 def test_clips_that_stand_still_are_no_gain():
     found = training.interval(torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
     assert found == (0, 0)

@@ -82,18 +82,22 @@ def main(names: list[str]) -> int:
     sys.path.append(str(ROOT / "tests"))  # the server and the browser are the tests' own
     from harness.browser import Browser
     from harness.folders import link, make_base
-    from harness.pictures import write_example
+    from harness.pictures import write_clips, write_example, write_other
     from harness.server import Server
 
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(Path(folder))
         link(base / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
         write_example(base / "input")
+        write_other(base / "input")
+        write_clips(base / "input")
         graphs = [graph for graph in GRAPHS if not names or graph.name in names]
         for graph in graphs:  # a name is enough for the frontend's lists, and for it to miss nothing
             for address, models in (model for node in graph.nodes.values() for model in node.models):
                 (base / "models" / models).mkdir(exist_ok=True)
                 (base / "models" / models / file_name(address)).touch()
+        if any(graph.shows_run for graph in graphs):
+            write_stand_ins(base / "models", [graph for graph in graphs if graph.shows_run])
         with Server(base) as server, Browser() as browser:
             ours = {name for name in server.client().object_info() if name.startswith("StoryReel")}
             for graph in graphs:
@@ -121,8 +125,38 @@ def write(graph: Graph, ours: set[str], frontend, client):
     else:
         if alone:
             frontend.run()
+        if graph.shows_run:
+            run_small(frontend)
         picture = screenshot(frontend.page)
     (WORKFLOWS / f"{graph.name}.jpg").write_bytes(thumbnail(picture))
+
+
+def write_stand_ins(models: Path, graphs: list[Graph]):
+    """What `run_small` runs on."""
+    import pack
+
+    pack.load_host(environment.find_host())
+    pack.load_pack()
+    from harness import tiny
+    from harness.workflows import STAND_INS
+
+    for name in {file_name(address) for graph in graphs for node in graph.nodes.values() for address, _ in node.models}:
+        folder, file = STAND_INS[name]
+        tiny.write(Path(file).stem, models / folder)
+
+
+def run_small(frontend):
+    """Run what the tests run of a workflow, with pictures that differ and a curve to see, and set every widget back."""
+    from harness import workflows
+
+    prompt = frontend.export()
+    small = workflows.small(prompt, seed=1)
+    small[workflows.find_all(prompt, "LoadImage")[-1]] = {"image": "another.png"}
+    for id in workflows.find_all(prompt, "StoryReelTrainMotionPredictor"):
+        small[id]["steps"] = 100
+    frontend.set_widgets(small)
+    frontend.run()
+    frontend.set_widgets({id: {name: prompt[id]["inputs"][name] for name in names} for id, names in small.items()})
 
 
 def properties_of(node, ours: set[str]) -> dict:

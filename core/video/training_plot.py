@@ -1,5 +1,6 @@
 """How a training went, as a picture."""
 
+import textwrap
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -25,5 +26,5 @@ def draw(log: Sequence[dict], level: float, title: str) -> Tensor:
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(textwrap.fill(title, 130), fontsize=9)
     return picture_of(figure)

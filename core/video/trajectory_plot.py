@@ -6,6 +6,7 @@ from ..plot import new_figure, picture_of
 from .trajectory import Trajectory, principal_plane, step_lengths
 
 LABELS = 12  # frames that are numbered along the path, about
+LEAST_HEIGHT = 0.1  # of the path's width
 
 
 def draw(motion: Trajectory) -> Tensor:
@@ -22,6 +23,9 @@ def draw(motion: Trajectory) -> Tensor:
     first, second = (f"{100 * share:.0f} %" for share in shares)
     path.set_xlabel(f"first principal component ({first} of the variance)")
     path.set_ylabel(f"second ({second})")
+    wide, high = places.abs().amax(dim=0).tolist()
+    half = max(high, LEAST_HEIGHT * wide) or 1.0  # else the rounding of a straight line would look like a path
+    path.set_ylim(-1.1 * half, 1.1 * half)
     path.grid(alpha=0.3)
     speed.bar(range(1, len(motion)), steps.tolist())
     speed.set_xlabel("frame")

@@ -1,4 +1,4 @@
-"""A picture and a clip for the nodes that load one: files of the names that workflows have."""
+"""Files in the input folder that workflows name: a picture, which a fresh host has, clips, and a folder of clips."""
 
 from pathlib import Path
 
@@ -36,3 +36,23 @@ def write_clip(image: Image.Image, path: Path) -> None:
         frame.sample_rate, frame.pts = 8000, 0
         container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
+
+
+def write_other(folder: Path) -> Path:
+    """another.png: the same things elsewhere."""
+    with Image.open(folder / "example.png") as image:
+        image.rotate(180).save(folder / "another.png")
+    return folder / "another.png"
+
+
+def write_clips(folder: Path, count: int = 2, frames: int = 4) -> Path:
+    """clips: a disc on its way along an arc, in each of them another one."""
+    path = folder / "clips"
+    path.mkdir()
+    for number in range(count):
+        pictures = [Image.new("RGB", (64, 64), (90, 110, 120)) for _ in range(frames)]
+        for place, image in enumerate(pictures):
+            x, y = 4 + 12 * place, 8 + 4 * number + 4 * place * (frames - 1 - place)
+            ImageDraw.Draw(image).ellipse((x, y, x + 16, y + 16), fill=(240, 180, 40))
+        pictures[0].save(path / f"{number}.gif", save_all=True, append_images=pictures[1:], duration=100)
+    return path

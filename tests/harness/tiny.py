@@ -154,6 +154,31 @@ def plain_vae() -> Shapes:
         yield name.removeprefix("first_stage_model."), shape
 
 
+def motion_module() -> Shapes:
+    """AnimateDiff v2 for `sd15`, which has one level."""
+    from storyreel.core.networks.animatediff.config import MotionConfig
+    from storyreel.core.networks.animatediff.module import MotionModules
+
+    with torch.device("meta"):
+        yield from shapes_of(MotionModules(MotionConfig(((320,),), ((320, 320),), 320, 32)))
+
+
+def ip_adapter() -> Shapes:
+    """IP-Adapter-Plus for `sd15` and ViT-L/14; its Resampler is narrow inside."""
+    from storyreel.core.networks.dynamicrafter.config import ResamplerConfig
+    from storyreel.core.networks.ip_adapter.layers import ImageLayers
+    from storyreel.core.networks.ip_adapter.projection import build_projection
+
+    with torch.device("meta"):
+        yield from shapes_of(build_projection(ResamplerConfig(64, 1, 1, 64, 16, 1024, 768, 2)), "image_proj.")
+        yield from shapes_of(ImageLayers({str(number): (768, 320) for number in (1, 3, 5, 7)}), "ip_adapter.")
+
+
+def shapes_of(network: torch.nn.Module, prefix: str = "") -> Shapes:
+    for name, tensor in network.state_dict().items():
+        yield prefix + name, tuple(tensor.shape)
+
+
 CHECKPOINTS = {
     "sd15": lambda: _sd15(ONE_LEVEL),  # one level: attention at input 1, middle 0, output 0 and 1
     "sd15_full": lambda: _sd15(FOUR_LEVELS),  # SD1.5's own block layout, 16 transformers
@@ -163,6 +188,8 @@ CHECKPOINTS = {
     "sdxl_slim": lambda: _sdxl(SLIM, clip=False),  # its CLIP output is None
     "vit_l": vision_l,  # for models/clip_vision
     "vae": plain_vae,  # for models/vae
+    "mm_v2": motion_module,  # for models/animatediff_models
+    "ip_plus": ip_adapter,  # for models/ipadapter
 }
 
 

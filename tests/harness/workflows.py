@@ -25,6 +25,8 @@ STAND_INS = {  # of a published file: folder of the host's models, and file
     "non_ema_0035000.pth": ("checkpoints", "vid2vid_stand_in.ckpt"),
     "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": ("clip_vision", "vit_l.ckpt"),
     "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "vae.ckpt"),
+    "mm_sd_v15_v2.ckpt": ("animatediff_models", "mm_v2.ckpt"),
+    "ip-adapter-plus_sd15.safetensors": ("ipadapter", "ip_plus.ckpt"),
 }
 LOADERS = {  # and the input that names a file
     "CheckpointLoaderSimple": "ckpt_name",
@@ -83,7 +85,13 @@ def samplers(prompt: dict) -> list[str]:
 def shown(prompt: dict) -> dict[str, int]:
     """{node id: pictures that it shows when the workflow is small}: one of a page, a plot or a video, else one a
     frame."""
-    single = ("StoryReelComicPage", "StoryReelMeasureStory", "StoryReelMeasureVideo")
+    single = (
+        "StoryReelComicPage",
+        "StoryReelMeasureStory",
+        "StoryReelMeasureVideo",
+        "StoryReelMotionPlot",
+        "StoryReelTrainMotionPredictor",
+    )
     pictures = {
         id: 1 if prompt[prompt[id]["inputs"]["images"][0]]["class_type"] in single else FRAMES
         for kind in ("SaveImage", "PreviewImage")
@@ -117,6 +125,14 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
                 changes[id] = {"width": WIDTH, "height": HEIGHT}
             case "KSampler":
                 changes[id] = {"steps": STEPS, "seed": seed}
+            case "StoryReelMotionPredictorLoader" | "StoryReelApplyMotion":
+                files = {input: value for input, value in inputs.items() if str(value) in STAND_INS}
+                changes[id] = {input: STAND_INS[value][1] for input, value in files.items()}
+            case "StoryReelPredictMotion":
+                changes[id] = {"frames": SHOT["frames"]}
+            case "StoryReelTrainMotionPredictor":
+                sizes = {"frames": SHOT["frames"], "width": 64, "depth": 1}
+                changes[id] = {**sizes, "steps": STEPS, "seed": seed, "name": f"small_{seed}"}
             case "StoryReelDynamiCrafterConditioning":
                 changes[id] = SHOT
             case "StoryReelDDIMSigmas":

@@ -38,13 +38,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Graph:
-    """A workflow. note: Markdown, shown in `note_box`. nodes: by their id in the API form."""
+    """A workflow. note: Markdown, shown in `note_box`. nodes: by their id in the API form.
+
+    shows_run: its thumbnail shows what a small run leaves on the nodes, with stand-ins for its files.
+    """
 
     name: str
     note: str
     note_box: tuple[int, int, int, int]
     nodes: dict[str, Node]
     groups: tuple[Group, ...]
+    shows_run: bool = False
 
 
 def file_name(address: str) -> str:

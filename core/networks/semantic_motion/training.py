@@ -19,6 +19,7 @@ from .config import PredictorConfig
 TOKENS = "tokens"  # in a file of a clip
 LEAST_FRAMES = 3
 RESAMPLES = 2000
+LEAST_CLIPS = 5  # held out, for a claim: that all of so few are better by chance has a probability of 1 / 32
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,13 @@ class Figures:
 
     @property
     def beats(self) -> bool:
-        return self.gain_low > 0
+        return self.clips >= LEAST_CLIPS and self.gain_low > 0
 
     @property
     def told(self) -> str:
         verdict = "beats interpolation" if self.beats else "does NOT beat interpolation"
+        if self.clips < LEAST_CLIPS:
+            verdict = f"is not known to beat interpolation, for which {LEAST_CLIPS} clips must be held out,"
         clips = f"{self.clips} held-out clip{'s' if self.clips > 1 else ''}"
         return (
             f"It {verdict} on {clips}: squared error {self.mse:.4g} against {self.mse_interpolation:.4g}, "
