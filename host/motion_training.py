@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -53,8 +54,8 @@ class Trained:
 
 def input_folder(name: str) -> Path:
     """A folder inside the host's input folder. Raises ValueError for another one."""
-    root = Path(folder_paths.get_input_directory()).resolve()
-    path = (root / name).resolve()
+    root = folder_paths.get_input_directory()
+    path = _inside(root, name)
     if not path.is_relative_to(root) or not path.is_dir():
         raise ValueError(f"{NODE}: there is no folder {name!r} in ComfyUI's input folder; put clips into one there.")
     return path
@@ -67,8 +68,8 @@ def stamp_of(name: str) -> str:
 
 def output_file(name: str) -> Path:
     """Where a predictor of this name goes. Raises ValueError for a name that leads out of the folder."""
-    root, name = Path(folder_of(FOLDER)).resolve(), name.strip().removesuffix(".safetensors")
-    path = (root / f"{name}.safetensors").resolve()
+    root, name = folder_of(FOLDER), name.strip().removesuffix(".safetensors")
+    path = _inside(root, f"{name}.safetensors")
     if not name or not path.is_relative_to(root):
         raise ValueError(f"{NODE}: {name!r} is no name for a file in models/{FOLDER}; my_motion is one.")
     return path
@@ -164,6 +165,11 @@ def _train(
     weights = {key: t.half() for key, t in average.state_dict().items()}
     average.load_state_dict(weights)  # what is measured is what is saved
     return measure(average), log, weights
+
+
+def _inside(root: str, name: str) -> Path:
+    """By the names alone: links inside the host's folders are the user's own."""
+    return Path(os.path.abspath(os.path.join(root, name)))
 
 
 def _metadata(path: Path) -> dict[str, str] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import dynamicrafter
 from harness import motion as tiny
 from harness.folders import environment, require_setup
 from PIL import Image, ImageDraw
@@ -170,6 +171,27 @@ def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_pa
     assert token_paths(space, clip_vision, [clip], 2, path.parent) != [path]
 
 
+def test_tokens_of_dynamicrafter(clip_vision, host, tmp_path):
+    """Other ones for each of 16 frames: every picture is kept in all of its slots."""
+    from storyreel.host import dynamicrafter_loader, motion
+    from storyreel.host.motion_clips import clips_in
+    from storyreel.host.motion_training import Recipe, run
+
+    dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_interp_trained.safetensors")
+    model = dynamicrafter_loader.load("dynamicrafter_512_interp_trained.safetensors", precision=torch.float32).model
+    space = motion.DynamiCrafterTokens(model)
+    for number in range(2):
+        write_video(tmp_path / "clips" / f"{number}.gif", swing(number, 4))
+    config = PredictorConfig("dynamicrafter", *space.shape, width=32, depth=1, heads=1, frames=4)
+    target, work = host.base / "models" / motion.FOLDER / "crafted.safetensors", tmp_path / "work"
+    told = config, replace(PLAN, steps=2), Recipe(frames=4), work, lambda *_: None
+    trained = run(space, clip_vision, clips_in(tmp_path / "clips"), target, *told)
+    assert trained.figures.clips == 1 and trained.figures.mse_interpolation > 0
+    for path in (work / "tokens").iterdir():
+        assert load_file(path)["tokens"].shape == (4, 16, *space.shape)
+    assert motion.load_predictor("crafted.safetensors", space).network is not None
+
+
 # Refusals
 
 
@@ -204,12 +226,25 @@ def test_clips_lie_in_the_input_folder(host, name):
 def test_predictors_lie_in_their_folder(host):
     from storyreel.host.motion_training import output_file
 
-    folder = (host.base / "models" / "semantic_motion").resolve()
+    folder = host.base / "models" / "semantic_motion"
     assert output_file("mine") == output_file(" mine.safetensors") == folder / "mine.safetensors"
     assert output_file("people/walking") == folder / "people" / "walking.safetensors"
     for name in ("", "  ", "../mine", "/mine", ".safetensors"):
         with pytest.raises(ValueError, match="is no name for a file in models/semantic_motion"):
             output_file(name)
+
+
+def test_links_in_the_hosts_folders_are_the_users_own(host, tmp_path, monkeypatch):
+    import folder_paths
+    from storyreel.host.motion_training import input_folder, output_file
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "models").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
+    assert input_folder("models") == tmp_path / "models"
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "semantic_motion", ([], set()))
+    assert output_file("mine") == tmp_path / "models" / "semantic_motion" / "mine.safetensors"
 
 
 # The node

@@ -138,7 +138,7 @@ def test_it_opens(frontend, renderer, name, screenshots):
         set_setting(frontend, "Comfy.RightSidePanel.IsOpen", False)
         words = offered.split()
         rows = [tuple(words[i : i + 3]) for i in range(0, len(words), 3)]
-        assert sorted(rows) == sorted((model["name"], model["directory"], "Download") for model in models)
+        assert sorted(rows) == sorted({(model["name"], model["directory"], "Download") for model in models})
     else:
         assert frontend.page.locator("[data-testid=error-overlay]").count() == 0
     assert frontend.errors == []

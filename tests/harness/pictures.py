@@ -45,7 +45,7 @@ def write_other(folder: Path) -> Path:
     return folder / "another.png"
 
 
-def write_clips(folder: Path, count: int = 2, frames: int = 4) -> Path:
+def write_clips(folder: Path, count: int = 2, frames: int = 3) -> Path:
     """clips: a disc on its way along an arc, in each of them another one."""
     path = folder / "clips"
     path.mkdir()
