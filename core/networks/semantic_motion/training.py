@@ -137,7 +137,7 @@ class Figures:
         clips = f"{self.clips} held-out clip{'s' if self.clips > 1 else ''}"
         return (
             f"It {verdict} on {clips}: squared error {self.mse:.4g} against {self.mse_interpolation:.4g}, "
-            f"{self.gain:.1%} less (95 %: {self.gain_low:.1%} to {self.gain_high:.1%}); cosine {self.cosine:.4f} "
+            f"a gain of {self.gain:.1%} (95 %: {self.gain_low:.1%} to {self.gain_high:.1%}); cosine {self.cosine:.4f} "
             f"against {self.cosine_interpolation:.4f}."
         )
 
