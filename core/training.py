@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import safe_open, save_file
 from torch import Tensor, nn
+
+from .video.files import appearing
 
 SAVE_SECONDS = 300
 POINTS = 50  # of the log
@@ -107,10 +108,8 @@ class Run:
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": moments[name] for name in MOMENTS}
         told = {"step": self.step, "losses": self.losses, "log": self.log}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        save_file({key: t.contiguous() for key, t in tensors.items()}, part, {"run": json.dumps(told)})
-        os.replace(part, path)
+        with appearing(path) as unfinished:
+            save_file({key: t.contiguous() for key, t in tensors.items()}, unfinished, {"run": json.dumps(told)})
 
     def read(self, path: Path) -> None:
         with safe_open(path, "pt") as file:

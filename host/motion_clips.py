@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -98,7 +97,5 @@ def digest(value) -> str:
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """The file appears under its name when it is whole, never before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file({key: t.contiguous().cpu() for key, t in tensors.items()}, part, metadata)
-    os.replace(part, path)
+    with files.appearing(path) as unfinished:
+        save_file({key: t.contiguous().cpu() for key, t in tensors.items()}, unfinished, metadata)
