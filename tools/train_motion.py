@@ -24,6 +24,9 @@ PRINT_SECONDS = 15
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    for file in (options.clip_vision, options.ip_adapter, options.dynamicrafter):
+        if file not in (None, TOY) and not Path(file).is_file():
+            raise environment.SetupError(f"there is no file {file}.")
     if (code := environment.rerun(__file__, arguments)) is not None:
         return code
 
@@ -95,25 +98,18 @@ def load(options: argparse.Namespace):
         storyworld.register_folder()
         clip_vision = storyworld.load_clip_vision()
     else:
-        clip_vision = comfy.clip_vision.load(at(options.clip_vision))
+        clip_vision = comfy.clip_vision.load(options.clip_vision)
     if options.ip_adapter:
         return ip_adapter.load_tokens(offer(ip_adapter.FOLDER, options.ip_adapter)), clip_vision
     model = dynamicrafter_loader.load(offer("checkpoints", options.dynamicrafter)).model
     return DynamiCrafterTokens(model), clip_vision
 
 
-def at(path: str) -> str:
-    """Raises FileNotFoundError."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}.")
-    return path
-
-
 def offer(folder: str, path: str) -> str:
     """A file of any place, as one of the host's folder: its name there."""
     import folder_paths
 
-    folder_paths.add_model_folder_path(folder, str(Path(at(path)).resolve().parent), is_default=True)
+    folder_paths.add_model_folder_path(folder, str(Path(path).resolve().parent), is_default=True)
     return Path(path).name
 
 
