@@ -16,7 +16,9 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..core.diffusion import prediction, schedule
+from ..core.networks.blocks import fold, unfold
 from ..core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
+from ..core.networks.dynamicrafter.keeping import first_guess, keep_given
 from ..core.networks.dynamicrafter.resampler import Resampler
 from ..core.networks.dynamicrafter.unet import UNet
 from .video_model import ClipCondition, ClipModel, HostNetwork, check_size, check_width
@@ -84,7 +86,8 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
     def calculate_denoised(self, sigma, model_output, model_input):
         x, signal, noise, scale = self.to_x(sigma, model_input)
         x0_of = prediction.x0_of_v if self.v_prediction else prediction.x0_of_epsilon
-        return x0_of(x, model_output, signal, noise) / scale
+        predicted, further = model_output.tensor_split([x.shape[1]], dim=1)
+        return torch.cat([x0_of(x, predicted, signal, noise) / scale, further], 1)
 
     def output_of(self, sigma: Tensor, denoised: Tensor, k: Tensor) -> Tensor:
         """What the model must have predicted to give `denoised`: the inverse of `calculate_denoised`."""
@@ -130,6 +133,14 @@ class DynamiCrafter(ClipModel):
             config.resampler, operations, optimized_attention, device=device, dtype=dtype
         ).requires_grad_(False)
         comfy.model_management.archive_model_dtypes(self.image_proj_model)
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
+        denoised = super()._apply_model(x, t, c_concat, c_crossattn, *args, **kwargs)
+        if not self.sizes.keeps:
+            return denoised
+        clips = len(c_crossattn)
+        clean, keep = unfold(denoised, clips).tensor_split([x.shape[1]], dim=1)
+        return fold(keep_given(clean, first_guess(unfold(c_concat.to(clean), clips)), keep))
 
     def image_tokens(self, vision_tokens: Tensor, device) -> Tensor:
         """[B, N, width] of the image encoder -> [B, queries, context width]. Raises ValueError for another encoder."""

@@ -222,6 +222,49 @@ def test_a_window_equals_its_frames_sampled_alone(names, causal):
         torch.testing.assert_close(whole[frames], alone, rtol=0, atol=1e-6 * alone.abs().max().item())
 
 
+@pytest.fixture(scope="module")
+def keeping(host):
+    """Opens a checkpoint with the further output channel, which says `keep` everywhere; its other weights are those of
+    the tiny ones."""
+    from harness import dynamicrafter
+    from storyreel.core.networks.dynamicrafter.unet import UNet
+    from storyreel.host import dynamicrafter_loader
+
+    def open_one(keep: float):
+        weights = dynamicrafter.random(UNet(dynamicrafter.SIZES))
+        last = weights["out.2.weight"]
+        weights["out.2.weight"] = torch.cat([last, torch.zeros_like(last[:1])])
+        weights["out.2.bias"] = torch.cat([weights["out.2.bias"], torch.tensor([keep])])
+        name = f"dynamicrafter_512_interp_keeps_{keep:.0f}.safetensors"
+        dynamicrafter.write(host.base / "models" / "checkpoints" / name, weights)
+        return dynamicrafter_loader.load(name, precision=torch.float32).model
+
+    return open_one
+
+
+def test_what_is_said_to_stay_is_the_picture(keeping, model):
+    """Exactly, in every frame, by any sampler; and where nothing is said to stay, nothing is changed."""
+    from storyreel.host import dynamicrafter_model as keys
+
+    (given,) = (options[keys.CONCAT_LATENTS] for _, options in told(1))
+    for how in ({}, {"sampler": "dpmpp_2m", "scheduler": "karras"}):
+        torch.testing.assert_close(sample(keeping(40.0), **how), given, rtol=0, atol=1e-4)
+        assert torch.equal(sample(keeping(-200.0), **how), sample(model, **how))
+    torch.testing.assert_close(sample(windows(keeping(40.0), 8, 2, True)), given, rtol=0, atol=1e-4)
+
+
+def test_frames_that_nothing_is_given_for_stay_as_the_first():
+    from storyreel.core.networks.dynamicrafter.keeping import first_guess
+
+    clip = torch.randn(1, 4, 5, 2, 3, generator=torch.Generator().manual_seed(0))
+    beside = clip.clone()
+    beside[:, :, 1:4] = 0
+    guess = first_guess(beside)
+    assert torch.equal(guess[:, :, [0, 4]], clip[:, :, [0, 4]])
+    assert torch.equal(guess[:, :, 1:4], clip[:, :, :1].expand(-1, -1, 3, -1, -1))
+    assert torch.equal(first_guess(torch.zeros_like(clip)), torch.zeros_like(clip))
+
+
 @pytest.mark.parametrize("frames", [8, 16, 24])
 def test_any_number_of_frames(model, frames):
     assert sample(model, frames).shape[0] == frames

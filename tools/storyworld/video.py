@@ -3,7 +3,8 @@
 v-prediction under a noise schedule of zero terminal SNR. One model animates a picture, goes from a start to an end and
 back to its start: the latents beside its own are the picture's in every frame, or both ends' with zeros between. Text,
 image tokens and those latents are each left out in a share of the clips, for guidance and so that none of them is idle.
-What moves counts as much as all the rest, however small it is: an eyelid is a cell or two.
+What moves counts as much as all the rest, however small it is: an eyelid is a cell or two. The given frames count once
+more: nothing about them is left open.
 """
 
 from dataclasses import dataclass
@@ -26,19 +27,20 @@ pack.load_pack()
 from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
 from storyreel.core.networks.blocks import TemporalConv, TemporalTransformer  # noqa: E402
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig  # noqa: E402
+from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given  # noqa: E402
 from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
 from storyreel.core.networks.dynamicrafter.unet import UNet  # noqa: E402
 from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
 from storyreel.core.storyworld import captions, world  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
-PLAN = Plan(steps=2600, batch=6, rate=8e-4, ema=0.998, warmup=100)
+PLAN = Plan(steps=2300, batch=6, rate=8e-4, ema=0.998, warmup=100)
 DATA = ClipRecipe(seed=4000, count=6000)
 FRAMES = DATA.frames
 IMAGE_TOKENS = 4  # of a frame
 UNET = UNetConfig(
     in_channels=2 * LATENT_CHANNELS,
-    out_channels=LATENT_CHANNELS,
+    out_channels=LATENT_CHANNELS + 1,  # the last says what stays as the picture is
     model_channels=96,
     channel_mult=(1, 1),
     num_res_blocks=1,
@@ -64,6 +66,7 @@ MODES = {ANIMATE: 0.58, INTERPOLATE: 0.2, LOOP: 0.1, BLIND: 0.12}
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.08, 0.08, 0.06
 MOST_MOTION = 32.0  # of 255: a cell that changes more counts no more
 LEAST_CELLS = 16.0  # where fewer than so many cells move, they count less
+LEAST_NOISE = 0.2  # a velocity says all the less of the clean latents the less noise there is
 
 
 class GroupNorm(nn.GroupNorm):
@@ -97,14 +100,29 @@ class VideoModel(nn.Module):
         self.model = nn.ModuleDict({"diffusion_model": UNet(UNET, Operations, attend)})
         self.image_proj_model = Resampler(RESAMPLER, Operations, attend)
 
-    def forward(self, noisy: Tensor, beside: Tensor, times: Tensor, text: Tensor, seen: Tensor, fs: Tensor) -> Tensor:
-        """What the model predicts of clips, [B, T, channels, h, w].
+    def forward(
+        self,
+        noisy: Tensor,
+        beside: Tensor,
+        times: Tensor,
+        alphas: Tensor,
+        text: Tensor,
+        seen: Tensor,
+        fs: Tensor,
+    ) -> Tensor:
+        """The velocity of clips, [B, T, channels, h, w].
 
-        noisy, beside: [B, T, channels, h, w]. times, fs: [B]. text: [B, 77, WIDTH]. seen: [B, N, WIDTH] of the tower.
+        noisy, beside: [B, T, channels, h, w]. times, fs: [B], and alpha_bar of those times. text: [B, 77, WIDTH]. seen:
+        [B, N, WIDTH] of the tower.
         """
         context = torch.cat([text, self.image_proj_model(seen).to(text.dtype)], 1)
-        x = torch.cat([noisy, beside], 2).transpose(1, 2)
-        return self.model["diffusion_model"](x, times, context, fs).transpose(1, 2)
+        noisy, beside = noisy.transpose(1, 2), beside.transpose(1, 2)
+        said = self.model["diffusion_model"](torch.cat([noisy, beside], 1), times, context, fs).float()
+        velocity, keep = said.tensor_split([LATENT_CHANNELS], dim=1)
+        signal, noise = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
+        clean = signal * noisy - noise * velocity
+        kept = keep_given(clean, first_guess(beside), keep)
+        return (velocity + (clean - kept) / noise.clamp(min=LEAST_NOISE)).transpose(1, 2)
 
 
 @torch.no_grad()
@@ -122,6 +140,8 @@ def start_from(model: VideoModel, pictures: dict[str, Tensor]) -> None:
     weights["input_blocks.0.0.weight"] = torch.cat([first, torch.zeros_like(first)], 1)
     for name in [name for name in weights if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]:
         weights[name.replace(".weight", "_ip.weight")] = weights[name]
+    for name in [name for name in weights if name.startswith("out.2.")]:  # of what stays it says nothing yet
+        weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name][:1])])
     _, unknown = unet.load_state_dict(weights, strict=False)
     if unknown:
         raise KeyError(unknown[0])
@@ -172,6 +192,13 @@ def latents_beside(clean: Tensor, mode: str) -> Tensor:
     return beside
 
 
+def is_given(mode: str) -> Tensor:
+    """bool [FRAMES]: the frames that a picture is given of."""
+    frames = torch.zeros(FRAMES, dtype=torch.bool)
+    frames[{ANIMATE: [0], BLIND: []}.get(mode, [0, -1])] = True
+    return frames
+
+
 def train_video(
     folder: Path,
     name: str,
@@ -210,15 +237,19 @@ def train_video(
             noisy,
             beside.to(device()),
             times,
+            alphas.to(times.device)[times],
             read([one.text for one in told]),
             torch.stack(seen).to(device()),
             fs,
         )
-        error = (predicted.float() - target).square().mean(2)
+        error = (predicted - target).square().mean(2)
         weight = (motion.to(error) / MOST_MOTION).clamp(max=1)
         everywhere = error.mean((1, 2, 3))
         moving = (weight * error).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + LEAST_CELLS)
-        return (everywhere + moving).mean(), {"everywhere": everywhere.mean().item(), "moving": moving.mean().item()}
+        known = torch.stack([is_given(one.mode) for one in told]).to(error)
+        given = (known * error.mean((2, 3))).sum(1) / known.sum(1).clamp(min=1)
+        parts = {"everywhere": everywhere.mean(), "moving": moving.mean(), "given": given.mean()}
+        return sum(parts.values()), {name: part.item() for name, part in parts.items()}
 
     train(name, nn.ModuleDict({"video": model}), loss, plan, folder)
     return model, clips
