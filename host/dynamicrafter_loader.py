@@ -13,7 +13,6 @@ import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
-import folder_paths
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
@@ -106,8 +105,7 @@ def tell(loaded: Loaded) -> str:
 
 def checkpoint_names() -> list[str]:
     """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
-    shipped = {SHIPPED} if folder_paths.get_full_path(storyworld.FOLDER, SHIPPED) else set()
-    return sorted({*loading.checkpoint_names(), *shipped})
+    return storyworld.names_with(SHIPPED)
 
 
 def load(name: str, kind: str = "auto", precision=None) -> Loaded:

@@ -37,16 +37,12 @@ def path_of(name: str, *folders: str) -> str:
     raise FileNotFoundError(f"{name} is not in models/{' or models/'.join(FOLDERS)} any more.")
 
 
-def read_file(path: str) -> dict[str, Tensor]:
-    """The weights in a file, of which nothing is in memory before it is used, a training program's own state never.
+def read_with_metadata(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights in a file, of which nothing is in memory before it is used, a training program's own state never; and
+    what a safetensors file says of itself.
 
     Raises ValueError for a file that holds more than tensors, numbers and texts.
     """
-    return read_with_metadata(path)[0]
-
-
-def read_with_metadata(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The same, and what a safetensors file says of itself."""
     if Path(path).suffix.lower() in (".safetensors", ".sft"):
         weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
         return unwrap(weights), metadata or {}

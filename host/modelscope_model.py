@@ -86,15 +86,24 @@ class RefinementSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model
 
 
 class ModelScopeConfig(comfy.supported_models_base.BASE):
-    """How the host sees a checkpoint. expander: sizes of APM's token expander, see `read_token_expander`."""
+    """How the host sees a checkpoint. expander: sizes of APM's token expander, see `read_token_expander`.
+
+    latents: their format, None for Stable Diffusion's. v_prediction: velocity under the same noise schedule.
+    """
 
     unet_extra_config = {}
     memory_usage_factor = 2.0
-    latent_format = comfy.latent_formats.SD15
 
-    def __init__(self, sizes: UNetConfig | StreamingConfig, expander: dict | None = None):
+    def __init__(
+        self,
+        sizes: UNetConfig | StreamingConfig,
+        expander: dict | None = None,
+        latents: comfy.latent_formats.LatentFormat | None = None,
+        v_prediction: bool = False,
+    ):
         super().__init__({"sizes": sizes})
-        self.expander = expander
+        self.expander, self.v_prediction = expander, v_prediction
+        self.latent_format = latents or comfy.latent_formats.SD15()
 
 
 class ModelScope(ClipModel):
@@ -106,7 +115,8 @@ class ModelScope(ClipModel):
     def __init__(self, config: ModelScopeConfig, device=None, unet_model=HostUNet):
         types, sizes = comfy.model_base.ModelType, config.unet_config["sizes"]
         refines = isinstance(sizes, UNetConfig) and sizes.extra_rows > 0
-        super().__init__(config, types.V_PREDICTION if refines else types.EPS, device=device, unet_model=unet_model)
+        predicts = types.V_PREDICTION if refines or config.v_prediction else types.EPS
+        super().__init__(config, predicts, device=device, unet_model=unet_model)
         if refines:
             self.named, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
 

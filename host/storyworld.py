@@ -26,7 +26,15 @@ from torch import Tensor
 
 from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
-from .loading import PRECISIONS, build_clip, patcher_of, put_into, read_with_metadata, set_precision
+from .loading import (
+    PRECISIONS,
+    build_clip,
+    checkpoint_names,
+    patcher_of,
+    put_into,
+    read_with_metadata,
+    set_precision,
+)
 
 FOLDER = "storyworld"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / FOLDER
@@ -36,6 +44,12 @@ ROWS, END = 49408, 49407  # of the host's CLIP tokenizer: its tokens, and the la
 def register_folder() -> None:
     """Tell the host where the weights are; a user's own `storyworld` folder comes first."""
     folder_paths.add_model_folder_path(FOLDER, str(SHIPPED))
+
+
+def names_with(shipped: str) -> list[str]:
+    """Files of the folders where people keep video models, and the small one that ships with the pack."""
+    found = {shipped} if folder_paths.get_full_path(FOLDER, shipped) else set()
+    return sorted({*checkpoint_names(), *found})
 
 
 def read_part(part: str) -> tuple[dict[str, Tensor], dict]:

@@ -1,9 +1,10 @@
 """Checkpoints of StreamingT2V, StreamingSVD, ModelScope text-to-video and MS-Vid2Vid, as published."""
 
+import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.clip_vision
 import comfy.model_management
@@ -18,13 +19,13 @@ from ..core.networks.modelscope import keys as modelscope_keys
 from ..core.networks.modelscope.config import read_unet_config
 from ..core.networks.streaming import keys
 from ..core.networks.streaming.config import read_config, read_token_expander
-from . import loading, streaming_svd
+from . import loading, storyworld, streaming_svd
 from .loading import (
     build_clip_vision,
     describe,
     fill,
     path_of,
-    read_file,
+    read_with_metadata,
     refuse_parts,
     set_precision,
     shapes_of,
@@ -34,6 +35,7 @@ from .loading import (
 from .modelscope_model import ModelScope, ModelScopeConfig, StreamingT2V
 
 NODE = "StoryReelStreamingLoader"
+SHIPPED = "storyworld_streaming.safetensors"  # in Storyworld's folder
 TEXT, VISION, VAE = "text_encoder.", "image_encoder.model.visual.", "vae."
 SVD_VISION, SVD_VAE = "conditioner.embedders.0.open_clip.model.visual.", "first_stage_model."
 MERGER = "cross_attention_merger_mid_block.temporal_transformer.norm.weight"  # a key of CAM's injectors
@@ -45,13 +47,21 @@ REFINES = re.compile(r"vid(eo)?[-_ ]?(2|to)[-_ ]?vid(eo)?|non_ema_0035000", re.I
 
 @dataclass(frozen=True)
 class Kind:
-    """What a checkpoint is. frames: of a clip as trained; memory: so many of a chunk stand for those before it."""
+    """What a checkpoint is. frames: of a clip as trained; memory: so many of a chunk stand for those before it.
+
+    What no shape tells and a file of StreamingT2V's may say of itself: head_channels: width of an attention head, where
+    it is not that of the transformer behind the first convolution. latents: what `StoryworldLatents` takes, None for
+    Stable Diffusion's. v_prediction: whether it predicts velocity, and not noise.
+    """
 
     name: str
     use: str
     licence: str
     frames: int
     memory: int = 0
+    head_channels: int | None = None
+    latents: dict | None = None
+    v_prediction: bool = False
 
 
 TEXT_TO_VIDEO = Kind(
@@ -102,20 +112,27 @@ def tell(loaded: Loaded) -> str:
     parts = {"CLIP": loaded.clip, "VAE": loaded.vae, "CLIP_VISION": loaded.clip_vision}
     if kind is STREAMING_SVD:
         parts.pop("CLIP")  # it reads no text
-    elif kind is not STREAMING_T2V:
+    elif kind.name != STREAMING_T2V.name:
         parts.pop("CLIP_VISION")  # these see no picture
     return f"{kind.name}, by {loaded.why}: {kind.use}. Licence: {kind.licence}.{tell_absent(parts)}"
 
 
+def checkpoint_names() -> list[str]:
+    """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
+    return storyworld.names_with(SHIPPED)
+
+
 def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) -> Loaded:
-    """Read a checkpoint of `loading.checkpoint_names`.
+    """Read a checkpoint of `checkpoint_names`.
 
     kind: "auto", or a name of `CHOICES` for a file of ModelScope's network alone. precision: of the MODEL, None = auto.
 
     Raises ValueError for another file.
     """
-    weights = read_file(path_of(name))
+    weights, metadata = read_with_metadata(path_of(name, storyworld.FOLDER))
     found, why = recognise(name, weights, kind)
+    if found is STREAMING_T2V and "storyreel_streaming" in metadata:
+        found = replace(found, **json.loads(metadata["storyreel_streaming"]))
     logging.info("%s: %s is taken for %s, by %s.", NODE, name, found.name, why)
     with refuse_parts(f"{NODE}: {name}", found.name):
         return Loaded(found, why, *_build(found, weights, precision))
@@ -145,8 +162,8 @@ def recognise(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> t
 
 def _build(kind: Kind, weights: dict, precision) -> tuple:
     """(model, clip, vae, clip_vision)"""
-    if kind is STREAMING_T2V:
-        model = build_streaming(weights, precision)
+    if kind.name == STREAMING_T2V.name:
+        model = build_streaming(weights, precision, kind)
         others = build_clip(weights), build_vae(weights, VAE), build_clip_vision(weights, VISION)
     elif kind is STREAMING_SVD:
         model = streaming_svd.build_model(weights, precision)
@@ -166,14 +183,15 @@ def build_modelscope(weights: dict, refines: bool = False, precision=None) -> co
     return _fill(ModelScope, config, unet, {}, precision)
 
 
-def build_streaming(weights: dict, precision=None) -> comfy.model_patcher.ModelPatcher:
+def build_streaming(weights: dict, precision=None, kind: Kind = STREAMING_T2V) -> comfy.model_patcher.ModelPatcher:
     """The MODEL of StreamingT2V. Its weights are moved out of `weights`."""
     unet = keys.read_unet(take(weights, keys.UNET))
     extractor = keys.read_extractor(take(weights, keys.EXTRACTOR))
     expander = take(weights, keys.EXPANDER)
-    sizes = read_config(shapes_of(unet), shapes_of(extractor))
+    sizes = read_config(shapes_of(unet), shapes_of(extractor), kind.head_channels)
     unet |= {f"extractor.{key}": weight for key, weight in extractor.items()}
-    config = ModelScopeConfig(sizes, read_token_expander(shapes_of(expander)))
+    latents = storyworld.StoryworldLatents(**kind.latents) if kind.latents else None
+    config = ModelScopeConfig(sizes, read_token_expander(shapes_of(expander)), latents, kind.v_prediction)
     return _fill(StreamingT2V, config, unet, expander, precision)
 
 

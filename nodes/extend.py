@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..host import extend
 from ..host import streaming_loader as loader
-from ..host.loading import LARGE_PRECISIONS, checkpoint_names
+from ..host.loading import LARGE_PRECISIONS
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/StreamingT2V"
@@ -24,7 +24,7 @@ class StoryReelStreamingLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=checkpoint_names(),
+                    options=loader.checkpoint_names(),
                     tooltip="A file in models/checkpoints or models/diffusion_models: streaming_t2v.ckpt or the same "
                     "weights as safetensors; StreamingSVD's model.safetensors; ModelScope text-to-video in its own or "
                     "in diffusers' layout; MS-Vid2Vid's non_ema_0035000.pth. ModelScope's weights, and what is built "

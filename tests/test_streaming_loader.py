@@ -337,3 +337,34 @@ def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     assert told[0][1][names.CAM_FRAMES] is picture and told[0][1][names.CAM_STRENGTH] == 0.5
     assert told[0][1][names.ANCHOR_EMBEDS] is embeds and told[0][1][names.APM_STRENGTH] == 0
     assert given[0][1] == {"pooled_output": None} == remember(given, None)[0][1]
+
+
+def test_a_file_may_say_what_shapes_do_not(loader, put, host):
+    """Width of heads, latents, what is predicted; without a word all is as published."""
+    import comfy.latent_formats
+    import comfy.model_sampling
+    from harness import streaming
+    from safetensors.torch import load_file, save_file
+
+    name = put("plain.safetensors", streaming.tiny_streaming(streaming.STORYWORLD))
+    path = host.base / "models" / "checkpoints" / name
+    plain = loader.load(name).model.model
+    assert isinstance(plain.latent_format, comfy.latent_formats.SD15)
+    assert isinstance(plain.model_sampling, comfy.model_sampling.EPS)
+    assert plain.diffusion_model.config.head_channels == streaming.SIZES.head_channels
+    rgb = [[0.1, 0.2, 0.3]] * 13
+    said = {
+        "head_channels": 32,
+        "v_prediction": True,
+        "latents": {"spread": 0.5, "rgb": rgb},
+        "use": "tries things out",
+    }
+    save_file(load_file(path), path, {"storyreel_streaming": json.dumps(said)})
+    found = loader.load(name)
+    model = found.model.model
+    assert found.kind.name == "StreamingT2V" and "tries things out" in loader.tell(found)
+    assert model.diffusion_model.config.head_channels == 32
+    assert model.diffusion_model.config.init_head_channels == streaming.SIZES.head_channels
+    assert isinstance(model.model_sampling, comfy.model_sampling.V_PREDICTION)
+    assert model.process_latent_in(torch.tensor(0.5)) == pytest.approx(1.0)
+    assert torch.equal(model.model_sampling.sigmas, plain.model_sampling.sigmas)

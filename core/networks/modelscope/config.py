@@ -16,10 +16,11 @@ class UNetConfig(UNetSizes):
     extra_rows: int = 0
 
 
-def read_unet_config(shapes: Shapes, extra_rows: int = 0) -> UNetConfig:
-    """The configuration of a UNet from the shapes of its weights, in the original layout.
+def read_unet_config(shapes: Shapes, extra_rows: int = 0, head_channels: int | None = None) -> UNetConfig:
+    """The configuration of a UNet from the shapes of its weights, in the original layout. head_channels: see
+    `read_sizes`.
 
     Raises KeyError for another kind of network.
     """
     context = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-    return UNetConfig(**read_sizes(shapes, "input_blocks.0.1.", context), extra_rows=extra_rows)
+    return UNetConfig(**read_sizes(shapes, "input_blocks.0.1.", context, head_channels), extra_rows=extra_rows)

@@ -19,11 +19,17 @@ class StreamingConfig:
     image_tokens: int = 16
 
 
-def read_config(unet: Shapes, extractor: Shapes) -> StreamingConfig:
-    """From the shapes of base and CAM, in our layout. Raises KeyError for other networks."""
+def read_config(unet: Shapes, extractor: Shapes, head_channels: int | None = None) -> StreamingConfig:
+    """From the shapes of base and CAM, in our layout. Raises KeyError for other networks.
+
+    head_channels: of the base, see `read_sizes`.
+    """
     text, both, _ = unet["middle_block.1.transformer_blocks.0.attn2.conv.weight"]
     return StreamingConfig(
-        read_unet_config(unet), read_frame_encoder(extractor, "frame_encoder.")["widths"], text, both - text
+        read_unet_config(unet, head_channels=head_channels),
+        read_frame_encoder(extractor, "frame_encoder.")["widths"],
+        text,
+        both - text,
     )
 
 
