@@ -168,3 +168,22 @@ def test_the_rest_of_streamingt2v_is_the_hosts_own(host):
         assert known.items() >= text.items()
         unused = {key for key in known.keys() - text.keys() if not key.startswith("text_model.encoder.layers.23.")}
         assert unused == {"text_projection.weight"}
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_published_layout_is_written_as_it_is_read(narrow, monkeypatch):
+    """By the tool that writes Storyworld's file; at full size it is the published file's, key for key."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "tools"))
+    from storyworld.streaming_layout import published
+
+    sizes = UNetConfig(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention=(True, False))
+    config = StreamingConfig(sizes if narrow else UNetConfig())
+    with torch.device("meta"):
+        network, expander = StreamingT2V(config).state_dict(), TokenExpander().state_dict()
+    written = published(network, expander, config.unet.num_res_blocks)
+    if not narrow:
+        own = (streaming_keys.UNET, streaming_keys.EXTRACTOR, streaming_keys.EXPANDER)
+        assert shapes(written) == shapes({k: t for k, t in manifest("streaming_t2v").items() if k.startswith(own)})
+    read = streaming_keys.read_unet(part(written, streaming_keys.UNET))
+    extractor = streaming_keys.read_extractor(part(written, streaming_keys.EXTRACTOR))
+    assert shapes(read | {f"extractor.{key}": t for key, t in extractor.items()}) == shapes(network)

@@ -1,5 +1,5 @@
-"""Train Storyworld's models from nothing: at most 90 minutes on two processor cores, and as long again for the video
-model; less on a GPU.
+"""Train Storyworld's models from nothing: at most 90 minutes on two processor cores, as long again for the video model,
+and two hours for StreamingT2V; less on a GPU.
 
 python tools/train_storyworld.py                     every stage; what is finished stays, what was stopped goes on
 python tools/train_storyworld.py clip pictures       some stages
@@ -7,8 +7,8 @@ python tools/train_storyworld.py --ship              and put the weights where t
 python tools/train_storyworld.py pictures --seed 1 --no-twins      another UNet, for comparison
 
 Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader and video_reader (the judges of the
-measurements); video (a small DynamiCrafter). Each leaves its weights, its log and a picture of its loss in
-.cache/storyworld.
+measurements); video (a small DynamiCrafter); streaming_base, streaming_cam, streaming_apm (a small StreamingT2V, in the
+paper's order). Each leaves its weights, its log and a picture of its loss in .cache/storyworld.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 
 import environment
 
-STAGES = ("autoencoder", "clip", "pictures", "reader", "video_reader", "video")
+STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
+STAGES = ("autoencoder", "clip", "pictures", "reader", "video_reader", "video", *STREAMING)
 WORK = environment.CACHE / "storyworld"
 SHIPPED = environment.ROOT / "models" / "storyworld"
 JUDGES = environment.ROOT / "tools" / "storyworld"

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +32,8 @@ CHUNK = 64  # clips of a file
 FPS = 8  # frames a second at the usual tempo
 RATES = range(6, 11)  # frames a second that clips are told to have: fewer are more motion from frame to frame
 CELL = 8  # pixels a side to a latent
+
+Draw = Callable[..., tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
@@ -69,41 +71,61 @@ class Clips:
 
 def draw_clips(recipe: ClipRecipe, autoencoder: nn.Module, vision: nn.Module, folder: Path) -> Clips:
     """The clips of a recipe, from `folder` as far as an earlier run has drawn them for these very encoders."""
-    told = repr((asdict(recipe), RATES)).encode() + _digest(autoencoder) + _digest(vision)
-    place = folder / f"video_{recipe.seed}_{recipe.count}_{hashlib.sha256(told).hexdigest()[:8]}"
+
+    def encode(frames: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
+        latents = encode_all(autoencoder, frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
+        seen = np.stack([frames[:, 0], frames[np.arange(len(frames)), others]], 1)
+        tokens = vision_tokens(vision, seen.reshape(-1, *seen.shape[2:])).unflatten(0, seen.shape[:2])
+        return {"latents": latents.numpy(), "motion": motion(frames), "tokens": tokens.numpy()}
+
+    place = folder / place_of("video", recipe, (asdict(recipe), RATES), autoencoder, vision)
+    return Clips(recipe, **drawn(place, recipe, _draw_chunk, encode))
+
+
+def place_of(kind: str, recipe, told: tuple, *networks: nn.Module) -> str:
+    """A folder's name for what `networks` make of the clips of a recipe. told: all that says which clips those are."""
+    told = b"".join([repr(told).encode(), *map(_digest, networks)])
+    return f"{kind}_{recipe.seed}_{recipe.count}_{hashlib.sha256(told).hexdigest()[:8]}"
+
+
+def drawn(place: Path, recipe, draw: Draw, encode: Callable[..., dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    """{name: one row a clip}, from the files in `place`, of which those that are missing are made.
+
+    draw(recipe, start): arrays of the clips of one file, in another process. encode: makes of them what is kept.
+    """
     place.mkdir(parents=True, exist_ok=True)
     files = {start: place / f"{start:06}.npz" for start in range(0, recipe.count, CHUNK)}
     missing = [start for start, file in files.items() if not file.exists()]
     if missing:
-        _encode(recipe, missing, files, autoencoder, vision)
-    parts = [np.load(file) for file in files.values()]
-    arrays = (torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0].files)
-    return Clips(recipe, *arrays)
+        _encode(recipe, missing, files, draw, encode)
+    whole: dict[str, np.ndarray] = {}
+    for start, file in files.items():
+        with np.load(file) as part:
+            for name, rows in part.items():
+                whole.setdefault(name, np.empty((recipe.count, *rows.shape[1:]), rows.dtype))
+                whole[name][start : start + len(rows)] = rows
+    return {name: torch.from_numpy(rows) for name, rows in whole.items()}
 
 
-def _encode(recipe: ClipRecipe, starts: list[int], files: dict[int, Path], autoencoder, vision) -> None:
+def _encode(recipe, starts: list[int], files: dict[int, Path], draw: Draw, encode) -> None:
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        drawn = _in_order(pool, recipe, starts)
-        for done, (start, (frames, others)) in enumerate(zip(starts, drawn, strict=True), 1):
-            latents = encode_all(autoencoder, frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
-            seen = np.stack([frames[:, 0], frames[np.arange(len(frames)), others]], 1)
-            tokens = vision_tokens(vision, seen.reshape(-1, *seen.shape[2:])).unflatten(0, seen.shape[:2])
+        for done, (start, arrays) in enumerate(zip(starts, _in_order(pool, draw, recipe, starts), strict=True), 1):
             part = files[start].with_suffix(".part")
             with part.open("wb") as file:
-                np.savez(file, latents=latents.numpy(), motion=motion(frames), tokens=tokens.numpy())
+                np.savez(file, **encode(*arrays))
             part.rename(files[start])
             left = (time.monotonic() - began) / done * (len(starts) - done)
             print(f"\rdrawing clips: {done} of {len(starts)} files, {left:.0f} s left   ", end="", flush=True)
     print()
 
 
-def _in_order(pool: ProcessPoolExecutor, recipe: ClipRecipe, starts: list[int]) -> Iterator[tuple]:
-    """What `_draw_chunk` gives for each start; no more of it waits than the drawing processes need to stay busy."""
+def _in_order(pool: ProcessPoolExecutor, draw: Draw, recipe, starts: list[int]) -> Iterator[tuple]:
+    """What `draw` gives for each start; no more of it waits than the drawing processes need to stay busy."""
     waiting = deque()
     for start in starts:
-        waiting.append(pool.submit(_draw_chunk, recipe, start))
+        waiting.append(pool.submit(draw, recipe, start))
         if len(waiting) > 2 * os.cpu_count():
             yield waiting.popleft().result()
     while waiting:
@@ -118,13 +140,22 @@ def _draw_chunk(recipe: ClipRecipe, start: int) -> tuple[np.ndarray, np.ndarray]
     return np.stack(frames), np.array(others)
 
 
-@torch.no_grad()
-def vision_tokens(vision: nn.Module, images: np.ndarray, batch: int = 64) -> Tensor:
+def vision_tokens(vision: nn.Module, images: np.ndarray) -> Tensor:
     """float16 [count, N, width] of uint8 pictures: all tokens of the last layer, before its norm."""
+    return _look(vision, images, 0)
+
+
+def vision_embeds(vision: nn.Module, images: np.ndarray) -> Tensor:
+    """float16 [count, width] of uint8 pictures: the projection."""
+    return _look(vision, images, 2)
+
+
+@torch.no_grad()
+def _look(vision: nn.Module, images: np.ndarray, output: int, batch: int = 64) -> Tensor:
     parts = []
     for start in range(0, len(images), batch):
         with autocast():
-            parts.append(vision(pixel_values=normalise(images[start : start + batch]))[0].half().cpu())
+            parts.append(vision(pixel_values=normalise(images[start : start + batch]))[output].half().cpu())
     return torch.cat(parts)
 
 

@@ -61,12 +61,13 @@ ABOUT = {
     "clip": "A CLIP of 60 words: the text tower is what the picture model reads, both towers score pictures.",
     "unet": "Draws pictures of Storyworld: the layout of Stable Diffusion's UNet, v-prediction, its noise schedule.",
     "video": "Moves pictures of Storyworld, 16 frames: DynamiCrafter's UNet and image projection in small.",
+    "streaming": "Makes clips of Storyworld from words, and longer ones of them: StreamingT2V in small.",
 }
 
 
 def file_name(part: str) -> str:
-    """Of a part that ships. The video model's stands in a loader's list among published files, and says whose it is."""
-    return f"storyworld_{part}.safetensors" if part == "video" else f"{part}.safetensors"
+    """Of a part that ships. Video models stand in a loader's list among published files, and say whose they are."""
+    return f"storyworld_{part}.safetensors" if part in ("video", "streaming") else f"{part}.safetensors"
 
 
 def card(path: Path, part: str) -> str:

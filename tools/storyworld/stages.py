@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import autoencoder, clip, clips_data, data, reader, shipping, unet, video, video_reader
+from . import autoencoder, clip, clips_data, data, reader, shipping, streaming, unet, video, video_reader
 from .trainer import Plan, device
 from .words import Vocabulary
 
@@ -31,7 +31,7 @@ class Training:
             self.picture_data = replace(self.picture_data, twins=0.0, triplets=0.0)
         numbered = "" if seed == 0 else f"_{seed}"
         self.unet_name = "unet" + numbered + ("" if twins else "_no_twins")
-        self.video_name = "video" + numbered
+        self.video_name, self.streaming_name = "video" + numbered, "streaming" + numbered
 
     def autoencoder(self) -> None:
         plan, recipe = self._shorter(autoencoder.PLAN), self._fewer(autoencoder.DATA)
@@ -77,9 +77,7 @@ class Training:
     def video(self) -> None:
         plan = replace(self._shorter(video.PLAN), seed=self.seed)
         vocabulary = self._vocabulary()
-        # In the units of the picture model, so that its latents may go in.
-        pictures, known = shipping.load(self._path("unet"))
-        latents = {name: known["config"][name] for name in ("spread", "rgb")}
+        latents = self._latents()
         model, clips = video.train_video(
             self.folder,
             self.video_name,
@@ -87,12 +85,58 @@ class Training:
             self._towers(vocabulary),
             vocabulary,
             latents["spread"],
-            pictures,
+            shipping.load(self._path("unet"))[0],
             plan,
             self._fewer(video.DATA),
         )
         kind = video.metadata(**latents)
         self._save(self.video_name, model.state_dict(), {}, plan, clips.recipe, {}, storyreel_dynamicrafter=kind)
+
+    def streaming_base(self) -> None:
+        self._streaming(streaming.BASE, shipping.load(self._path("unet"))[0])
+
+    def streaming_cam(self) -> None:
+        self._streaming(streaming.CAM, self._streaming_parts(streaming.BASE))
+
+    def streaming_apm(self) -> None:
+        """And the whole model in one file."""
+        self._streaming(streaming.APM, self._streaming_parts(streaming.BASE, streaming.CAM))
+
+    def _streaming_parts(self, *parts: str) -> dict[str, Tensor]:
+        known = {}
+        for part in parts:
+            known |= shipping.load(self._path(f"{self.streaming_name}_{part}"))[0]
+        return known
+
+    def _streaming(self, part: str, known: dict[str, Tensor]) -> None:
+        name = f"{self.streaming_name}_{part}"
+        plan = replace(self._shorter(streaming.PLANS[part]), seed=self.seed)
+        vocabulary, latents = self._vocabulary(), self._latents()
+        model, clips = streaming.train_part(
+            part,
+            self.folder,
+            name,
+            self._autoencoder(),
+            self._towers(vocabulary),
+            vocabulary,
+            latents["spread"],
+            known,
+            plan,
+            self._fewer(streaming.DATA),
+        )
+        self._save(name, model.weights_of(part), {}, plan, clips.recipe, {})
+        if part == streaming.APM:
+            plans = self._streaming_plans()
+            told = {"storyreel_streaming": streaming.metadata(**latents)}
+            self._save(self.streaming_name, model.published(), {}, plans, clips.recipe, {}, **told)
+
+    def _streaming_plans(self) -> dict:
+        """Of all three parts."""
+        plans = {}
+        for part in streaming.PLANS:
+            recipe = shipping.load(self._path(f"{self.streaming_name}_{part}"))[1]["recipe"]
+            plans |= {f"{part} {name}": value for name, value in recipe["plan"].items()}
+        return plans
 
     def video_reader(self) -> None:
         plan, encoder = self._shorter(video_reader.PLAN), self._autoencoder()
@@ -111,6 +155,7 @@ class Training:
                 raise FileNotFoundError(f"there is no {self._path(part)}: train every stage before --ship.")
         shipping.add_figures(self._path("unet"), self._drawing_figures())
         shipping.add_figures(self._path("video"), self._moving_figures())
+        shipping.add_figures(self._path("streaming"), self._lasting_figures())
         weights.mkdir(parents=True, exist_ok=True)
         for part in shipping.ABOUT:
             path = weights / shipping.file_name(part)
@@ -136,19 +181,39 @@ class Training:
         row = measure.measure(studio, measure.read_setting("animate"), pictures=5, seed=0)
         return {name: row[name] for name in ("action", "path", "first", "colours", "still")}
 
+    def _lasting_figures(self) -> dict[str, float]:
+        """What the streaming model keeps of 5 clips over 4 chunks, read by the reader."""
+        from . import streaming_measure as measure
+
+        studio = measure.open_studio(self._path("streaming"), self._path("video"), self.folder, self._path("reader"))
+        row = measure.measure(studio, measure.read_setting("both"), videos=5, seed=0)
+        return {name: row[name] for name in ("colours", "scene", "cuts", "hero_jump")}
+
     def _path(self, part: str) -> Path:
         return self.folder / f"{part}.safetensors"
 
     def _save(
-        self, part: str, weights: dict[str, Tensor], config: dict, plan: Plan, recipe, figures: dict, **told: dict
+        self,
+        part: str,
+        weights: dict[str, Tensor],
+        config: dict,
+        plan: Plan | dict,
+        recipe,
+        figures: dict,
+        **told: dict,
     ) -> None:
-        trained = {"plan": _as_dict(plan), "pictures": asdict(recipe)}
+        trained = {"plan": plan if isinstance(plan, dict) else _as_dict(plan), "pictures": asdict(recipe)}
         shipping.save(self._path(part), part, weights, config, trained, figures, **told)
 
     def _autoencoder(self) -> nn.Module:
         model = autoencoder.Autoencoder()
         model.load_state_dict(shipping.load(self._path("autoencoder"))[0])
         return model.to(device(), memory_format=torch.channels_last).eval()
+
+    def _latents(self) -> dict:
+        """The units of the picture model: in those its latents may go into the video models."""
+        config = shipping.load(self._path("unet"))[1]["config"]
+        return {name: config[name] for name in ("spread", "rgb")}
 
     def _vocabulary(self) -> Vocabulary:
         from comfy.sd1_clip import SDTokenizer
@@ -163,8 +228,8 @@ class Training:
     def _shorter(self, plan: Plan) -> Plan:
         return replace(plan, steps=max(2, round(plan.steps * self.scale)), stop_after=self.stop_after)
 
-    def _fewer(self, recipe: data.Recipe | clips_data.ClipRecipe) -> data.Recipe | clips_data.ClipRecipe:
-        least = LEAST_CLIPS if isinstance(recipe, clips_data.ClipRecipe) else LEAST_PICTURES
+    def _fewer(self, recipe):
+        least = LEAST_PICTURES if isinstance(recipe, data.Recipe) else LEAST_CLIPS
         return replace(recipe, count=max(least, round(recipe.count * self.scale)))
 
 

@@ -15,9 +15,11 @@ import pack
 import torch
 from torch import Tensor, nn
 
+from . import layers
 from .autoencoder import Autoencoder
 from .clip import WIDTH, Towers
 from .clips_data import FPS, ClipRecipe, Clips, draw_clips, vision_tokens
+from .layers import Operations
 from .products import attend
 from .trainer import Plan, device, train
 from .unet import Captions, noised
@@ -25,7 +27,6 @@ from .words import Vocabulary, with_strangers
 
 pack.load_pack()
 from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
-from storyreel.core.networks.blocks import TemporalConv, TemporalTransformer  # noqa: E402
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig  # noqa: E402
 from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given  # noqa: E402
 from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
@@ -60,6 +61,7 @@ RESAMPLER = ResamplerConfig(
     embedding_dim=WIDTH,
     output_dim=WIDTH,
 )
+MOVED = {"middle_block.2.": "middle_block.3.", "output_blocks.1.2.": "output_blocks.1.3."}  # behind layers of time
 # How clips are told, and how often: the picture in every frame, both ends, both ends of a clip that returns, neither.
 ANIMATE, INTERPOLATE, LOOP, BLIND = "animate", "interpolate", "loop", "blind"
 MODES = {ANIMATE: 0.58, INTERPOLATE: 0.2, LOOP: 0.1, BLIND: 0.12}
@@ -67,29 +69,6 @@ DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.08, 0.08, 0.06
 MOST_MOTION = 32.0  # of 255: a cell that changes more counts no more
 LEAST_CELLS = 16.0  # where fewer than so many cells move, they count less
 LEAST_NOISE = 0.2  # a velocity says all the less of the clean latents the less noise there is
-
-
-class GroupNorm(nn.GroupNorm):
-    """Quick on a CPU only where the channels come first in memory."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.contiguous())
-
-
-class TemporalConvolution(nn.Conv3d):
-    """A convolution of 3 x 1 x 1 as one over two dimensions, time and place, which a CPU is better at."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel = self.weight.flatten(3)
-        return nn.functional.conv2d(x.flatten(3), kernel, self.bias, padding=(1, 0)).unflatten(3, x.shape[3:])
-
-
-class Operations:
-    """Layers for training, in the place of torch.nn's."""
-
-    Linear, Conv1d, Conv2d, LayerNorm = nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm
-    Conv3d = TemporalConvolution
-    GroupNorm = GroupNorm
 
 
 class VideoModel(nn.Module):
@@ -129,31 +108,18 @@ class VideoModel(nn.Module):
 def start_from(model: VideoModel, pictures: dict[str, Tensor]) -> None:
     """Give the video UNet all that the picture UNet knows, as DynamiCrafter began with a model of pictures.
 
-    The layers of time leave a frame as it is, the latents beside the noisy ones are not seen yet, and image tokens,
-    which are read as text is, say nothing.
+    The latents beside the noisy ones are not seen yet, and image tokens, which are read as text is, say nothing.
     """
     unet = model.model["diffusion_model"]
     weights = dict(pictures)
-    for name in [name for name in weights if name.startswith(("middle_block.2.", "output_blocks.1.2."))]:
-        weights[name.replace(".2.", ".3.", 1)] = weights.pop(name)  # behind a layer of time
     first = weights["input_blocks.0.0.weight"]
     weights["input_blocks.0.0.weight"] = torch.cat([first, torch.zeros_like(first)], 1)
     for name in [name for name in weights if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]:
         weights[name.replace(".weight", "_ip.weight")] = weights[name]
     for name in [name for name in weights if name.startswith("out.2.")]:  # of what stays it says nothing yet
         weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name][:1])])
-    _, unknown = unet.load_state_dict(weights, strict=False)
-    if unknown:
-        raise KeyError(unknown[0])
-    last = [unet.fps_embedding[-1], model.image_proj_model.norm_out]
-    for module in unet.modules():
-        if isinstance(module, TemporalConv):
-            last.append(module.conv4[-1])
-        elif isinstance(module, TemporalTransformer):
-            last.append(module.proj_out)
-    for layer in last:
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
+    layers.start_from(unet, weights, MOVED)
+    layers.silence(unet.fps_embedding[-1], model.image_proj_model.norm_out)
 
 
 @dataclass(frozen=True)

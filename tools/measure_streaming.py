@@ -1,0 +1,119 @@
+"""Measure what Storyworld's StreamingT2V keeps of clips that it goes on from, with 95 % intervals.
+
+python tools/measure_streaming.py                                          the whole table
+python tools/measure_streaming.py --rows both,no-apm --videos 2 --seed 7 --json     some rows, printed
+
+Settings: drawn (no model: the truth through the autoencoder); both, no-cam, no-apm, neither: with CAM and APM and
+without; dynamicrafter: Storyworld's video model, from the last frame of each chunk. Each also -chunks-10 (4 are added
+if nothing is said), -colour-1 (colour_anchor), -blend-none, -blend-shared, -blend-randomized (refined by the base, in
+chunks that are blended or not).
+
+The whole table is kept in models/storyworld/measured_streaming.jsonl: rows that are there for these weights stay, the
+others are measured now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+import environment
+
+SHIPPED = environment.ROOT / "models" / "storyworld"
+STREAMING = SHIPPED / "storyworld_streaming.safetensors"
+VIDEO = SHIPPED / "storyworld_video.safetensors"
+JUDGES = environment.ROOT / "tools" / "storyworld"
+PAGE = SHIPPED / "README.md"
+README = environment.ROOT / "README.md"
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    if (code := environment.rerun(__file__, arguments)) is not None:
+        return code
+
+    import pack
+
+    pack.load_host(environment.find_host())
+    logging.getLogger().setLevel(logging.ERROR)
+    from storyworld import streaming_figures, streaming_measure
+
+    reader = options.judges / "reader.safetensors"
+    for file in (options.streaming, options.video, reader):
+        if not file.exists():
+            raise environment.SetupError(f"there is no {file}: train it, tools/train_storyworld.py says how.")
+    studio = streaming_measure.open_studio(options.streaming, options.video, options.weights, reader, options.steps)
+    # The baseline's weights count, too: a row is measured anew with another one.
+    both = hashlib.sha256(options.streaming.read_bytes() + options.video.read_bytes())
+    origin = {"model": "streaming", "weights": both.hexdigest()[:16]}
+    if not options.rows:
+        return fill_table(options, studio, origin)
+    settings = [streaming_measure.read_setting(name) for name in options.rows.split(",")]
+    sheet = streaming_figures.Sheet(options.sheet) if options.sheet else None
+    for setting in settings:
+        if sheet:
+            sheet.setting = setting.name
+        each = sheet and sheet.add
+        row = streaming_measure.measure(studio, setting, options.videos, options.seed, each) | origin
+        print(json.dumps(row) if options.json else line(row), flush=True)
+    if sheet:
+        sheet.save()
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", help="settings, with commas between (default: the whole table)")
+    parser.add_argument("--videos", type=int, default=6, help="of each of these rows (default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="which clips, and their noise (default: 0)")
+    parser.add_argument("--steps", type=int, help="of each chunk (default: as the table has them)")
+    parser.add_argument("--streaming", type=Path, default=STREAMING, help="another model than the one that ships")
+    parser.add_argument("--video", type=Path, default=VIDEO, help="another baseline than the one that ships")
+    parser.add_argument("--weights", type=Path, help="another folder for the other models than the pack's own")
+    parser.add_argument("--judges", type=Path, default=JUDGES, help="another folder of readers")
+    parser.add_argument("--sheet", type=Path, help="a picture of the videos of these rows, frames side by side")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    options = parser.parse_args(arguments)
+    if options.steps and not options.rows:
+        parser.error("the table has steps of its own: no --steps without --rows")
+    return options
+
+
+def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
+    """Measure the rows that are missing, and write up what there is."""
+    from storyworld import streaming_figures, streaming_measure, streaming_table, table
+
+    rows = table.Rows(options.streaming.parent / "measured_streaming.jsonl")
+    missing = rows.missing(streaming_table.wanted(), options.seed, origin["weights"])
+    for number, row in enumerate(missing, 1):
+        setting = streaming_measure.read_setting(row.setting)
+        measured = streaming_measure.measure(studio, setting, row.stories, options.seed) | origin
+        rows.add(measured)
+        print(f"{number} of {len(missing)}: {line(measured)}", flush=True)
+    found = rows.of(origin["weights"])
+    if options.streaming == STREAMING:
+        table.fill(README, "streaming", streaming_table.main_table(found))
+        table.fill(PAGE, "streaming", streaming_table.main_table(found))
+        table.fill(PAGE, "chunks", streaming_table.chunks_table(found))
+        table.fill(PAGE, "blending", streaming_table.blends_table(found))
+        table.fill(PAGE, "drift", streaming_table.colours_table(found))
+        streaming_figures.plot(found, SHIPPED / "measured_streaming.png")
+    return 0
+
+
+def line(row: dict) -> str:
+    from storyworld import streaming_table
+
+    shown = [f"{name} {streaming_table.share(row, name)}" for name in streaming_table.NAMES if name in row]
+    return f"{row['setting']} ({row['stories']}): " + ", ".join(shown)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except environment.SetupError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -1,0 +1,57 @@
+"""The tables of the streaming model: which rows there are, and how documents show them."""
+
+from __future__ import annotations
+
+from . import streaming_measure as measure
+from .table import Wanted
+from .video_table import share
+
+LONG, LONGEST = 10, 20  # chunks
+PARTS = ("drawn", *measure.STRENGTHS, measure.LAST_FRAME)
+VIDEOS = {name: 12 for name in PARTS}
+BLENDS = {f"both-blend-{blend}": 12 for blend in (measure.NONE, measure.SHARED, measure.RANDOMIZED)}
+LONGER = {f"{name}-chunks-{LONG}": 6 for name in ("both", "no-cam", "no-apm", measure.LAST_FRAME)}
+COLOURED = {f"both-chunks-{LONGEST}{colour}": 4 for colour in ("", "-colour-1")}
+COLUMNS = ("hero_jump", "hero_step", "jump", "cuts", "colours", "shapes", "scene", "drift")
+OF_BLENDS = ("flow_deviation", "flow_jump", "jump", "colours", "drift")
+OF_COLOURS = ("colours", "scene", "drift", "last_drift", "cuts")
+NAMES = dict.fromkeys((*COLUMNS, *OF_BLENDS, *OF_COLOURS))
+BY_CHUNK = ("colours", "scene")
+
+
+def wanted() -> list[Wanted]:
+    """Every row; refined videos behind those that they are made of."""
+    settings = {"both": VIDEOS["both"], **BLENDS} | VIDEOS | LONGER | COLOURED
+    return [Wanted(name, videos, measure.read_setting(name).frames) for name, videos in settings.items()]
+
+
+def main_table(rows: dict[Wanted, dict]) -> list[str]:
+    return _table(rows, VIDEOS | LONGER, COLUMNS)
+
+
+def blends_table(rows: dict[Wanted, dict]) -> list[str]:
+    return _table(rows, {"both": VIDEOS["both"], **BLENDS}, OF_BLENDS)
+
+
+def colours_table(rows: dict[Wanted, dict]) -> list[str]:
+    return _table(rows, COLOURED, OF_COLOURS)
+
+
+def chunks_table(rows: dict[Wanted, dict]) -> list[str]:
+    """What is right at the end of each chunk, of which number 0 was drawn."""
+    lines = [f"| setting | | {' | '.join(map(str, range(LONG + 1)))} |", "|" + "---|" * (LONG + 3)]
+    for wish in wanted():
+        if wish.setting in LONGER and wish in rows:
+            for name in BY_CHUNK:
+                cells = ["-" if mean is None else f"{mean:.2f}" for mean, _, _ in rows[wish][f"{name}_by_chunk"]]
+                lines.append(f"| {wish.setting} | {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _table(rows: dict[Wanted, dict], settings: dict[str, int], columns: tuple[str, ...]) -> list[str]:
+    lines = ["| " + " | ".join(["setting", "n", *columns]).replace("_", " ") + " |", "|" + "---|" * (len(columns) + 2)]
+    for wish in wanted():
+        if wish.setting in settings and wish in rows:
+            cells = " | ".join(share(rows[wish], column) for column in columns)
+            lines.append(f"| {wish.setting} | {wish.stories} | {cells} |")
+    return lines

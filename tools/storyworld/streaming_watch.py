@@ -1,0 +1,82 @@
+"""What can be seen of a long video without knowing what it shows: how its frames follow each other, at the borders of
+its chunks above all, and how its colours drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pack
+from torch import Tensor
+
+pack.load_pack()
+from storyreel.core.storyworld.attributes import COLOURS  # noqa: E402
+from storyreel.core.video.borders import Change, jump_ratio  # noqa: E402
+from storyreel.core.video.cuts import Cuts  # noqa: E402
+from storyreel.core.video.drift import COLOURS as CHANNELS  # noqa: E402
+from storyreel.core.video.drift import Drift  # noqa: E402
+from storyreel.core.video.flow import dis_flow  # noqa: E402
+from storyreel.core.video.motion import Motion  # noqa: E402
+from storyreel.core.video.watching import Watcher, watch  # noqa: E402
+
+SIDE = 128  # pixels of the square on which flow is measured: nothing is made larger than it was drawn
+NEAR = 60  # of RGB, 0 to 255: so near to one of their colours nothing is drawn but heroes
+LEAST = 12  # pixels: fewer are no hero
+
+
+class Hero(Watcher):
+    """How far the hero moves from frame to frame, in pixels: the centre of what has a hero's colour. On drawn clips off
+    by .4 on average, 1 at most. No value where nobody is seen."""
+
+    name = "hero"
+
+    def __init__(self):
+        super().__init__("step")
+        self._palette = np.array(list(COLOURS.values()), np.float32)
+        self._before: np.ndarray | None = None
+
+    def see(self, frame: Tensor) -> None:
+        pixels = frame.numpy()[:, :, None] * 255
+        rows, columns = np.nonzero((np.linalg.norm(pixels - self._palette, axis=-1) < NEAR).any(-1))
+        centre = np.array([columns.mean(), rows.mean()]) if len(rows) >= LEAST else None
+        known = centre is not None and self._before is not None
+        self.note(step=float(np.linalg.norm(centre - self._before)) if known else None)
+        self._before = centre
+
+    def figures(self) -> dict:
+        return {}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """figures: hero_jump and hero_step, pixels at borders and elsewhere; jump and flow_jump, the mean change and the
+    mean flow at borders over those elsewhere; cuts; flow_deviation, in pixels. drift: of each frame's red, green and
+    blue from the first frame's, the mean of their sizes, in percent."""
+
+    figures: dict[str, float]
+    drift: np.ndarray
+
+
+def watch_video(video: Tensor, borders: Sequence[int]) -> Seen:
+    """Of IMAGE [T, H, W, 3]. borders: the first frames of chunks. Raises ImportError without PySceneDetect."""
+    change, drift, hero, cuts = Change(), Drift(video[0]), Hero(), Cuts()
+    motion = Motion(dis_flow(), "DIS", SIDE)
+    watch(video, [change, drift, hero, cuts, motion])
+    steps = np.array([np.nan if step is None else step for step in hero.series["step"]])
+    at = np.isin(np.arange(len(video)), borders)
+    moved = {
+        "hero_jump": _mean(steps[at]),
+        "hero_step": _mean(steps[~at]),
+        "jump": jump_ratio(change.series["change"], borders),
+        "flow_jump": jump_ratio(motion.series["motion"], borders),
+        "cuts": cuts.figures()["scuts"],
+        "flow_deviation": motion.figures()["flow_deviation"],
+    }
+    figures = {name: float("nan") if figure is None else float(figure) for name, figure in moved.items()}
+    return Seen(figures, np.mean([np.abs(drift.series[channel]) for channel in CHANNELS], 0))
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
