@@ -171,22 +171,20 @@ def measured(tool: str, trained: Path, *arguments) -> list[dict]:
 def test_the_streaming_model_is_measured(trained):
     """Videos that were blended and that went on by the last frame, too: every figure with its interval, and what is
     left at the end of each chunk."""
-    settings = ("drawn-chunks-2", "both-chunks-2-blend-randomized", "dynamicrafter-chunks-1-colour-1")
+    settings = ("both-chunks-2-blend-randomized", "dynamicrafter-chunks-1-colour-1")
     arguments = ["--streaming", trained / "streaming.safetensors", "--sheet", trained / "videos.png"]
     rows = measured(
         "measure_streaming.py", trained, *arguments, "--rows", ",".join(settings), "--videos", "1", "--steps", "2"
     )
     assert [row["setting"] for row in rows] == list(settings)
-    assert [row["frames"] for row in rows] == [32, 32, 31] and rows[0]["weights"]
+    assert [row["frames"] for row in rows] == [32, 31] and rows[0]["weights"]
     assert (trained / "videos.png").stat().st_size > 1000
-    for row, chunks in zip(rows, (2, 2, 1), strict=True):
+    for row, chunks in zip(rows, (2, 1), strict=True):
         for name in ("jump", "cuts", "flow_deviation", "flow_jump", "colours", "scene", "drift"):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
         for name in ("colours", "scene", "drift"):
             assert len(row[f"{name}_by_chunk"]) == chunks + 1
             assert all(low <= mean <= high for mean, low, high in row[f"{name}_by_chunk"])
-    drawn = rows[0]
-    assert drawn["cuts"] == 0 and drawn["hero_jump"] < 6 and drawn["hero_step"] < 6
 
 
 def test_the_video_model_is_measured(trained):

@@ -115,6 +115,7 @@ class Studio:
         self.reader, self.steps = reader, steps
         self._made: tuple[Setting | None, dict[int, Tensor]] = (None, {})
 
+    @torch.no_grad()
     def make(self, setting: Setting, task: Task) -> Tensor:
         """The video, IMAGE [frames, 128, 128, 3]."""
         if setting.mode == DRAWN:
@@ -202,9 +203,11 @@ class Studio:
 
 def open_studio(streaming: Path, video: Path, weights: Path | None, reader: Path, steps: int | None = None) -> Studio:
     """The models that ship, or those of another folder. streaming, video: files of the models that make videos."""
+    import comfy.utils
     import folder_paths
     from storyreel.host import dynamicrafter_loader, storyworld, streaming_loader
 
+    comfy.utils.set_progress_bar_enabled(False)
     for folder in (weights, video.parent, streaming.parent):
         if folder:
             folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)

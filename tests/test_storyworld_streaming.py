@@ -1,0 +1,122 @@
+"""What Storyworld's small StreamingT2V learns from and begins with, and what is measured of its videos."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+TOOLS = str(Path(__file__).resolve().parents[1] / "tools")
+
+
+@pytest.fixture(scope="module")
+def lab(host):
+    """The modules that train and measure the streaming model."""
+    sys.path.append(TOOLS)
+    try:
+        from storyworld import streaming, streaming_data, streaming_measure, streaming_table, streaming_watch
+
+        modules = (streaming, streaming_data, streaming_measure, streaming_table, streaming_watch)
+        yield SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
+    finally:
+        sys.path.remove(TOOLS)
+
+
+def test_chunks_lie_anywhere_in_clips_that_begin_anywhere(lab):
+    data = lab.streaming_data
+    recipe = data.LongRecipe(seed=1, count=600)
+    sampled = [recipe.sample(index) for index in range(recipe.count)]
+    assert {start for _, _, start in sampled} == set(range(recipe.frames - data.LENGTH + 1))
+    firsts = [first for _, first, _ in sampled]
+    assert max(firsts) <= recipe.latest and len(set(firsts)) > recipe.latest * 0.9
+    assert firsts.count(0) / recipe.count == pytest.approx(data.BEGINNING, abs=0.06)
+    assert {clip.tempo for clip, _, _ in sampled} == {1.0} and any(clip.pan for clip, _, _ in sampled)
+
+
+@torch.no_grad()
+def test_each_part_begins_by_adding_nothing(lab):
+    """CAM and APM leave the base's velocity as it is until they have learned; a frame alone is as the picture model has
+    it, and no frame of a clip knows of the others."""
+    from storyworld import shipping, unet
+
+    streaming = lab.streaming
+    pictures = shipping.load(Path(TOOLS).parent / "models" / "storyworld" / "unet.safetensors")[0]
+    torch.manual_seed(0)
+    model = streaming.StreamingModel().eval()
+    streaming.begin(model, streaming.BASE, pictures)
+    noisy, times, text = torch.randn(1, 4, 12, 16, 16), torch.tensor([400]), torch.randn(1, 77, 96)
+    base = model(noisy, times, text, None, None)
+    for frame in range(4):
+        alone = model(noisy[:, frame : frame + 1], times, text, None, None)
+        torch.testing.assert_close(alone, base[:, frame : frame + 1], rtol=0, atol=1e-4)
+
+    original = unet.build()
+    original.load_state_dict(pictures)
+    for name, weight in original.named_parameters():
+        if name.startswith(("input_blocks.3.1.proj_out", "output_blocks.0.1.proj_out", "output_blocks.1.1.proj_out")):
+            weight.zero_()  # the transformers that the video model lacks
+    expected = original(noisy[:, 0], times, context=text, transformer_options=unet.TRAINING_OPTIONS)
+    torch.testing.assert_close(base[:, 0], expected, rtol=0, atol=1e-4)
+
+    streaming.begin(model, streaming.CAM, {})
+    before, anchor = torch.rand(1, 2, 3, 128, 128) * 2 - 1, torch.randn(1, 96)
+    assert torch.equal(model(noisy, times, text, anchor, before), base)
+    for injector in model.network.injectors:
+        torch.nn.init.normal_(injector.proj_out.weight)
+    assert not torch.equal(model(noisy, times, text, None, before), base)
+
+
+def test_every_weight_belongs_to_one_part(lab):
+    model = lab.streaming.StreamingModel()
+    parts = [model.weights_of(part) for part in lab.streaming.PLANS]
+    assert sum(map(len, parts)) == len(model.state_dict()) and all(parts)
+    assert all("alpha" not in name and "conv_ln" not in name for name in [*parts[0], *parts[1]])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("both", {"frames": 48, "borders": [16, 24, 32, 40], "colour": 0.0, "blend": ""}),
+        ("no-cam-chunks-2", {"mode": "no-cam", "frames": 32}),
+        ("dynamicrafter-chunks-2", {"frames": 46, "borders": [16, 31]}),
+        ("both-chunks-20-colour-0.5", {"chunks": 20, "colour": 0.5}),
+        ("both-blend-shared", {"mode": "both", "blend": "shared"}),
+    ],
+)
+def test_a_setting_is_read_from_its_name(lab, name, expected):
+    setting = lab.streaming_measure.read_setting(name)
+    assert {key: getattr(setting, key) for key in expected} == expected
+
+
+def test_a_wrong_setting_is_refused(lab):
+    with pytest.raises(ValueError, match='"both-blend-twice" is no setting'):
+        lab.streaming_measure.read_setting("both-blend-twice")
+
+
+def test_a_hero_that_jumps_at_a_border_is_seen(lab):
+    """A drawn clip moves as much at a border as elsewhere. With the hero of another clip behind the border it does not,
+    and that is a cut."""
+    measure = lab.streaming_measure
+    first, second = (torch.from_numpy(measure.make_task(0, index).draw(32)).float() / 255 for index in (0, 1))
+    whole = lab.streaming_watch.watch_video(first, [16])
+    broken = lab.streaming_watch.watch_video(torch.cat([first[:16], second[16:]]), [16])
+    assert whole.figures["hero_jump"] < 3 and whole.figures["jump"] < 3 and whole.figures["cuts"] == 0
+    assert broken.figures["hero_jump"] > 3 * max(whole.figures["hero_jump"], broken.figures["hero_step"])
+    assert broken.figures["jump"] > 10 and broken.figures["cuts"] == 1
+    assert whole.drift[0] == 0 and np.mean(broken.drift[16:]) > np.mean(whole.drift[16:])
+
+
+def test_tables_show_what_was_measured(lab):
+    table = lab.streaming_table
+    names = [*table.NAMES]
+    row = {name: 0.5 for name in names} | {f"{name}_{end}": 0.5 for name in names for end in ("low", "high")}
+    row |= {f"{name}_by_chunk": [[0.5, 0.4, 0.6]] * 11 for name in (*table.BY_CHUNK, "drift")}
+    wanted = table.wanted()
+    assert len(set(wanted)) == len(wanted)
+    rows = {wish: row for wish in wanted}
+    assert len(table.main_table(rows)) == 2 + len(table.VIDEOS) + len(table.LONGER)
+    assert len(table.blends_table(rows)) == 2 + 4 and len(table.colours_table(rows)) == 2 + 2
+    assert len(table.chunks_table(rows)) == 2 + 2 * len(table.LONGER)
+    assert table.main_table({}) == table.main_table(rows)[:2]
