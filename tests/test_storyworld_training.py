@@ -52,7 +52,11 @@ def test_a_stage_leaves_weights_a_log_and_a_curve(trained, part):
 
 @pytest.mark.parametrize(
     ("stage", "part", "needs"),
-    [("pictures", "unet", ("autoencoder", "clip")), ("video", "video", ("autoencoder", "clip", "unet"))],
+    [
+        ("pictures", "unet", ("autoencoder", "clip")),
+        ("video", "video", ("autoencoder", "clip", "unet")),
+        ("streaming_cam", "streaming_cam", ("autoencoder", "clip", "unet", "streaming_base")),
+    ],
 )
 def test_a_stopped_stage_goes_on_and_ends_the_same(trained, tmp_path, stage, part, needs):
     """Stopped after its first step, a UNet reaches the very weights of the run that was not."""
@@ -202,3 +206,29 @@ def test_only_the_recipes_own_model_ships(tmp_path):
     require_setup()
     done = train(tmp_path, "--ship")
     assert done.returncode == 2 and "only the recipe's own model ships" in done.stderr
+
+
+@pytest.mark.parametrize("absent", ["streaming", "unet"])
+def test_a_video_model_ships_once_it_is_trained(trained, host, tmp_path, monkeypatch, absent):
+    """The other parts are needed."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from storyworld import shipping, stages
+
+    work, shipped = tmp_path / "work", tmp_path / "shipped"
+    work.mkdir()
+    for file in trained.glob("*.safetensors"):
+        if file.stem != absent:
+            (work / file.name).write_bytes(file.read_bytes())
+    for figures in ("_drawing_figures", "_moving_figures", "_lasting_figures"):
+        monkeypatch.setattr(stages.Training, figures, lambda self: {"named": 0.5})  # they take minutes
+    if absent not in shipping.VIDEO_MODELS:
+        with pytest.raises(FileNotFoundError, match="unet.safetensors: train every stage before --ship"):
+            stages.Training(work).ship(shipped, tmp_path)
+        assert not shipped.exists()
+        return
+    stages.Training(work).ship(shipped, tmp_path)
+    names = {"autoencoder", "clip", "unet", "storyworld_video"}
+    assert {path.name for path in shipped.iterdir()} == {
+        f"{name}{end}" for name in names for end in (".safetensors", ".md")
+    }
+    assert "reached: named | 0.500" in (shipped / "unet.md").read_text()

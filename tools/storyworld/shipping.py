@@ -63,11 +63,12 @@ ABOUT = {
     "video": "Moves pictures of Storyworld, 16 frames: DynamiCrafter's UNet and image projection in small.",
     "streaming": "Makes clips of Storyworld from words, and longer ones of them: StreamingT2V in small.",
 }
+VIDEO_MODELS = ("video", "streaming")  # each of which ships once it is trained, whatever there is of the other
 
 
 def file_name(part: str) -> str:
     """Of a part that ships. Video models stand in a loader's list among published files, and say whose they are."""
-    return f"storyworld_{part}.safetensors" if part in ("video", "streaming") else f"{part}.safetensors"
+    return f"storyworld_{part}.safetensors" if part in VIDEO_MODELS else f"{part}.safetensors"
 
 
 def card(path: Path, part: str) -> str:

@@ -149,15 +149,17 @@ class Training:
         self._save("video_reader", model.state_dict(), config, plan, clips.recipe, figures)
 
     def ship(self, weights: Path, judges: Path) -> None:
-        """Copy what was trained to where the pack finds it, a model card beside each. Raises FileNotFoundError."""
-        for part in (*JUDGES, *shipping.ABOUT):
+        """Copy what was trained to where the pack finds it, a model card beside each; of the video models those that
+        there are. Raises FileNotFoundError where one of the others is missing."""
+        parts = [part for part in shipping.ABOUT if part not in shipping.VIDEO_MODELS or self._path(part).exists()]
+        for part in (*JUDGES, *parts):
             if not self._path(part).exists():
                 raise FileNotFoundError(f"there is no {self._path(part)}: train every stage before --ship.")
-        shipping.add_figures(self._path("unet"), self._drawing_figures())
-        shipping.add_figures(self._path("video"), self._moving_figures())
-        shipping.add_figures(self._path("streaming"), self._lasting_figures())
+        measured = {"unet": self._drawing_figures, "video": self._moving_figures, "streaming": self._lasting_figures}
+        for part in measured.keys() & parts:
+            shipping.add_figures(self._path(part), measured[part]())
         weights.mkdir(parents=True, exist_ok=True)
-        for part in shipping.ABOUT:
+        for part in parts:
             path = weights / shipping.file_name(part)
             path.write_bytes(self._path(part).read_bytes())
             path.with_suffix(".md").write_text(shipping.card(path, part), encoding="utf-8")

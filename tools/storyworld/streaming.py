@@ -28,7 +28,7 @@ from .clip import WIDTH, Towers
 from .clips_data import vision_embeds
 from .layers import Operations
 from .products import attend
-from .streaming_data import ANCHOR_EVERY, LENGTH, MEMORY, LongClips, LongRecipe, draw_long
+from .streaming_data import ANCHORS, LENGTH, MEMORY, LongClips, LongRecipe, draw_long
 from .streaming_layout import published
 from .trainer import Plan, device, train
 from .unet import Captions, noised
@@ -137,7 +137,7 @@ def tell(rng: Random, clip: Clip, chunk: int, part: str) -> Told:
     """What is told of a clip, by chance. chunk: where the one begins before which CAM was shown frames."""
     start = rng.randint(0, DATA.frames - LENGTH) if part == BASE else chunk
     text = with_strangers(rng, captions.caption(clip, captions.choose_named(rng, clip)))
-    anchor = rng.randrange(DATA.frames // ANCHOR_EVERY)
+    anchor = rng.randrange(len(ANCHORS))
     chance = rng.random()
     no_text = chance < DROP_TEXT + DROP_BOTH
     no_anchor = DROP_TEXT <= chance < DROP_TEXT + DROP_BOTH + DROP_ANCHOR

@@ -1,8 +1,8 @@
 """Clips that go on, as what a model of long videos learns from: 24 frames each, from anywhere in a story that lasts.
 
-A chunk of 16 frames lies somewhere in them; its first 8 are those that CAM is shown, as pixels. APM's anchor may be any
-of the 24. CAM's pixels are what the autoencoder gives back, for a chunk before is never seen otherwise; they are made
-once, with all the rest, because decoding is dearer than a quarter of a training step.
+A chunk of 16 frames lies somewhere in them; its first 8 are those that CAM is shown, as pixels. APM's anchor is one of
+the first 16, as in the paper. CAM's pixels are what the autoencoder gives back, for a chunk before is never seen
+otherwise; they are made once, with all the rest, because decoding is dearer than a quarter of a training step.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +24,7 @@ from storyreel.core.storyworld import world  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 LENGTH, MEMORY = 16, 8  # frames of a chunk, and how many of them stand for those before
-ANCHOR_EVERY = 3  # frames
+ANCHORS = range(0, LENGTH, 3)  # frames of a clip that may be its anchor
 BEGINNING = 1 / 3  # share of clips that show how all began, before the action is under way
 
 
@@ -50,7 +50,7 @@ class LongRecipe:
 class LongClips:
     """Encoded clips. latents: float16 [count, frames, 12, 16, 16]. motion: uint8 [count, frames, 16, 16], see
     `clips_data.motion`. before: uint8 [count, MEMORY, 128, 128, 3], the first frames of the chunk, decoded. anchors:
-    float16 [count, N, width], the image tower's projections of every ANCHOR_EVERY-th frame."""
+    float16 [count, N, width], the image tower's projections of the frames ANCHORS."""
 
     recipe: LongRecipe
     latents: Tensor
@@ -68,12 +68,12 @@ def draw_long(recipe: LongRecipe, autoencoder: nn.Module, vision: nn.Module, fol
     def encode(frames: np.ndarray, chunks: np.ndarray) -> dict[str, np.ndarray]:
         latents = encode_all(autoencoder, frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
         before = [clip[start : start + MEMORY] for clip, start in zip(latents, chunks, strict=True)]
-        seen = frames[:, ::ANCHOR_EVERY]
+        seen = frames[:, ANCHORS]
         anchors = vision_embeds(vision, seen.reshape(-1, *seen.shape[2:])).unflatten(0, seen.shape[:2])
         pixels = np.stack([decode(autoencoder, clip) for clip in before])
         return {"latents": latents.numpy(), "motion": motion(frames), "before": pixels, "anchors": anchors.numpy()}
 
-    place = folder / place_of("long", recipe, (asdict(recipe), LENGTH, MEMORY, ANCHOR_EVERY), autoencoder, vision)
+    place = folder / place_of("long", recipe, (asdict(recipe), LENGTH, MEMORY, ANCHORS), autoencoder, vision)
     return LongClips(recipe, **drawn(place, recipe, _draw_chunk, encode))
 
 
