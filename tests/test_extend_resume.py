@@ -169,3 +169,16 @@ def test_an_interrupt_within_a_chunk(server, models):
     result = client.run(told)
     assert result.status == "success" and steps(result)[0] == 12, result.message
     assert b"1 of 2 chunks were on disk" in b"".join(result.previews)
+
+
+def test_previews_while_a_chunk_samples(server, models):
+    """One a step of every chunk, if the user has previews on."""
+    write_first_frame(server.base, (70, 90, 160))
+    result = server.client().run(prompt(chunks=2), extra_data={"preview_method": "latent2rgb"})
+    assert result.status == "success", result.message
+    pictures = result.pictures("extend")
+    assert len(pictures) == 2 * STEPS == len(set(pictures))
+    with Image.open(io.BytesIO(pictures[0])) as picture:
+        assert picture.format == "JPEG" and picture.width == picture.height
+    without = server.client().run(prompt(chunks=3))
+    assert without.status == "success" and without.previews and not without.pictures("extend")

@@ -1,24 +1,11 @@
 """A small DynamiCrafter beside Storyworld's own weights: loaded by the same node, told by Storyworld's towers and
 autoencoder, sampled by stock nodes and by the pack's own. The weights are random: what counts is that all fits."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 FRAMES, WIDTH, CHANNELS = 6, 96, 12
-KIND = {
-    "name": "storyworld",
-    "base_scale": 0.9,
-    "default_fs": 7,
-    "interpolates": True,
-    "frames": FRAMES,
-    "size": [128, 128],
-    "image_tokens": 3,
-    "dim_head": 16,
-    "head_channels": 32,
-    "latents": {"spread": 0.8, "rgb": [[0.1, 0.2, 0.3]] * (CHANNELS + 1)},
-}
+SAID = {"base_scale": 0.9, "default_fs": 7, "image_tokens": 3, "dim_head": 16, "head_channels": 32}
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +13,10 @@ def found(host, tmp_path_factory):
     """The file as the loader gives it back, and what the loader offers."""
     import folder_paths
     from harness import dynamicrafter
-    from storyreel.core.networks.dynamicrafter.config import ResamplerConfig
-    from storyreel.core.networks.dynamicrafter.resampler import Resampler
-    from storyreel.core.networks.dynamicrafter.unet import UNet
     from storyreel.host import dynamicrafter_loader, storyworld
 
-    sizes = replace(dynamicrafter.SIZES, in_channels=2 * CHANNELS, out_channels=CHANNELS, context_dim=WIDTH)
-    sizes = replace(sizes, head_channels=KIND["head_channels"], init_head_channels=8)
-    projection = ResamplerConfig(64, 2, 3, KIND["dim_head"], KIND["image_tokens"] * FRAMES, WIDTH, WIDTH, 2)
     folder = tmp_path_factory.mktemp("storyworld")
-    weights = dynamicrafter.random(UNet(sizes)), dynamicrafter.random(Resampler(projection), 1)
-    dynamicrafter.write(folder / "storyworld_video.safetensors", *weights, KIND)
+    dynamicrafter.write_storyworld(folder / "storyworld_video.safetensors", FRAMES, **SAID)
     with pytest.MonkeyPatch.context() as patch:
         known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
         patch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(folder), *known[0]], known[1]))
@@ -121,6 +101,6 @@ def test_what_stands_beside_the_noise_is_in_the_models_own_units(found, told):
     positive, _, _, latent = told()
     options = positive[0][1]
     conds = model.extra_conds(noise=latent["samples"], device="cpu", cross_attn=positive[0][0], **options)
-    torch.testing.assert_close(conds["c_concat"].cond, options[keys.CONCAT_LATENTS] / KIND["latents"]["spread"])
+    torch.testing.assert_close(conds["c_concat"].cond, options[keys.CONCAT_LATENTS] / 0.8)
     assert conds["fs"].cond.tolist() == [7]
     assert conds["c_crossattn"].cond.shape == (1, 77 + 3 * FRAMES, WIDTH)

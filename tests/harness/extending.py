@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from .dynamicrafter import random
-from .streaming import STORYWORLD, tiny_streaming, write
+from .streaming import write_storyworld
 
 FILE = "streaming_storyworld_tiny.safetensors"
 CHUNK, OVERLAP, STEPS, SIZE = 6, 3, 2, 64
@@ -15,7 +15,7 @@ CLIP = (0x3070C0, 0x4080D0, 0x5090E0)  # colours of its frames
 
 def write_model(models: Path) -> Path:
     path = models / "checkpoints" / FILE
-    return path if path.exists() else write(path, tiny_streaming(STORYWORLD))
+    return path if path.exists() else write_storyworld(path)
 
 
 def node(class_type: str, **inputs) -> dict:

@@ -18,6 +18,7 @@ from .folders import host_source
 
 START_SECONDS = 300  # 10 on a quiet machine; a loaded one has taken 30 times that
 RUN_SECONDS = 600
+PREVIEW = 4  # kind of binary frame: a picture behind JSON that says whose it is
 
 
 class Server:
@@ -130,6 +131,15 @@ class Result:
     previews: list[bytes] = field(default_factory=list)
     outputs: dict[str, dict] = field(default_factory=dict)
     error: dict | None = None
+
+    def pictures(self, node: str) -> list[bytes]:
+        """The preview pictures of a node, as files."""
+        found = []
+        for frame in self.previews:
+            kind, length = (int.from_bytes(frame[start : start + 4], "big") for start in (0, 4))
+            if kind == PREVIEW and json.loads(frame[8 : 8 + length])["node_id"] == node:
+                found.append(frame[8 + length :])
+        return found
 
     @property
     def message(self) -> str:

@@ -121,12 +121,21 @@ def merger_name(key: str, count: int, blocks: str = "down_blocks") -> str:
     return f"{MERGER}{place}.temporal_transformer.{rest}"
 
 
-def write(path: Path, weights: dict[str, torch.Tensor]) -> Path:
-    """A file of the host's: safetensors, or a pickle by its name."""
+def write(path: Path, weights: dict[str, torch.Tensor], said: dict | None = None) -> Path:
+    """A file of the host's: safetensors, or a pickle by its name. said: what a safetensors file says of itself."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {key: tensor.contiguous() for key, tensor in weights.items()}
-    save_file(weights, path) if path.suffix == ".safetensors" else torch.save({"state_dict": weights}, path)
+    if path.suffix == ".safetensors":
+        save_file(weights, path, said and {"storyreel_streaming": json.dumps(said)})
+    else:
+        torch.save({"state_dict": weights}, path)
     return path
+
+
+def write_storyworld(path: Path) -> Path:
+    """A tiny StreamingT2V between Storyworld's encoders and its autoencoder."""
+    latents = {"spread": 1.0, "rgb": [[0.1, 0.2, 0.3]] * (STORYWORLD.unet.in_channels + 1)}
+    return write(path, tiny_streaming(STORYWORLD), {"latents": latents, "v_prediction": True})
 
 
 def write_for_workflows(name: str, folder: Path) -> Path:

@@ -61,6 +61,29 @@ def prompt(name: str) -> dict:
     return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def prompt_of(graph, nodes: dict) -> dict:
+    """A graph of tools/graphs in API form, without a frontend: what it leaves unsaid is as the nodes have it.
+
+    nodes: the host's.
+    """
+    return {
+        id: {"class_type": node.type, "inputs": dict(_values(nodes[node.type].INPUT_TYPES(), node.inputs))}
+        for id, node in graph.nodes.items()
+    }
+
+
+def _values(declared: dict, said: dict, prefix: str = ""):
+    """(name, value) of the inputs that are declared; those within an option that is chosen, too."""
+    for name, (kind, *options) in {**declared.get("required", {}), **declared.get("optional", {})}.items():
+        about = options[0] if options else {}
+        choices = kind if isinstance(kind, list) else about.get("options", [None])
+        nested = {choice["key"]: choice["inputs"] for choice in choices if isinstance(choice, dict)}
+        value = said.get(prefix + name, about.get("default", next(iter(nested or choices))))
+        if value is not None:
+            yield prefix + name, list(value) if isinstance(value, tuple) else value
+        yield from _values(nested.get(value, {}), said, f"{prefix}{name}.")
+
+
 def models(name: str) -> list[dict]:
     """The published files that a graph asks for, as the frontend's properties name them."""
     return [model for node in workflow(name)["nodes"] for model in node["properties"].get("models", [])]

@@ -1,0 +1,237 @@
+"""A story becomes a long film: consistent pictures, shots of them, more of the last scene, and a finer whole.
+
+What makes each of them is a matter of the loaders: published models, or the toy's.
+"""
+
+from dataclasses import dataclass
+
+from .films import STORM, TOP, animate, draw
+from .long import STREAMING_T2V, VID2VID, load_streaming, save_video, write
+from .parts import FIXED_SEED, SD15, Graph, Group, Node, load_checkpoint
+from .pictures import LOADER_BOX, TOY_SAMPLING
+from .shots import DYNAMICRAFTER_INTERP, SD21, load_video_model, load_vision
+
+BELOW = 2040  # of the lowest row, where the film is refined
+TOY_STREAMING, TOY_VIDEO = "storyworld_streaming.safetensors", "storyworld_video.safetensors"
+
+
+@dataclass(frozen=True)
+class Longer:
+    """What makes a film longer. loader: of its MODEL. sampler, sigmas: what its DDIM nodes are told. told: what Extend
+    Video is. refines: whether it denoises a film by text alone."""
+
+    loader: Node
+    sampler: dict
+    sigmas: dict
+    told: dict
+    refines: bool
+
+
+def shoot(*told, **changes) -> dict[str, Node]:
+    """Nodes 24 to 26: `animate`, the shots of which nothing saves."""
+    nodes = animate(*told, **changes)
+    return {id: nodes[id] for id in ("24", "25", "26")}
+
+
+def lengthen(longer: Longer, film: tuple, clip: tuple, vae: tuple, vision: tuple, story: dict) -> dict[str, Node]:
+    """Nodes 30 to 35: more of the last scene of `film`, one line of `story` a chunk."""
+    told = {"model": ("30", 0), "vae": vae, "clip_vision": vision, "sampler": ("33", 0), "sigmas": ("34", 0)}
+    told |= {"frames": film, "positive": ("32", 0), "negative": ("32", 1), **FIXED_SEED, **longer.told}
+    x, model = 2290, {"model": ("30", 0)}
+    loader = longer.loader
+    return {
+        "30": Node(loader.type, loader.title, (x, TOP, 360, 240), loader.inputs, loader.models),
+        "31": Node("StoryReelScript", "What Happens Next, a Line a Chunk", (1720, TOP, 510, 600), story),
+        "32": Node(
+            "StoryReelEncodeStory",
+            "Encode What Happens Next",
+            (x, TOP + 350, 360, 80),
+            {"clip": clip, "story": ("31", 0)},
+        ),
+        "33": Node("StoryReelDDIMSampler", "DDIM Sampler", (x, TOP + 550, 360, 90), longer.sampler),
+        "34": Node("StoryReelDDIMSigmas", "DDIM Sigmas", (x, TOP + 750, 360, 110), {**model, **longer.sigmas}),
+        "35": Node("StoryReelExtendVideo", "Extend Video", (2510, 0, 360, 620), told),
+    }
+
+
+def resize(film: tuple, size: int) -> dict[str, Node]:
+    """Nodes 36 to 38: a film in the size of another model, with its frame rate."""
+    x = 2110
+    scaled = {"image": ("36", 0), "upscale_method": "bicubic", "width": size, "height": size, "crop": "center"}
+    return {
+        "36": Node("GetVideoComponents", "Frames of the Shots", (x, 0, 340, 110), {"video": film}),
+        "37": Node("ImageScale", f"To {size} x {size}", (x, 230, 340, 140), scaled),
+        "38": Node("CreateVideo", "Shots in That Size", (x, 490, 340, 110), {"images": ("37", 0), "fps": ("36", 2)}),
+    }
+
+
+def refine(
+    film: str, pixels: tuple, vae: tuple, clip: tuple, prompts: tuple[str, str], model: tuple, sigmas: tuple, **blending
+) -> dict[str, Node]:
+    """Nodes 40 to 50: noise over the frames of the film of node `film`, and away again, in chunks that blend.
+
+    pixels: the frames, from node 40 or larger. model, sigmas: what denoises, and from where on.
+    """
+    sampling = {"model": ("45", 0), "positive": ("41", 0), "negative": ("42", 0), "sampler": ("46", 0)}
+    sampling |= {"sigmas": sigmas, "latent_image": ("43", 0), "cfg": 1.0, "noise_seed": FIXED_SEED["seed"]}
+    sampling |= {"add_noise": True, "control_after_generate": "fixed"}
+    blended = {"model": model, **FIXED_SEED, **blending}
+    video = {"images": ("48", 0), "audio": ("40", 1), "fps": ("40", 2)}
+    saved = save_video("49", 2110)
+    return {
+        "40": Node("GetVideoComponents", "Frames of the Film", (0, BELOW, 360, 110), {"video": (film, 0)}),
+        "41": write("Prompt", prompts[0], BELOW, 150, clip),
+        "42": write("Negative Prompt", prompts[1], BELOW + 260, 90, clip),
+        "43": Node("VAEEncode", "VAE Encode", (0, BELOW + 490, 360, 60), {"pixels": pixels, "vae": vae}),
+        "45": Node("StoryReelRandomizedBlending", "Randomized Blending", (1300, BELOW + 260, 340, 230), blended),
+        "46": Node("KSamplerSelect", "Sampler", (1300, BELOW + 610, 340, 60), {"sampler_name": "dpmpp_2m_sde"}),
+        "47": Node("SamplerCustom", "Refine", (1700, BELOW, 340, 250), sampling),
+        "48": Node("VAEDecode", "VAE Decode", (1700, BELOW + 370, 340, 60), {"samples": ("47", 0), "vae": vae}),
+        "49": Node("CreateVideo", "Create Film", (1700, BELOW + 550, 340, 110), video),
+        "50": Node(saved.type, "Save Film", (2110, BELOW, 520, 480), saved.inputs),
+    }
+
+
+def refine_by_vid2vid(film: str, clip: tuple, vae: tuple) -> dict[str, Node]:
+    """As published, larger too."""
+    loader = load_streaming(VID2VID)
+    larger = {"image": ("40", 0), "upscale_method": "bicubic", "width": 720, "height": 720, "crop": "center"}
+    prompts = "high quality, detailed", "blurry, low resolution, noise, watermark, text"
+    return {
+        **refine(film, ("51", 0), vae, clip, prompts, ("44", 0), ("44", 1)),
+        "44": Node("StoryReelRefineSigmas", "Refine Sigmas", (1300, BELOW, 340, 140), {"model": ("52", 0)}),
+        "51": Node("ImageScale", "Upscale", (0, BELOW + 230, 360, 140), larger),
+        "52": Node(loader.type, "Load MS-Vid2Vid", (420, BELOW, 360, 240), loader.inputs, loader.models),
+    }
+
+
+def refine_by_base(film: str, clip: tuple, vae: tuple, model: tuple, hero: str) -> dict[str, Node]:
+    """By the model that made the film longer: a little noise (SDEdit), for it has learned to begin with much."""
+    noise = {"model": model, "scheduler": "normal", "steps": 20, "denoise": 0.3}
+    blending = dict(chunk=16, overlap=8, guidance=3.0, rescale=0.0)
+    return {
+        **refine(film, ("40", 0), vae, clip, (hero, ""), model, ("44", 0), **blending),
+        "44": Node("BasicScheduler", "A Little Noise", (1300, BELOW, 340, 140), noise),
+    }
+
+
+def framed(pictures: str, video: str, longer: str, film: str, refined: str) -> tuple[Group, ...]:
+    """Coloured frames, each around nodes whose ids are given with blanks between."""
+    told = (
+        ("Story", "#3F789E", "2"),
+        ("Pictures", "#A86432", pictures),
+        ("Video Model", "#8A5A9E", video),
+        ("Shots", "#4E8A5A", "26"),
+        ("What Happens Next", "#3F789E", "31"),
+        ("Model That Goes On", "#8A5A9E", longer),
+        ("Long Film", "#4E8A5A", film),
+        ("Finer Film", "#7A7A3A", refined),
+    )
+    return tuple(Group(title, colour, tuple(ids.split())) for title, colour, ids in told)
+
+
+PICTURES = "1 3 4 5 6 7 8"
+AFTER_THE_STORM = STORM | {
+    "scenes": """\
+[Runa] looks up at the sun and smiles
+[Runa] closes her eyes, the wind in her hair
+[Runa] laughs, sunlight on wet leaves""",
+}
+
+
+def story_to_long_video() -> Graph:
+    sampling = {"steps": 30, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras", **FIXED_SEED}
+    video, vision = load_video_model(DYNAMICRAFTER_INTERP), load_vision(0)
+    longer = Longer(load_streaming(STREAMING_T2V), {}, {"spacing": "leading"}, {"anchor": -1}, refines=False)
+    nodes = {
+        "1": load_checkpoint(SD15, LOADER_BOX),
+        **draw(STORM, (768, 480), sampling),
+        "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs, video.models),
+        "21": load_checkpoint(SD21, (0, TOP, 510, 105), "Load Text Encoder"),
+        "22": Node(vision.type, vision.title, (0, TOP + 215, 510, 60), vision.inputs, vision.models),
+        "23": Node(
+            "StoryReelEncodeStory",
+            "Encode Story for Video",
+            (1315, TOP, 310, 80),
+            {"clip": ("21", 1), "story": ("2", 0)},
+        ),
+        **shoot("23", ("22", 0), {}, {}),
+        **resize(("26", 0), 256),
+        **lengthen(longer, ("38", 0), ("30", 1), ("30", 2), ("30", 3), AFTER_THE_STORM),
+        **refine_by_vid2vid("35", ("21", 1), ("30", 2)),
+    }
+    note = """\
+1. Write your story in **Story Script**, and under **What Happens Next** how its last scene goes on, a line a chunk.
+**Run** draws it, animates from each picture to the next, adds 4 chunks of 8 frames, and refines all of it, enlarged.
+2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped or crashed? Press **Run** again.
+3. The loaders say which model does what: another checkpoint for the pictures, ToonCrafter for the shots; from **Load
+DynamiCrafter** to *model* of **Extend Video**, and the film goes on by its last frame."""
+    groups = framed(PICTURES, "20 21 22 23 24 25", "30 32 33 34", "35 36 37 38", "40 50 51 52")
+    return Graph("story_to_long_video", note, (0, -45, 510, 200), nodes, groups)
+
+
+WAVES = {
+    "style": "(No style)",
+    "negative": "",
+    "characters": "[Pim] a blue hero with a yellow pointed hat",
+    "scenes": """\
+[Pim] waving in a meadow #Pim had never seen the sea.
+[Pim] hopping in a town #Through the town,
+[Pim] nodding in a forest #through the forest,
+[Pim] standing on a beach #and there it was. All of it!""",
+}
+AT_THE_SEA = WAVES | {
+    "scenes": """\
+[Pim] waving on a beach
+[Pim] nodding on a beach
+[Pim] sitting on a beach""",
+}
+# The toy's StreamingT2V remembers, and its denoiser reads text alone. Its DynamiCrafter goes on from the last frame.
+REMEMBERS = Longer(
+    Node("StoryReelStreamingLoader", "Load StreamingT2V", LOADER_BOX, {"checkpoint": TOY_STREAMING}),
+    {},
+    {"spacing": "leading", "steps": 20},
+    {"guidance": 3.0, "chunks": 3, "anchor": -16},
+    refines=True,
+)
+GOES_ON = Longer(
+    Node("StoryReelDynamiCrafterLoader", "Load DynamiCrafter", LOADER_BOX, {"checkpoint": TOY_VIDEO}),
+    {"eta": 0.0},
+    {"steps": 16},
+    {"guidance": 3.0, "chunks": 3, "anchor": -16},
+    refines=False,
+)
+REFINED = """\
+3. **Refine** is a small step back and forth (SDEdit): a little noise over the whole film, *denoise* .3, and the video
+model takes it away again, in chunks that blend. The published refiner, MS-Vid2Vid, has no counterpart here."""
+NOT_REFINED = """\
+3. Each chunk goes from the last frame back to the anchor. The film is not refined: this model cannot do it by text
+alone."""
+
+
+def storyworld_story_to_long_video(longer: Longer = REMEMBERS) -> Graph:
+    """The same chain on the toy's models, which needs their files beside the pack: it is no example yet."""
+    video = load_video_model(TOY_VIDEO)
+    size = {"width": 128, "height": 128, "text_scale": 3.0, "image_scale": 3.0}
+    nodes = {
+        "1": Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
+        **draw(WAVES, (128, 128), TOY_SAMPLING, seed=TOY_SAMPLING["seed"]),
+        "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
+        **shoot("3", ("1", 3), {"eta": 0.0}, {"steps": 16}, mode="animate", **size),
+        **lengthen(longer, ("26", 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
+    }
+    if longer.refines:
+        hero = "a blue hero with a yellow pointed hat"
+        nodes |= refine_by_base("35", ("1", 1), ("1", 2), ("30", 0), hero)
+    else:
+        nodes["50"] = save_video("35", 2930)
+    note = """\
+1. Press **Run**: the toys draw the story, bring every picture to life, and go on with the last one, which **What
+Happens Next** tells a line a chunk.
+2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped? Press **Run** again.
+""" + (REFINED if longer.refines else NOT_REFINED)
+    groups = framed(PICTURES, "20 24 25", "30 32 33 34", "35", "40 50" if longer.refines else "50")
+    return Graph("storyworld_story_to_long_video", note, (0, -45, 510, 200), nodes, groups)
+
+
+GRAPHS = (story_to_long_video(),)
