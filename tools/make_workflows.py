@@ -186,7 +186,7 @@ def drawn_page(client, prompt: dict) -> bytes:
 
 def screenshot(page) -> bytes:
     """The whole graph, as the frontend draws it."""
-    page.set_viewport_size({"width": 3000, "height": 2800})
+    page.set_viewport_size({"width": 3000, "height": 3000})
     width, height = page.evaluate(PRESENT, 30)
     page.wait_for_timeout(1500)  # the canvas takes some frames to follow
     return page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})

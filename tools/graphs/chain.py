@@ -11,7 +11,7 @@ from .parts import FIXED_SEED, SD15, Graph, Group, Node, load_checkpoint
 from .pictures import LOADER_BOX, TOY_SAMPLING
 from .shots import DYNAMICRAFTER_INTERP, SD21, load_video_model, load_vision
 
-BELOW = 2040  # of the lowest row, where the film is refined
+BELOW = 1980  # of the lowest row, where the film is refined
 TOY_STREAMING, TOY_VIDEO = "storyworld_streaming.safetensors", "storyworld_video.safetensors"
 
 
@@ -48,8 +48,10 @@ def lengthen(longer: Longer, film: tuple, clip: tuple, vae: tuple, vision: tuple
             (x, TOP + 350, 360, 80),
             {"clip": clip, "story": ("31", 0)},
         ),
-        "33": Node("StoryReelDDIMSampler", "DDIM Sampler", (x, TOP + 550, 360, 90), longer.sampler),
-        "34": Node("StoryReelDDIMSigmas", "DDIM Sigmas", (x, TOP + 750, 360, 110), {**model, **longer.sigmas}),
+        "33": Node("StoryReelDDIMSampler", "DDIM Sampler of Chunks", (x, TOP + 550, 360, 90), longer.sampler),
+        "34": Node(
+            "StoryReelDDIMSigmas", "DDIM Sigmas of Chunks", (x, TOP + 750, 360, 110), {**model, **longer.sigmas}
+        ),
         "35": Node("StoryReelExtendVideo", "Extend Video", (2510, 0, 360, 620), told),
     }
 
@@ -82,11 +84,11 @@ def refine(
         "40": Node("GetVideoComponents", "Frames of the Film", (0, BELOW, 360, 110), {"video": (film, 0)}),
         "41": write("Prompt", prompts[0], BELOW, 150, clip),
         "42": write("Negative Prompt", prompts[1], BELOW + 260, 90, clip),
-        "43": Node("VAEEncode", "VAE Encode", (0, BELOW + 490, 360, 60), {"pixels": pixels, "vae": vae}),
+        "43": Node("VAEEncode", "Encode Film", (0, BELOW + 490, 360, 60), {"pixels": pixels, "vae": vae}),
         "45": Node("StoryReelRandomizedBlending", "Randomized Blending", (1300, BELOW + 260, 340, 230), blended),
         "46": Node("KSamplerSelect", "Sampler", (1300, BELOW + 610, 340, 60), {"sampler_name": "dpmpp_2m_sde"}),
         "47": Node("SamplerCustom", "Refine", (1700, BELOW, 340, 250), sampling),
-        "48": Node("VAEDecode", "VAE Decode", (1700, BELOW + 370, 340, 60), {"samples": ("47", 0), "vae": vae}),
+        "48": Node("VAEDecode", "Decode Film", (1700, BELOW + 370, 340, 60), {"samples": ("47", 0), "vae": vae}),
         "49": Node("CreateVideo", "Create Film", (1700, BELOW + 550, 340, 110), video),
         "50": Node(saved.type, "Save Film", (2110, BELOW, 520, 480), saved.inputs),
     }
@@ -166,8 +168,8 @@ def story_to_long_video() -> Graph:
 2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped or crashed? Press **Run** again.
 3. The loaders say which model does what: another checkpoint for the pictures, ToonCrafter for the shots; from **Load
 DynamiCrafter** to *model* of **Extend Video**, and the film goes on by its last frame."""
-    groups = framed(PICTURES, "20 21 22 23 24 25", "30 32 33 34", "35 36 37 38", "40 50 51 52")
-    return Graph("story_to_long_video", note, (0, -45, 510, 200), nodes, groups)
+    groups = framed(PICTURES, "20 21 22 23 24 25", "30 32 33 34", "35 36 37 38", "40 43 46 49 50")
+    return Graph("story_to_long_video", note, (0, -45, 510, 185), nodes, groups)
 
 
 WAVES = {
@@ -230,8 +232,8 @@ def storyworld_story_to_long_video(longer: Longer = REMEMBERS) -> Graph:
 Happens Next** tells a line a chunk.
 2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped? Press **Run** again.
 """ + (REFINED if longer.refines else NOT_REFINED)
-    groups = framed(PICTURES, "20 24 25", "30 32 33 34", "35", "40 50" if longer.refines else "50")
-    return Graph("storyworld_story_to_long_video", note, (0, -45, 510, 200), nodes, groups)
+    groups = framed(PICTURES, "20 24 25", "30 32 33 34", "35", "40 43 46 49 50" if longer.refines else "50")
+    return Graph("storyworld_story_to_long_video", note, (0, -45, 510, 185), nodes, groups)
 
 
 GRAPHS = (story_to_long_video(),)
