@@ -125,7 +125,8 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
 
 
 @torch.no_grad()
-def test_the_layers_for_training_compute_what_the_networks_own_do(lab):
+def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own_layers(lab):
+    from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given
     from storyreel.core.networks.dynamicrafter.resampler import Resampler
     from storyreel.core.networks.dynamicrafter.unet import UNet
 
@@ -139,10 +140,16 @@ def test_the_layers_for_training_compute_what_the_networks_own_do(lab):
     projection.load_state_dict(model.image_proj_model.state_dict())
     noisy, beside = torch.randn(2, 2, video.FRAMES, video.LATENT_CHANNELS, 8, 8)
     text, seen = torch.randn(2, 77, video.WIDTH), torch.randn(2, 65, video.WIDTH)
-    times, fs = torch.tensor([999, 20]), torch.tensor([6, 9])
-    found = model(noisy, beside, times, text, seen, fs)
-    x = torch.cat([noisy, beside], 2).transpose(1, 2)
-    expected = plain(x, times, torch.cat([text, projection(seen)], 1), fs).transpose(1, 2)
+    times, fs = torch.tensor([999, 400]), torch.tensor([6, 9])
+    alphas = video.alpha_bars(zero_snr=True).float()[times]
+    velocity = model(noisy, beside, times, alphas, text, seen, fs)
+    signal, noise = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
+    found = (signal * noisy - noise * velocity).transpose(1, 2)
+    noisy, beside = noisy.transpose(1, 2), beside.transpose(1, 2)
+    said = plain(torch.cat([noisy, beside], 1), times, torch.cat([text, projection(seen)], 1), fs)
+    predicted, keep = said.tensor_split([video.LATENT_CHANNELS], dim=1)
+    assert keep.sigmoid().std() > 0.05
+    expected = keep_given(signal * noisy - noise * predicted, first_guess(beside), keep)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
