@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core.networks.animatediff.config import MotionConfig, read_config
 from ..core.networks.animatediff.module import ClipNorm, MotionModules
 from .folders import path_of
-from .loading import check_whole, describe, patcher_of, read_file
+from .loading import check_whole, describe, patcher_of, read_with_metadata
 from .video_model import Attention
 
 NODE = "StoryReelApplyMotion"
@@ -38,7 +38,7 @@ class HostMotionModules(MotionModules):
 
 def load(name: str) -> ModelPatcher:
     """Read a file of the folder. Raises ValueError for a file of another kind or of another family."""
-    weights = read_weights(name, read_file(path_of(FOLDER, name)))
+    weights = read_weights(name, read_with_metadata(path_of(FOLDER, name))[0])
     try:
         config = read_config({key: tuple(weight.shape) for key, weight in weights.items()})
         count, stored = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)

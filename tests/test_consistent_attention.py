@@ -41,13 +41,17 @@ def run(host, probe, model):
     return run
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, host, tiny_checkpoint):
+    """(a model, the width of its text)"""
+    return host.load_checkpoint(tiny_checkpoint(request.param))[0], FAMILIES[request.param]
+
+
 @pytest.mark.parametrize("preset", ["low-vram", "mask", "paper", "custom"])
-def test_every_preset_on_every_family(host, probe, tiny_checkpoint, family, preset):
-    model = host.load_checkpoint(tiny_checkpoint(family))[0]
+def test_every_preset_on_every_family(host, probe, family, preset):
+    model, width = family
     story = probe.story_of(*STORY)
     watch = probe.Probe(probe.node(host, model, preset, story=story), preset, cast=story.cast)
-    width = FAMILIES[family]
     probe.sample(
         watch.model,
         probe.conditioning(len(STORY), width, 1),

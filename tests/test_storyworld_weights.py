@@ -12,6 +12,8 @@ import pytest
 import torch
 from harness import workflows
 
+pytestmark = pytest.mark.programs  # some are; all need the same models
+
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "models" / "storyworld"
 PARTS = ("autoencoder", "clip", "unet")
