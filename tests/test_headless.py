@@ -32,7 +32,7 @@ def play(client, result, node: str, rate: float = 8) -> list[Image.Image]:
 
 @pytest.mark.parametrize("name", workflows.NAMES)
 def test_an_api_file_is_posted_and_drawn(client, name):
-    prompt = workflows.small_prompt(name, seed=1)
+    prompt = workflows.small_prompt(name, seed=workflows.seed_of(name))
     result = client.run(prompt)  # raises if validation says anything at all
     assert result.status == "success", result.message
 

@@ -1,5 +1,6 @@
 """The story nodes on the real host: reading and refusing scripts, encoding them, and the latents to sample."""
 
+import functools
 import json
 
 import pytest
@@ -34,9 +35,9 @@ def encode(host, clip, text):
     return host.nodes["CLIPTextEncode"]().encode(clip, text)[0]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def clip_of(host, tiny_checkpoint):
-    return lambda checkpoint: host.load_checkpoint(tiny_checkpoint(checkpoint))[1]
+    return functools.cache(lambda checkpoint: host.load_checkpoint(tiny_checkpoint(checkpoint))[1])
 
 
 @pytest.fixture

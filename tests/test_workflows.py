@@ -163,7 +163,7 @@ def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots):
     missing = frontend.page.locator("[data-testid=error-overlay]")
     if workflows.models(name):
         missing.wait_for(timeout=30_000)
-    frontend.set_widgets(workflows.small(workflows.prompt(name), seed=len(renderer)))
+    frontend.set_widgets(workflows.small(workflows.prompt(name), seed=workflows.seed_of(name) + 1))
     missing.wait_for(state="hidden", timeout=30_000)  # the checkpoint that was missing is no longer asked for
     prompt = frontend.export()
     events = frontend.run()
