@@ -4,11 +4,13 @@ from pathlib import Path
 
 import folder_paths
 
+from .storyworld import SHIPPED
+
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def file_names(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """The files in models/`folder`, and wherever else the user's settings put it."""
+    """The files in models/`folder`, wherever else the user's settings put it, and the toy's own."""
     _register(folder)
     return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(suffixes)]
 
@@ -26,4 +28,5 @@ def folder_of(folder: str) -> str:
 
 
 def _register(folder: str) -> None:
-    folder_paths.add_model_folder_path(folder, str(Path(folder_paths.models_dir) / folder))
+    for place in (Path(folder_paths.models_dir), SHIPPED):
+        folder_paths.add_model_folder_path(folder, str(place / folder))

@@ -28,11 +28,11 @@ EXPECTED = "a motion module of AnimateDiff for SD1.5 (v1, v2 or v3) was expected
 
 
 class HostMotionModules(MotionModules):
-    """The modules with the host's layers and attention."""
+    """The modules with the host's attention, and with its layers if no others are given."""
 
-    def __init__(self, config: MotionConfig, dtype=None):
+    def __init__(self, config: MotionConfig, operations=comfy.ops.manual_cast, **made):
         attention = Attention()
-        super().__init__(config, comfy.ops.manual_cast, attention, device="meta", dtype=dtype)
+        super().__init__(config, operations, attention, **made)
         self.attention = attention
 
 
@@ -43,7 +43,7 @@ def load(name: str) -> ModelPatcher:
         config = read_config({key: tuple(weight.shape) for key, weight in weights.items()})
         count, stored = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
         dtype = comfy.model_management.unet_dtype(model_params=count, weight_dtype=stored)
-        network = HostMotionModules(config, dtype)
+        network = HostMotionModules(config, device="meta", dtype=dtype)
         check_whole(network, weights)
     except KeyError as error:
         raise ValueError(f"{NODE}: {name} is not whole: it lacks {error.args[0]}; {EXPECTED}.") from error

@@ -129,21 +129,35 @@ def run(
         return Trained(target, Figures(**stated["figures"]), stated["log"])
     tokens = make_tokens(space, clip_vision, clips, recipe.stride, paths, tell)
     with torch.inference_mode(False), torch.enable_grad():
-        figures, log, weights = _train(tokens, config, plan, recipe, work / key / STATE, tell)
-    told |= {"run": key, "tokens_of": space.name, "clips": len(clips), "beats_interpolation": figures.beats}
-    told |= {"verdict": figures.told, "figures": asdict(figures), "log": log}
+        kept, held_out = training.split(tokens, recipe.held_out, plan.seed)
+        figures, log, weights = learn(kept, held_out, config, plan, recipe, work / key / STATE, tell)
+    told |= {"run": key, "tokens_of": space.name, "clips": len(clips), **reached(figures, log)}
     write(target, weights, {**write_config(config), TRAINING: json.dumps(told)})
     shutil.rmtree(work / key, ignore_errors=True)
     logging.info("StoryReel: %s. %s", target.name, figures.told)
     return Trained(target, figures, log)
 
 
-def _train(
-    clips: Sequence[Clip], config: PredictorConfig, plan: Plan, recipe: Recipe, state: Path, tell: Tell
+def reached(figures: Figures, log: list[dict]) -> dict:
+    """What a file says of how far its training came."""
+    told = {"beats_interpolation": figures.beats, "verdict": figures.told}
+    return told | {"figures": asdict(figures), "log": log}
+
+
+def learn(
+    clips: Sequence[Clip],
+    held_out: Sequence[Clip],
+    config: PredictorConfig,
+    plan: Plan,
+    recipe: Recipe,
+    state: Path,
+    tell: Tell,
 ) -> tuple[Figures, list[dict], dict[str, Tensor]]:
-    """(what it reached, the log, its weights in half precision)"""
-    kept, held_out = training.split(clips, recipe.held_out, plan.seed)
-    examples = training.Examples(kept, config, recipe.frames)
+    """(what it reached on the clips that were held out, the log, its weights in half precision)
+
+    state: the file in which an unfinished run is kept.
+    """
+    examples = training.Examples(clips, config, recipe.frames)
     network, device = seeded(lambda: MotionPredictor(config), plan.seed), comfy.model_management.get_torch_device()
     comfy.model_management.free_memory(BYTES_A_WEIGHT * sum(t.numel() for t in network.parameters()), device)
 

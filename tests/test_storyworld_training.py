@@ -16,7 +16,8 @@ pytestmark = pytest.mark.programs
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
-PARTS = ("autoencoder", "clip", "unet", "reader", "video_reader", "video", *STREAMING)
+MOTION = ("ip_adapter", "motion_module", "predictor")
+PARTS = ("autoencoder", "clip", "unet", "reader", "video_reader", "video", *STREAMING, *MOTION)
 
 
 def train(work: Path, *arguments) -> subprocess.CompletedProcess:
@@ -24,6 +25,10 @@ def train(work: Path, *arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
         command, env=environment().clean_environ(), capture_output=True, text=True, timeout=900, check=False
     )
+
+
+def numberless(names) -> set[str]:
+    return {re.sub(r"\d+", "N", name) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +61,11 @@ def test_a_stage_leaves_weights_a_log_and_a_curve(trained, part):
         ("pictures", "unet", ("autoencoder", "clip")),
         ("video", "video", ("autoencoder", "clip", "unet")),
         ("streaming_cam", "streaming_cam", ("autoencoder", "clip", "unet", "streaming_base")),
+        ("motion_module", "motion_module", ("autoencoder", "clip", "unet", "ip_adapter")),
     ],
 )
 def test_a_stopped_stage_goes_on_and_ends_the_same(trained, tmp_path, stage, part, needs):
-    """Stopped after its first step, a UNet reaches the very weights of the run that was not."""
+    """Stopped after its first step, a network reaches the very weights of the run that was not."""
     from safetensors.torch import load_file
 
     for file in trained.iterdir():
@@ -107,9 +113,6 @@ def test_the_streaming_model_is_one_small_file_of_published_names(trained):
     file = trained / "streaming.safetensors"
     assert file.stat().st_size <= 16e6
     whole = load_file(file)
-
-    def numberless(names) -> set[str]:
-        return {re.sub(r"\d+", "N", name) for name in names}
 
     published = json.loads((MANIFESTS / "streaming_t2v.json").read_text())
     assert numberless(whole) <= numberless(published)
@@ -202,33 +205,99 @@ def test_the_video_model_is_measured(trained):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
 
 
+def test_semantic_motion_is_three_small_files(trained):
+    """Of published names; the picture model has learnt nothing."""
+    from safetensors.torch import load_file
+
+    assert sum((trained / f"{part}.safetensors").stat().st_size for part in MOTION) <= 8e6
+    for part, published in (("motion_module", "mm_sd_v15_v2"), ("ip_adapter", "ip-adapter-plus_sd15")):
+        listed = json.loads((MANIFESTS / f"{published}.json").read_text())
+        assert numberless(load_file(trained / f"{part}.safetensors")) == numberless(listed)
+
+
+def test_the_predictor_says_what_it_reached_and_is_not_trained_twice(trained):
+    from safetensors import safe_open
+    from storyreel.core.networks.semantic_motion.config import read_training
+
+    with safe_open(trained / "predictor.safetensors", "pt") as file:
+        told = read_training(file.metadata())
+    assert told["figures"]["clips"] == 1 and told["beats_interpolation"] is False and "held-out" in told["verdict"]
+    before = (trained / "predictor.safetensors").read_bytes()
+    again = train(trained, "predictor")
+    assert again.returncode == 0 and "predictor.safetensors is there" in again.stdout, again.stdout + again.stderr
+    assert (trained / "predictor.safetensors").read_bytes() == before
+
+
+def test_semantic_motion_is_measured(trained):
+    """As tokens, and decoded in every way; a clip that no model made is where it should be."""
+    settings = ("tokens", "drawn", "true", "predicted-text", "interpolated-single")
+    command = [sys.executable, TOOLS / "measure_motion.py", "--rows", ",".join(settings), "--clips", "2", "--json"]
+    command += ["--weights", trained, "--judges", trained, "--sheet", trained / "motion.png"]
+    done = subprocess.run(
+        command, env=environment().clean_environ(), capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tokens, *decoded = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    assert tokens["mse"] > 0 and tokens["gain_low"] <= tokens["gain"] <= tokens["gain_high"]
+    assert [row["setting"] for row in decoded] == list(settings[1:])
+    for row in decoded:
+        for name in ("seen", "every", "action"):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+    assert (trained / "motion.png").stat().st_size > 1000
+
+
 def test_only_the_recipes_own_model_ships(tmp_path):
     require_setup()
     done = train(tmp_path, "--ship")
     assert done.returncode == 2 and "only the recipe's own model ships" in done.stderr
 
 
-@pytest.mark.parametrize("absent", ["streaming", "unet"])
-def test_a_video_model_ships_once_it_is_trained(trained, host, tmp_path, monkeypatch, absent):
-    """The other parts are needed."""
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """What ships the parts, without the minutes that it takes to measure them."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    from storyworld import shipping, stages
+    from storyworld import shipping
 
-    work, shipped = tmp_path / "work", tmp_path / "shipped"
+    monkeypatch.setattr(shipping, "MEASURES", {"unet": lambda *_: {"named": 0.5}})
+    return shipping
+
+
+def copied(trained: Path, work: Path, *absent: str) -> Path:
     work.mkdir()
     for file in trained.glob("*.safetensors"):
-        if file.stem != absent:
+        if file.stem not in absent:
             (work / file.name).write_bytes(file.read_bytes())
-    for figures in ("_drawing_figures", "_moving_figures", "_lasting_figures"):
-        monkeypatch.setattr(stages.Training, figures, lambda self: {"named": 0.5})  # they take minutes
-    if absent not in shipping.VIDEO_MODELS:
-        with pytest.raises(FileNotFoundError, match="unet.safetensors: train every stage before --ship"):
-            stages.Training(work).ship(shipped, tmp_path)
-        assert not shipped.exists()
-        return
-    stages.Training(work).ship(shipped, tmp_path)
-    names = {"autoencoder", "clip", "unet", "storyworld_video"}
-    assert {path.name for path in shipped.iterdir()} == {
-        f"{name}{end}" for name in names for end in (".safetensors", ".md")
-    }
+    return work
+
+
+def files_in(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*.*")}
+
+
+def with_cards(*names: str) -> set[str]:
+    return {f"{name}{end}" for name in names for end in (".safetensors", ".md")}
+
+
+def test_what_is_trained_ships(trained, host, tmp_path, unmeasured):
+    """Whatever there is of video, streaming and semantic motion; the other parts are needed."""
+    work, shipped, judges = copied(trained, tmp_path / "work", "streaming", "predictor"), tmp_path / "a", tmp_path / "b"
+    unmeasured.ship([], work, shipped, judges)
+    motion = ("ipadapter/storyworld_ip_adapter", "animatediff_models/storyworld_motion_module")
+    assert files_in(shipped) == with_cards("autoencoder", "clip", "unet", "storyworld_video", *motion)
+    assert files_in(judges) == {"reader.safetensors", "video_reader.safetensors"}
     assert "reached: named | 0.500" in (shipped / "unet.md").read_text()
+    (work / "clip.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"clip\.safetensors: train it before --ship"):
+        unmeasured.ship([], work, tmp_path / "none", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_named_stages_ship_alone(trained, host, tmp_path, unmeasured):
+    work, shipped = copied(trained, tmp_path / "work", "video", "reader"), tmp_path / "shipped"
+    unmeasured.ship([*STREAMING, "predictor"], work, shipped, tmp_path / "judges")
+    assert files_in(shipped) == with_cards("storyworld_streaming", "semantic_motion/storyworld_predictor")
+    assert not (tmp_path / "judges").exists()
+    for stages, missing in ((["autoencoder", "video"], "video"), (["pictures"], "reader")):  # the judge of the UNet
+        with pytest.raises(FileNotFoundError, match=rf"/{missing}\.safetensors: train it before --ship"):
+            unmeasured.ship(stages, work, tmp_path / "none", tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -1,14 +1,15 @@
 """Train Storyworld's models from nothing: at most 90 minutes on two processor cores, as long again for the video model,
-and two hours for StreamingT2V; less on a GPU.
+two hours for StreamingT2V, and an hour for semantic motion; less on a GPU.
 
 python tools/train_storyworld.py                     every stage; what is finished stays, what was stopped goes on
 python tools/train_storyworld.py clip pictures       some stages
-python tools/train_storyworld.py --ship              and put the weights where the pack finds them
+python tools/train_storyworld.py --ship              and put the weights of these stages where the pack finds them
 python tools/train_storyworld.py pictures --seed 1 --no-twins      another UNet, for comparison
 
 Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader and video_reader (the judges of the
 measurements); video (a small DynamiCrafter); streaming_base, streaming_cam, streaming_apm (a small StreamingT2V, in the
-paper's order). Each leaves its weights, its log and a picture of its loss in .cache/storyworld.
+paper's order); ip_adapter, motion_module (both for the UNet, which stays as it is) and predictor (semantic motion).
+Each leaves its weights, its log and a picture of its loss in .cache/storyworld.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 import environment
 
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
-STAGES = ("autoencoder", "clip", "pictures", "reader", "video_reader", "video", *STREAMING)
+MOTION = ("ip_adapter", "motion_module", "predictor")
+STAGES = ("autoencoder", "clip", "pictures", "reader", "video_reader", "video", *STREAMING, *MOTION)
 WORK = environment.CACHE / "storyworld"
 SHIPPED = environment.ROOT / "models" / "storyworld"
 JUDGES = environment.ROOT / "tools" / "storyworld"
@@ -35,13 +37,14 @@ def main(arguments: list[str]) -> int:
     import pack
 
     pack.load_host(environment.find_host())
+    from storyworld import shipping
     from storyworld.stages import Training
     from storyworld.trainer import Stopped
 
     training = Training(options.work, options.seed, options.twins, options.scale, options.stop_after)
     started = time.monotonic()
     for stage in STAGES:
-        if stage in options.stages:
+        if stage in (options.stages or STAGES):
             try:
                 getattr(training, stage)()
             except Stopped as stopped:
@@ -50,7 +53,7 @@ def main(arguments: list[str]) -> int:
             print(f"{stage}: done after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     if options.ship:
         try:
-            training.ship(SHIPPED, JUDGES)
+            shipping.ship(options.stages, training.folder, SHIPPED, JUDGES)
         except FileNotFoundError as error:
             raise environment.SetupError(str(error)) from None
     return 0
@@ -72,7 +75,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"there is no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
     if options.ship and (options.seed or not options.twins or options.scale != 1):
         parser.error("only the recipe's own model ships: no --seed, --no-twins or --scale beside --ship")
-    options.stages = options.stages or STAGES
     return options
 
 

@@ -79,7 +79,7 @@ def draw_clips(recipe: ClipRecipe, autoencoder: nn.Module, vision: nn.Module, fo
         return {"latents": latents.numpy(), "motion": motion(frames), "tokens": tokens.numpy()}
 
     place = folder / place_of("video", recipe, (asdict(recipe), RATES), autoencoder, vision)
-    return Clips(recipe, **drawn(place, recipe, _draw_chunk, encode))
+    return Clips(recipe, **drawn(place, recipe, draw_chunk, encode))
 
 
 def place_of(kind: str, recipe, told: tuple, *networks: nn.Module) -> str:
@@ -132,7 +132,7 @@ def _in_order(pool: ProcessPoolExecutor, draw: Draw, recipe, starts: list[int]) 
         yield waiting.popleft().result()
 
 
-def _draw_chunk(recipe: ClipRecipe, start: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_chunk(recipe: ClipRecipe, start: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames uint8 [clips, T, 128, 128, 3], and for each clip the number of a frame that is not the first."""
     clips = range(start, min(start + CHUNK, recipe.count))
     frames = [world.render_clip(recipe.sample(index)[0], recipe.frames).image for index in clips]
@@ -145,6 +145,11 @@ def vision_tokens(vision: nn.Module, images: np.ndarray) -> Tensor:
     return _look(vision, images, 0)
 
 
+def penultimate_tokens(vision: nn.Module, images: np.ndarray) -> Tensor:
+    """float16 [count, N, width] of uint8 pictures: all tokens of the last layer but one."""
+    return _look(vision, images, 1)
+
+
 def vision_embeds(vision: nn.Module, images: np.ndarray) -> Tensor:
     """float16 [count, width] of uint8 pictures: the projection."""
     return _look(vision, images, 2)
@@ -155,7 +160,8 @@ def _look(vision: nn.Module, images: np.ndarray, output: int, batch: int = 64) -
     parts = []
     for start in range(0, len(images), batch):
         with autocast():
-            parts.append(vision(pixel_values=normalise(images[start : start + batch]))[output].half().cpu())
+            seen = vision(pixel_values=normalise(images[start : start + batch]), intermediate_output=-2)
+            parts.append(seen[output].half().cpu())
     return torch.cat(parts)
 
 

@@ -8,12 +8,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import autoencoder, clip, clips_data, data, reader, shipping, streaming, unet, video, video_reader
+from . import (
+    autoencoder,
+    clip,
+    clips_data,
+    data,
+    motion,
+    motion_data,
+    predictor,
+    reader,
+    shipping,
+    streaming,
+    unet,
+    video,
+    video_reader,
+)
 from .trainer import Plan, device
 from .words import Vocabulary
 
 LEAST_PICTURES, LEAST_CLIPS = 96, 16  # of a tried-out stage
-JUDGES = ("reader", "video_reader")  # they measure, and are no part of the pack
 
 
 class Training:
@@ -148,48 +161,41 @@ class Training:
         config = {"answers": video_reader.ANSWERS}
         self._save("video_reader", model.state_dict(), config, plan, clips.recipe, figures)
 
-    def ship(self, weights: Path, judges: Path) -> None:
-        """Copy what was trained to where the pack finds it, a model card beside each; of the video models those that
-        there are. Raises FileNotFoundError where one of the others is missing."""
-        parts = [part for part in shipping.ABOUT if part not in shipping.VIDEO_MODELS or self._path(part).exists()]
-        for part in (*JUDGES, *parts):
-            if not self._path(part).exists():
-                raise FileNotFoundError(f"there is no {self._path(part)}: train every stage before --ship.")
-        measured = {"unet": self._drawing_figures, "video": self._moving_figures, "streaming": self._lasting_figures}
-        for part in measured.keys() & parts:
-            shipping.add_figures(self._path(part), measured[part]())
-        weights.mkdir(parents=True, exist_ok=True)
-        for part in parts:
-            path = weights / shipping.file_name(part)
-            path.write_bytes(self._path(part).read_bytes())
-            path.with_suffix(".md").write_text(shipping.card(path, part), encoding="utf-8")
-        for part in JUDGES:
-            (judges / f"{part}.safetensors").write_bytes(self._path(part).read_bytes())
+    def ip_adapter(self) -> None:
+        plan, lessons = self._shorter(motion.ADAPTER_PLAN), self._lessons()
+        model = motion.train_adapter(self.folder, "ip_adapter", lessons, plan)
+        self._save("ip_adapter", model.state_dict(), {}, plan, lessons.clips.recipe, {})
 
-    def _drawing_figures(self) -> dict[str, float]:
-        """What the UNet draws, read by the reader: 64 stories, nothing shared."""
-        from . import measure
+    def motion_module(self) -> None:
+        plan, lessons = self._shorter(motion.MODULES_PLAN), self._lessons()
+        adapter = shipping.load(self._path("ip_adapter"))[0]
+        model = motion.train_modules(self.folder, "motion_module", lessons, adapter, plan)
+        self._save("motion_module", model.state_dict(), {}, plan, lessons.clips.recipe, {})
 
-        studio = measure.open_studio(self.folder, self._path("reader"), self.folder / "data")
-        row = measure.measure(studio, measure.read_setting("plain"), stories=64, seed=0, frames=4)
-        return {name: row[name] for name in ("named", "scene", "action", "vanished")}
+    def predictor(self) -> None:
+        from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, read_training
+        from storyreel.host.motion_clips import digest
+        from storyreel.host.motion_training import reached
 
-    def _moving_figures(self) -> dict[str, float]:
-        """What the video model makes of 5 pictures and every gentle caption, read by the readers."""
-        from . import video_measure as measure
+        plan, path = self._shorter(predictor.PLAN), self._path("predictor")
+        vision = self._towers(self._vocabulary()).vision
+        recipe, folder = self._fewer(motion_data.DATA), self.folder / "data"
+        clips = motion_data.draw_motions(recipe, self._autoencoder(), vision, folder)
+        adapter = shipping.load(self._path("ip_adapter"))[0]
+        tokens = predictor.token_files(clips, vision, adapter, folder)
+        run = digest([asdict(plan), asdict(predictor.CONFIG), tokens[0].path.parent.name])
+        if path.exists() and read_training(shipping.load(path)[1]).get("run") == run:
+            print(f"predictor: {path.name} is there")
+            return
+        weights, figures, log = predictor.train_predictor(self.folder, "predictor", tokens, plan, self.stop_after)
+        told = {METADATA: asdict(predictor.CONFIG), TRAINING: {"run": run, **reached(figures, log)}}
+        self._save("predictor", weights, {}, plan, recipe, asdict(figures), **told)
 
-        judges = (self._path(part) for part in JUDGES)
-        studio = measure.open_studio(self._path("video"), self.folder, *judges)
-        row = measure.measure(studio, measure.read_setting("animate"), pictures=5, seed=0)
-        return {name: row[name] for name in ("action", "path", "first", "colours", "still")}
-
-    def _lasting_figures(self) -> dict[str, float]:
-        """What the streaming model keeps of 5 clips over 4 chunks, read by the reader."""
-        from . import streaming_measure as measure
-
-        studio = measure.open_studio(self._path("streaming"), self._path("video"), self.folder, self._path("reader"))
-        row = measure.measure(studio, measure.read_setting("both"), videos=5, seed=0)
-        return {name: row[name] for name in ("colours", "scene", "cuts", "hero_jump")}
+    def _lessons(self) -> motion.Lessons:
+        vocabulary = self._vocabulary()
+        pictures, spread = shipping.load(self._path("unet"))[0], self._latents()["spread"]
+        towers, recipe = self._towers(vocabulary), self._fewer(motion_data.DATA)
+        return motion.Lessons(self.folder, self._autoencoder(), towers, vocabulary, pictures, spread, recipe)
 
     def _path(self, part: str) -> Path:
         return self.folder / f"{part}.safetensors"
@@ -227,8 +233,10 @@ class Training:
         towers.load_weights(shipping.load(self._path("clip"))[0])
         return towers.to(device()).eval()
 
-    def _shorter(self, plan: Plan) -> Plan:
-        return replace(plan, steps=max(2, round(plan.steps * self.scale)), stop_after=self.stop_after)
+    def _shorter(self, plan):
+        """A plan of either trainer."""
+        stop = {"stop_after": self.stop_after} if isinstance(plan, Plan) else {}
+        return replace(plan, steps=max(2, round(plan.steps * self.scale)), **stop)
 
     def _fewer(self, recipe):
         least = LEAST_PICTURES if isinstance(recipe, data.Recipe) else LEAST_CLIPS

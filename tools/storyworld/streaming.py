@@ -32,7 +32,7 @@ from .streaming_data import ANCHORS, LENGTH, MEMORY, LongClips, LongRecipe, draw
 from .streaming_layout import published
 from .trainer import Plan, device, train
 from .unet import Captions, noised
-from .video import LEAST_CELLS, MOST_MOTION, grey_picture
+from .video import error_parts, grey_picture, together
 from .words import Vocabulary, with_strangers
 
 pack.load_pack()
@@ -190,11 +190,7 @@ def train_part(
             anchors = [grey if one.anchor is None else clips.anchors[pick, one.anchor].float() for pick, one in pairs]
             anchor = torch.stack(anchors).to(device())
         predicted = model(noisy, times, read([one.text for one in told]), anchor, before)
-        error = (predicted.float() - target).square().mean(2)
-        weight = (moved.to(error) / MOST_MOTION).clamp(max=1)
-        everywhere = error.mean((1, 2, 3))
-        moving = (weight * error).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + LEAST_CELLS)
-        return (everywhere + moving).mean(), {"everywhere": everywhere.mean().item(), "moving": moving.mean().item()}
+        return together(error_parts((predicted.float() - target).square().mean(2), moved))
 
     train(name, nn.ModuleDict({"streaming": model}), loss, plan, folder)
     return model, clips

@@ -201,22 +201,25 @@ class Studio:
         return guider.sample(noise, latent, sampler, last, disable_pbar=True, seed=task.seed)
 
 
-def open_studio(streaming: Path, video: Path, weights: Path | None, reader: Path, steps: int | None = None) -> Studio:
-    """The models that ship, or those of another folder. streaming, video: files of the models that make videos."""
+def open_studio(
+    streaming: Path, video: Path | None, weights: Path | None, reader: Path, steps: int | None = None
+) -> Studio:
+    """The models that ship, or those of another folder. streaming, video: files of the models that make videos; no
+    setting but LAST_FRAME needs the second."""
     import comfy.utils
     import folder_paths
     from storyreel.host import dynamicrafter_loader, storyworld, streaming_loader
 
     comfy.utils.set_progress_bar_enabled(False)
-    for folder in (weights, video.parent, streaming.parent):
+    for folder in (weights, video and video.parent, streaming.parent):
         if folder:
             folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)
     storyworld.register_folder()
     judge = Reader().eval()
     judge.load_state_dict(shipping.load(reader)[0])
-    baseline = dynamicrafter_loader.load(video.name).model
-    # It would go from the last frame to the anchor, as it was trained to do, too; the baseline knows no anchor.
-    baseline.model.kind = replace(baseline.model.kind, interpolates=False)
+    baseline = dynamicrafter_loader.load(video.name).model if video else None
+    if baseline:  # it would go from the last frame to the anchor, as it was trained to do, too; it is to know no anchor
+        baseline.model.kind = replace(baseline.model.kind, interpolates=False)
     parts = storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
     return Studio(streaming_loader.load(streaming.name).model, baseline, *parts, judge, steps)
 

@@ -209,16 +209,26 @@ def train_video(
             fs,
         )
         error = (predicted - target).square().mean(2)
-        weight = (motion.to(error) / MOST_MOTION).clamp(max=1)
-        everywhere = error.mean((1, 2, 3))
-        moving = (weight * error).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + LEAST_CELLS)
+        parts = error_parts(error, motion)
         known = torch.stack([is_given(one.mode) for one in told]).to(error)
         given = (known * error.mean((2, 3))).sum(1) / known.sum(1).clamp(min=1)
-        parts = {"everywhere": everywhere.mean(), "moving": moving.mean(), "given": given.mean()}
-        return sum(parts.values()), {name: part.item() for name, part in parts.items()}
+        return together(parts | {"given": given.mean()})
 
     train(name, nn.ModuleDict({"video": model}), loss, plan, folder)
     return model, clips
+
+
+def error_parts(error: Tensor, motion: Tensor) -> dict[str, Tensor]:
+    """Means of the errors of clips [B, T, h, w]: everywhere, and where something moves. motion: uint8 [B, T, h, w]."""
+    everywhere = error.mean((1, 2, 3))
+    weight = (motion.to(error) / MOST_MOTION).clamp(max=1)
+    moving = (weight * error).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + LEAST_CELLS)
+    return {"everywhere": everywhere.mean(), "moving": moving.mean()}
+
+
+def together(parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """What a stage of videos minimises, and each part of it to report."""
+    return sum(parts.values()), {name: part.item() for name, part in parts.items()}
 
 
 def grey_picture():

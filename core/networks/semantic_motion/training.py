@@ -142,9 +142,14 @@ class Figures:
         )
 
 
-@torch.no_grad()
 def measure(network: nn.Module, clips: Sequence[Clip], config: PredictorConfig, frames: int) -> Figures:
-    """The errors in all windows of held-out clips, one after the other; a clip counts once, however long it is."""
+    return summary(errors_of(network, clips, config, frames))
+
+
+@torch.no_grad()
+def errors_of(network: nn.Module, clips: Sequence[Clip], config: PredictorConfig, frames: int) -> Tensor:
+    """float64 [clips, 4]: both errors of held-out clips, as predicted and as interpolated. A clip is cut into windows,
+    and counts once, however long it is."""
     device, rows = next(network.parameters()).device, []
     for clip in clips:
         length, row = min(clip.frames, frames), []
@@ -153,11 +158,15 @@ def measure(network: nn.Module, clips: Sequence[Clip], config: PredictorConfig, 
             found = errors(network(asked.interpolated, asked.given), asked), errors(asked.interpolated, asked)
             row.append([error.item() for pair in found for error in pair])
         rows.append(torch.tensor(row, dtype=torch.float64).mean(dim=0))
-    table = torch.stack(rows)
+    return torch.stack(rows)
+
+
+def summary(table: Tensor) -> Figures:
+    """Of `errors_of` clips."""
     squared, turned, squared_before, turned_before = table.mean(dim=0).tolist()
     low, high = interval(table[:, 0], table[:, 2])
     gain = _gain(table[:, 0], table[:, 2]).item()
-    return Figures(len(clips), squared, squared_before, 1 - turned, 1 - turned_before, gain, low, high)
+    return Figures(len(table), squared, squared_before, 1 - turned, 1 - turned_before, gain, low, high)
 
 
 def interval(found: Tensor, before: Tensor) -> tuple[float, float]:

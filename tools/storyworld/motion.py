@@ -1,0 +1,179 @@
+"""Stages 9 and 10: an IP-Adapter-Plus (arXiv 2308.06721) and AnimateDiff's motion modules (arXiv 2307.04725) for the
+picture model, which stays as it is.
+
+At first single frames of clips are drawn by what the image tower sees in them: that makes the tokens in which motion is
+predicted. Then the adapter stays as it is, too, and motion modules learn what single frames cannot tell. In a share of
+the batches the adapter's layers do not look, and the tokens stand behind the text, as in StoryDiffusion (arXiv
+2405.01434, equation 8): both ways of decoding are learnt.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pack
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import Autoencoder
+from .clip import WIDTH, Towers
+from .clips_data import ClipRecipe
+from .layers import Operations
+from .motion_data import DATA, draw_motions
+from .products import attend
+from .trainer import Plan, device, train
+from .unet import CONFIG, TRAINING_OPTIONS, Captions, build, noised
+from .video import error_parts, together
+from .words import Vocabulary, with_strangers
+
+pack.load_pack()
+from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
+from storyreel.core.networks.animatediff.config import MotionConfig  # noqa: E402
+from storyreel.core.networks.dynamicrafter.config import ResamplerConfig  # noqa: E402
+from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
+from storyreel.core.networks.ip_adapter.layers import ImageLayers  # noqa: E402
+from storyreel.core.storyworld import captions, world  # noqa: E402
+from storyreel.core.storyworld.attributes import Clip  # noqa: E402
+
+ADAPTER_PLAN = Plan(steps=1600, batch=48, rate=1e-3, ema=0.995, warmup=100)
+MODULES_PLAN = Plan(steps=1200, batch=4, rate=8e-4, ema=0.995, warmup=100)
+TOKENS = 16
+PROJECTION = ResamplerConfig(
+    dim=WIDTH, depth=2, heads=2, dim_head=64, queries=TOKENS, embedding_dim=WIDTH, output_dim=WIDTH
+)
+CHANNELS = CONFIG["model_channels"]
+MODULES = MotionConfig(
+    down=((CHANNELS,), (CHANNELS,)), up=((CHANNELS,) * 2, (CHANNELS,) * 2), middle=CHANNELS, frames=32
+)
+BESIDE_TEXT = 0.25  # share of batches
+# around(transformer_options): what a forward pass of the UNet under these options runs in.
+Around = Callable[[dict], AbstractContextManager]
+DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.3, 0.05, 0.1  # the motion is to come from the tokens: words would tell it, too
+
+
+class Adapter(nn.Module):
+    """The image projection, and the layers through which the UNet looks at its tokens, under published names."""
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        from storyreel.host.ip_adapter import looks_of
+
+        looks = looks_of(unet)
+        self.image_proj = Resampler(PROJECTION, Operations, attend)
+        self.ip_adapter = ImageLayers(dict.fromkeys(looks, (WIDTH, CHANNELS)), Operations, attend)
+        for number, look in looks.items():  # as IP-Adapter began, but without a say
+            self.ip_adapter[number].to_k_ip.weight.data.copy_(look.layer.to_k.weight)
+            nn.init.zeros_(self.ip_adapter[number].to_v_ip.weight)
+        self.blocks = {look.block: number for number, look in looks.items()}
+
+    def looking_at(self, tokens: Tensor) -> dict[tuple[str, int], Callable]:
+        """For the UNet's cross-attention layers: frames look at their tokens [frames, TOKENS, WIDTH], too."""
+
+        def look(layer, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+            heads = options["n_heads"]
+            return attend(q, k, v, heads) + layer(q, tokens, heads)
+
+        return {block: partial(look, self.ip_adapter[number]) for block, number in self.blocks.items()}
+
+
+class Lessons:
+    """Clips that the picture model denoises, told what their captions and their tokens say."""
+
+    def __init__(
+        self,
+        folder: Path,
+        autoencoder: Autoencoder,
+        towers: Towers,
+        vocabulary: Vocabulary,
+        pictures: dict[str, Tensor],
+        spread: float,
+        recipe: ClipRecipe = DATA,
+    ):
+        """pictures: weights of the picture model. spread: of the latents that it was trained on."""
+        self.clips = draw_motions(recipe, autoencoder, towers.vision, folder / "data")
+        self.truths = [recipe.sample(index)[0] for index in range(len(self.clips))]
+        self.unet = build()
+        self.unet.load_state_dict(pictures)
+        self.unet.requires_grad_(False).eval().to(device())
+        self.spread, self.read = spread, Captions(towers, vocabulary)
+        self.alphas = alpha_bars(zero_snr=False).float()
+        self.nothing = nothing_seen(towers.vision)
+
+    def loss(self, count: int, frames: int, generator: torch.Generator, adapter: Adapter, around: Around) -> tuple:
+        """(what to minimise, its parts) of so many frames of each of `count` clips. around: a pass of the UNet."""
+        picks = torch.randint(len(self.clips), (count,), generator=generator)
+        rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
+        told = [tell(rng, self.truths[pick]) for pick in picks.tolist()]
+        first = torch.tensor([rng.randint(0, self.clips.recipe.frames - frames) for _ in told])
+        at = picks[:, None], first[:, None] + torch.arange(frames)
+        seen = self.clips.seen[at].float().to(device())
+        seen[torch.tensor([not sees for _, sees in told])] = self.nothing
+        clean = self.clips.latents[at].float() / self.spread
+        noisy, times, target = (part.to(device()) for part in noised(clean, self.alphas, generator))
+
+        context = self.read([text for text, _ in told]).repeat_interleave(frames, 0)
+        tokens = adapter.image_proj(seen.flatten(0, 1)).to(context.dtype)
+        options = TRAINING_OPTIONS | {"cond_or_uncond": [0] * count}
+        if rng.random() < BESIDE_TEXT:
+            context = torch.cat([context, tokens], 1)
+        else:
+            options |= {"patches_replace": {"attn2": adapter.looking_at(tokens)}}
+        rows = noisy.flatten(0, 1), times.repeat_interleave(frames)
+        with around(options):
+            predicted = self.unet(*rows, context=context, transformer_options=options)
+        error = (predicted.view_as(target).float() - target).square().mean(2)
+        return together(error_parts(error, self.clips.motion[at]))
+
+
+def train_adapter(folder: Path, name: str, lessons: Lessons, plan: Plan = ADAPTER_PLAN) -> Adapter:
+    """The adapter, trained on single frames."""
+    torch.manual_seed(plan.seed)
+    adapter = Adapter(lessons.unet).to(device())
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+        return lessons.loss(plan.batch, 1, generator, adapter, nullcontext)
+
+    train(name, nn.ModuleDict({"adapter": adapter}), loss, plan, folder)
+    return adapter
+
+
+def train_modules(folder: Path, name: str, lessons: Lessons, adapter: dict[str, Tensor], plan: Plan = MODULES_PLAN):
+    """The motion modules, trained on whole clips. adapter: weights of the adapter that tells of their frames."""
+    from storyreel.host.motion_module import HostMotionModules, in_their_places
+
+    looking = Adapter(lessons.unet)
+    looking.load_state_dict(adapter)
+    looking.requires_grad_(False).eval().to(device())
+    torch.manual_seed(plan.seed)
+    modules = HostMotionModules(MODULES, Operations)
+    for module in modules.placed.values():  # at first a frame is as it was
+        nn.init.zeros_(module.temporal_transformer.proj_out.weight)
+        nn.init.zeros_(module.temporal_transformer.proj_out.bias)
+    modules.to(device())
+    frames = lessons.clips.recipe.frames
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+        around = partial(in_their_places, lessons.unet, modules, plan.batch * frames)
+        return lessons.loss(plan.batch, frames, generator, looking, around)
+
+    train(name, nn.ModuleDict({"motion": modules}), loss, plan, folder)
+    return modules
+
+
+def tell(rng: Random, clip: Clip) -> tuple[str, bool]:
+    """(the caption of a training clip, whether its frames are seen), by chance."""
+    text = with_strangers(rng, captions.caption(clip, captions.choose_named(rng, clip)))
+    chance = rng.random()
+    if chance < DROP_BOTH:
+        return "", False
+    chance -= DROP_BOTH
+    return "" if chance < DROP_TEXT else text, not DROP_TEXT <= chance < DROP_TEXT + DROP_IMAGE
+
+
+@torch.no_grad()
+def nothing_seen(vision: nn.Module) -> Tensor:
+    """[N, WIDTH]: what the image tower makes of zeros, which is what a negative prompt sees."""
+    zeros = torch.zeros(1, 3, world.SIZE, world.SIZE, device=device())
+    return vision(pixel_values=zeros, intermediate_output=-2)[1][0].float()
