@@ -143,7 +143,9 @@ def open_studio(weights: Path | None, video_reader: Path) -> Studio:
     judge.load_state_dict(shipping.load(video_reader)[0])
     encoder.load_state_dict(shipping.load(Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))[0])
     space = ip_adapter.load_tokens(names["ip_adapter"])
-    predictors = {PREDICTED: names["predictor"], INTERPOLATED: motion.UNTRAINED}
+    predictors = {INTERPOLATED: motion.UNTRAINED}
+    if files(weights)["predictor"].exists():
+        predictors[PREDICTED] = names["predictor"]
     parts = storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
     loaded = {whose: motion.load_predictor(name, space) for whose, name in predictors.items()}
     return Studio(*parts, space, loaded, names["motion_module"], judge, encoder)

@@ -138,9 +138,7 @@ def following(folder: Path, _, video_reader: Path) -> dict[str, float]:
     from . import motion_measure as measure
 
     studio = measure.open_studio(folder, video_reader)
-    whose = [
-        tokens for tokens in (measure.TRUE, measure.PREDICTED) if tokens == measure.TRUE or tokens in studio.predictors
-    ]
+    whose = measure.TRUE, *{measure.PREDICTED} & studio.predictors.keys()
     rows = {tokens: measure.measure(studio, measure.read_setting(tokens), 10, seed=0) for tokens in whose}
     return {f"{tokens} {figure}": row[figure] for tokens, row in rows.items() for figure in ("path", "pose")}
 
