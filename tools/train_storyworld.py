@@ -3,7 +3,8 @@ two hours for StreamingT2V, and an hour for semantic motion; less on a GPU.
 
 python tools/train_storyworld.py                     every stage; what is finished stays, what was stopped goes on
 python tools/train_storyworld.py clip pictures       some stages
-python tools/train_storyworld.py --ship              and put the weights of these stages where the pack finds them
+python tools/train_storyworld.py --ship              and put the weights where the pack finds them
+python tools/train_storyworld.py video --ship        one stage and its weights
 python tools/train_storyworld.py pictures --seed 1 --no-twins      another UNet, for comparison
 
 Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader and video_reader (the judges of the

@@ -1,4 +1,4 @@
-"""What both video models train with: layers that are quick on a CPU, and a start from the picture model."""
+"""What models of videos train with: layers that are quick on a CPU, and a start from the picture model."""
 
 from collections.abc import Mapping
 
