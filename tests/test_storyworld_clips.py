@@ -50,6 +50,11 @@ def test_fewer_frames_a_second_are_more_motion(lab):
     assert set(rates) == set(lab.clips_data.RATES) and rates[fast] > 1 > rates[slow]
 
 
+def test_what_other_processes_draw_comes_in_order(lab):
+    found = lab.clips_data.in_order(divmod, 20, [7, 3, 6, 9])
+    assert list(found) == [divmod(20, start) for start in (7, 3, 6, 9)]
+
+
 def test_motion_is_where_something_moves(lab):
     frames = np.zeros((1, 4, 128, 128, 3), np.uint8)
     frames[0, 2, 8:16, 24:32, 1] = 200  # one cell, in the third frame only

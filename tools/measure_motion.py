@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     for file in (reader, *files):
         if not file.exists():
             raise environment.SetupError(f"there is no {file}: train it, tools/train_storyworld.py says how.")
-    studio = motion_measure.open_studio(options.weights, reader)
+    studio = motion_measure.open_studio(options.weights, reader, options.steps)
     origin = {"model": "motion", "weights": hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()[:16]}
     shown = []
 
@@ -91,7 +91,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rows", help="settings, with commas between (default: the whole table)")
     parser.add_argument("--clips", type=int, default=8, help="of each of these rows (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="which clips, and their noise (default: 0)")
-    parser.add_argument("--steps", type=int, help="of the predictors that learn from films (default: as the table has)")
+    parser.add_argument("--steps", type=int, help="of sampling, and of predictors that learn from films")
     parser.add_argument("--weights", type=Path, help="where a training left its files, in place of the pack's own")
     parser.add_argument("--judges", type=Path, default=JUDGES, help="another folder of readers")
     parser.add_argument("--sheet", type=Path, help="a picture of the clips of these rows, frames side by side")

@@ -5,12 +5,8 @@ where it was.
 """
 
 import hashlib
-import multiprocessing
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -22,6 +18,7 @@ from torch import Tensor, nn
 
 from .autoencoder import encode_all
 from .clip import normalise
+from .drawing import Draw, in_order
 from .trainer import autocast
 
 pack.load_pack()
@@ -32,8 +29,6 @@ CHUNK = 64  # clips of a file
 FPS = 8  # frames a second at the usual tempo
 RATES = range(6, 11)  # frames a second that clips are told to have: fewer are more motion from frame to frame
 CELL = 8  # pixels a side to a latent
-
-Draw = Callable[..., tuple[np.ndarray, ...]]
 
 
 @dataclass(frozen=True)
@@ -109,27 +104,14 @@ def drawn(place: Path, recipe, draw: Draw, encode: Callable[..., dict[str, np.nd
 
 def _encode(recipe, starts: list[int], files: dict[int, Path], draw: Draw, encode) -> None:
     began = time.monotonic()
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        for done, (start, arrays) in enumerate(zip(starts, _in_order(pool, draw, recipe, starts), strict=True), 1):
-            part = files[start].with_suffix(".part")
-            with part.open("wb") as file:
-                np.savez(file, **encode(*arrays))
-            part.rename(files[start])
-            left = (time.monotonic() - began) / done * (len(starts) - done)
-            print(f"\rdrawing clips: {done} of {len(starts)} files, {left:.0f} s left   ", end="", flush=True)
+    for done, (start, arrays) in enumerate(zip(starts, in_order(draw, recipe, starts), strict=True), 1):
+        part = files[start].with_suffix(".part")
+        with part.open("wb") as file:
+            np.savez(file, **encode(*arrays))
+        part.rename(files[start])
+        left = (time.monotonic() - began) / done * (len(starts) - done)
+        print(f"\rdrawing clips: {done} of {len(starts)} files, {left:.0f} s left   ", end="", flush=True)
     print()
-
-
-def _in_order(pool: ProcessPoolExecutor, draw: Draw, recipe, starts: list[int]) -> Iterator[tuple]:
-    """What `draw` gives for each start; no more of it waits than the drawing processes need to stay busy."""
-    waiting = deque()
-    for start in starts:
-        waiting.append(pool.submit(draw, recipe, start))
-        if len(waiting) > 2 * os.cpu_count():
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def draw_chunk(recipe: ClipRecipe, start: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,14 @@
 """Pictures of the world in memory-mapped files, drawn once by all processors, and batches of them."""
 
-import multiprocessing
-import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pack
+
+from .drawing import in_order
 
 pack.load_pack()
 from storyreel.core.storyworld import world  # noqa: E402
@@ -74,14 +73,12 @@ def _draw_all(recipe: Recipe, paths: list[Path]) -> None:
         for path, shape in zip(unfinished, shapes, strict=True)
     ]
     started = time.monotonic()
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        starts = range(0, recipe.count, CHUNK)
-        for start, (images, heroes) in zip(starts, pool.map(_draw_chunk, [recipe] * len(starts), starts), strict=True):
-            arrays[0][start : start + len(images)], arrays[1][start : start + len(images)] = images, heroes
-            done = start + len(images)
-            left = (time.monotonic() - started) / done * (recipe.count - done)
-            print(f"\rdrawing pictures: {done} of {recipe.count}, {left:.0f} s left   ", end="", flush=True)
+    starts = range(0, recipe.count, CHUNK)
+    for start, (images, heroes) in zip(starts, in_order(_draw_chunk, recipe, starts), strict=True):
+        arrays[0][start : start + len(images)], arrays[1][start : start + len(images)] = images, heroes
+        done = start + len(images)
+        left = (time.monotonic() - started) / done * (recipe.count - done)
+        print(f"\rdrawing pictures: {done} of {recipe.count}, {left:.0f} s left   ", end="", flush=True)
     print()
     for array, part, path in zip(arrays, unfinished, paths, strict=True):
         array.flush()

@@ -86,6 +86,7 @@ class Studio:
     module: str
     video_reader: VideoReader
     encoder: Autoencoder
+    steps: int
 
     @torch.no_grad()
     def tokens(self, whose: str, frames: np.ndarray) -> Trajectory:
@@ -114,7 +115,7 @@ class Studio:
         conds = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (task.caption, "")]
         empty = torch.zeros(FRAMES, self.vae.latent_channels, world.SIZE // 8, world.SIZE // 8)
         noise = comfy.sample.prepare_noise(empty, task.seed)
-        told = STEPS, GUIDANCE, SAMPLER, SCHEDULER, *conds, empty
+        told = self.steps, GUIDANCE, SAMPLER, SCHEDULER, *conds, empty
         return self.decode(comfy.sample.sample(model, noise, *told, disable_pbar=True, seed=task.seed))
 
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -128,8 +129,8 @@ def files(weights: Path | None) -> dict[str, Path]:
     return {part: pack.ROOT / "models" / "storyworld" / shipping.file_name(part) for part in shipping.FOLDERS}
 
 
-def open_studio(weights: Path | None, video_reader: Path) -> Studio:
-    """The models that ship, or those that a training left in a folder."""
+def open_studio(weights: Path | None, video_reader: Path, steps: int | None = None) -> Studio:
+    """The models that ship, or those that a training left in a folder. steps: of sampling, if not STEPS."""
     import folder_paths
     from storyreel.host import folders, ip_adapter, motion, storyworld
 
@@ -148,7 +149,7 @@ def open_studio(weights: Path | None, video_reader: Path) -> Studio:
         predictors[PREDICTED] = names["predictor"]
     parts = storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
     loaded = {whose: motion.load_predictor(name, space) for whose, name in predictors.items()}
-    return Studio(*parts, space, loaded, names["motion_module"], judge, encoder)
+    return Studio(*parts, space, loaded, names["motion_module"], judge, encoder, steps or STEPS)
 
 
 def heroes_in(frame: np.ndarray) -> np.ndarray:
