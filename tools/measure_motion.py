@@ -79,9 +79,7 @@ def fill_table(measured, seed: int, weights: str) -> int:
         return {row["setting"]: row for row in rows.rows if (row["seed"], row["weights"]) == (seed, weights)}
 
     missing = [name for name in motion_table.WANTED if name not in found()]
-    for number, name in enumerate(missing, 1):
-        rows.add(measured(name, motion_table.WANTED[name]))
-        print(f"{number} of {len(missing)}: {motion_table.line(rows.rows[-1])}", flush=True)
+    rows.complete(missing, lambda name: measured(name, motion_table.WANTED[name]), motion_table.line)
     print("\n".join([*motion_table.tokens_table(found()), "", *motion_table.decoded_table(found())]))
     return 0
 

@@ -81,12 +81,12 @@ def fill_table(options: argparse.Namespace) -> int:
     rows = table.Rows(SHIPPED / "measured.jsonl")
     studio, origin = open_studio(options.weights, options.unet)
     shipped = options.unet == "unet"
-    missing = rows.missing(table.wanted(shipped), options.seed, origin["weights"])
-    for number, row in enumerate(missing, 1):
-        setting = measure.read_setting(row.setting)
-        measured = measure.measure(studio, setting, row.stories, options.seed, row.frames) | origin
-        rows.add(measured)
-        print(f"{number} of {len(missing)}: {line(measured)}", flush=True)
+
+    def measured(wish: table.Wanted) -> dict:
+        setting = measure.read_setting(wish.setting)
+        return measure.measure(studio, setting, wish.stories, options.seed, wish.frames) | origin
+
+    rows.complete(rows.missing(table.wanted(shipped), options.seed, origin["weights"]), measured, line)
     if shipped:
         found = rows.of(origin["weights"])
         figures.plot(found, SHIPPED / "measured.png")

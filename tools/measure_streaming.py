@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
     pack.load_host(environment.find_host())
     logging.getLogger().setLevel(logging.ERROR)
-    from storyworld import streaming_figures, streaming_measure
+    from storyworld import streaming_figures, streaming_measure, streaming_table
 
     reader = options.judges / "reader.safetensors"
     for file in (options.streaming, options.video, reader):
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
             sheet.setting = setting.name
         each = sheet and sheet.add
         row = streaming_measure.measure(studio, setting, options.videos, options.seed, each) | origin
-        print(json.dumps(row) if options.json else line(row), flush=True)
+        print(json.dumps(row) if options.json else streaming_table.line(row), flush=True)
     if sheet:
         sheet.save()
     return 0
@@ -88,12 +88,14 @@ def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
     from storyworld import streaming_figures, streaming_measure, streaming_table, table
 
     rows = table.Rows(options.streaming.parent / "measured_streaming.jsonl")
-    missing = rows.missing(streaming_table.wanted(), options.seed, origin["weights"])
-    for number, row in enumerate(missing, 1):
-        setting = streaming_measure.read_setting(row.setting)
-        measured = streaming_measure.measure(studio, setting, row.stories, options.seed) | origin
-        rows.add(measured)
-        print(f"{number} of {len(missing)}: {line(measured)}", flush=True)
+
+    def measured(wish: table.Wanted) -> dict:
+        setting = streaming_measure.read_setting(wish.setting)
+        return streaming_measure.measure(studio, setting, wish.stories, options.seed) | origin
+
+    rows.complete(
+        rows.missing(streaming_table.wanted(), options.seed, origin["weights"]), measured, streaming_table.line
+    )
     found = rows.of(origin["weights"])
     if options.streaming == STREAMING:
         table.fill(README, "streaming", streaming_table.main_table(found))
@@ -103,13 +105,6 @@ def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
         table.fill(PAGE, "drift", streaming_table.colours_table(found))
         streaming_figures.plot(found, SHIPPED / "measured_streaming.png")
     return 0
-
-
-def line(row: dict) -> str:
-    from storyworld import streaming_table
-
-    shown = [f"{name} {streaming_table.share(row, name)}" for name in streaming_table.NAMES if name in row]
-    return f"{row['setting']} ({row['stories']}): " + ", ".join(shown)
 
 
 if __name__ == "__main__":

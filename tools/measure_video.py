@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
     pack.load_host(environment.find_host())
     logging.getLogger().setLevel(logging.ERROR)
-    from storyworld import video_figures, video_measure
+    from storyworld import video_figures, video_measure, video_table
 
     reader, video_reader = (options.judges / f"{name}.safetensors" for name in ("reader", "video_reader"))
     for file in (options.video, reader, video_reader):
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     each = partial(video_figures.side_by_side, path=options.sheet) if options.sheet else None
     for setting in settings:
         row = video_measure.measure(studio, setting, options.pictures, options.seed, each) | origin
-        print(json.dumps(row) if options.json else line(row), flush=True)
+        print(json.dumps(row) if options.json else video_table.line(row), flush=True)
     return 0
 
 
@@ -75,12 +75,12 @@ def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
     from storyworld import table, video_figures, video_measure, video_table
 
     rows = table.Rows(options.video.parent / "measured_video.jsonl")
-    missing = rows.missing(video_table.wanted(), options.seed, origin["weights"])
-    for number, row in enumerate(missing, 1):
-        setting = video_measure.read_setting(row.setting)
-        measured = video_measure.measure(studio, setting, row.stories, options.seed) | origin
-        rows.add(measured)
-        print(f"{number} of {len(missing)}: {line(measured)}", flush=True)
+
+    def measured(wish: table.Wanted) -> dict:
+        setting = video_measure.read_setting(wish.setting)
+        return video_measure.measure(studio, setting, wish.stories, options.seed) | origin
+
+    rows.complete(rows.missing(video_table.wanted(), options.seed, origin["weights"]), measured, video_table.line)
     found = rows.of(origin["weights"])
     if options.video == VIDEO:
         table.fill(README, "video", video_table.main_table(found))
@@ -91,13 +91,6 @@ def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
     failed = video_table.failed(found)
     print("\n".join(failed) or "every gate is passed")
     return len(failed) > 0
-
-
-def line(row: dict) -> str:
-    from storyworld import video_table
-
-    shown = [f"{name} {video_table.share(row, name)}" for name in video_table.NAMES if name in row]
-    return f"{row['setting']} ({row['stories']}): " + ", ".join(shown)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from . import motion_tokens
 from .motion_measure import DRAWN, INTERPOLATED, PREDICTED, TRUE
-from .video_table import share
+from .table import share
 
 TOKENS = {motion_tokens.DRAWN: 200, motion_tokens.REAL: 0, motion_tokens.LEARNT: 0}  # clips; 0: all that there are
 DECODERS = ("", "-text", "-single")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from . import streaming_measure as measure
-from .table import Wanted
-from .video_table import share
+from .table import Wanted, share, words
 
 LONG, LONGEST = 10, 20  # chunks
 PARTS = ("drawn", *measure.STRENGTHS, measure.LAST_FRAME)
@@ -15,7 +14,6 @@ COLOURED = {f"both-chunks-{LONGEST}{colour}": 4 for colour in ("", "-colour-1")}
 COLUMNS = ("hero_jump", "hero_step", "jump", "cuts", "colours", "shapes", "scene", "drift")
 OF_BLENDS = ("flow_deviation", "flow_jump", "jump", "colours", "drift")
 OF_COLOURS = ("colours", "scene", "drift", "last_drift", "cuts")
-NAMES = dict.fromkeys((*COLUMNS, *OF_BLENDS, *OF_COLOURS))
 BY_CHUNK = ("colours", "scene")
 
 
@@ -23,6 +21,11 @@ def wanted() -> list[Wanted]:
     """Every row; refined videos behind those that they are made of."""
     settings = {"both": VIDEOS["both"], **BLENDS} | VIDEOS | LONGER | COLOURED
     return [Wanted(name, videos, measure.read_setting(name).frames) for name, videos in settings.items()]
+
+
+def line(row: dict) -> str:
+    """A row in words."""
+    return words(row, dict.fromkeys((*COLUMNS, *OF_BLENDS, *OF_COLOURS)))
 
 
 def main_table(rows: dict[Wanted, dict]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,12 @@ class Rows:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def complete(self, missing: Sequence, measure: Callable[..., dict], line: Callable[[dict], str]) -> None:
+        """Measure rows one by one, each kept and told as soon as it is there."""
+        for number, wish in enumerate(missing, 1):
+            self.add(measure(wish))
+            print(f"{number} of {len(missing)}: {line(self.rows[-1])}", flush=True)
+
     def of(self, weights: str) -> dict[Wanted, dict]:
         """The newest row of each kind for these weights."""
         return {
@@ -81,10 +88,19 @@ class Rows:
 
 
 def share(row: dict, name: str) -> str:
-    """A share with its 95 % interval."""
-    if row[name] is None:
+    """A share, decibels or pixels, with its 95 % interval."""
+    if row.get(name) is None:
         return "-"
-    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
+    digits = 1 if row[f"{name}_high"] > 1 else 2
+    low, high = (f"{row[f'{name}_{end}']:.{digits}f}" for end in ("low", "high"))
+    return f"{row[name]:.{digits}f} ({low} to {high})"
+
+
+def words(row: dict, names: Iterable[str]) -> str:
+    """Those figures of a row that it has, in a line of text."""
+    return f"{row['setting']} ({row['stories']}): " + ", ".join(
+        f"{name} {share(row, name)}" for name in names if name in row
+    )
 
 
 def line(row: dict, name: str | None = None) -> str:

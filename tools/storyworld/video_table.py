@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import Wanted
+from .table import Wanted, share, words
 from .video_measure import FRAMES
 
 PICTURES = {  # of each setting: start pictures, each with every caption
@@ -19,7 +19,6 @@ GUIDANCE = {f"animate-scales-{text}-{image}": 3 for text in SCALES for image in 
 ENDS = {"interpolate": 40, "interpolate-no-text": 40, "loop": 40}  # with one caption each
 COLUMNS = ("action", "path", "first", "every", "colours", "still", "scene")
 OF_ENDS = ("action", "first", "last", "middle", "blend", "middle_moving", "blend_moving", "seam", "away")
-NAMES = dict.fromkeys((*COLUMNS, *OF_ENDS))
 GATES = {"action": 0.9, "first": 29.0, "colours": 0.9, "still": 0.9}  # of gentle clips
 
 
@@ -27,13 +26,9 @@ def wanted() -> list[Wanted]:
     return [Wanted(name, pictures, FRAMES) for name, pictures in (PICTURES | ENDS | GUIDANCE).items()]
 
 
-def share(row: dict, name: str) -> str:
-    """A share, or decibels, with its 95 % interval."""
-    if row.get(name) is None:
-        return "-"
-    digits = 1 if row[f"{name}_high"] > 1 else 2
-    low, high = (f"{row[f'{name}_{end}']:.{digits}f}" for end in ("low", "high"))
-    return f"{row[name]:.{digits}f} ({low} to {high})"
+def line(row: dict) -> str:
+    """A row in words."""
+    return words(row, dict.fromkeys((*COLUMNS, *OF_ENDS)))
 
 
 def main_table(rows: dict[Wanted, dict]) -> list[str]:
