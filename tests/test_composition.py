@@ -13,14 +13,9 @@ def probe(host):
     return probe
 
 
-@pytest.fixture(scope="module")
-def loaded(host, tiny_checkpoint):
-    return host.load_checkpoint(tiny_checkpoint("sd15_full"))[0]
-
-
 @pytest.fixture
-def model(loaded):
-    return loaded.clone()
+def model(host, tiny_checkpoint):
+    return host.load_checkpoint(tiny_checkpoint("sd15_full"))[0]
 
 
 @pytest.fixture

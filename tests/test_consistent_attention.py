@@ -14,14 +14,9 @@ def probe(host):
     return probe
 
 
-@pytest.fixture(scope="module")
-def loaded(host, tiny_checkpoint):
-    return host.load_checkpoint(tiny_checkpoint("sd15_full"))[0]
-
-
 @pytest.fixture
-def model(loaded):
-    return loaded.clone()
+def model(host, tiny_checkpoint):
+    return host.load_checkpoint(tiny_checkpoint("sd15_full"))[0]
 
 
 @pytest.fixture
@@ -46,15 +41,10 @@ def run(host, probe, model):
     return run
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request, host, tiny_checkpoint):
-    """(a model, the width of its text)"""
-    return host.load_checkpoint(tiny_checkpoint(request.param))[0], FAMILIES[request.param]
-
-
 @pytest.mark.parametrize("preset", ["low-vram", "mask", "paper", "custom"])
-def test_every_preset_on_every_family(host, probe, family, preset):
-    model, width = family
+@pytest.mark.parametrize("family", FAMILIES)  # the outer loop: the host keeps two checkpoints
+def test_every_preset_on_every_family(host, probe, tiny_checkpoint, family, preset):
+    model, width = host.load_checkpoint(tiny_checkpoint(family))[0], FAMILIES[family]
     story = probe.story_of(*STORY)
     watch = probe.Probe(probe.node(host, model, preset, story=story), preset, cast=story.cast)
     probe.sample(

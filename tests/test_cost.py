@@ -3,23 +3,18 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from harness.tools import TOOLS, tools
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
 MB = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def measures():
-    sys.path.append(str(TOOLS))
-    try:
-        from benches import measures
-    finally:
-        sys.path.remove(str(TOOLS))
-    return measures
+    with tools("benches", "measures") as modules:
+        yield modules.measures
 
 
 def extra_bytes(measures, images, limit, rules):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from harness.windows import windows
 
 FRAMES = 16
 
@@ -164,23 +165,6 @@ def test_equal_scales_are_ordinary_guidance(model):
 
     stock, ours = (by_guider(one, DDIM(0.0), 3) for one in (one_scale(model), two_scales(model, 5.0, 5.0, 0.0)))
     torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5 * stock.abs().max().item())
-
-
-def windows(model, length: int, overlap: int, causal: bool):
-    """The host's own context windows."""
-    import comfy.context_windows as context
-
-    patched = model.clone()
-    patched.model_options["context_handler"] = context.IndexListContextHandler(
-        context_schedule=context.get_matching_context_schedule("standard_static"),
-        fuse_method=context.get_matching_fuse_method("flat"),
-        context_length=length,
-        context_overlap=overlap,
-        dim=0,
-        causal_window_fix=causal,
-    )
-    context.create_prepare_sampling_wrapper(patched)
-    return patched
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from harness import motion as tiny
+from harness.windows import windows
 from storyreel.core.video.trajectory import Trajectory
 
 FRAMES, SIZE = 6, (8, 8)
@@ -200,23 +201,6 @@ def test_a_pickle_is_the_same_file(model):
 
 
 # Context windows
-
-
-def windows(model, length: int, overlap: int, causal: bool):
-    """The host's own."""
-    import comfy.context_windows as context
-
-    patched = model.clone()
-    patched.model_options["context_handler"] = context.IndexListContextHandler(
-        context_schedule=context.get_matching_context_schedule("standard_static"),
-        fuse_method=context.get_matching_fuse_method("flat"),
-        context_length=length,
-        context_overlap=overlap,
-        dim=0,
-        causal_window_fix=causal,
-    )
-    context.create_prepare_sampling_wrapper(patched)
-    return patched
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from harness import dynamicrafter
 from harness import motion as tiny
+from harness.windows import windows
 from safetensors.torch import save_file
 from storyreel.core.networks.animatediff.config import MotionConfig
 from storyreel.core.networks.semantic_motion.config import METADATA, PredictorConfig
@@ -333,24 +334,12 @@ def test_halves_of_guidance_together_or_apart(clip_vision, follow, monkeypatch):
 
 
 def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision, follow):
-    import comfy.context_windows as context
-
     long = follow(picture(1), picture(2), 24)
     conds = told(clip_vision, picture(1), 24)
     with pytest.raises(ValueError, match="24 frames are sampled at once, and this DynamiCrafter .* tokens for 16"):
         sample(long, conds, 24)
     for causal in (True, False):
-        windowed = long.clone()
-        windowed.model_options["context_handler"] = context.IndexListContextHandler(
-            context_schedule=context.get_matching_context_schedule("standard_static"),
-            fuse_method=context.get_matching_fuse_method("flat"),
-            context_length=FRAMES,
-            context_overlap=8,
-            dim=0,
-            causal_window_fix=causal,
-        )
-        context.create_prepare_sampling_wrapper(windowed)
-        assert sample(windowed, conds, 24).isfinite().all()
+        assert sample(windows(long, FRAMES, 8, causal), conds, 24).isfinite().all()
     with pytest.raises(ValueError, match="STORYREEL_MOTION has 24 frames, and the LATENT holds 16"):
         sample(long, told(clip_vision, picture(1), FRAMES))
 

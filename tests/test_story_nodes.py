@@ -1,6 +1,5 @@
 """The story nodes on the real host: reading and refusing scripts, encoding them, and the latents to sample."""
 
-import functools
 import json
 
 import pytest
@@ -35,9 +34,9 @@ def encode(host, clip, text):
     return host.nodes["CLIPTextEncode"]().encode(clip, text)[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clip_of(host, tiny_checkpoint):
-    return functools.cache(lambda checkpoint: host.load_checkpoint(tiny_checkpoint(checkpoint))[1])
+    return lambda checkpoint: host.load_checkpoint(tiny_checkpoint(checkpoint))[1]
 
 
 @pytest.fixture

@@ -4,26 +4,17 @@ Storyworld's own video models are not trained yet: tiny ones of random weights s
 that all parts fit together, and that each does its part.
 """
 
-import sys
-from pathlib import Path
-
 import av
 import pytest
 import torch
 from harness import dynamicrafter, streaming, workflows
-
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+from harness.tools import tools
 
 
 @pytest.fixture(scope="module")
 def graphs():
-    sys.path.append(str(TOOLS))
-    try:
-        from graphs import chain
-
-        yield chain
-    finally:
-        sys.path.remove(str(TOOLS))
+    with tools("graphs", "chain") as modules:
+        yield modules.chain
 
 
 @pytest.fixture(scope="module")

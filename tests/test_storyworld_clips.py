@@ -1,30 +1,22 @@
 """What Storyworld's video model learns from: clips that tell nothing before the caption does, and what it is told."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from harness.tools import tools
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = str(ROOT / "tools")
 
 
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the video model."""
-    sys.path.append(TOOLS)
-    try:
-        from storyworld import clips_data, stages, video, video_measure, video_reader
-
-        modules = (clips_data, stages, video, video_measure, video_reader)
-        yield SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
-    finally:
-        sys.path.remove(TOOLS)
+    with tools("storyworld", "clips_data", "stages", "video", "video_measure", "video_reader") as modules:
+        yield modules
 
 
 def test_the_start_of_a_clip_tells_nothing_of_its_action(lab):

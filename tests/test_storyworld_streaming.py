@@ -1,27 +1,17 @@
 """What Storyworld's small StreamingT2V learns from and begins with, and what is measured of its videos."""
 
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-
-TOOLS = str(Path(__file__).resolve().parents[1] / "tools")
+from harness.tools import TOOLS, tools
 
 
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the streaming model."""
-    sys.path.append(TOOLS)
-    try:
-        from storyworld import streaming, streaming_data, streaming_measure, streaming_table, streaming_watch
-
-        modules = (streaming, streaming_data, streaming_measure, streaming_table, streaming_watch)
-        yield SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
-    finally:
-        sys.path.remove(TOOLS)
+    names = "streaming", "streaming_data", "streaming_measure", "streaming_table", "streaming_watch"
+    with tools("storyworld", *names) as modules:
+        yield modules
 
 
 def test_chunks_lie_anywhere_in_clips_that_begin_anywhere(lab):
@@ -42,7 +32,7 @@ def test_each_part_begins_by_adding_nothing(lab):
     from storyworld import shipping, unet
 
     streaming = lab.streaming
-    pictures = shipping.load(Path(TOOLS).parent / "models" / "storyworld" / "unet.safetensors")[0]
+    pictures = shipping.load(TOOLS.parent / "models" / "storyworld" / "unet.safetensors")[0]
     torch.manual_seed(0)
     model = streaming.StreamingModel().eval()
     streaming.begin(model, streaming.BASE, pictures)

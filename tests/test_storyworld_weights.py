@@ -3,14 +3,13 @@
 import hashlib
 import json
 import re
-import sys
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
 import pytest
 import torch
 from harness import workflows
+from harness.tools import tools
 
 pytestmark = pytest.mark.programs  # some are; all need the same models
 
@@ -24,14 +23,9 @@ STORIES = 12
 @pytest.fixture(scope="module")
 def lab():
     """The modules that train and measure."""
-    sys.path.append(str(ROOT / "tools"))
-    try:
-        from storyworld import backdrops, clip, data, measure, reader, shipping, table, words
-
-        modules = (backdrops, clip, data, measure, reader, shipping, table, words)
-        yield SimpleNamespace(**{module.__name__.rpartition(".")[2]: module for module in modules})
-    finally:
-        sys.path.remove(str(ROOT / "tools"))  # not before the end: the processes that draw import from there
+    names = "backdrops", "clip", "data", "measure", "reader", "shipping", "table", "words"
+    with tools("storyworld", *names) as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
