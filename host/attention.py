@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.attention.consistent import Phase, Settings, Share, draw_share, shares_now, tokens_inside
 from ..core.attention.extended import extended_attention
 from ..core.attention.sharing import Cast
+from .replacements import name_of
 
 KEY = "storyreel_consistent_attention"
 NODE = "StoryReelConsistentAttention"
@@ -184,7 +185,7 @@ class SharedAttention:
             if foreign is None:
                 return _attend(q, k, v, heads, bias, extra_options)
             if bias is not None:
-                run.say_once(f"{describe(foreign)} takes no weights, so borrowed tokens count fully there.")
+                run.say_once(f"{name_of(foreign)} takes no weights, so borrowed tokens count fully there.")
             return foreign(q, k, v, extra_options)
 
         extended_attention(
@@ -216,9 +217,3 @@ def frames_of(extra_options: dict, images: int) -> tuple[int, ...]:
     anchor = getattr(window, "causal_anchor_index", None)
     before = [] if anchor is None or anchor < 0 else [anchor]
     return (*before, *window.index_list)
-
-
-def describe(patch: Callable) -> str:
-    """The name under which users can find another pack's patch."""
-    name = getattr(patch, "__qualname__", type(patch).__qualname__)
-    return f"{getattr(patch, '__module__', '?')}.{name}"

@@ -1,6 +1,5 @@
 """Putting Consistent Self-Attention into a MODEL, and watching over it while the model samples."""
 
-import logging
 import math
 
 from comfy.model_patcher import ModelPatcher
@@ -9,7 +8,8 @@ from torch import Tensor
 
 from ..core.attention.consistent import Settings
 from ..core.attention.sharing import Cast
-from .attention import KEY, NODE, Reach, Rule, Run, SharedAttention, describe
+from .attention import KEY, NODE, Reach, Rule, Run, SharedAttention
+from .replacements import keys_for, standing, take_out, warn_of_lost
 from .unet import self_attention_layers
 
 BLOCKS = {
@@ -38,22 +38,19 @@ def apply_consistent_attention(
         return patched
 
     rule = Rule(settings, reach, cast, mask)
-    standing = dict(_replacements(patched.model_options))
+    before = dict(standing(patched.model_options, "attn1"))
     blocks = {}
     for number, layer in enumerate(layers):
         if layer.block[0] in BLOCKS[reach.blocks]:
             blocks.setdefault(layer.block, {})[layer.index] = number
-    keys = []
-    for block, numbers in blocks.items():
-        apart = [(*block, index) for index in numbers if (*block, index) in standing]
-        keys += apart if len(apart) == len(numbers) else [*apart, block]
+    keys = [key for block, numbers in blocks.items() for key in keys_for(block, numbers, before)]
     for key in keys:
-        patched.set_model_attn1_replace(SharedAttention(rule, blocks[key[:2]], standing.get(key)), *key)
+        patched.set_model_attn1_replace(SharedAttention(rule, blocks[key[:2]], before.get(key)), *key)
 
     def around_sampling(executor, noise, *args, **kwargs):
         guider = executor.class_obj
         _check_batch(len(noise), cast, mask)
-        _check_standing(guider.model_options, keys)
+        warn_of_lost(NODE, guider.model_options, "attn1", SharedAttention, keys)
         run = Run.begin(reach, guider.model_patcher.get_model_object("model_sampling"))
         guider.model_options["transformer_options"][KEY] = run
         return executor(noise, *args, **kwargs)
@@ -66,19 +63,9 @@ def apply_consistent_attention(
     return patched
 
 
-def _replacements(model_options: dict) -> dict:
-    return model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-
-
 def _remove(model: ModelPatcher) -> None:
     """Take an earlier application out, and put back what it had wrapped."""
-    replacements = _replacements(model.model_options)
-    for key, patch in list(replacements.items()):
-        if isinstance(patch, SharedAttention):
-            if patch.previous is None:
-                del replacements[key]
-            else:
-                replacements[key] = patch.previous
+    take_out(model, "attn1", SharedAttention)
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
 
@@ -93,25 +80,6 @@ def _check_batch(images: int, cast: Cast | None, mask: Tensor | None) -> None:
         raise ValueError(
             f"{NODE}: the STORY has {len(cast)} frames but the LATENT holds {images} images; "
             "make it with StoryReelStoryLatent from the same STORY."
-        )
-
-
-def _check_standing(model_options: dict, keys: list[tuple]) -> None:
-    """Say by name which later patch has taken the place of this one, or hides it."""
-    replacements = _replacements(model_options)
-    lost = {}
-    for key in keys:
-        if not isinstance(replacements.get(key), SharedAttention):
-            lost.setdefault(describe(replacements[key]), []).append(key)
-        for other, patch in replacements.items():
-            if len(other) == 3 and other[:2] == key and other not in keys:
-                lost.setdefault(describe(patch), []).append(other)
-    for name, where in lost.items():
-        logging.warning(
-            "%s: %s was applied after this node and replaces it at %s; apply it before this node to have both.",
-            NODE,
-            name,
-            ", ".join(" ".join(map(str, key)) for key in where),
         )
 
 

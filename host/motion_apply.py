@@ -5,7 +5,6 @@ SD1.5 becomes a video model by motion modules. It looks at the tokens beside the
 has image tokens for every frame, and these take their place.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -20,9 +19,10 @@ from torch import Tensor
 from ..core.networks.ip_adapter.layers import ImageLayer
 from ..core.video.trajectory import Trajectory
 from . import ip_adapter, motion_module
-from .attention import describe, frames_of
+from .attention import frames_of
 from .dynamicrafter_model import TEXT_TOKENS, parts_of
 from .motion_module import NODE
+from .replacements import keys_for, standing, take_out, warn_of_lost
 
 KEY = "storyreel_motion"
 MODULES, LAYERS = "storyreel_motion_modules", "storyreel_motion_layers"  # additional models of a MODEL
@@ -169,13 +169,7 @@ def animatediff_sampling(sampling: ModelSamplingDiscrete) -> ModelSamplingDiscre
 
 def remove(model: ModelPatcher) -> None:
     """Take an earlier application out, and put back what it had wrapped."""
-    replacements = _replacements(model.model_options)
-    for key, patch in list(replacements.items()):
-        if isinstance(patch, LookAtFrame):
-            if patch.previous is None:
-                del replacements[key]
-            else:
-                replacements[key] = patch.previous
+    take_out(model, "attn2", LookAtFrame)
     ours, before = model.get_attachment(KEY) or (None, None)
     if ours is not None and model.object_patches.get(SAMPLING) is ours:
         model.object_patches.pop(SAMPLING)
@@ -210,7 +204,7 @@ def _around_sampling(motion: Trajectory, keys: Sequence[tuple] = ()):
                 f"{NODE}: the STORYREEL_MOTION has {len(motion)} frames, and the LATENT holds {len(noise)}; both must "
                 "have as many."
             )
-        _check_standing(guider.model_options, keys)
+        warn_of_lost(NODE, guider.model_options, "attn2", LookAtFrame, keys)
         blind = frozenset(
             cond["uuid"] for name, conds in guider.conds.items() if NEGATIVE in name for cond in conds or ()
         )
@@ -229,22 +223,16 @@ def _look_through_adapter(patched: ModelPatcher, unet, motion: Trajectory, adapt
         )
     ip_adapter.check_fit(adapter, unet, layers.model, motion.tokens.shape[-1])
     patched.set_additional_models(LAYERS, [layers])
-    standing = dict(_replacements(patched.model_options))
+    before = dict(standing(patched.model_options, "attn2"))
     blocks: dict[tuple[str, int], dict[int, ImageLayer]] = {}
     for number, look in ip_adapter.looks_of(unet).items():
         blocks.setdefault(look.block, {})[look.index] = layers.model[number]
     keys = []
     for block, found in blocks.items():
-        # The host runs the most specific key alone, so a block's own key serves unless a layer has its own.
-        apart = [(*block, index) for index in found if (*block, index) in standing]
-        for key in apart if len(apart) == len(found) else [*apart, block]:
-            patched.set_model_attn2_replace(LookAtFrame(motion, found, strength, standing.get(key)), *key)
+        for key in keys_for(block, found, before):
+            patched.set_model_attn2_replace(LookAtFrame(motion, found, strength, before.get(key)), *key)
             keys.append(key)
     return keys
-
-
-def _replacements(model_options: dict) -> dict:
-    return model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
 
 
 def _check_width(unet, motion: Trajectory) -> None:
@@ -253,17 +241,4 @@ def _check_width(unet, motion: Trajectory) -> None:
         raise ValueError(
             f"{NODE}: the STORYREEL_MOTION has tokens of width {motion.tokens.shape[-1]}, and this MODEL reads text of "
             f"width {', '.join(map(str, widths))}."
-        )
-
-
-def _check_standing(model_options: dict, keys: Sequence[tuple]) -> None:
-    """Say by name which later patch has taken the place of this one, or hides it."""
-    standing = _replacements(model_options)
-    lost = [key for key in keys if not isinstance(standing.get(key), LookAtFrame)]
-    lost += [key for key in standing if key not in keys and key[:2] in keys]
-    for name in sorted({describe(standing[key]) for key in lost if key in standing}):
-        logging.warning(
-            "%s: %s was applied after this node and replaces it in some layers; apply it before to have both.",
-            NODE,
-            name,
         )

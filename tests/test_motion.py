@@ -290,7 +290,7 @@ def test_what_replaces_it_later_is_named(model, caplog):
     patched.set_model_attn2_replace(another_packs, "output", 1)
     with caplog.at_level(logging.WARNING):
         sample(patched)
-    assert "another_packs was applied after this node and replaces it in some layers" in caplog.text
+    assert "another_packs was applied after this node and replaces it at output 1" in caplog.text
 
 
 def test_a_lora_on_the_unet(model):
