@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,8 @@ def train(
     """
     average = copy.deepcopy(network).eval()
     network.train()
-    run = Run(network, average, _optimizer(network, plan))
+    weights, averages = list(network.parameters()), list(average.parameters())
+    run = Run(network, average, optimizer_of(weights, plan.rate, plan.weight_decay))
     if state.exists():
         run.read(state)
     every, saved = max(1, plan.steps // POINTS), time.monotonic()
@@ -73,18 +74,10 @@ def train(
         if time.monotonic() - saved > SAVE_SECONDS:
             run.write(state)
             saved = time.monotonic()
-        generator = torch.Generator().manual_seed(plan.seed << 32 | run.step)
-        for group in run.optimizer.param_groups:
-            group["lr"] = plan.rate * _share(run.step, plan)
-        with _autocast(device):
-            value = loss(network, generator)
-        run.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        run.optimizer.step()
-        decay = min(plan.ema, (run.step + 1) / (run.step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+        with autocast(device):
+            value = loss(network, generator_of(plan.seed, run.step))
+        descend(value, run.optimizer, rate_at(run.step, plan.rate, plan.warmup, plan.steps))
+        follow(averages, weights, run.step, plan.ema)
         run.step += 1
         run.losses.append(value.item())
         if run.step % every == 0 or run.step == plan.steps:
@@ -125,20 +118,41 @@ class Run:
         self.optimizer.load_state_dict(state)
 
 
-def _optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+def generator_of(seed: int, step: int) -> torch.Generator:
+    """What a step draws is a function of the seed and the step's number, so that a training can go on from any."""
+    return torch.Generator().manual_seed(seed << 32 | step)
+
+
+def optimizer_of(weights: Sequence[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """Weights of layers decay; biases and norms do not."""
-    weights = list(network.parameters())
-    decayed = {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": plan.weight_decay}
+    decayed = {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay}
     others = {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0}
-    return torch.optim.AdamW([decayed, others], lr=plan.rate, betas=BETAS)
+    return torch.optim.AdamW([decayed, others], lr=rate, betas=BETAS)
 
 
-def _share(step: int, plan: Plan) -> float:
-    """Of the rate: a short rise, then half a cosine."""
-    return max(min(1.0, (step + 1) / plan.warmup) * 0.5 * (1 + math.cos(math.pi * step / plan.steps)), LEAST_RATE)
+def rate_at(step: int, rate: float, warmup: int, steps: int) -> float:
+    """A short rise, then half a cosine."""
+    scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return rate * max(scale, LEAST_RATE)
 
 
-def _autocast(device: torch.device):
+def descend(value: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """One step down the gradient of `value`, no longer than 1."""
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], 1.0)
+    optimizer.step()
+
+
+@torch.no_grad()
+def follow(averages: Sequence[Tensor], weights: Sequence[Tensor], step: int, ema: float) -> None:
+    """Move averages towards the weights; quickly at first, while they are still those of the start."""
+    torch._foreach_lerp_(list(averages), list(weights), 1 - min(ema, (step + 1) / (step + 10)))
+
+
+def autocast(device: torch.device):
     """bfloat16 where it is fast: on GPUs, and on processors that multiply it."""
     fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.autocast(device.type, torch.bfloat16, enabled=fast and device.type in ("cuda", "cpu"))

@@ -79,7 +79,7 @@ def encode_all(model: Autoencoder, images: np.ndarray, batch: int = 64) -> Tenso
     """float16 latents [count, 12, 16, 16] of uint8 pictures."""
     parts = []
     for start in range(0, len(images), batch):
-        with autocast():
+        with autocast(device()):
             parts.append(model.encode(to_tensor(images[start : start + batch])).half().cpu())
     return torch.cat(parts)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .autoencoder import encode_all
 from .clip import normalise
 from .drawing import Draw, in_order
-from .trainer import autocast
+from .trainer import autocast, device
 
 pack.load_pack()
 from storyreel.core.storyworld import world  # noqa: E402
@@ -141,7 +141,7 @@ def vision_embeds(vision: nn.Module, images: np.ndarray) -> Tensor:
 def _look(vision: nn.Module, images: np.ndarray, output: int, batch: int = 64) -> Tensor:
     parts = []
     for start in range(0, len(images), batch):
-        with autocast():
+        with autocast(device()):
             seen = vision(pixel_values=normalise(images[start : start + batch]), intermediate_output=-2)
             parts.append(seen[output].half().cpu())
     return torch.cat(parts)

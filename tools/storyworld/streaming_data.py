@@ -80,7 +80,7 @@ def draw_long(recipe: LongRecipe, autoencoder: nn.Module, vision: nn.Module, fol
 @torch.no_grad()
 def decode(autoencoder: nn.Module, latents: Tensor) -> np.ndarray:
     """uint8 [count, 128, 128, 3] of latents [count, 12, 16, 16]."""
-    with autocast():
+    with autocast(device()):
         return to_images(autoencoder.decode(latents.to(device()).float()))
 
 

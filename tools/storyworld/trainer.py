@@ -3,14 +3,18 @@
 import contextlib
 import ctypes
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pack
 import torch
 from torch import Tensor, nn
+
+pack.load_pack()
+
+from storyreel.core.training import autocast, descend, follow, generator_of, optimizer_of, rate_at  # noqa: E402
 
 SAVE_SECONDS = 120
 PRINT_SECONDS = 15
@@ -38,12 +42,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast():
-    """bfloat16 where it is fast: on processors that multiply it, and on GPUs."""
-    fast = torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return torch.autocast(device().type, torch.bfloat16, enabled=fast)
-
-
 def keep_memory() -> None:
     """Have glibc keep what tensors give back: else a fifth of a step goes into getting fresh pages from the kernel."""
     with contextlib.suppress(OSError, AttributeError):
@@ -67,15 +65,7 @@ def train(name: str, modules: nn.ModuleDict, loss: Loss, plan: Plan, folder: Pat
     state_path, log_path = folder / f"{name}.pt", folder / f"{name}.jsonl"
     weights = [parameter for parameter in modules.parameters() if parameter.requires_grad]
     average = [weight.detach().clone() for weight in weights]
-    decayed = [weight for weight in weights if weight.ndim > 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": plan.weight_decay},
-            {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=plan.rate,
-        betas=(0.9, 0.99),
-    )
+    optimizer = optimizer_of(weights, plan.rate, plan.weight_decay)
     first, spent = 0, 0.0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
@@ -106,18 +96,10 @@ def train(name: str, modules: nn.ModuleDict, loss: Loss, plan: Plan, folder: Pat
     sums: dict[str, float] = {}
     count = 0
     for step in range(first, plan.steps):
-        generator = torch.Generator().manual_seed(plan.seed << 32 | step)
-        scale = min(1.0, (step + 1) / plan.warmup) * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate * max(scale, 0.01)
-        with autocast():
-            value, figures = loss(step, generator)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        decay = min(plan.ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
+        with autocast(device()):
+            value, figures = loss(step, generator_of(plan.seed, step))
+        descend(value, optimizer, rate_at(step, plan.rate, plan.warmup, plan.steps))
+        follow(average, weights, step, plan.ema)
 
         for key, figure in {"loss": value.item(), **figures}.items():
             sums[key] = sums.get(key, 0.0) + float(figure)
