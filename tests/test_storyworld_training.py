@@ -33,9 +33,9 @@ def train(work: Path, *arguments) -> subprocess.CompletedProcess:
 def lab(host, monkeypatch):
     """The modules that train and ship, in this process, whose host has begun already."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    from storyworld import shipping, stages, trainer
+    from storyworld import release, shipping, stages, trainer
 
-    return SimpleNamespace(shipping=shipping, stages=stages, trainer=trainer)
+    return SimpleNamespace(release=release, shipping=shipping, stages=stages, trainer=trainer)
 
 
 def numberless(names) -> set[str]:
@@ -263,8 +263,8 @@ def test_only_the_recipes_own_model_ships(tmp_path):
 @pytest.fixture
 def unmeasured(lab, monkeypatch):
     """What ships the parts, without the minutes that it takes to measure them."""
-    monkeypatch.setattr(lab.shipping, "MEASURES", {"unet": lambda *_: {"named": 0.5}})
-    return lab.shipping
+    monkeypatch.setattr(lab.release, "MEASURES", {"unet": lambda *_: {"named": 0.5}})
+    return lab.release
 
 
 def copied(trained: Path, work: Path, *absent: str) -> Path:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     import pack
 
     pack.load_host(environment.find_host())
-    from storyworld import shipping
+    from storyworld import release
     from storyworld.stages import Training
     from storyworld.trainer import Stopped
 
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
             print(f"{stage}: done after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     if options.ship:
         try:
-            shipping.ship(options.stages, training.folder, SHIPPED, JUDGES)
+            release.ship(options.stages, training.folder, SHIPPED, JUDGES)
         except FileNotFoundError as error:
             raise environment.SetupError(str(error)) from None
     return 0

@@ -3,7 +3,6 @@ would want to know in its metadata."""
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -79,72 +78,6 @@ def file_name(part: str) -> str:
     is; that of semantic motion lies in folders of the lists' names."""
     name = f"storyworld_{part}.safetensors" if part in ONCE_TRAINED else f"{part}.safetensors"
     return f"{FOLDERS[part]}/{name}" if part in FOLDERS else name
-
-
-def ship(stages: Sequence[str], folder: Path, weights: Path, judges: Path) -> None:
-    """Copy what stages made in `folder` to where the pack finds it, a model card beside each. Without stages: all that
-    the pack cannot do without, and of ONCE_TRAINED what there is. Raises FileNotFoundError where something is missing.
-    """
-
-    def made(part: str) -> Path:
-        return folder / f"{part}.safetensors"
-
-    parts = list(dict.fromkeys(MADE.get(stage, stage) for stage in stages))
-    if not parts:
-        parts = [part for part in (*ABOUT, *JUDGES) if part not in ONCE_TRAINED or made(part).exists()]
-    measured = [part for part in parts if part in MEASURES]
-    for part in (*parts, *JUDGES) if measured else parts:
-        if not made(part).exists():
-            raise FileNotFoundError(f"there is no {made(part)}: train it before --ship.")
-    for part in measured:
-        add_figures(made(part), MEASURES[part](folder, *map(made, JUDGES)))
-    for part in parts:
-        path = judges / f"{part}.safetensors" if part in JUDGES else weights / file_name(part)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(made(part).read_bytes())
-        if part not in JUDGES:
-            path.with_suffix(".md").write_text(card(path, part), encoding="utf-8")
-
-
-def drawing(folder: Path, reader: Path, _) -> dict[str, float]:
-    """What the UNet draws: 64 stories, nothing shared."""
-    from . import measure
-
-    studio = measure.open_studio(folder, reader, folder / "data")
-    row = measure.measure(studio, measure.read_setting("plain"), stories=64, seed=0, frames=4)
-    return {name: row[name] for name in ("named", "scene", "action", "vanished")}
-
-
-def moving(folder: Path, reader: Path, video_reader: Path) -> dict[str, float]:
-    """What the video model makes of 5 pictures and every gentle caption."""
-    from . import video_measure as measure
-
-    studio = measure.open_studio(folder / "video.safetensors", folder, reader, video_reader)
-    row = measure.measure(studio, measure.read_setting("animate"), pictures=5, seed=0)
-    return {name: row[name] for name in ("action", "path", "first", "colours", "still")}
-
-
-def lasting(folder: Path, reader: Path, _) -> dict[str, float]:
-    """What the streaming model keeps of 5 clips over 4 chunks."""
-    from . import streaming_measure as measure
-
-    studio = measure.open_studio(folder / "streaming.safetensors", None, folder, reader)
-    row = measure.measure(studio, measure.read_setting("both"), videos=5, seed=0)
-    return {name: row[name] for name in ("colours", "scene", "cuts", "hero_jump")}
-
-
-def following(folder: Path, _, video_reader: Path) -> dict[str, float]:
-    """How near the picture model comes to 10 clips by their own tokens, and by predicted ones once they can be had."""
-    from . import motion_measure as measure
-
-    studio = measure.open_studio(folder, video_reader)
-    whose = measure.TRUE, *{measure.PREDICTED} & studio.predictors.keys()
-    rows = {tokens: measure.measure(studio, measure.read_setting(tokens), 10, seed=0) for tokens in whose}
-    return {f"{tokens} {figure}": row[figure] for tokens, row in rows.items() for figure in ("path", "pose")}
-
-
-# {part: figures of what it makes, by the judges}, which its file has only once it ships.
-MEASURES = {"unet": drawing, "video": moving, "streaming": lasting, "motion_module": following}
 
 
 def card(path: Path, part: str) -> str:
