@@ -1,8 +1,9 @@
-"""Clips to learn a motion from: videos in a folder, and the tokens of their frames, made once and kept in files."""
+"""Clips to learn a motion from: videos in a folder, and what encoders make of their frames, once, kept in files."""
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,13 +15,18 @@ from torch import Tensor
 
 from ..core.networks.semantic_motion.training import LEAST_FRAMES, TOKENS, Clip
 from ..core.video import files
+from ..core.video.pictures import fit
 from .motion import Space
 
 NODE = "StoryReelTrainMotionPredictor"
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
 
-# tell("clip" or "step", done, to do); may raise, to stop
+LATENTS = "latents"  # in a file of a clip
+
+# tell("clip", "latents of clip" or "step", done, to do); may raise, to stop
 Tell = Callable[[str, int, int], None]
+# pictures [T, H, W, 3] -> a row for each
+Encode = Callable[[Tensor], Tensor]
 
 
 def clips_in(folder: Path) -> list[Path]:
@@ -35,34 +41,75 @@ def stamp(folder: Path) -> str:
 
 def token_paths(space: Space, clip_vision, clips: Sequence[Path], stride: int, folder: Path) -> list[Path]:
     """Where in `folder` the tokens of every `stride`-th frame of each clip are, or will be."""
-    encoder = _name_of(space, clip_vision)
-    return [folder / f"{digest([encoder, stride, _identity(clip)])}.safetensors" for clip in clips]
+    return _paths(_tokens_by(space, clip_vision), clips, stride, folder)
+
+
+def latent_paths(vae, size: int, clips: Sequence[Path], stride: int, folder: Path) -> list[Path]:
+    """Where in `folder` the latents of the same frames' middle squares, of so many pixels a side, are, or will be."""
+    return _paths(_latents_by(vae, size), clips, stride, folder)
 
 
 def make_tokens(
     space: Space, clip_vision, clips: Sequence[Path], stride: int, paths: Sequence[Path], tell: Tell
 ) -> list[Clip]:
     """Write those of `token_paths` that are not there. Raises ValueError for a file that is no clip, or a short one."""
+    _write_missing(_tokens_by(space, clip_vision), TOKENS, clips, stride, paths, partial(tell, "clip"))
     made = []
-    for number, (clip, path) in enumerate(zip(clips, paths, strict=True)):
-        tell("clip", number, len(clips))
-        if not path.exists():
-            write(path, {TOKENS: _tokens(space, clip_vision, clip, stride)}, {"clip": clip.name})
+    for path in paths:
         with safe_open(path, "pt") as file:
             made.append(Clip(path, file.get_slice(TOKENS).get_shape()[0]))
-    tell("clip", len(clips), len(clips))
     return made
 
 
+def make_latents(vae, size: int, clips: Sequence[Path], stride: int, paths: Sequence[Path], tell: Tell) -> None:
+    """Write those of `latent_paths` that are not there. Raises ValueError as `make_tokens`."""
+    _write_missing(_latents_by(vae, size), LATENTS, clips, stride, paths, partial(tell, "latents of clip"))
+
+
+def read_latents(path: Path, start: int, frames: int) -> Tensor:
+    """float32 [T, channels, h, w] of some frames, as the VAE gave them."""
+    with safe_open(path, "pt") as file:
+        return file.get_slice(LATENTS)[start : start + frames].float()
+
+
+def _tokens_by(space: Space, clip_vision) -> Encode:
+    """Tokens [T, N, D] of pictures, or [T, S, N, D]."""
+    return lambda pictures: space.encode(clip_vision, pictures, space.slots)
+
+
+def _latents_by(vae, size: int) -> Encode:
+    return lambda pictures: vae.encode(fit(pictures, size, size))
+
+
+def _paths(encode: Encode, clips: Sequence[Path], stride: int, folder: Path) -> list[Path]:
+    encoder = _name_of(encode)
+    return [folder / f"{digest([encoder, stride, _identity(clip)])}.safetensors" for clip in clips]
+
+
+def _write_missing(
+    encode: Encode,
+    name: str,
+    clips: Sequence[Path],
+    stride: int,
+    paths: Sequence[Path],
+    tell: Callable[[int, int], None],
+) -> None:
+    for number, (clip, path) in enumerate(zip(clips, paths, strict=True)):
+        tell(number, len(clips))
+        if not path.exists():
+            write(path, {name: _encoded(encode, clip, stride)}, {"clip": clip.name})
+    tell(len(clips), len(clips))
+
+
 @torch.inference_mode()
-def _tokens(space: Space, clip_vision, clip: Path, stride: int) -> Tensor:
-    """float16 [T, N, D], or [T, S, N, D]."""
+def _encoded(encode: Encode, clip: Path, stride: int) -> Tensor:
+    """float16, a row for each frame."""
     parts = []
     try:
         frames = islice(files.read_frames(clip), 0, None, stride)
         while some := list(islice(frames, files.FRAMES_AT_ONCE)):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            parts.append(_encode(space, clip_vision, files.to_pictures(some)))
+            parts.append(_half(encode, files.to_pictures(some)))
     except (av.error.FFmpegError, IndexError) as error:  # IndexError: sound alone
         raise ValueError(f"{NODE}: {clip.name} cannot be read as a video ({error}).") from error
     count = sum(map(len, parts))
@@ -74,16 +121,16 @@ def _tokens(space: Space, clip_vision, clip: Path, stride: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _encode(space: Space, clip_vision, pictures: Tensor) -> Tensor:
-    return space.encode(clip_vision, pictures, space.slots).half().cpu()
+def _half(encode: Encode, pictures: Tensor) -> Tensor:
+    return encode(pictures).half().cpu()
 
 
 @torch.inference_mode()
-def _name_of(space: Space, clip_vision) -> str:
-    """Of an image encoder with all that stands behind it: what it makes of a picture."""
+def _name_of(encode: Encode) -> str:
+    """Of an encoder with all that stands behind it: what it makes of a picture."""
     side = torch.linspace(0, 1, 64)
     picture = torch.stack([*torch.meshgrid(side, side, indexing="ij"), side.flip(0).expand(64, 64)], dim=-1)
-    return hashlib.sha256(_encode(space, clip_vision, picture[None]).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(_half(encode, picture[None]).numpy().tobytes()).hexdigest()
 
 
 def _identity(path: Path) -> list:

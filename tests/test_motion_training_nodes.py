@@ -1,7 +1,6 @@
 """The training node in the host: videos in a folder become a predictor that says how good it is."""
 
 import json
-import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +11,8 @@ import torch
 from harness import dynamicrafter
 from harness import motion as tiny
 from harness.folders import environment, require_setup
-from PIL import Image, ImageDraw
+from harness.motion import swing, write_video
+from PIL import Image
 from safetensors.torch import load_file, safe_open
 from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, PredictorConfig
 from storyreel.core.training import Plan
@@ -23,31 +23,12 @@ CONFIG = PredictorConfig(tokens=tiny.TOKENS, token_width=tiny.CONTEXT, width=64,
 PLAN = Plan(steps=200, batch=8, rate=1e-3, ema=0.98, warmup=10)
 
 
-def write_video(path, places):
-    """A disc on grey at places from 0 to 1."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames = []
-    for x, y in places:
-        frame = Image.new("RGB", (96, 96), (90, 110, 120))
-        box = [64 * x, 64 * y, 64 * x + 32, 64 * y + 32]
-        ImageDraw.Draw(frame).ellipse(box, fill=(240, 180, 40))
-        frames.append(frame)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
-
-
-def swing(number: int, frames: int = FRAMES) -> list[tuple[float, float]]:
-    """Half a turn around a clip's own place."""
-    centre, radius = 0.5 + 0.02 * (number % 5 - 2), 0.3 + 0.01 * (number % 3)
-    angles = [math.pi * i / (frames - 1) for i in range(frames)]
-    return [(centre + radius * math.cos(a), centre + radius * math.sin(a)) for a in angles]
-
-
 @pytest.fixture(scope="module")
 def clips(host):
     folder = host.base / "input" / "swings"
     for number in range(CLIPS):
-        write_video(folder / f"{number:02}.gif", swing(number))
-    write_video(folder / "longer" / "twice.gif", swing(0) + swing(1))
+        write_video(folder / f"{number:02}.gif", swing(number, FRAMES))
+    write_video(folder / "longer" / "twice.gif", swing(0, FRAMES) + swing(1, FRAMES))
     (folder / "notes.txt").write_text("no clip")
     tiny.write_adapter(host.base / "models" / "ipadapter" / ADAPTER)
     return folder
@@ -167,7 +148,7 @@ def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_pa
     torch.testing.assert_close(tokens.float(), space.encode(clip_vision, seen, 1), rtol=2e-3, atol=2e-3)
     assert tokens.shape == (FRAMES // 2, *space.shape)
     assert token_paths(space, clip_vision, [clip], 3, path.parent) != [path]
-    write_video(clip, swing(0))
+    write_video(clip, swing(0, FRAMES))
     assert token_paths(space, clip_vision, [clip], 2, path.parent) != [path]
 
 
@@ -200,7 +181,7 @@ def test_what_is_no_clip_is_refused_by_name(learn, tmp_path):
     folder.mkdir()
     with pytest.raises(ValueError, match="there are no clips; a folder of videos is expected"):
         learn(folder=folder)
-    write_video(folder / "one.gif", swing(0))
+    write_video(folder / "one.gif", swing(0, FRAMES))
     with pytest.raises(ValueError, match="There is 1 clip; at least 2 are expected"):
         learn(folder=folder)
     write_video(folder / "short.gif", swing(0, 2))

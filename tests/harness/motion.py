@@ -1,12 +1,14 @@
 """AnimateDiff and IP-Adapter in the tests: the data's procedural weights, and tiny files of the published layout."""
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from storyreel.core.networks.animatediff.config import MotionConfig
 from storyreel.core.networks.animatediff.module import MotionModules, sinusoids
@@ -173,3 +175,25 @@ def write_predictor(path: Path, config: PredictorConfig) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(random(MotionPredictor(config), 3), path, write_config(config))
     return path
+
+
+# Clips
+
+
+def write_video(path: Path, places: Sequence[tuple[float, float]]) -> None:
+    """A disc on grey at places from 0 to 1."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = []
+    for x, y in places:
+        frame = Image.new("RGB", (96, 96), (90, 110, 120))
+        box = [64 * x, 64 * y, 64 * x + 32, 64 * y + 32]
+        ImageDraw.Draw(frame).ellipse(box, fill=(240, 180, 40))
+        frames.append(frame)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+
+
+def swing(number: int, frames: int) -> list[tuple[float, float]]:
+    """Half a turn around a clip's own place."""
+    centre, radius = 0.5 + 0.02 * (number % 5 - 2), 0.3 + 0.01 * (number % 3)
+    angles = [math.pi * i / (frames - 1) for i in range(frames)]
+    return [(centre + radius * math.cos(a), centre + radius * math.sin(a)) for a in angles]
