@@ -17,6 +17,7 @@ from ..core.networks.ip_adapter.projection import EmbeddingConfig, build_project
 from .folders import path_of
 from .loading import check_whole, describe, patcher_of, take
 from .motion_module import NODE, blocks_of
+from .video_model import Attention
 
 FOLDER = "ipadapter"
 PROJECTION, LAYERS = "image_proj.", "ip_adapter."
@@ -93,7 +94,7 @@ def load_layers(name: str) -> tuple[ModelPatcher, str]:
     space = "ip-plus" if f"{PROJECTION}latents" in weights else "ip"
     weights = take(weights, LAYERS)
     sizes = read_layers({key: tuple(weight.shape) for key, weight in weights.items()})
-    made = dict(operations=comfy.ops.manual_cast, attend=optimized_attention)
+    made = dict(operations=comfy.ops.manual_cast, attend=Attention())
     made |= dict(device="meta", dtype=comfy.utils.weight_dtype(weights))
     try:
         return _fill(ImageLayers(sizes, **made), weights), space

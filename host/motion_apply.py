@@ -66,7 +66,9 @@ class LookAtFrame:
             precision = extra_options["attn_precision"]
             out = optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
         tokens = run_of(extra_options, self.motion).tokens(extra_options, len(q), q)
-        return out + self.strength * self.layers[extra_options["block_index"]](q, tokens, heads)
+        layer = self.layers[extra_options["block_index"]]
+        with layer.attend.under(extra_options):
+            return out + self.strength * layer(q, tokens, heads)
 
 
 def run_of(options: dict, motion: Trajectory) -> Run:
