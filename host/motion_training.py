@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management
@@ -22,7 +23,20 @@ from ..core.networks.semantic_motion.training import Clip, Figures
 from ..core.training import Plan, seeded, train
 from .folders import folder_of
 from .motion import FOLDER, Predictor, Space, load_predictor
-from .motion_clips import NODE, SUFFIXES, Tell, clips_in, digest, make_tokens, stamp, token_paths, write
+from .motion_clips import (
+    NODE,
+    SUFFIXES,
+    Tell,
+    clips_in,
+    digest,
+    latent_paths,
+    make_latents,
+    make_tokens,
+    stamp,
+    token_paths,
+    write,
+)
+from .motion_joint import FrozenVideo, Joint, VideoError
 
 WORK = Path("story", "motion")  # in the host's output folder
 STATE = "state.safetensors"
@@ -76,7 +90,14 @@ def output_file(name: str) -> Path:
 
 
 def train_in_host(
-    untrained: Predictor, clip_vision, folder: str, name: str, config: PredictorConfig, plan: Plan, recipe: Recipe
+    untrained: Predictor,
+    clip_vision,
+    folder: str,
+    name: str,
+    config: PredictorConfig,
+    plan: Plan,
+    recipe: Recipe,
+    joint: Joint | None = None,
 ) -> tuple[Predictor, Trained]:
     """What the node does: its clips, its file and its unfinished runs lie in the host's own folders.
 
@@ -92,7 +113,7 @@ def train_in_host(
         bars.setdefault(kind, comfy.utils.ProgressBar(total)).update_absolute(done, total)
 
     work = Path(folder_paths.get_output_directory()) / WORK
-    trained = run(untrained.space, clip_vision, clips, target, config, plan, recipe, work, tell)
+    trained = run(untrained.space, clip_vision, clips, target, config, plan, recipe, work, tell, joint)
     return load_predictor(target.relative_to(folder_of(FOLDER)).as_posix(), untrained.space), trained
 
 
@@ -106,12 +127,13 @@ def run(
     recipe: Recipe,
     work: Path,
     tell: Tell,
+    joint: Joint | None = None,
 ) -> Trained:
     """Train on video files and write `target`, with what it reached in its metadata, be that good or not.
 
-    work: for tokens and unfinished runs. A training that is in `target` already is not repeated.
+    work: for tokens, latents and unfinished runs. A training that is in `target` already is not repeated.
 
-    Raises ValueError for clips that cannot serve, and if `target` is of another training.
+    Raises ValueError for clips and a video model that cannot serve, and if `target` is of another training.
     """
     if not clips:
         raise ValueError(f"{NODE}: there are no clips; a folder of videos is expected ({', '.join(SUFFIXES)}).")
@@ -119,18 +141,26 @@ def run(
         raise ValueError(
             f"{NODE}: windows of {recipe.frames} frames are asked of a position table of {config.frames} rows."
         )
-    paths = token_paths(space, clip_vision, clips, recipe.stride, work / "tokens")
+    video = FrozenVideo(joint, config) if joint is not None and joint.weight else None
+    paths, latents = token_paths(space, clip_vision, clips, recipe.stride, work / "tokens"), []
     told = {"plan": asdict(plan), "recipe": asdict(recipe)}
-    key = digest([told, asdict(config), [path.name for path in paths]])
+    if video is not None:
+        told["joint"] = video.told
+        latents = latent_paths(joint.vae, joint.size, clips, recipe.stride, work / "latents")
+    key = digest([told, asdict(config), [path.name for path in (*paths, *latents)]])
     if target.exists():
         stated = read_training(_metadata(target))
         if stated.get("run") != key:
             raise ValueError(f"{NODE}: {target.name} is there and of another training; choose another name.")
         return Trained(target, Figures(**stated["figures"]), stated["log"])
     tokens = make_tokens(space, clip_vision, clips, recipe.stride, paths, tell)
-    with torch.inference_mode(False), torch.enable_grad():
-        kept, held_out = training.split(tokens, recipe.held_out, plan.seed)
-        figures, log, weights = learn(kept, held_out, config, plan, recipe, work / key / STATE, tell)
+    kept, held_out = training.split(tokens, recipe.held_out, plan.seed)
+    learning = partial(learn, kept, held_out, config, plan, recipe, work / key / STATE, tell)
+    if video is None:
+        figures, log, weights = learning()
+    else:
+        make_latents(joint.vae, joint.size, clips, recipe.stride, latents, tell)
+        figures, log, weights = video.during(dict(zip(paths, latents, strict=True)), memory_of(config), learning)
     told |= {"run": key, "tokens_of": space.name, "clips": len(clips), **reached(figures, log)}
     write(target, weights, {**write_config(config), TRAINING: json.dumps(told)})
     shutil.rmtree(work / key, ignore_errors=True)
@@ -144,6 +174,8 @@ def reached(figures: Figures, log: list[dict]) -> dict:
     return told | {"figures": asdict(figures), "log": log}
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def learn(
     clips: Sequence[Clip],
     held_out: Sequence[Clip],
@@ -152,17 +184,25 @@ def learn(
     recipe: Recipe,
     state: Path,
     tell: Tell,
+    video: VideoError | None = None,
 ) -> tuple[Figures, list[dict], dict[str, Tensor]]:
     """(what it reached on the clips that were held out, the log, its weights in half precision)
 
-    state: the file in which an unfinished run is kept.
+    state: the file in which an unfinished run is kept. video: of a video model that is loaded, and has left the
+    `memory_of` the training free; its error counts for the first window of a step.
     """
     examples = training.Examples(clips, config, recipe.frames)
     network, device = seeded(lambda: MotionPredictor(config), plan.seed), comfy.model_management.get_torch_device()
-    comfy.model_management.free_memory(BYTES_A_WEIGHT * sum(t.numel() for t in network.parameters()), device)
+    if video is None:
+        comfy.model_management.free_memory(memory_of(config), device)
 
     def loss(network, generator) -> Tensor:
-        return training.loss(network, examples.draw(plan.batch, generator).to(device), recipe.cosine)
+        asked = examples.draw(plan.batch, generator).to(device)
+
+        def beside(predicted: Tensor) -> Tensor:
+            return video(predicted[0], *asked.places[0], generator)
+
+        return training.loss(network, asked, recipe.cosine, None if video is None else beside)
 
     def measure(network) -> Figures:
         return training.measure(network, held_out, config, recipe.frames)
@@ -179,6 +219,12 @@ def learn(
     weights = {key: t.half() for key, t in average.state_dict().items()}
     average.load_state_dict(weights)  # what is measured is what is saved
     return measure(average), log, weights
+
+
+def memory_of(config: PredictorConfig) -> int:
+    """Bytes that training takes on its device."""
+    with torch.device("meta"):
+        return BYTES_A_WEIGHT * sum(weight.numel() for weight in MotionPredictor(config).parameters())
 
 
 def _inside(root: str, name: str) -> Path:

@@ -1,11 +1,12 @@
 """Training a motion predictor in token space, and its error on clips that it never saw, beside interpolation's.
 
 StoryDiffusion (arXiv 2405.01434, equation 8) compares decoded frames; here the tokens themselves are compared, by mean
-squared error and cosine, which needs no video model. Only frames that no picture was given for count.
+squared error and cosine, which needs no video model. Only frames that no picture was given for count. The error of a
+video model may be added, see `loss`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,14 +39,16 @@ class Clip:
 
 @dataclass(frozen=True)
 class Example:
-    """interpolated, truth: [B, L, N, D]. given: bool [L]."""
+    """interpolated, truth: [B, L, N, D]. given: bool [L]. places: each window's clip and its first frame there."""
 
     interpolated: Tensor
     truth: Tensor
     given: Tensor
+    places: tuple[tuple[Clip, int], ...] = ()
 
     def to(self, device) -> "Example":
-        return Example(self.interpolated.to(device), self.truth.to(device), self.given.to(device))
+        moved = (tensor.to(device) for tensor in (self.interpolated, self.truth, self.given))
+        return Example(*moved, self.places)
 
 
 def split(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
@@ -88,11 +91,11 @@ class Examples:
         frames = min(first.frames, self.frames)
         others = [clip for clip in self.clips if clip.frames >= frames]
         chosen = [first, *(others[pick(len(others))] for _ in range(count - 1))]
-        windows = [clip.read(pick(clip.frames - frames + 1), frames) for clip in chosen]
+        places = tuple((clip, pick(clip.frames - frames + 1)) for clip in chosen)
         knots = ends(self.config, frames)
         if self.config.keyframes and pick(2):
             knots.insert(1, 1 + pick(frames - 2))
-        return example(windows, knots)
+        return replace(example([clip.read(start, frames) for clip, start in places], knots), places=places)
 
 
 def ends(config: PredictorConfig, frames: int) -> list[int]:
@@ -105,10 +108,14 @@ def errors(predicted: Tensor, asked: Example) -> tuple[Tensor, Tensor]:
     return F.mse_loss(found, truth), 1 - F.cosine_similarity(found, truth, dim=-1).mean()
 
 
-def loss(network: nn.Module, asked: Example, cosine: float = 1.0) -> Tensor:
-    """cosine: weight of the second error."""
-    squared, turned = errors(network(asked.interpolated, asked.given), asked)
-    return squared + cosine * turned
+def loss(
+    network: nn.Module, asked: Example, cosine: float = 1.0, beside: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """cosine: weight of the second error. beside: what else to minimise, of the predicted tokens [B, L, N, D]."""
+    predicted = network(asked.interpolated, asked.given)
+    squared, turned = errors(predicted, asked)
+    value = squared + cosine * turned
+    return value if beside is None else value + beside(predicted)
 
 
 @dataclass(frozen=True)
