@@ -192,7 +192,7 @@ def _name(model: ModelPatcher) -> str:
 
 
 def _weights(model: ModelPatcher) -> object:
-    """And what is patched into them, wherever they are loaded. The schedule is apart: a model keeps the last one's."""
+    """A model's, and what is patched into them, wherever they are. Its schedule is apart: it keeps the last clone's."""
     patches = model.get_key_patches().items()
     return {key: _contents(found) for key, found in patches if not key.startswith("model_sampling.")}
 
