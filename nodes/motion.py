@@ -22,6 +22,45 @@ def _adapter(tooltip: str) -> io.Combo.Input:
     return io.Combo.Input("ip_adapter", options=file_names(ADAPTERS), tooltip=tooltip)
 
 
+def sd15_decoders() -> dict[str, list[io.Input]]:
+    """What there is to choose where SD1.5 looks at image tokens, for each way to do so."""
+    module = io.Combo.Input(
+        "motion_module",
+        options=[NONE, *file_names(MODULES)],
+        tooltip="AnimateDiff's motion module for SD1.5 (v1, v2 or v3), in models/animatediff_models; v2 is what "
+        "StoryDiffusion began with. none: frames know nothing of each other.",
+    )
+    adapter = _adapter(
+        "The file in models/ipadapter that the motion was predicted with: its keys and values look at the tokens."
+    )
+    strength = io.Float.Input(
+        "strength",
+        default=1.0,
+        min=0.0,
+        max=4.0,
+        step=0.01,
+        tooltip="How strongly each frame looks at its tokens; 0 not at all.",
+    )
+    schedule = io.Combo.Input(
+        "noise_schedule",
+        options=list(SCHEDULES),
+        default="AnimateDiff's",
+        tooltip="AnimateDiff's: the one that motion modules were trained with. A sampling node behind this one "
+        "takes its place.",
+    )
+    return {"IP-Adapter": [module, adapter, strength, schedule], "text context": [module, schedule]}
+
+
+def sd15_decoder(chosen: dict) -> dict:
+    """What was chosen there, as `apply_to_sd15` takes it."""
+    return {
+        "module": None if chosen["motion_module"] == NONE else chosen["motion_module"],
+        "adapter": chosen.get("ip_adapter"),
+        "strength": chosen.get("strength", 1.0),
+        "own_schedule": SCHEDULES[chosen["noise_schedule"]],
+    }
+
+
 class StoryReelMotionPredictorLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -213,19 +252,6 @@ class StoryReelMotionPlot(io.ComfyNode):
 class StoryReelApplyMotion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        module = io.Combo.Input(
-            "motion_module",
-            options=[NONE, *file_names(MODULES)],
-            tooltip="AnimateDiff's motion module for SD1.5 (v1, v2 or v3), in models/animatediff_models; v2 is what "
-            "StoryDiffusion began with. none: frames know nothing of each other.",
-        )
-        schedule = io.Combo.Input(
-            "noise_schedule",
-            options=list(SCHEDULES),
-            default="AnimateDiff's",
-            tooltip="AnimateDiff's: the one that motion modules were trained with. A sampling node behind this one "
-            "takes its place.",
-        )
         return io.Schema(
             node_id="StoryReelApplyMotion",
             display_name="Apply Motion (StoryReel)",
@@ -240,26 +266,7 @@ class StoryReelApplyMotion(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "decoder",
                     options=[
-                        io.DynamicCombo.Option(
-                            "IP-Adapter",
-                            [
-                                module,
-                                _adapter(
-                                    "The file in models/ipadapter that the motion was predicted with: its keys and "
-                                    "values look at the tokens."
-                                ),
-                                io.Float.Input(
-                                    "strength",
-                                    default=1.0,
-                                    min=0.0,
-                                    max=4.0,
-                                    step=0.01,
-                                    tooltip="How strongly each frame looks at its tokens; 0 not at all.",
-                                ),
-                                schedule,
-                            ],
-                        ),
-                        io.DynamicCombo.Option("text context", [module, schedule]),
+                        *(io.DynamicCombo.Option(name, inputs) for name, inputs in sd15_decoders().items()),
                         io.DynamicCombo.Option("DynamiCrafter", []),
                     ],
                     tooltip="IP-Adapter: SD1.5 through IP-Adapter's layers, with public weights. text context: SD1.5 "
@@ -274,11 +281,7 @@ class StoryReelApplyMotion(io.ComfyNode):
     def execute(cls, model, motion, decoder) -> io.NodeOutput:
         if decoder["decoder"] == "DynamiCrafter":
             return io.NodeOutput(apply_to_dynamicrafter(model, motion))
-        module = None if decoder["motion_module"] == NONE else decoder["motion_module"]
-        schedule = SCHEDULES[decoder["noise_schedule"]]
-        return io.NodeOutput(
-            apply_to_sd15(model, motion, module, decoder.get("ip_adapter"), decoder.get("strength", 1.0), schedule)
-        )
+        return io.NodeOutput(apply_to_sd15(model, motion, **sd15_decoder(decoder)))
 
 
 NODES = [

@@ -6,11 +6,46 @@ from ..core.networks.semantic_motion.config import PredictorConfig
 from ..core.training import Plan
 from ..core.video.training_plot import draw
 from ..host import motion_training as training
-from .motion import CATEGORY
+from ..host.motion_joint import Decoder, Joint
+from .motion import CATEGORY, NONE, sd15_decoder, sd15_decoders
 from .types import PredictorType
 
 GIVEN = {"start and end": (2, False), "start, end and some between": (2, True), "start alone": (1, False)}
 HEAD_WIDTH = 64
+
+
+def _joint(decoder: list[io.Input]) -> list[io.Input]:
+    """What a training through a video model takes, beside what there is to choose of its decoder."""
+    return [
+        io.Model.Input("model", tooltip="SD1.5, as Apply Motion would be given it. It learns nothing itself."),
+        io.Vae.Input("vae", tooltip="The model's own: it encodes the clips' frames, once."),
+        io.Conditioning.Input("positive", tooltip="What all clips show; an empty prompt will do."),
+        *decoder,
+        io.Float.Input(
+            "weight",
+            default=1.0,
+            min=0.0,
+            max=1000.0,
+            step=0.1,
+            tooltip="Of the video model's error in the loss, beside the tokens' own. 0 trains in token space.",
+        ),
+        io.Int.Input(
+            "size",
+            default=256,
+            min=64,
+            max=1024,
+            step=64,
+            tooltip="Sides of the frames' middle squares, in pixels. AnimateDiff was trained on 256. Memory grows with "
+            "its square.",
+        ),
+        io.Int.Input(
+            "frames",
+            default=8,
+            min=1,
+            max=64,
+            tooltip="So many consecutive frames of a window go through the model in a step. Memory grows with them.",
+        ),
+    ]
 
 
 class StoryReelTrainMotionPredictor(io.ComfyNode):
@@ -113,6 +148,17 @@ class StoryReelTrainMotionPredictor(io.ComfyNode):
                     advanced=True,
                     tooltip="Weight of the tokens' direction in the loss, beside their squared error.",
                 ),
+                io.DynamicCombo.Input(
+                    "video_model",
+                    optional=True,
+                    options=[
+                        io.DynamicCombo.Option(NONE, []),
+                        *(io.DynamicCombo.Option(name, _joint(inputs)) for name, inputs in sd15_decoders().items()),
+                    ],
+                    tooltip="none: training in token space. Else SD1.5, which stays as it is, also tells how well it "
+                    "finds the clips' frames with the predicted tokens: through IP-Adapter's layers, or with the "
+                    "tokens behind the text. Much slower.",
+                ),
             ],
             outputs=[
                 PredictorType.Output(display_name="predictor", tooltip="The trained one, for Predict Motion."),
@@ -143,6 +189,7 @@ class StoryReelTrainMotionPredictor(io.ComfyNode):
         width,
         depth,
         cosine,
+        video_model=None,
     ) -> io.NodeOutput:
         ends, keyframes = GIVEN[given]
         tokens, token_width = predictor.space.shape
@@ -150,7 +197,11 @@ class StoryReelTrainMotionPredictor(io.ComfyNode):
             predictor.space.space, tokens, token_width, width, depth, width // HEAD_WIDTH, frames, ends, keyframes
         )
         plan, recipe = Plan(steps, batch, rate, seed), training.Recipe(frames, stride, held_out, cosine)
-        made, trained = training.train_in_host(predictor, clip_vision, clips, name, config, plan, recipe)
+        joint = None
+        if video_model is not None and video_model["video_model"] != NONE:
+            told = {part: video_model[part] for part in ("model", "vae", "positive", "weight", "size", "frames")}
+            joint = Joint(decoder=Decoder(**sd15_decoder(video_model)), **told)
+        made, trained = training.train_in_host(predictor, clip_vision, clips, name, config, plan, recipe, joint)
         report = f"{trained.path.name}: {trained.figures.told}"
         curve = draw(trained.log, trained.figures.mse_interpolation, report)
         return io.NodeOutput(made, report, curve, ui={"text": [report]})

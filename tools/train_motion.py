@@ -1,5 +1,7 @@
 """Train a Semantic Motion Predictor on a folder of clips, as the node of that name does, with files of any place.
 
+Training is in token space; through a frozen video model as well it is the node's, Train Motion Predictor.
+
 python tools/train_motion.py CLIPS OUT.safetensors --clip-vision CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors \\
     --ip-adapter ip-adapter-plus_sd15.safetensors          for SD1.5
 python tools/train_motion.py CLIPS OUT.safetensors --clip-vision ... --dynamicrafter dynamicrafter_512.safetensors

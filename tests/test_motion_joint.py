@@ -1,0 +1,370 @@
+"""Joint training: the frozen video model's error reaches the predictor, and nothing of it stays in the model."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from harness import motion as tiny
+from harness.dynamicrafter import random
+from safetensors.torch import load_file, safe_open
+from storyreel.core.networks.semantic_motion import training
+from storyreel.core.networks.semantic_motion.config import TRAINING, PredictorConfig
+from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
+from storyreel.core.networks.semantic_motion.training import Clip
+from storyreel.core.training import Plan
+from storyreel.core.video.trajectory import Trajectory
+
+FRAMES, CLIPS, SIZE, HELD_OUT = 5, 6, 64, 0.3
+MODULE, ADAPTER = "joint_v2.ckpt", "joint_plus.safetensors"
+CONFIG = PredictorConfig(tokens=tiny.TOKENS, token_width=tiny.CONTEXT, width=64, depth=1, heads=1, frames=FRAMES)
+PLAN = Plan(steps=4, batch=2, rate=2e-3, ema=0.9, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def clips(host):
+    from storyreel.host import ip_adapter, motion_module
+
+    for version in ("v1", "v2"):
+        config = tiny.motion_config(version)
+        tiny.write_module(host.base / "models" / motion_module.FOLDER / f"joint_{version}.ckpt", config)
+    tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / ADAPTER)
+    folder = host.base / "input" / "joint"
+    for number in range(CLIPS):
+        tiny.write_video(folder / f"{number}.gif", tiny.swing(number, FRAMES + number % 2))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def space(clips):
+    from storyreel.host.ip_adapter import load_tokens
+
+    return load_tokens(ADAPTER)
+
+
+@pytest.fixture(scope="module")
+def clip_vision(clips):
+    from storyreel.host import storyworld
+
+    storyworld.register_folder()
+    return storyworld.load_clip_vision()
+
+
+def make_vae(channels: int = 4):
+    import comfy.sd
+    from comfy.taesd.taesd import TAESD
+
+    return comfy.sd.VAE(sd=random(TAESD(latent_channels=channels)) | {"vae_scale": torch.tensor(1.0)})
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def text(seed: int = 2) -> list:
+    return [[noise(1, 7, tiny.CONTEXT, seed=seed), {}]]
+
+
+@pytest.fixture(scope="module")
+def parts(clips):
+    """(MODEL, VAE), as the host's loaders make them: in inference mode."""
+    with torch.inference_mode():
+        return tiny.sd15(tiny.SIZES), make_vae()
+
+
+@pytest.fixture
+def joint(parts):
+    """joint(...) -> a joint training, with other settings where they are named"""
+    from storyreel.host.motion_joint import Decoder, Joint
+
+    def joint(model=None, decoder=None, **changed):
+        made = Joint(model or parts[0].clone(), parts[1], text(), Decoder(MODULE, ADAPTER), size=SIZE, frames=3)
+        return replace(made, **changed, decoder=replace(made.decoder, **decoder or {}))
+
+    return joint
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("joint")
+
+
+@pytest.fixture
+def learn(space, clip_vision, clips, work, tmp_path):
+    """learn(...) -> what the training left, called as a node is; tokens and latents are made once for all tests."""
+    from storyreel.host.motion_training import Recipe, run
+
+    def learn(name: str, joint=None, plan=PLAN, tell=lambda *_: None):
+        told = (
+            tmp_path / f"{name}.safetensors",
+            CONFIG,
+            plan,
+            Recipe(frames=FRAMES, held_out=HELD_OUT),
+            work,
+            tell,
+            joint,
+        )
+        with torch.inference_mode():
+            return run(space, clip_vision, clips, *told)
+
+    return learn
+
+
+def sample(model) -> torch.Tensor:
+    import nodes
+
+    latent = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
+    with torch.inference_mode():
+        return nodes.common_ksampler(model, 1, 1, 1.0, "euler", "normal", text(), text(3), latent)[0]["samples"]
+
+
+def told_by(trained) -> dict:
+    with safe_open(trained.path, "pt") as file:
+        return json.loads(file.metadata()[TRAINING])
+
+
+def same(one, other) -> bool:
+    one, other = load_file(one.path), load_file(other.path)
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+# Without it
+
+
+def test_weight_0_is_a_training_in_token_space(learn, joint, space, clip_vision, clips, work):
+    """To the last bit, under the key that it always had."""
+    from storyreel.host.motion_clips import digest, token_paths
+    from storyreel.host.motion_training import Recipe
+
+    alone, beside = learn("alone"), learn("beside", joint(weight=0.0))
+    assert same(alone, beside) and beside.log == alone.log and told_by(beside) == told_by(alone)
+    paths = token_paths(space, clip_vision, clips, 1, work / "tokens")
+    recipe = asdict(Recipe(frames=FRAMES, held_out=HELD_OUT))
+    said = [{"plan": asdict(PLAN), "recipe": recipe}, asdict(CONFIG), [path.name for path in paths]]
+    assert told_by(alone)["run"] == digest(said) and "joint" not in told_by(alone)
+
+
+# The gradient
+
+TOKENS = noise(FRAMES, tiny.TOKENS, tiny.CONTEXT, seed=3)
+WAYS = {
+    "v1 and IP-Adapter": dict(module="joint_v1.ckpt"),
+    "v2 and text": dict(adapter=None),
+    "IP-Adapter alone": dict(module=None),
+}
+
+
+@pytest.fixture
+def error_of(tmp_path):
+    """error_of(joint, tokens) -> (error of one window under one noise, its gradient), called as a node is"""
+    from storyreel.host.motion_clips import write
+    from storyreel.host.motion_joint import FrozenVideo
+
+    clip, latents = Clip(tmp_path / "tokens", FRAMES), tmp_path / "latents"
+    write(latents, {"latents": noise(FRAMES, 4, 8, 8, seed=5)}, {})
+
+    def error_of(joint, tokens: torch.Tensor) -> tuple[float, torch.Tensor]:
+        @torch.inference_mode(False)
+        @torch.enable_grad()
+        def work(error):
+            given = tokens.clone().requires_grad_()
+            value = error(given, clip, 0, torch.Generator().manual_seed(1))
+            value.backward()
+            return value.item(), given.grad
+
+        with torch.inference_mode():
+            return FrozenVideo(joint, CONFIG).during({clip.path: latents}, 0, work)
+
+    return error_of
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_it_is_that_of_the_error(error_of, joint, way):
+    """As long as the error is steep; some consecutive frames of the window have one, the others none."""
+    asked, step = joint(decoder=way, weight=2.0), 0.05
+    _, gradient = error_of(asked, TOKENS)
+    direction = gradient / gradient.norm()
+    after, before = (error_of(asked, TOKENS + sign * step * direction)[0] for sign in (1, -1))
+    assert (after - before) / (2 * step) == pytest.approx(gradient.norm().item(), rel=0.02)
+    seen = gradient.flatten(1).any(1).nonzero().flatten().tolist()
+    assert seen == list(range(seen[0], seen[0] + asked.frames))
+
+
+def test_it_does_not_depend_on_how_the_model_runs(error_of, joint, parts, monkeypatch):
+    """With another pack's attention, which has none; with weights that are streamed; in half precision."""
+
+    def without(attend, *args, **kwargs):
+        return attend(*args, **kwargs).detach()
+
+    value, whole = error_of(joint(), TOKENS)
+    other = parts[0].clone()
+    other.model_options["transformer_options"]["optimized_attention_override"] = without
+    assert torch.equal(error_of(joint(other), TOKENS)[1], whole)
+
+    half = parts[0].clone()
+    half.set_model_compute_dtype(torch.float16)
+    about, coarse = error_of(joint(half), TOKENS)
+    assert about == pytest.approx(value, rel=0.02)
+    assert coarse.norm().item() == pytest.approx(whole.norm().item(), rel=0.05)
+    assert torch.cosine_similarity(coarse.flatten(), whole.flatten(), dim=0) > 0.99
+
+    kind = type(parts[0])
+    load = kind.partially_load
+    monkeypatch.setattr(kind, "partially_load", lambda self, device, *_, **more: load(self, device, 1 << 16, **more))
+    streamed = tiny.sd15(tiny.SIZES)
+    assert torch.equal(error_of(joint(streamed), TOKENS)[1], whole)
+    assert streamed.model.model_lowvram
+
+
+# What is learnt
+
+
+def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, space, clip_vision, clips, work):
+    """On training clips its error falls below where a training without it leaves it; the model is as it was."""
+    from storyreel.host.motion_clips import latent_paths, make_tokens, token_paths
+    from storyreel.host.motion_joint import FrozenVideo
+
+    model, vae = parts
+    plain = sample(model)
+    before, modules = {key: t.clone() for key, t in model.model.state_dict().items()}, list(model.model.modules())
+    plan, asked = replace(PLAN, steps=40, rate=5e-3), joint(weight=30.0)
+    trained = [learn("alone", plan=plan), learn("together", asked, plan)]
+
+    assert torch.equal(sample(model), plain)
+    after = model.model.state_dict()
+    assert all(torch.equal(after[key], t) for key, t in before.items()) and list(model.model.modules()) == modules
+    assert not any(weight.requires_grad or weight.grad is not None for weight in model.model.parameters())
+    assert not any(getattr(module, "weight_function", None) for module in modules)
+
+    told = told_by(trained[1])["joint"]
+    assert (told["weight"], told["size"], told["frames"]) == (30, SIZE, 3)
+    assert (told["model"], told["adapter"], told["module"]) == ("SD15", ADAPTER, MODULE)
+    assert told_by(trained[1])["run"] != told_by(trained[0])["run"]
+
+    paths = token_paths(space, clip_vision, clips, 1, work / "tokens")
+    latents = dict(zip(paths, latent_paths(vae, SIZE, clips, 1, work / "latents"), strict=True))
+    kept, _ = training.split(make_tokens(space, clip_vision, clips, 1, paths, lambda *_: None), HELD_OUT, plan.seed)
+
+    def mean_error(error) -> list[float]:
+        means = []
+        for file in trained:
+            network, found = MotionPredictor(CONFIG), []
+            network.load_state_dict({key: t.float() for key, t in load_file(file.path).items()})
+            for number in range(24):
+                clip = kept[number % len(kept)]
+                window = training.example([clip.read(0, FRAMES)], [0, FRAMES - 1])
+                predicted = network(window.interpolated, window.given)[0]
+                found.append(error(predicted, clip, 0, torch.Generator().manual_seed(number)).item())
+            means.append(sum(found) / len(found) / asked.weight)
+        return means
+
+    alone, together = FrozenVideo(asked, CONFIG).during(latents, 0, mean_error)
+    assert together < 0.98 * alone, (alone, together)
+
+
+def test_interrupted_it_goes_on_and_ends_the_same(learn, joint, work):
+    whole, latents = learn("whole", joint()), sorted((work / "latents").iterdir())
+    latents[2].unlink()
+    for stop in (("latents of clip", 4), ("step", 0), ("step", 2)):
+
+        def tell(kind, done, total, stop=stop):
+            if (kind, done) == stop:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            learn("broken", joint(), tell=tell)
+    seen = []
+    again = learn("broken", joint(), tell=lambda *told: seen.append(told[:2]))
+    assert [done for kind, done in seen if kind == "step"] == [2, 3, 4]
+    assert same(whole, again) and again.log == whole.log and told_by(again) == told_by(whole)
+    assert sorted((work / "latents").iterdir()) == latents
+    with pytest.raises(ValueError, match="whole.safetensors is there and of another training"):
+        learn("whole", joint(weight=2.0))
+
+
+def test_a_training_knows_its_model(joint, parts):
+    """By its weights, patches, text and decoder, whatever is loaded: another one's unfinished run is not its."""
+    from storyreel.host.motion_apply import apply_to_sd15
+    from storyreel.host.motion_joint import FrozenVideo
+
+    def told(*named, **changed) -> str:
+        return json.dumps(FrozenVideo(joint(*named, **changed), CONFIG).told)
+
+    first = told()
+    assert told(tiny.sd15(tiny.SIZES)) == first
+    sample(apply_to_sd15(parts[0], Trajectory(TOKENS, "ip-plus"), MODULE, ADAPTER))
+    assert told() == first
+    patched = parts[0].clone()
+    key = "diffusion_model.out.2.weight"
+    patched.add_patches({key: (torch.ones_like(patched.model.state_dict()[key]),)}, 0.1)
+    stronger = parts[0].clone()
+    stronger.add_patches({key: (torch.ones_like(patched.model.state_dict()[key]),)}, 0.2)
+    others = [told(patched), told(stronger), told(positive=text(7)), told(weight=2.0), told(frames=2), told(size=128)]
+    ways = (dict(module="joint_v1.ckpt"), dict(own_schedule=False), dict(strength=0.5), dict(adapter=None))
+    others += [told(decoder=way) for way in ways]
+    sample(patched)
+    assert told(patched) == others[0] and len({first, *others}) == 1 + len(others)
+
+
+# Refusals
+
+
+def test_what_cannot_serve_is_refused_by_name(joint, host):
+    from storyreel.host import ip_adapter
+    from storyreel.host.motion_joint import FrozenVideo
+
+    tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "joint_wide.safetensors", width=64)
+    refused = {
+        "the MODEL is SDXL; SD1.5, or a model made from it, is expected": joint(tiny.sd15(tiny.SIZES, family="SDXL")),
+        "vae is empty, the checkpoint carries none; use Load VAE": joint(vae=None),
+        "the VAE makes latents of 16 channels, and the MODEL reads 4": joint(vae=make_vae(16)),
+        "at strength 0 the video model looks at no tokens": joint(decoder=dict(strength=0.0)),
+        "reads tokens of width 64, and the motion's have 48": joint(decoder=dict(adapter="joint_wide.safetensors")),
+    }
+    for sentence, asked in refused.items():
+        with pytest.raises(ValueError, match=sentence):
+            FrozenVideo(asked, CONFIG)
+    with pytest.raises(ValueError, match="has tokens of width 64, and this MODEL reads text of width 48"):
+        FrozenVideo(joint(decoder=dict(adapter=None)), replace(CONFIG, token_width=64))
+    with pytest.raises(ValueError, match="the predictor is for DynamiCrafter, and joint training goes through SD1.5"):
+        FrozenVideo(joint(), replace(CONFIG, space="dynamicrafter"))
+
+
+# The node
+
+
+class JointParts:
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL", "VAE", "CONDITIONING"), "make", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def make(self):
+        return tiny.sd15(tiny.SIZES), make_vae(), text()
+
+
+def test_the_node(host, clips):
+    """In the host's inference mode, with what its nodes loaded there."""
+    settings = dict(clips="joint", name="by_both", frames=FRAMES, stride=1, given="start and end", steps=2, batch=2)
+    settings |= dict(rate=1e-3, seed=0, held_out=HELD_OUT, width=64, depth=1, cosine=1.0)
+    video = dict(motion_module=MODULE, noise_schedule="AnimateDiff's", ip_adapter=ADAPTER, strength=1.0)
+    video |= dict(weight=1.0, size=SIZE, frames=2)
+    video |= {name: ["parts", slot] for slot, name in enumerate(("model", "vae", "positive"))}
+    settings |= {f"video_model.{name}": value for name, value in video.items()}
+    loader = {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": ADAPTER}
+    links = dict(predictor=["load", 0], clip_vision=["toy", 3], video_model="IP-Adapter")
+    nodes = {
+        "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
+        "load": ("StoryReelMotionPredictorLoader", loader),
+        "parts": ("JointParts", {}),
+        "train": ("StoryReelTrainMotionPredictor", settings | links),
+    }
+    with host.node(JointParts):
+        done = host.run({id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()})
+    bars = [told["value"] for kind, told in done.events if kind == "progress" and told["max"] == CLIPS]
+    assert bars.count(CLIPS) == 2  # of tokens, and of latents
+    with safe_open(host.base / "models" / "semantic_motion" / "by_both.safetensors", "pt") as file:
+        told = json.loads(file.metadata()[TRAINING])
+    assert told["joint"]["frames"] == 2 and told["joint"]["model"] == "SD15" and told["figures"]["clips"] == 2
+    assert done.values["train"][0].trained.startswith("predicted by by_both.safetensors")
