@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.video import files
 from ..core.video.sound import Sound, read_sound
+from .subtitles import without_subtitles
 
 
 def rate_of(fps: float) -> Fraction:
@@ -31,6 +32,7 @@ def open_clip(frames, fps: float) -> Clip:
     """IMAGE or VIDEO as a clip. A VIDEO in a file is never in memory as a whole. fps: of an IMAGE."""
     if isinstance(frames, Tensor):
         return Clip(lambda: iter(frames[..., :3].cpu().float().numpy()), rate_of(fps))
+    frames = without_subtitles(frames)
     if isinstance(frames, InputImpl.VideoFromFile):
         start, duration = frames.get_active_trim_window()
         sound = read_sound(frames.get_stream_source(), start, duration)

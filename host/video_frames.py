@@ -9,6 +9,8 @@ import torch
 from comfy_api.latest import Input, InputImpl
 from torch import Tensor
 
+from .subtitles import without_subtitles
+
 BYTES = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")  # formats that the host reads as 8 bits a channel
 
 
@@ -17,6 +19,7 @@ def frames_of(source: Input.Video | Tensor) -> tuple[int, Iterator[Tensor]]:
 
     A VIDEO that is not a file is in memory anyway.
     """
+    source = without_subtitles(source)
     if isinstance(source, InputImpl.VideoFromFile):
         return round(source.get_duration() * source.get_frame_rate()), _decoded(source)
     images = source if isinstance(source, Tensor) else source.get_components().images

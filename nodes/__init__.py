@@ -25,8 +25,9 @@ class StoryReelExtension(ComfyExtension):
             shots,
             story,
             storyworld,
+            subtitles,
         )
 
         pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
         films = [*animate.NODES, *shots.NODES, *motion.NODES, *motion_training.NODES, *extend.NODES, *refine.NODES]
-        return [*pictures, *films, *measure.NODES, *measure_video.NODES]
+        return [*pictures, *films, *subtitles.NODES, *measure.NODES, *measure_video.NODES]

@@ -1,0 +1,42 @@
+"""A story's captions as subtitles of its film."""
+
+from comfy_api.latest import io
+
+from ..host.subtitles import subtitle
+from .story import CATEGORY
+from .types import StoryType
+
+
+class StoryReelSubtitles(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelSubtitles",
+            display_name="Subtitles (StoryReel)",
+            category=CATEGORY,
+            description="The captions of a story as a track of subtitles in the saved video, which players switch on "
+            "and off. The pictures stay as they are.",
+            search_aliases=["captions", "subtitle track", "srt", "mov_text", "closed captions"],
+            inputs=[
+                io.Video.Input("video", tooltip="The story's film, as it will be saved."),
+                StoryType.Input("story", tooltip="The story whose captions are shown, one for each of its frames."),
+                io.Video.Input(
+                    "shots",
+                    optional=True,
+                    tooltip="Where the film goes on behind the story, as by Extend Video: the story's own part of it, "
+                    "from Animate Story. The captions are shared out evenly over its length, and the last one stays. "
+                    "Not connected: over the whole film.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(tooltip="The film with its subtitles, for Save Video."),
+                io.String.Output(display_name="srt", tooltip="The same subtitles as the text of an .srt file."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, video, story, shots=None) -> io.NodeOutput:
+        return io.NodeOutput(*subtitle(video, story, shots))
+
+
+NODES = [StoryReelSubtitles]
