@@ -21,6 +21,7 @@ from ..core.networks.modelscope.unet import UNet
 from ..core.networks.streaming import model as networks
 from ..core.networks.streaming.appearance import TokenExpander
 from ..core.networks.streaming.config import StreamingConfig
+from ..core.networks.unet import UNetSizes
 from .video_model import ClipCondition, ClipModel, HostNetwork, check_frames, check_width, refuse_windows
 
 CAM_FRAMES = "storyreel_cam_frames"  # [M, H, W, 3], 0 to 1: those before the chunk, which its first M stand for
@@ -85,6 +86,19 @@ class RefinementSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model
         return clip * self.noise[int(self.timestep(sigma.max().cpu()))].to(clip.device)
 
 
+def hosts_description(sizes: UNetSizes) -> dict:
+    """The network without its temporal layers in the host's words, by which it finds the layers of a LoRA under
+    diffusers' names."""
+    has = [int(transforms) for transforms in sizes.attention]  # one transformer each, as Stable Diffusion 2's
+    return {
+        "num_res_blocks": [sizes.num_res_blocks] * len(has),
+        "channel_mult": list(sizes.channel_mult),
+        "transformer_depth": [depth for depth in has for _ in range(sizes.num_res_blocks)],
+        "transformer_depth_output": [depth for depth in has for _ in range(sizes.num_res_blocks + 1)],
+        "transformer_depth_middle": 1,
+    }
+
+
 class ModelScopeConfig(comfy.supported_models_base.BASE):
     """How the host sees a checkpoint. expander: sizes of APM's token expander, see `read_token_expander`.
 
@@ -117,6 +131,7 @@ class ModelScope(ClipModel):
         refines = isinstance(sizes, UNetConfig) and sizes.extra_rows > 0
         predicts = types.V_PREDICTION if refines or config.v_prediction else types.EPS
         super().__init__(config, predicts, device=device, unet_model=unet_model)
+        config.unet_config |= hosts_description(self.sizes)
         if refines:
             self.named, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
 

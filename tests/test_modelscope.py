@@ -210,6 +210,85 @@ def test_a_lora_on_the_unet(opened, kind):
     torch.testing.assert_close(sample(merged), changed, rtol=0, atol=1e-4 * changed.abs().max().item())
 
 
+SPATIAL = {  # layers of the tiny network: {diffusers' name: the original one}
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "down_blocks.0.resnets.0.conv1": "input_blocks.1.0.in_layers.2",
+    "down_blocks.0.attentions.0.proj_in": "input_blocks.1.1.proj_in",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": "input_blocks.1.1.transformer_blocks.0.attn1.to_q",
+    "mid_block.attentions.0.transformer_blocks.0.attn2.to_k": "middle_block.1.transformer_blocks.0.attn2.to_k",
+    "up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_out.0": (
+        "output_blocks.3.1.transformer_blocks.0.attn2.to_out.0"
+    ),
+}
+OTHERS = {
+    "transformer_in.proj_in": "input_blocks.0.1.proj_in",
+    "down_blocks.0.temp_convs.0.conv1.2": "input_blocks.1.0.temopral_conv.conv1.2",
+    "down_blocks.0.temp_attentions.0.transformer_blocks.0.attn2.to_v": (
+        "input_blocks.1.2.transformer_blocks.0.attn2.to_v"
+    ),
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.op",
+    "mid_block.resnets.1.conv2": "middle_block.3.out_layers.3",
+    "mid_block.temp_attentions.0.proj_out": "middle_block.2.proj_out",
+    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
+    "up_blocks.1.temp_attentions.0.transformer_blocks.0.ff.net.2": "output_blocks.2.2.transformer_blocks.0.ff.net.2",
+}
+KOHYA, PEFT, OLD = ("lora_down", "lora_up"), ("lora_A", "lora_B"), ("_lora.down", "_lora.up")
+
+
+def small_lora(model, layers, name_of, words=PEFT) -> dict:
+    """A LoRA of rank 2 on the layers of these original names. name_of(layer): what the file calls it, up to `words`."""
+    parameters, generator, lora = dict(model.model.named_parameters()), torch.Generator().manual_seed(4), {}
+    for layer in layers:
+        out, *inner = parameters[f"diffusion_model.{layer}.weight"].shape
+        down, up = (2, *inner), (out, 2, *[1] * (len(inner) - 1))
+        for word, shape in zip(words, (down, up), strict=True):
+            lora[f"{name_of(layer)}{word}.weight"] = torch.randn(shape, generator=generator) / 8
+    return lora
+
+
+def by_the_hosts_node(host, model, lora: dict):
+    """The MODEL behind Load LoRA (Model Only), which reads a file."""
+    import nodes
+    from harness import streaming
+
+    streaming.write(host.base / "models" / "loras" / "small.safetensors", lora)
+    (patched,) = nodes.LoraLoaderModelOnly().load_lora_model_only(model, "small.safetensors", 1.0)
+    return patched
+
+
+@pytest.mark.parametrize("kind", ["t2v", "streaming"])
+def test_a_lora_under_diffusers_names(host, opened, kind):
+    """Spatial layers as they are, in the two spellings that the host knows; all layers once they are renamed."""
+    from storyreel.core.networks.modelscope.keys import rename_lora
+
+    model, published = opened(kind), {ours: name for name, ours in (SPATIAL | OTHERS).items()}
+
+    def as_kohya(layer: str) -> str:
+        return f"lora_unet_{published[layer].replace('.', '_')}."
+
+    def as_old(layer: str) -> str:
+        name = f"unet.{published[layer]}".replace(".to_", ".processor.to_")
+        return name.replace("to_out.0", "to_out")
+
+    def original(layer: str) -> str:
+        return f"diffusion_model.{layer}."
+
+    def changed(lora: dict, layers) -> torch.Tensor:
+        patched = by_the_hosts_node(host, model, lora)
+        assert set(patched.patches) == {f"diffusion_model.{layer}.weight" for layer in layers}
+        return sample(patched, steps=2)
+
+    spatial, every = list(SPATIAL.values()), list(published)
+    expected = changed(small_lora(model, spatial, original), spatial)
+    assert not torch.equal(expected, sample(model, steps=2))
+    for name_of, words in ((as_kohya, KOHYA), (as_old, OLD)):
+        assert torch.equal(changed(small_lora(model, spatial, name_of, words), spatial), expected)
+    peft = small_lora(model, every, lambda layer: f"unet.{published[layer]}.")
+    expected = changed(small_lora(model, every, original), every)
+    assert torch.equal(changed(rename_lora(peft, model.model.sizes), every), expected)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_context_window_equals_its_frames_alone(opened, kind, causal):

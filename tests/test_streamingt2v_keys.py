@@ -187,3 +187,24 @@ def test_the_published_layout_is_written_as_it_is_read(narrow, monkeypatch):
     read = streaming_keys.read_unet(part(written, streaming_keys.UNET))
     extractor = streaming_keys.read_extractor(part(written, streaming_keys.EXTRACTOR))
     assert shapes(read | {f"extractor.{key}": t for key, t in extractor.items()}) == shapes(network)
+
+
+@pytest.mark.parametrize("spelling", ["lora_A", "lora.down", "lora_linear_layer.down", "older"])
+def test_every_layer_of_a_lora_gets_its_name(spelling):
+    """Of the published network. What is the text encoder's stays as it is."""
+    weights = [key for key in base_in_diffusers_layout() if key.endswith(".weight")]
+
+    def spelt(layer: str) -> str:
+        if spelling == "older" and ".to_" in layer:
+            return f"unet.{layer.replace('.to_', '.processor.to_').removesuffix('.0')}_lora.down"
+        return f"unet.{layer}.{'lora.down' if spelling == 'older' else spelling}"
+
+    lora = {f"{spelt(key.removesuffix('.weight'))}.weight": number for number, key in enumerate(weights)}
+    text = f"text_encoder.text_model.encoder.layers.0.self_attn.q_proj.{spelling}.weight"
+    renamed = keys.rename_lora(lora | {text: -1}, UNetConfig())
+    assert renamed.pop(text) == -1
+    layers = {number: key.partition(".lora")[0].partition("_lora")[0] for key, number in renamed.items()}
+    ours = keys.our_names(base_in_diffusers_layout())
+    assert layers == {
+        number: f"diffusion_model.{ours[key].removesuffix('.weight')}" for number, key in enumerate(weights)
+    }

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from ..unet import UNetSizes
+
 ENDS = {  # of the network, in diffusers' words and in ours
     "time_embedding.linear_1.": "time_embed.0.",
     "time_embedding.linear_2.": "time_embed.2.",
@@ -19,6 +21,7 @@ ENDS = {  # of the network, in diffusers' words and in ours
     "conv_out.": "out.2.",
 }
 IN_BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks)\.(?:(\d+)\.)?(\w+)\.(\d+)\.(.+)")
+LORA = re.compile(r"(?:base_model\.model\.|unet\.)*(.+?)((?:[._]lora[._]|\.alpha$|\.dora_scale$).*)")
 PLACES = {"resnets": "0.", "temp_convs": "0.temopral_conv.", "attentions": "1.", "temp_attentions": "2."}
 IN_RESNET = {
     "norm1": "in_layers.0",
@@ -47,6 +50,23 @@ def our_names(keys: Iterable[str]) -> dict[str, str]:
     depth = sum(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", key) is not None for key in keys)
     transforming = {key.split(".")[1] for key in keys if re.match(r"up_blocks\.\d+\.attentions\.", key)}
     return {key: _our_name(key, depth, transforming) for key in keys}
+
+
+def rename_lora(lora: Mapping[str, Tensor], sizes: UNetSizes) -> dict[str, Tensor]:
+    """A LoRA of the UNet whose layers have diffusers' names, `unet.mid_block.temp_attentions.0.proj_in.lora_A.weight`
+    in all spellings, under names by which the host finds them. What belongs to no such layer stays."""
+    transforming = {str(level) for level, transforms in enumerate(reversed(sizes.attention)) if transforms}
+    return {_lora_name(key, sizes.num_res_blocks, transforming): weight for key, weight in lora.items()}
+
+
+def _lora_name(key: str, depth: int, transforming: set[str]) -> str:
+    match = LORA.fullmatch(key)
+    if match is None:
+        return key
+    layer, kind = match[1].replace(".processor.", "."), match[2]
+    published = f"{layer}.0.weight" if layer.endswith(".to_out") else f"{layer}.weight"
+    name = _our_name(published, depth, transforming)
+    return key if name == published else f"diffusion_model.{name.removesuffix('.weight')}{kind}"
 
 
 def _our_name(key: str, depth: int, transforming: set[str]) -> str:
