@@ -1,6 +1,7 @@
 """StreamingT2V's, StreamingSVD's and MS-Vid2Vid's files as they were published: every key has its place."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from harness.golden import part
 from harness.streaming import shapes
+from harness.tools import TOOLS
+from safetensors.torch import load_file, save_file
 from storyreel.core.networks.modelscope import keys
 from storyreel.core.networks.modelscope.config import UNetConfig, read_unet_config
 from storyreel.core.networks.modelscope.unet import UNet
@@ -208,3 +211,20 @@ def test_every_layer_of_a_lora_gets_its_name(spelling):
     assert layers == {
         number: f"diffusion_model.{ours[key].removesuffix('.weight')}" for number, key in enumerate(weights)
     }
+
+
+def test_the_tool_writes_a_renamed_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, str(TOOLS)])
+    import rename_lora
+    from environment import SetupError
+
+    lora = {
+        "unet.transformer_in.proj_in.lora_A.weight": torch.ones(2, 3),
+        "text_encoder.a.lora_A.weight": torch.ones(1),
+    }
+    save_file(lora, tmp_path / "lora.safetensors")
+    assert rename_lora.rename(tmp_path / "lora.safetensors", tmp_path / "new.safetensors") == "1 of 2 tensors renamed"
+    found = load_file(tmp_path / "new.safetensors")
+    assert sorted(found) == ["diffusion_model.input_blocks.0.1.proj_in.lora_A.weight", "text_encoder.a.lora_A.weight"]
+    with pytest.raises(SetupError, match="no layer of ModelScope's UNet under diffusers' names"):
+        rename_lora.rename(tmp_path / "new.safetensors", tmp_path / "again.safetensors")
