@@ -162,6 +162,46 @@ class StoryReelAnimateStory(io.ComfyNode):
         return io.NodeOutput(video, expand=graph)
 
 
+UNLINKED = object()  # in the place of an input that nothing is linked to; None is one that was not looked at yet
+
+
+class StoryReelEitherVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelEitherVideo",
+            display_name="Either Video (StoryReel)",
+            category=CATEGORY,
+            description="Where two ways of making a video meet. The second one counts where it is there, so that "
+            "muting or unmuting its nodes is the choice; the other one is then not made.",
+            search_aliases=["switch", "choose", "any", "fallback"],
+            inputs=[
+                io.Video.Input(
+                    "video", optional=True, lazy=True, tooltip="What is taken as long as there is no other."
+                ),
+                io.Video.Input(
+                    "instead",
+                    optional=True,
+                    lazy=True,
+                    tooltip="What takes its place. Mute the node that it comes from, and it does not.",
+                ),
+            ],
+            outputs=[io.Video.Output(tooltip="The one that is taken.")],
+        )
+
+    @classmethod
+    def check_lazy_status(cls, video=UNLINKED, instead=UNLINKED):
+        if instead is not UNLINKED:
+            return ["instead"]
+        return [] if video is UNLINKED else ["video"]
+
+    @classmethod
+    def execute(cls, video=None, instead=None) -> io.NodeOutput:
+        if video is None and instead is None:
+            raise ValueError("StoryReelEitherVideo: nothing is linked to video and instead; one of them is expected.")
+        return io.NodeOutput(video if instead is None else instead)
+
+
 class StoryReelTakeKeyframes(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -239,4 +279,4 @@ class StoryReelJoinShots(io.ComfyNode):
 
 
 INSIDE = [StoryReelTakeKeyframes, StoryReelKeepShot, StoryReelJoinShots]
-NODES = [StoryReelKeyframePairs, StoryReelJoinClips, StoryReelAnimateStory, *INSIDE]
+NODES = [StoryReelKeyframePairs, StoryReelJoinClips, StoryReelAnimateStory, StoryReelEitherVideo, *INSIDE]

@@ -4,33 +4,57 @@ Storyworld's own video models are not trained yet: tiny ones of random weights s
 that all parts fit together, and that each does its part.
 """
 
+from dataclasses import replace
+
 import av
 import pytest
 import torch
-from harness import dynamicrafter, streaming, workflows
+from harness import dynamicrafter, motion, streaming, workflows
 from harness.tools import tools
+from storyreel.core.networks.animatediff.config import MotionConfig
+from storyreel.core.networks.semantic_motion.config import PredictorConfig
 
 
 @pytest.fixture(scope="module")
 def graphs():
-    with tools("graphs", "chain") as modules:
-        yield modules.chain
+    with tools("graphs", "chain", "following") as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")
 def toys(host, graphs, tmp_path_factory):
     """The host, with the stand-ins among Storyworld's files."""
     import folder_paths
-    from storyreel.host import storyworld
+    from storyreel.host import folders, storyworld
 
     folder = tmp_path_factory.mktemp("toys")
-    frames = workflows.SHOT["frames"]
-    dynamicrafter.write_storyworld(folder / graphs.TOY_VIDEO, frames, image_tokens=3, dim_head=16, head_channels=32)
-    streaming.write_storyworld(folder / graphs.TOY_STREAMING)
+    frames, chain, following = workflows.SHOT["frames"], graphs.chain, graphs.following
+    dynamicrafter.write_storyworld(folder / chain.TOY_VIDEO, frames, image_tokens=3, dim_head=16, head_channels=32)
+    streaming.write_storyworld(folder / chain.TOY_STREAMING)
+    config, width = storyworld.read_part("unet")[1]["unet"], 96  # of Storyworld's towers
+    channels = config["model_channels"]
+    modules = MotionConfig(((channels,),) * 2, ((channels,) * 2,) * 2, channels, 32)
+    motion.write_module(folder / "animatediff_models" / following.TOY_MODULE, modules)
+    motion.write_adapter(folder / "ipadapter" / following.TOY_ADAPTER, width=width, layers=[channels] * 7)
+    predictor = PredictorConfig(tokens=motion.TOKENS, token_width=width, width=32, depth=1, heads=2, frames=20)
+    motion.write_predictor(folder / "semantic_motion" / following.TOY_PREDICTOR, predictor)
+    kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion")}
+    for kind in kinds:
+        folders.file_names(kind)  # from now on the host knows of it
     with pytest.MonkeyPatch.context() as patch:
-        known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
-        patch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(folder), *known[0]], known[1]))
+        for kind, place in {**kinds, storyworld.FOLDER: folder}.items():
+            known = folder_paths.folder_names_and_paths[kind]
+            patch.setitem(folder_paths.folder_names_and_paths, kind, ([str(place), *known[0]], known[1]))
         yield host
+    for kind in (*kinds, storyworld.FOLDER):  # the host would go on listing what it found
+        folder_paths.filename_list_cache.pop(kind, None)
+
+
+def by_motion(graph, graphs, muted: str = ""):
+    """As a user does it: the group of semantic motion is no longer muted, and maybe another node is."""
+    (group,) = (group for group in graph.groups if group.title == graphs.following.BY_MOTION)
+    assert set(group.nodes) == {id for id, node in graph.nodes.items() if node.muted}
+    return replace(graph, nodes={id: replace(node, muted=id == muted) for id, node in graph.nodes.items()})
 
 
 def small(graph, host, **extending) -> dict:
@@ -41,16 +65,28 @@ def small(graph, host, **extending) -> dict:
     return prompt
 
 
+def film(host, run) -> str:
+    """The file that was saved."""
+    (saved,) = run.outputs["50"]["images"]
+    return str(host.base / "output" / saved["subfolder"] / saved["filename"])
+
+
 def played(host, run) -> list[tuple[int, int]]:
     """The sizes of the frames of the film that was saved."""
-    (saved,) = run.outputs["50"]["images"]
-    with av.open(str(host.base / "output" / saved["subfolder"] / saved["filename"])) as container:
+    with av.open(film(host, run)) as container:
         return [(frame.width, frame.height) for frame in container.decode(video=0)]
+
+
+def told(host, run) -> list[tuple[str, float]]:
+    """(text, second at which it is seen) of the film that was saved."""
+    with av.open(film(host, run)) as container:
+        packets = [packet for packet in container.demux(container.streams.subtitles[0]) if packet.dts is not None]
+        return [(bytes(p)[2:].decode(), float(p.pts * p.time_base)) for p in packets if len(bytes(p)) > 2]
 
 
 def test_a_story_becomes_a_long_film_that_is_refined(toys, graphs):
     """Two pictures, a shot of each, two chunks of the streaming model, and all of it refined by that model."""
-    prompt = small(graphs.storyworld_story_to_long_video(), toys)
+    prompt = small(graphs.chain.storyworld_story_to_long_video(), toys)
     run = toys.run(prompt)
     shots, long = (
         run.values[workflows.find(prompt, f"StoryReel{name}")][0] for name in ("AnimateStory", "ExtendVideo")
@@ -62,17 +98,69 @@ def test_a_story_becomes_a_long_film_that_is_refined(toys, graphs):
     assert torch.equal(rough[:count], shots.get_components().images)
     assert fine.shape == rough.shape and not torch.equal(fine, rough)
     assert played(toys, run) == [(64, 64)] * (count + added)
+    half = workflows.SHOT["frames"] / 8  # each picture's shot at 8 frames a second
+    assert told(toys, run) == [("Pim had never seen the sea.", 0.0), ("Through the town,", half)]
 
 
 def test_the_loader_says_which_model_goes_on(toys, graphs):
     """The same chain by the model of shots, from the last frame; nothing refines."""
-    prompt = small(graphs.storyworld_story_to_long_video(graphs.GOES_ON), toys, overlap=1)
+    prompt = small(graphs.chain.storyworld_story_to_long_video(graphs.chain.GOES_ON), toys, overlap=1)
     run = toys.run(prompt)
     count = 2 * workflows.SHOT["frames"] + workflows.LONG["chunks"] * (workflows.LONG["chunk_frames"] - 1)
     assert played(toys, run) == [(64, 64)] * count
     assert workflows.find_all(prompt, "StoryReelRandomizedBlending") == []
+    assert len(told(toys, run)) == 2
+
+
+def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
+    """Three pictures, two transitions. DynamiCrafter's way is there, and is not gone."""
+    graph = by_motion(graphs.chain.storyworld_story_to_long_video(graphs.chain.GOES_ON), graphs)
+    scenes = graph.nodes["2"].inputs["scenes"].splitlines()[:3]
+    prompt = small(graph, toys, overlap=1)
+    prompt["2"]["inputs"]["scenes"] = "\n".join(scenes)
+    run = toys.run(prompt)
+    count = 2 * (workflows.SHOT["frames"] - 1) + 1
+    added = workflows.LONG["chunks"] * (workflows.LONG["chunk_frames"] - 1)
+    assert "predicted by" in run.outputs["62"]["text"][0] and "26" in prompt and "26" not in run.values
+    assert played(toys, run) == [(64, 64)] * (count + added) and len(told(toys, run)) == 3
+    shots = run.values["28"][0].get_components().images
+    assert len(shots) == count and not torch.equal(shots[1], shots[workflows.SHOT["frames"]])
+
+
+@pytest.mark.parametrize("chosen", ["DynamiCrafter", "motion", "motion without DynamiCrafter's file"])
+def test_published_models_make_either_kind_of_shots(host, graphs, tmp_path, chosen):
+    """The host takes the graph where the files that it asks for are in their folders, and no others."""
+    import folder_paths
+    from storyreel.host import folders
+
+    graph = graphs.chain.story_to_long_video()
+    if chosen != "DynamiCrafter":
+        graph = by_motion(graph, graphs, muted="" if chosen == "motion" else "26")
+    prompt = workflows.prompt_of(graph, host.nodes)
+    wanted = {model for id, node in graph.nodes.items() if not node.muted for model in node.models}
+    if "26" not in prompt:
+        wanted -= set(graph.nodes["20"].models)
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("checkpoints", "diffusion_models", "clip_vision", "animatediff_models", "ipadapter"):
+            folders.file_names(kind)
+            (tmp_path / kind).mkdir()
+            suffixes = folder_paths.folder_names_and_paths[kind][1]
+            patch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
+        for address, kind in wanted:
+            (tmp_path / kind / address.rpartition("/")[2]).touch()
+        assert sorted(host.validate(prompt)) == ["50", "8"]
+
+
+def test_of_two_videos_one_is_expected(host):
+    saved = dict(video=["1", 0], filename_prefix="none", format="auto", codec="auto")
+    prompt = {"1": ("StoryReelEitherVideo", {}), "2": ("SaveVideo", saved)}
+    with pytest.raises(RuntimeError, match="nothing is linked to video and instead; one of them is expected"):
+        host.run({id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in prompt.items()})
 
 
 def test_what_the_toys_lack_is_said(graphs):
-    notes = [graphs.storyworld_story_to_long_video(longer).note for longer in (graphs.REMEMBERS, graphs.GOES_ON)]
+    notes = [
+        graphs.chain.storyworld_story_to_long_video(longer).note
+        for longer in (graphs.chain.REMEMBERS, graphs.chain.GOES_ON)
+    ]
     assert "SDEdit" in notes[0] and "MS-Vid2Vid, has no counterpart" in notes[0] and "not refined" in notes[1]

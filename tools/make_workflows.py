@@ -31,8 +31,9 @@ BUILD = """async ({name, prompt, graph, properties}) => {
     node.pos = [x, y];
     node.setSize([Math.max(width, node.computeSize()[0]), Math.max(height, node.computeSize()[1])]);
   };
-  for (const [id, {box, inputs}] of Object.entries(graph.nodes)) {
+  for (const [id, {box, inputs, muted}] of Object.entries(graph.nodes)) {
     const node = app.graph.getNodeById(Number(id));
+    if (muted) node.mode = LiteGraph.NEVER;
     place(node, box);
     Object.assign(node.properties, properties[id]);
     const after = node.widgets?.find(widget => widget.name === 'control_after_generate');
@@ -186,7 +187,7 @@ def drawn_page(client, prompt: dict) -> bytes:
 
 def screenshot(page) -> bytes:
     """The whole graph, as the frontend draws it."""
-    page.set_viewport_size({"width": 3000, "height": 3000})
+    page.set_viewport_size({"width": 3000, "height": 4000})
     width, height = page.evaluate(PRESENT, 30)
     page.wait_for_timeout(1500)  # the canvas takes some frames to follow
     return page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})

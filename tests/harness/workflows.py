@@ -36,6 +36,7 @@ LOADERS = {  # and the input that names a file
     "StoryReelStreamingLoader": "checkpoint",
 }
 VIDEO_MAKERS = ("CreateVideo", "StoryReelJoinClips", "StoryReelAnimateStory", "StoryReelExtendVideo")
+NEVER = 2  # the frontend's mode of a node that is muted
 SAMPLERS = ("KSampler", "SamplerCustom", "SamplerCustomAdvanced")
 
 
@@ -62,13 +63,20 @@ def prompt(name: str) -> dict:
 
 
 def prompt_of(graph, nodes: dict) -> dict:
-    """A graph of tools/graphs in API form, without a frontend: what it leaves unsaid is as the nodes have it.
+    """A graph of tools/graphs in API form, without a frontend: what it leaves unsaid is as the nodes have it, and nodes
+    that are muted are left out.
 
     nodes: the host's.
     """
+    active = {id: node for id, node in graph.nodes.items() if not node.muted}
+
+    def linked(value) -> bool:
+        return not isinstance(value, tuple) or value[0] in active
+
+    said = {id: {name: value for name, value in node.inputs.items() if linked(value)} for id, node in active.items()}
     return {
-        id: {"class_type": node.type, "inputs": dict(_values(nodes[node.type].INPUT_TYPES(), node.inputs))}
-        for id, node in graph.nodes.items()
+        id: {"class_type": node.type, "inputs": dict(_values(nodes[node.type].INPUT_TYPES(), said[id]))}
+        for id, node in active.items()
     }
 
 
@@ -78,15 +86,16 @@ def _values(declared: dict, said: dict, prefix: str = ""):
         about = options[0] if options else {}
         choices = kind if isinstance(kind, list) else about.get("options", [None])
         nested = {choice["key"]: choice["inputs"] for choice in choices if isinstance(choice, dict)}
-        value = said.get(prefix + name, about.get("default", next(iter(nested or choices))))
+        value = said.get(prefix + name, about.get("default", next(iter(nested or choices), None)))
         if value is not None:
             yield prefix + name, list(value) if isinstance(value, tuple) else value
         yield from _values(nested.get(value, {}), said, f"{prefix}{name}.")
 
 
 def models(name: str) -> list[dict]:
-    """The published files that a graph asks for, as the frontend's properties name them."""
-    return [model for node in workflow(name)["nodes"] for model in node["properties"].get("models", [])]
+    """The published files that a graph asks for, as the frontend's properties name them. What is muted is not asked."""
+    active = (node for node in workflow(name)["nodes"] if node.get("mode") != NEVER)
+    return [model for node in active for model in node["properties"].get("models", [])]
 
 
 def find(prompt: dict, class_type: str) -> str:

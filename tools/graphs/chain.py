@@ -1,17 +1,19 @@
 """A story becomes a long film: consistent pictures, shots of them, more of the last scene, and a finer whole.
 
-What makes each of them is a matter of the loaders: published models, or the toy's.
+What makes each of them is a matter of the loaders: published models, or the toy's. Shots are made by DynamiCrafter or
+along predicted motion: both are drawn, and the one that is not muted makes them.
 """
 
 from dataclasses import dataclass
 
 from .films import STORM, TOP, animate, draw
+from .following import ALONG_TOKENS, BY_MOTION, CHOICE, TOY_MOTION, follow
 from .long import STREAMING_T2V, VID2VID, load_streaming, save_video, write
 from .parts import FIXED_SEED, SD15, Graph, Group, Node, load_checkpoint
 from .pictures import LOADER_BOX, TOY_SAMPLING
 from .shots import DYNAMICRAFTER_INTERP, SD21, load_video_model, load_vision
 
-BELOW = 1980  # of the lowest row, where the film is refined
+BELOW = 2330  # of the lowest row, where the film is refined
 TOY_STREAMING, TOY_VIDEO = "storyworld_streaming.safetensors", "storyworld_video.safetensors"
 
 
@@ -28,9 +30,11 @@ class Longer:
 
 
 def shoot(*told, **changes) -> dict[str, Node]:
-    """Nodes 24 to 26: `animate`, the shots of which nothing saves."""
+    """Nodes 24 to 26: `animate`, the shots of which nothing saves. Node 28: these, or those of `follow`."""
     nodes = animate(*told, **changes)
-    return {id: nodes[id] for id in ("24", "25", "26")}
+    either = {"video": ("26", 0), "instead": ("67", 0)}
+    which = Node("StoryReelEitherVideo", "Shots of Either Kind", (1720, 830, 330, 90), either)
+    return {id: nodes[id] for id in ("24", "25", "26")} | {"28": which}
 
 
 def lengthen(longer: Longer, film: tuple, clip: tuple, vae: tuple, vision: tuple, story: dict) -> dict[str, Node]:
@@ -67,10 +71,20 @@ def resize(film: tuple, size: int) -> dict[str, Node]:
     }
 
 
+def save_told(film: str, told: tuple[int, int], saved: tuple[int, int]) -> dict[str, Node]:
+    """Nodes 39 and 50: the film of node `film` with the captions of the story of node 2 over its shots, saved. told,
+    saved: where they stand."""
+    save, titles = save_video("39", 0), {"video": (film, 0), "story": ("2", 0), "shots": ("28", 0)}
+    return {
+        "39": Node("StoryReelSubtitles", "Subtitles", (*told, 340, 100), titles),
+        "50": Node(save.type, "Save Film", (*saved, 520, 480), save.inputs),
+    }
+
+
 def refine(
     film: str, pixels: tuple, vae: tuple, clip: tuple, prompts: tuple[str, str], model: tuple, sigmas: tuple, **blending
 ) -> dict[str, Node]:
-    """Nodes 40 to 50: noise over the frames of the film of node `film`, and away again, in chunks that blend.
+    """Nodes 39 to 50: noise over the frames of the film of node `film`, and away again, in chunks that blend.
 
     pixels: the frames, from node 40 or larger. model, sigmas: what denoises, and from where on.
     """
@@ -79,7 +93,6 @@ def refine(
     sampling |= {"add_noise": True, "control_after_generate": "fixed"}
     blended = {"model": model, **FIXED_SEED, **blending}
     video = {"images": ("48", 0), "audio": ("40", 1), "fps": ("40", 2)}
-    saved = save_video("49", 2110)
     return {
         "40": Node("GetVideoComponents", "Frames of the Film", (0, BELOW, 360, 110), {"video": (film, 0)}),
         "41": write("Prompt", prompts[0], BELOW, 150, clip),
@@ -90,7 +103,7 @@ def refine(
         "47": Node("SamplerCustom", "Refine", (1700, BELOW, 340, 250), sampling),
         "48": Node("VAEDecode", "Decode Film", (1700, BELOW + 370, 340, 60), {"samples": ("47", 0), "vae": vae}),
         "49": Node("CreateVideo", "Create Film", (1700, BELOW + 550, 340, 110), video),
-        "50": Node(saved.type, "Save Film", (2110, BELOW, 520, 480), saved.inputs),
+        **save_told("49", (1700, BELOW + 780), (2110, BELOW)),
     }
 
 
@@ -123,7 +136,8 @@ def framed(pictures: str, video: str, longer: str, film: str, refined: str) -> t
         ("Story", "#3F789E", "2"),
         ("Pictures", "#A86432", pictures),
         ("Video Model", "#8A5A9E", video),
-        ("Shots", "#4E8A5A", "26"),
+        ("Shots", "#4E8A5A", "26 28"),
+        (BY_MOTION, "#A86432", "60 61 62 63 64 65 66 67"),
         ("What Happens Next", "#3F789E", "31"),
         ("Model That Goes On", "#8A5A9E", longer),
         ("Long Film", "#4E8A5A", film),
@@ -158,18 +172,25 @@ def story_to_long_video() -> Graph:
             {"clip": ("21", 1), "story": ("2", 0)},
         ),
         **shoot("23", ("22", 0), {}, {}),
-        **resize(("26", 0), 256),
+        **follow(ALONG_TOKENS, ("22", 0)),
+        **resize(("28", 0), 256),
         **lengthen(longer, ("38", 0), ("30", 1), ("30", 2), ("30", 3), AFTER_THE_STORM),
         **refine_by_vid2vid("35", ("21", 1), ("30", 2)),
     }
-    note = """\
+    note = (
+        """\
 1. Write your story in **Story Script**, and under **What Happens Next** how its last scene goes on, a line a chunk.
 **Run** draws it, animates from each picture to the next, adds 4 chunks of 8 frames, and refines all of it, enlarged.
 2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped or crashed? Press **Run** again.
 3. The loaders say which model does what: another checkpoint for the pictures, ToonCrafter for the shots; from **Load
-DynamiCrafter** to *model* of **Extend Video**, and the film goes on by its last frame."""
-    groups = framed(PICTURES, "20 21 22 23 24 25", "30 32 33 34", "35 36 37 38", "40 43 46 49 50")
-    return Graph("story_to_long_video", note, (0, -45, 510, 185), nodes, groups)
+DynamiCrafter** to *model* of **Extend Video**, and the film goes on by its last frame.
+4. """
+        + CHOICE
+        + """ Nobody published its predictor: *none* interpolates, untrained.
+5. **Subtitles** are a track that players switch on; bypass it (Ctrl+B), and there is none."""
+    )
+    groups = framed(PICTURES, "20 21 22 23 24 25", "30 32 33 34", "35 36 37 38", "39 40 43 46 49 50")
+    return Graph("story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 
 
 WAVES = {
@@ -220,20 +241,25 @@ def storyworld_story_to_long_video(longer: Longer = REMEMBERS) -> Graph:
         **draw(WAVES, (128, 128), TOY_SAMPLING, seed=TOY_SAMPLING["seed"]),
         "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
         **shoot("3", ("1", 3), {"eta": 0.0}, {"steps": 16}, mode="animate", **size),
-        **lengthen(longer, ("26", 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
+        **follow(TOY_MOTION, ("1", 3)),
+        **lengthen(longer, ("28", 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
     }
     if longer.refines:
         hero = "a blue hero with a yellow pointed hat"
         nodes |= refine_by_base("35", ("1", 1), ("1", 2), ("30", 0), hero)
     else:
-        nodes["50"] = save_video("35", 2930)
-    note = """\
+        nodes |= save_told("35", (2930, 0), (3330, 0))
+    note = (
+        """\
 1. Press **Run**: the toys draw the story, bring every picture to life, and go on with the last one, which **What
 Happens Next** tells a line a chunk.
 2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped? Press **Run** again.
-""" + (REFINED if longer.refines else NOT_REFINED)
-    groups = framed(PICTURES, "20 24 25", "30 32 33 34", "35", "40 43 46 49 50" if longer.refines else "50")
-    return Graph("storyworld_story_to_long_video", note, (0, -45, 510, 185), nodes, groups)
+"""
+        + (REFINED if longer.refines else NOT_REFINED)
+        + f"\n4. {CHOICE}"
+    )
+    groups = framed(PICTURES, "20 24 25", "30 32 33 34", "35", "39 40 43 46 49 50" if longer.refines else "39 50")
+    return Graph("storyworld_story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 
 
 GRAPHS = (story_to_long_video(),)

@@ -17,7 +17,8 @@ PICTURES, PAGES, VIDEOS = "story/picture", "story/page", "story/video"
 class Node:
     """A node: title, (x, y, width, height), what differs from the default values, and files that it needs.
 
-    A link is an input of the form ("id", output). models: the file's name is the address's last part.
+    A link is an input of the form ("id", output). models: the file's name is the address's last part. muted: it is
+    drawn, and left out of a run until the user switches it on.
     """
 
     type: str
@@ -25,6 +26,7 @@ class Node:
     box: tuple[int, int, int, int]
     inputs: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[tuple[str, str], ...] = ()  # (address, folder of the host's models)
+    muted: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,89 @@
+"""A story's shots along predicted motion, in the chain from a story to a long film: the other way to make them.
+
+StoryDiffusion's second half: image tokens of every frame between two pictures are predicted, and the model that drew
+the pictures draws these frames, too, each of them looking at its tokens.
+"""
+
+from dataclasses import dataclass, replace
+
+from .motion import FRAMES, IP_ADAPTER, MOTION_MODULE
+from .parts import FIXED_SEED, Node, file_name
+from .shots import FPS
+
+ROW = 1500  # where these nodes are
+BY_MOTION = "Semantic Motion"
+CHOICE = f"""\
+**Shots** are DynamiCrafter's. By StoryDiffusion's second half instead: right-click on the title of the group
+**{BY_MOTION}**, *Set Group Nodes to Always*. Without DynamiCrafter's file, also mute **Animate Story** (Ctrl+M)."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What makes shots along predicted motion. predictor: "none" interpolates, untrained. adapter, module: of
+    IP-Adapter and of motion modules, the address of a file or its name. size: of the shots. sampling: what KSampler is
+    told. schedule: of noise."""
+
+    predictor: str
+    adapter: str
+    module: str
+    size: tuple[int, int]
+    sampling: dict
+    schedule: str = "AnimateDiff's"
+
+    def files(self, **addresses: str) -> tuple[tuple[str, str], ...]:
+        """What a node needs of what is published: (address, folder)."""
+        return tuple((address, folder) for folder, address in addresses.items() if "/" in address)
+
+
+def follow(motion: Motion, vision: tuple) -> dict[str, Node]:
+    """Nodes 60 to 67, muted: a shot from each picture to the next, by the picture model of node 1 along predicted
+    image tokens. Each node runs once for each shot."""
+    x, adapter, module = (0, 570, 925, 1315), file_name(motion.adapter), file_name(motion.module)
+    space = {"predictor": motion.predictor, "space": "IP-Adapter", "space.ip_adapter": adapter}
+    pictures = {"start": ("60", 0), "end": ("60", 1)}
+    told = {"predictor": ("61", 0), "clip_vision": vision, **pictures, "frames": FRAMES}
+    decoder = {"motion_module": module, "ip_adapter": adapter, "noise_schedule": motion.schedule}
+    following = {"model": ("1", 0), "motion": ("62", 0), "decoder": "IP-Adapter"}
+    following |= {f"decoder.{name}": value for name, value in decoder.items()}
+    size = {"width": motion.size[0], "height": motion.size[1], "batch_size": FRAMES}
+    sampling = {"model": ("63", 0), "positive": ("60", 2), "negative": ("3", 1), "latent_image": ("64", 0)}
+    sampling |= {**FIXED_SEED, **motion.sampling}
+    loader, tokens = "StoryReelMotionPredictorLoader", motion.files(ipadapter=motion.adapter)
+    both = motion.files(animatediff_models=motion.module, ipadapter=motion.adapter)
+    nodes = {
+        "60": Node(
+            "StoryReelKeyframePairs",
+            "From Picture to Picture",
+            (x[0], ROW + 300, 510, 100),
+            {"images": ("7", 0), "prompts": ("3", 0)},
+        ),
+        "61": Node(loader, "Load Motion Predictor", (x[0], ROW, 510, 180), space, tokens),
+        "62": Node("StoryReelPredictMotion", "Predict Motion", (x[1], ROW, 310, 380), told),
+        "63": Node("StoryReelApplyMotion", "Apply Motion", (x[2], ROW, 330, 240), following, both),
+        "64": Node("EmptyLatentImage", "Frames of a Shot", (x[2], ROW + 360, 330, 130), size),
+        "65": Node("KSampler", "Sample Shots", (x[3], ROW, 330, 312), sampling),
+        "66": Node("VAEDecode", "Decode Shots", (x[3], ROW + 430, 330, 60), {"samples": ("65", 0), "vae": ("1", 2)}),
+        "67": Node("StoryReelJoinClips", "Join Shots", (x[3], ROW + 570, 330, 130), {"images": ("66", 0), "fps": FPS}),
+    }
+    return {id: replace(node, muted=True) for id, node in nodes.items()}
+
+
+ALONG_TOKENS = Motion(
+    "none",
+    IP_ADAPTER,
+    MOTION_MODULE,
+    (768, 480),
+    {"steps": 25, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform"},
+)
+TOY_ADAPTER, TOY_MODULE, TOY_PREDICTOR = (
+    f"storyworld_{part}.safetensors" for part in ("ip_adapter", "motion_module", "predictor")
+)
+# As tools/measure_motion.py decodes with it: the toy's modules were trained under its own noise schedule.
+TOY_MOTION = Motion(
+    TOY_PREDICTOR,
+    TOY_ADAPTER,
+    TOY_MODULE,
+    (128, 128),
+    {"steps": 16, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"},
+    "the model's",
+)
