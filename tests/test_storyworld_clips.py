@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the video model."""
-    with tools("storyworld", "clips_data", "stages", "video", "video_measure", "video_reader") as modules:
+    with tools("storyworld", "clips_data", "layers", "stages", "video", "video_measure", "video_reader") as modules:
         yield modules
 
 
@@ -58,6 +58,8 @@ def test_motion_is_where_something_moves(lab):
 
 
 def test_everything_is_left_out_in_a_share_of_the_clips(lab):
+    from storyreel.core.storyworld.attributes import attributes
+
     video = lab.video
     rng = Random(1)
     clip, _ = video.DATA.sample(0)
@@ -71,7 +73,11 @@ def test_everything_is_left_out_in_a_share_of_the_clips(lab):
     assert abs(both - video.DROP_BOTH) < 0.02
     assert abs(np.mean(without_text) - video.DROP_BOTH - video.DROP_TEXT) < 0.02
     assert abs(np.mean(without_image) - video.DROP_BOTH - video.DROP_IMAGE) < 0.02
-    assert all(one.text and one.image is not None for one in told if one.mode == video.BLIND)
+    blind = [one for one in told if one.mode == video.BLIND]
+    assert all(one.text and one.image is not None for one in blind)
+    of_colours = [attributes(clip)[name] for name in ("colour", "hat colour", "scarf colour")]
+    sighted, unsighted = (np.mean([any(map(one.text.count, of_colours)) for one in some]) for some in (seeing, blind))
+    assert unsighted > 0.6 and 0.1 < sighted < video.LOOKS_SAID
     loops = [one.order for one in told if one.mode == video.LOOP]
     assert all(len(order) == video.FRAMES and order == order[::-1] for order in loops)
 
@@ -148,6 +154,34 @@ def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own
     assert keep.sigmoid().std() > 0.05
     expected = keep_given(signal * noisy - noise * predicted, first_guess(beside), keep)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+@torch.no_grad()
+def test_a_single_frame_is_told_what_it_is_told_in_its_clip(lab):
+    """Without layers of time, both ways to train give the same velocities."""
+    video = lab.video
+    torch.manual_seed(0)
+    model = video.VideoModel().eval()
+    for weight in model.parameters():
+        weight.add_(0.02 * torch.randn_like(weight))
+    noisy, beside = torch.randn(2, 2, video.FRAMES, video.LATENT_CHANNELS, 8, 8)
+    beside[0, 1:] = 0.0  # one is given its first frame alone
+    times = torch.tensor([999, 400])
+    alphas = video.alpha_bars(zero_snr=True).float()[times]
+    told = torch.randn(2, 77, video.WIDTH), torch.randn(2, 65, video.WIDTH), torch.tensor([6, 9])
+    with_time = model(noisy, beside, times, alphas, *told)
+    with lab.layers.without_time(model):
+        whole = model(noisy, beside, times, alphas, *told)
+        for only in (torch.tensor([0, 15]), torch.tensor([7, 3])):
+            single = noisy[torch.arange(2), only][:, None]
+            alone = model(single, beside, times, alphas, *told, only)
+            expected = whole[torch.arange(2), only][:, None]
+            torch.testing.assert_close(alone, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+        trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    every = dict(model.named_parameters())
+    assert trained and not any("temopral_conv" in name for name in trained) and trained < every.keys()
+    assert all(weight.requires_grad for weight in every.values())
+    assert torch.equal(model(noisy, beside, times, alphas, *told), with_time) and not torch.equal(with_time, whole)
 
 
 def test_the_file_is_small(lab):

@@ -1,6 +1,7 @@
 """What models of videos train with: layers that are quick on a CPU, and a start from the picture model."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import pack
 import torch
@@ -53,6 +54,19 @@ def start_from(unet: nn.Module, pictures: Mapping[str, Tensor], moved: Mapping[s
             silence(module.conv4[-1])
         elif isinstance(module, TemporalTransformer):
             silence(module.proj_out)
+
+
+@contextlib.contextmanager
+def without_time(unet: nn.Module) -> Iterator[None]:
+    """Have a video UNet look at single frames: its layers of time do nothing and are not trained."""
+    layers = [module for module in unet.modules() if isinstance(module, (TemporalConv, TemporalTransformer))]
+    for layer in layers:
+        layer.requires_grad_(False).forward = lambda x, *_: x
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.requires_grad_(True).forward
 
 
 @torch.no_grad()

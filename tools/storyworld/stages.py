@@ -88,7 +88,7 @@ class Training:
         self._save(self.unet_name, model.state_dict(), config, plan, pictures.recipe, {})
 
     def video(self) -> None:
-        plan = replace(self._shorter(video.PLAN), seed=self.seed)
+        frames_plan, plan = (replace(self._shorter(each), seed=self.seed) for each in (video.FRAMES_PLAN, video.PLAN))
         vocabulary = self._vocabulary()
         latents = self._latents()
         model, clips = video.train_video(
@@ -99,11 +99,13 @@ class Training:
             vocabulary,
             latents["spread"],
             shipping.load(self._path("unet"))[0],
+            frames_plan,
             plan,
             self._fewer(video.DATA),
         )
         kind = video.metadata(**latents)
-        self._save(self.video_name, model.state_dict(), {}, plan, clips.recipe, {}, storyreel_dynamicrafter=kind)
+        told = _as_dict(plan) | {"before, on single frames": f"{frames_plan.steps} x {frames_plan.batch}"}
+        self._save(self.video_name, model.state_dict(), {}, told, clips.recipe, {}, storyreel_dynamicrafter=kind)
 
     def streaming_base(self) -> None:
         self._streaming(streaming.BASE, shipping.load(self._path("unet"))[0])
