@@ -29,10 +29,12 @@ from ..core.storyworld.captions import unknown_words, vocabulary
 from .loading import (
     PRECISIONS,
     build_clip,
+    check_whole,
     checkpoint_names,
     patcher_of,
     put_into,
     read_with_metadata,
+    refuse_parts,
     set_precision,
 )
 
@@ -84,13 +86,16 @@ class StoryworldModel(comfy.supported_models_base.BASE):
 
 
 def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patcher.ModelPatcher:
-    """The UNet. precision: a key of `PRECISIONS`. part: the file's name."""
+    """The UNet. precision: a key of `PRECISIONS`. part: the file's name. Raises ValueError for a file that is not
+    whole."""
     weights, config = read_part(part)
     described = StoryworldModel(config["unet"])
     described.latent_format = StoryworldLatents(config["spread"], config["rgb"])
     set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
     model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
     patcher = patcher_of(model)
+    with refuse_parts(f"{part}.safetensors", "Storyworld's UNet"):
+        check_whole(model.diffusion_model, weights)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     return patcher
 

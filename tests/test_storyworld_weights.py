@@ -58,6 +58,21 @@ def test_a_card_tells_of_the_very_file(part):
         assert word in card
 
 
+def test_a_file_that_lost_a_weight_is_refused(host, lab, tmp_path, monkeypatch):
+    import folder_paths
+    from safetensors.torch import save_file
+    from storyreel.host import storyworld
+
+    weights, config = storyworld.read_part("unet")
+    lost = sorted(weights)[-1]
+    del weights[lost]
+    save_file(weights, tmp_path / "unet.safetensors", {"part": "storyworld unet", "config": json.dumps(config)})
+    known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(tmp_path)], known[1]))
+    with pytest.raises(ValueError, match=re.escape(f"unet.safetensors is not whole: it lacks {lost} of Storyworld's")):
+        storyworld.load_model()
+
+
 def test_everything_together_is_small():
     assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) <= 14e6
 
