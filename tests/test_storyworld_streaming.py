@@ -100,7 +100,7 @@ def test_a_hero_that_jumps_at_a_border_is_seen(lab):
 
 def test_tables_show_what_was_measured(lab):
     table = lab.streaming_table
-    names = [*table.NAMES]
+    names = {*table.COLUMNS, *table.OF_BLENDS, *table.OF_COLOURS}
     row = {name: 0.5 for name in names} | {f"{name}_{end}": 0.5 for name in names for end in ("low", "high")}
     row |= {f"{name}_by_chunk": [[0.5, 0.4, 0.6]] * 11 for name in (*table.BY_CHUNK, "drift")}
     wanted = table.wanted()
@@ -109,4 +109,5 @@ def test_tables_show_what_was_measured(lab):
     assert len(table.main_table(rows)) == 2 + len(table.VIDEOS) + len(table.LONGER)
     assert len(table.blends_table(rows)) == 2 + 4 and len(table.colours_table(rows)) == 2 + 2
     assert len(table.chunks_table(rows)) == 2 + 2 * len(table.LONGER)
+    assert all(f"{name} 0.50 (0.50 to 0.50)" in table.line(row | {"setting": "both", "stories": 12}) for name in names)
     assert table.main_table({}) == table.main_table(rows)[:2]
