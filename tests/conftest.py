@@ -85,6 +85,15 @@ def tiny_checkpoint(host):
     return lambda name: tiny.write(name, host.base / "models" / "checkpoints")
 
 
+@pytest.fixture(scope="module")
+def clip_vision(host):
+    """Storyworld's image encoder: a real small one, 96 wide, as the tiny files of semantic motion expect."""
+    from storyreel.host import storyworld
+
+    storyworld.register_folder()
+    return storyworld.load_clip_vision()
+
+
 @pytest.fixture(scope="session")
 def server(base, tmp_path_factory):
     """A real `main.py` on a free loopback port with the pack in its custom_nodes: see `harness.server.Server`."""

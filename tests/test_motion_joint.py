@@ -42,14 +42,6 @@ def space(clips):
     return load_tokens(ADAPTER)
 
 
-@pytest.fixture(scope="module")
-def clip_vision(clips):
-    from storyreel.host import storyworld
-
-    storyworld.register_folder()
-    return storyworld.load_clip_vision()
-
-
 def make_vae(channels: int = 4):
     import comfy.sd
     from comfy.taesd.taesd import TAESD

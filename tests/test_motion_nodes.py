@@ -33,15 +33,6 @@ def files(host):
     return models
 
 
-@pytest.fixture(scope="module")
-def clip_vision(files):
-    """96 wide, as the tiny files expect."""
-    from storyreel.host import storyworld
-
-    storyworld.register_folder()
-    return storyworld.load_clip_vision()
-
-
 @pytest.fixture
 def crafter(files):
     from storyreel.host import dynamicrafter_loader

@@ -41,14 +41,6 @@ def space(clips):
     return load_tokens(ADAPTER)
 
 
-@pytest.fixture(scope="module")
-def clip_vision(clips):
-    from storyreel.host import storyworld
-
-    storyworld.register_folder()
-    return storyworld.load_clip_vision()
-
-
 @pytest.fixture
 def learn(space, clip_vision, clips, tmp_path):
     """learn(...) -> what the training left; in a folder of its own, but for the clips' tokens."""

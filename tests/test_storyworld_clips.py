@@ -127,6 +127,20 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
         assert (found - trained.float()).std() < 0.03 * found.std()
 
 
+def untrained(lab) -> tuple:
+    """A video model none of whose layers is silent, and what two clips tell it."""
+    video = lab.video
+    torch.manual_seed(0)
+    model = video.VideoModel().eval()
+    for weight in model.parameters():
+        weight.add_(0.02 * torch.randn_like(weight))
+    noisy, beside = torch.randn(2, 2, video.FRAMES, video.LATENT_CHANNELS, 8, 8)
+    times = torch.tensor([999, 400])
+    alphas = video.alpha_bars(zero_snr=True).float()[times]
+    told = torch.randn(2, 77, video.WIDTH), torch.randn(2, 65, video.WIDTH), torch.tensor([6, 9])
+    return model, noisy, beside, times, alphas, told
+
+
 @torch.no_grad()
 def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own_layers(lab):
     from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given
@@ -134,18 +148,12 @@ def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own
     from storyreel.core.networks.dynamicrafter.unet import UNet
 
     video = lab.video
-    torch.manual_seed(0)
-    model = video.VideoModel().eval()
-    for weight in model.parameters():
-        weight.add_(0.02 * torch.randn_like(weight))
+    model, noisy, beside, times, alphas, told = untrained(lab)
+    text, seen, fs = told
     plain, projection = UNet(video.UNET), Resampler(video.RESAMPLER)
     plain.load_state_dict(model.model["diffusion_model"].state_dict())
     projection.load_state_dict(model.image_proj_model.state_dict())
-    noisy, beside = torch.randn(2, 2, video.FRAMES, video.LATENT_CHANNELS, 8, 8)
-    text, seen = torch.randn(2, 77, video.WIDTH), torch.randn(2, 65, video.WIDTH)
-    times, fs = torch.tensor([999, 400]), torch.tensor([6, 9])
-    alphas = video.alpha_bars(zero_snr=True).float()[times]
-    velocity = model(noisy, beside, times, alphas, text, seen, fs)
+    velocity = model(noisy, beside, times, alphas, *told)
     signal, noise = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
     found = (signal * noisy - noise * velocity).transpose(1, 2)
     noisy, beside = noisy.transpose(1, 2), beside.transpose(1, 2)
@@ -159,16 +167,8 @@ def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own
 @torch.no_grad()
 def test_a_single_frame_is_told_what_it_is_told_in_its_clip(lab):
     """Without layers of time, both ways to train give the same velocities."""
-    video = lab.video
-    torch.manual_seed(0)
-    model = video.VideoModel().eval()
-    for weight in model.parameters():
-        weight.add_(0.02 * torch.randn_like(weight))
-    noisy, beside = torch.randn(2, 2, video.FRAMES, video.LATENT_CHANNELS, 8, 8)
+    model, noisy, beside, times, alphas, told = untrained(lab)
     beside[0, 1:] = 0.0  # one is given its first frame alone
-    times = torch.tensor([999, 400])
-    alphas = video.alpha_bars(zero_snr=True).float()[times]
-    told = torch.randn(2, 77, video.WIDTH), torch.randn(2, 65, video.WIDTH), torch.tensor([6, 9])
     with_time = model(noisy, beside, times, alphas, *told)
     with lab.layers.without_time(model):
         whole = model(noisy, beside, times, alphas, *told)

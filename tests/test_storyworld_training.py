@@ -6,15 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from harness.folders import environment, require_setup
+from harness.tools import TOOLS, tools
 
 pytestmark = pytest.mark.programs
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
 SCALE = 0.001
 MANIFESTS = Path(__file__).resolve().parent / "manifests"
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
@@ -22,20 +21,22 @@ MOTION = ("ip_adapter", "motion_module", "predictor")
 PARTS = ("autoencoder", "clip", "unet", "reader", "video_reader", "video", *STREAMING, *MOTION)
 
 
-def train(work: Path, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, TOOLS / "train_storyworld.py", "--work", work, "--scale", str(SCALE), *arguments]
+def program(name: str, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, TOOLS / name, *arguments]
     return subprocess.run(
         command, env=environment().clean_environ(), capture_output=True, text=True, timeout=900, check=False
     )
 
 
-@pytest.fixture
-def lab(host, monkeypatch):
-    """The modules that train and ship, in this process, whose host has begun already."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    from storyworld import release, shipping, stages, trainer
+def train(work: Path, *arguments) -> subprocess.CompletedProcess:
+    return program("train_storyworld.py", "--work", work, "--scale", str(SCALE), *arguments)
 
-    return SimpleNamespace(release=release, shipping=shipping, stages=stages, trainer=trainer)
+
+@pytest.fixture
+def lab(host):
+    """The modules that train and ship, in this process, whose host has begun already."""
+    with tools("storyworld", "release", "shipping", "stages", "trainer") as modules:
+        yield modules
 
 
 def numberless(names) -> set[str]:
@@ -174,11 +175,7 @@ def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
 
 def measured(tool: str, trained: Path, *arguments) -> list[dict]:
     """The rows that a measuring tool prints of the try-out."""
-    command = [sys.executable, TOOLS / tool, "--video", trained / "video.safetensors", "--weights", trained]
-    command += ["--judges", trained, "--json", *arguments]
-    done = subprocess.run(
-        command, env=environment().clean_environ(), capture_output=True, text=True, timeout=900, check=False
-    )
+    done = program(tool, "--weights", trained, "--judges", trained, "--json", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -187,10 +184,9 @@ def test_the_streaming_model_is_measured(trained):
     """Videos that were blended and that went on by the last frame, too: every figure with its interval, and what is
     left at the end of each chunk."""
     settings = ("both-chunks-2-blend-randomized", "dynamicrafter-chunks-1-colour-1")
-    arguments = ["--streaming", trained / "streaming.safetensors", "--sheet", trained / "videos.png"]
-    rows = measured(
-        "measure_streaming.py", trained, *arguments, "--rows", ",".join(settings), "--videos", "1", "--steps", "2"
-    )
+    models = [f"--{name}={trained / name}.safetensors" for name in ("streaming", "video")]
+    rest = ["--sheet", trained / "videos.png", "--videos", "1", "--steps", "2"]
+    rows = measured("measure_streaming.py", trained, *models, "--rows", ",".join(settings), *rest)
     assert [row["setting"] for row in rows] == list(settings)
     assert [row["frames"] for row in rows] == [32, 31] and rows[0]["weights"]
     assert (trained / "videos.png").stat().st_size > 1000
@@ -204,8 +200,8 @@ def test_the_streaming_model_is_measured(trained):
 
 def test_the_video_model_is_measured(trained):
     """The judges and the model of the try-out: every figure of a row, each with its interval."""
-    arguments = ("--rows", "drawn-wide,loop", "--pictures", "1", "--sheet", trained / "clips.png")
-    drawn, loop = measured("measure_video.py", trained, *arguments)
+    rest = ["--rows", "drawn-wide,loop", "--pictures", "1", "--sheet", trained / "clips.png"]
+    drawn, loop = measured("measure_video.py", trained, "--video", trained / "video.safetensors", *rest)
     assert drawn["setting"] == "drawn-wide" and loop["setting"] == "loop" and drawn["weights"]
     assert (trained / "clips.png").stat().st_size > 1000
     for row, names in ((drawn, ("action", "path", "first", "colours", "still")), (loop, ("seam", "away", "first"))):
@@ -239,19 +235,22 @@ def test_the_predictor_says_what_it_reached_and_is_not_trained_twice(trained, la
 def test_semantic_motion_is_measured(trained):
     """As tokens, and decoded in every way; a clip that no model made is where it should be."""
     settings = ("tokens", "drawn", "true", "predicted-text", "interpolated-single")
-    command = [sys.executable, TOOLS / "measure_motion.py", "--rows", ",".join(settings), "--clips", "2", "--json"]
-    command += ["--weights", trained, "--judges", trained, "--steps", "2", "--sheet", trained / "motion.png"]
-    done = subprocess.run(
-        command, env=environment().clean_environ(), capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    tokens, *decoded = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    rest = ["--clips", "2", "--steps", "2", "--sheet", trained / "motion.png"]
+    tokens, *decoded = measured("measure_motion.py", trained, "--rows", ",".join(settings), *rest)
     assert tokens["mse"] > 0 and tokens["gain_low"] <= tokens["gain"] <= tokens["gain_high"]
     assert [row["setting"] for row in decoded] == list(settings[1:])
     for row in decoded:
         for name in ("seen", "every", "action"):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     assert (trained / "motion.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("thing", ["storyworld", "video", "streaming", "motion"])
+def test_a_setting_that_there_is_not_is_named(thing):
+    require_setup()
+    done = program(f"measure_{thing}.py", "--rows", "nothing-of-that-kind")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"measure_{thing}.py: " in done.stderr and "nothing-of-that-kind" in done.stderr.splitlines()[-1]
 
 
 def test_only_the_recipes_own_model_ships(tmp_path):

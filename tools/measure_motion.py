@@ -16,37 +16,30 @@ others are measured now.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import environment
-
-SHIPPED = environment.ROOT / "models" / "storyworld"
-JUDGES = environment.ROOT / "tools" / "storyworld"
+import measuring
+from measuring import JUDGES, SHIPPED
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    if (code := environment.rerun(__file__, arguments)) is not None:
+    if (code := measuring.begin(__file__, arguments)) is not None:
         return code
 
-    import pack
-
-    pack.load_host(environment.find_host())
-    logging.getLogger().setLevel(logging.ERROR)
     from storyworld import motion_measure, motion_table, motion_tokens, video_figures
 
     files = motion_measure.files(options.weights).values()
     reader = options.judges / "video_reader.safetensors"
-    for file in (reader, *files):
-        if not file.exists():
-            raise environment.SetupError(f"there is no {file}: train it, tools/train_storyworld.py says how.")
+    named = options.rows.split(",") if options.rows else []
+    measuring.settings((name for name in named if name not in motion_table.TOKENS), motion_measure.read_setting)
+    measuring.require(reader, *files)
     studio = motion_measure.open_studio(options.weights, reader, options.steps)
-    origin = {"model": "motion", "weights": hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()[:16]}
+    origin = measuring.origin("motion", *files)
     shown = []
 
     def measured(name: str, clips: int) -> dict:
@@ -57,9 +50,9 @@ def main(arguments: list[str]) -> int:
         return motion_measure.measure(studio, setting, clips, options.seed, each) | origin
 
     try:
-        if not options.rows:
+        if not named:
             return fill_table(measured, options.seed, origin["weights"])
-        for name in options.rows.split(","):
+        for name in named:
             row = measured(name, options.clips)
             print(json.dumps(row) if options.json else motion_table.line(row), flush=True)
     except ModuleNotFoundError as error:

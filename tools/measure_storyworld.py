@@ -13,37 +13,28 @@ measured now. With --unet the main rows of another UNet are added.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import logging
 import sys
 from pathlib import Path
 
 import environment
+import measuring
+from measuring import JUDGES, PAGE, README, SHIPPED
 
-READER = environment.ROOT / "tools" / "storyworld" / "reader.safetensors"
-SHIPPED = environment.ROOT / "models" / "storyworld"
+READER = JUDGES / "reader.safetensors"
 DATA = environment.CACHE / "storyworld" / "data"
-README, PAGE = environment.ROOT / "README.md", SHIPPED / "README.md"
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    if (code := environment.rerun(__file__, arguments)) is not None:
+    if (code := measuring.begin(__file__, arguments)) is not None:
         return code
 
-    import pack
-
-    pack.load_host(environment.find_host())
-    logging.getLogger().setLevel(logging.ERROR)
     from storyworld import measure
 
     if not options.rows:
         return fill_table(options)
-    try:
-        settings = [measure.read_setting(name) for name in options.rows.split(",")]
-    except ValueError as error:
-        raise environment.SetupError(str(error)) from None
+    settings = measuring.settings(options.rows.split(","), measure.read_setting)
     studio, origin = open_studio(options.weights, options.unet)
     for setting in settings:
         row = measure.measure(studio, setting, options.stories, options.seed, options.frames) | origin
@@ -71,7 +62,7 @@ def open_studio(weights: Path | None, unet: str) -> tuple:
 
     studio = measure.open_studio(weights, weights / READER.name if weights else READER, DATA, unet)
     file = Path(folder_paths.get_full_path(storyworld.FOLDER, f"{unet}.safetensors"))
-    return studio, {"model": unet, "weights": hashlib.sha256(file.read_bytes()).hexdigest()[:16]}
+    return studio, measuring.origin(unet, file)
 
 
 def fill_table(options: argparse.Namespace) -> int:

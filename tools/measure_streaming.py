@@ -15,44 +15,32 @@ others are measured now.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import logging
 import sys
 from pathlib import Path
 
 import environment
+import measuring
+from measuring import JUDGES, PAGE, README, SHIPPED
 
-SHIPPED = environment.ROOT / "models" / "storyworld"
 STREAMING = SHIPPED / "storyworld_streaming.safetensors"
 VIDEO = SHIPPED / "storyworld_video.safetensors"
-JUDGES = environment.ROOT / "tools" / "storyworld"
-PAGE = SHIPPED / "README.md"
-README = environment.ROOT / "README.md"
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    if (code := environment.rerun(__file__, arguments)) is not None:
+    if (code := measuring.begin(__file__, arguments)) is not None:
         return code
 
-    import pack
-
-    pack.load_host(environment.find_host())
-    logging.getLogger().setLevel(logging.ERROR)
     from storyworld import streaming_figures, streaming_measure, streaming_table
 
     reader = options.judges / "reader.safetensors"
-    for file in (options.streaming, options.video, reader):
-        if not file.exists():
-            raise environment.SetupError(f"there is no {file}: train it, tools/train_storyworld.py says how.")
+    settings = measuring.settings(options.rows.split(",") if options.rows else (), streaming_measure.read_setting)
+    measuring.require(options.streaming, options.video, reader)
     studio = streaming_measure.open_studio(options.streaming, options.video, options.weights, reader, options.steps)
-    # The baseline's weights count, too: a row is measured anew with another one.
-    both = hashlib.sha256(options.streaming.read_bytes() + options.video.read_bytes())
-    origin = {"model": "streaming", "weights": both.hexdigest()[:16]}
+    origin = measuring.origin("streaming", options.streaming, options.video)  # the baseline's count, too
     if not options.rows:
         return fill_table(options, studio, origin)
-    settings = [streaming_measure.read_setting(name) for name in options.rows.split(",")]
     sheet = streaming_figures.Sheet(options.sheet) if options.sheet else None
     for setting in settings:
         if sheet:

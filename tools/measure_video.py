@@ -14,42 +14,32 @@ others are measured now.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import logging
 import sys
 from functools import partial
 from pathlib import Path
 
 import environment
+import measuring
+from measuring import JUDGES, PAGE, README, SHIPPED
 
-SHIPPED = environment.ROOT / "models" / "storyworld"
 VIDEO = SHIPPED / "storyworld_video.safetensors"
-JUDGES = environment.ROOT / "tools" / "storyworld"
-PAGE = SHIPPED / "README.md"
-README = environment.ROOT / "README.md"
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    if (code := environment.rerun(__file__, arguments)) is not None:
+    if (code := measuring.begin(__file__, arguments)) is not None:
         return code
 
-    import pack
-
-    pack.load_host(environment.find_host())
-    logging.getLogger().setLevel(logging.ERROR)
     from storyworld import video_figures, video_measure, video_table
 
     reader, video_reader = (options.judges / f"{name}.safetensors" for name in ("reader", "video_reader"))
-    for file in (options.video, reader, video_reader):
-        if not file.exists():
-            raise environment.SetupError(f"there is no {file}: train it, tools/train_storyworld.py says how.")
+    settings = measuring.settings(options.rows.split(",") if options.rows else (), video_measure.read_setting)
+    measuring.require(options.video, reader, video_reader)
     studio = video_measure.open_studio(options.video, options.weights, reader, video_reader)
-    origin = {"model": "video", "weights": hashlib.sha256(options.video.read_bytes()).hexdigest()[:16]}
+    origin = measuring.origin("video", options.video)
     if not options.rows:
         return fill_table(options, studio, origin)
-    settings = [video_measure.read_setting(name) for name in options.rows.split(",")]
     each = partial(video_figures.side_by_side, path=options.sheet) if options.sheet else None
     for setting in settings:
         row = video_measure.measure(studio, setting, options.pictures, options.seed, each) | origin

@@ -68,9 +68,9 @@ def draw_clips(recipe: ClipRecipe, autoencoder: nn.Module, vision: nn.Module, fo
     """The clips of a recipe, from `folder` as far as an earlier run has drawn them for these very encoders."""
 
     def encode(frames: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
-        latents = encode_all(autoencoder, frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
+        latents = of_frames(encode_all, autoencoder, frames)
         seen = np.stack([frames[:, 0], frames[np.arange(len(frames)), others]], 1)
-        tokens = vision_tokens(vision, seen.reshape(-1, *seen.shape[2:])).unflatten(0, seen.shape[:2])
+        tokens = of_frames(vision_tokens, vision, seen)
         return {"latents": latents.numpy(), "motion": motion(frames), "tokens": tokens.numpy()}
 
     place = folder / place_of("video", recipe, (asdict(recipe), RATES), autoencoder, vision)
@@ -120,6 +120,11 @@ def draw_chunk(recipe: ClipRecipe, start: int) -> tuple[np.ndarray, np.ndarray]:
     frames = [world.render_clip(recipe.sample(index)[0], recipe.frames).image for index in clips]
     others = [Random(f"other/{recipe.seed}/{index}").randrange(1, recipe.frames) for index in clips]
     return np.stack(frames), np.array(others)
+
+
+def of_frames(encode: Callable[[nn.Module, np.ndarray], Tensor], network: nn.Module, clips: np.ndarray) -> Tensor:
+    """What `encode` makes of every frame of uint8 clips [count, T, H, W, 3]: [count, T, ...]."""
+    return encode(network, clips.reshape(-1, *clips.shape[2:])).unflatten(0, clips.shape[:2])
 
 
 def vision_tokens(vision: nn.Module, images: np.ndarray) -> Tensor:

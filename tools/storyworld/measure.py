@@ -168,8 +168,7 @@ def open_studio(weights: Path | None, reader: Path, data: Path, unet: str = "une
     if weights:
         folder_paths.add_model_folder_path(storyworld.FOLDER, str(weights), is_default=True)
     storyworld.register_folder()
-    judge = Reader().eval()
-    judge.load_state_dict(shipping.load(reader)[0])
+    judge = shipping.filled(Reader(), reader)
     vae = storyworld.load_vae()
     return Studio(judge, Backdrops(data, vae), storyworld.load_model(part=unet), storyworld.load_clip(), vae)
 

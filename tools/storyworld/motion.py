@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .autoencoder import Autoencoder
 from .clip import WIDTH, Towers
 from .clips_data import ClipRecipe
-from .layers import Operations
+from .layers import Operations, silence
 from .motion_data import DATA, draw_motions
 from .products import attend
 from .trainer import Plan, device, train
@@ -149,8 +149,7 @@ def train_modules(folder: Path, name: str, lessons: Lessons, adapter: dict[str, 
     torch.manual_seed(plan.seed)
     modules = HostMotionModules(MODULES, Operations)
     for module in modules.placed.values():  # at first a frame is as it was
-        nn.init.zeros_(module.temporal_transformer.proj_out.weight)
-        nn.init.zeros_(module.temporal_transformer.proj_out.bias)
+        silence(module.temporal_transformer.proj_out)
     modules.to(device())
     frames = lessons.clips.recipe.frames
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .autoencoder import encode_all
-from .clips_data import RATES, ClipRecipe, draw_chunk, drawn, motion, penultimate_tokens, place_of
+from .clips_data import RATES, ClipRecipe, draw_chunk, drawn, motion, of_frames, penultimate_tokens, place_of
 
 DATA = ClipRecipe(seed=6000, count=2000, wide=0.25)
 
@@ -30,10 +30,8 @@ def draw_motions(recipe: ClipRecipe, autoencoder: nn.Module, vision: nn.Module, 
     """The clips of a recipe, from `folder` as far as an earlier run has drawn them for these very encoders."""
 
     def encode(frames: np.ndarray, _) -> dict[str, np.ndarray]:
-        every = frames.reshape(-1, *frames.shape[2:])
-        latents, seen = encode_all(autoencoder, every), penultimate_tokens(vision, every)
-        latents, seen = (rows.unflatten(0, frames.shape[:2]).numpy() for rows in (latents, seen))
-        return {"latents": latents, "motion": motion(frames), "seen": seen}
+        latents, seen = of_frames(encode_all, autoencoder, frames), of_frames(penultimate_tokens, vision, frames)
+        return {"latents": latents.numpy(), "motion": motion(frames), "seen": seen.numpy()}
 
     place = folder / place_of("motion", recipe, (asdict(recipe), RATES), autoencoder, vision)
     return Motions(recipe, **drawn(place, recipe, draw_chunk, encode))

@@ -18,12 +18,13 @@ from torch import Tensor
 
 pack.load_pack()
 from storyreel.core.storyworld import captions, world  # noqa: E402
-from storyreel.core.storyworld.attributes import COLOURS, Clip  # noqa: E402
+from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 from storyreel.core.video.trajectory import Trajectory  # noqa: E402
 
 from . import shipping  # noqa: E402
 from .autoencoder import Autoencoder  # noqa: E402
 from .measure import interval, rounded  # noqa: E402
+from .sighting import centre_of, heroes_in, is_hero  # noqa: E402
 from .video_measure import AUTOENCODER, as_input, psnr  # noqa: E402
 from .video_reader import VideoReader, truth  # noqa: E402
 
@@ -31,8 +32,6 @@ FRAMES, STEPS, GUIDANCE, SAMPLER, SCHEDULER = 16, 16, 2.0, "euler", "normal"
 DRAWN, TRUE, PREDICTED, INTERPOLATED = "drawn", "true", "predicted", "interpolated"
 ADAPTER, TEXT = "", "text"
 WIDE = 0.25  # share of clips that cross the picture, as in training
-NEAR = 60  # of RGB, 0 to 255: so near to one of their colours nothing is drawn but heroes
-LEAST = 12  # pixels: fewer are no hero
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,8 @@ def open_studio(weights: Path | None, video_reader: Path, steps: int | None = No
         folders.file_names(folder)  # from now on the host knows of it
     for folder in (storyworld.FOLDER, *shipping.FOLDERS.values()) if weights else ():
         folder_paths.add_model_folder_path(folder, str(weights.resolve()), is_default=True)
-    judge, encoder = VideoReader().eval(), Autoencoder().eval()
-    judge.load_state_dict(shipping.load(video_reader)[0])
-    encoder.load_state_dict(shipping.load(Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))[0])
+    judge = shipping.filled(VideoReader(), video_reader)
+    encoder = shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))
     space = ip_adapter.load_tokens(names["ip_adapter"])
     predictors = {INTERPOLATED: motion.UNTRAINED}
     if files(weights)["predictor"].exists():
@@ -150,18 +148,6 @@ def open_studio(weights: Path | None, video_reader: Path, steps: int | None = No
     parts = storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
     loaded = {whose: motion.load_predictor(name, space) for whose, name in predictors.items()}
     return Studio(*parts, space, loaded, names["motion_module"], judge, encoder, steps or STEPS)
-
-
-def heroes_in(frame: np.ndarray) -> np.ndarray:
-    """bool [128, 128]: what has a hero's colour in uint8 [128, 128, 3]."""
-    palette = np.array(list(COLOURS.values()), np.float32)
-    return (np.linalg.norm(frame[:, :, None] - palette, axis=-1) < NEAR).any(-1)
-
-
-def centre_of(mask: np.ndarray) -> np.ndarray:
-    """(x, y) in pixels."""
-    rows, columns = np.nonzero(mask)
-    return np.array([columns.mean(), rows.mean()])
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> float:
@@ -177,7 +163,7 @@ def judge(studio: Studio, task: Task, clip: np.ndarray) -> dict[str, float]:
     overlap of its silhouette with the true one. seen: share of frames that show it. All of the frames between."""
     between = range(1, FRAMES - 1)
     pairs = [(heroes_in(clip[at]), heroes_in(task.frames[at])) for at in between]
-    pairs = [pair for pair in pairs if all(mask.sum() >= LEAST for mask in pair)]
+    pairs = [pair for pair in pairs if all(map(is_hero, pair))]
     said, right = studio.video_reader.answer(studio.encoder, clip[None]), truth(task.clip)
     figures = {
         "path": [np.linalg.norm(centre_of(mask) - centre_of(other)) for mask, other in pairs],

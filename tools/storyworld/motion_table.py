@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from . import motion_tokens
 from .motion_measure import DRAWN, INTERPOLATED, PREDICTED, TRUE
-from .table import share
+from .table import markdown, share
 
 TOKENS = {motion_tokens.DRAWN: 200, motion_tokens.REAL: 0, motion_tokens.LEARNT: 0}  # clips; 0: all that there are
 DECODERS = ("", "-text", "-single")
@@ -40,5 +40,4 @@ def line(row: dict) -> str:
 
 
 def _table(rows: Mapping[str, dict], settings: Mapping[str, int], columns: tuple[str, ...], cells) -> list[str]:
-    lines = ["| setting | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
-    return lines + [f"| {name} | " + " | ".join(cells(rows[name])) + " |" for name in settings if name in rows]
+    return markdown(["setting", *columns], [[name, *cells(rows[name])] for name in settings if name in rows])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, safe_open, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 LICENCE = "Apache-2.0, the pack's own; trained from nothing on pictures that the pack draws"
 
@@ -54,6 +54,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
     for name in ("config", "recipe", "figures"):
         metadata[name] = json.loads(metadata[name])
     return {name: tensor.float() for name, tensor in load_file(path).items()}, metadata
+
+
+def filled(network: nn.Module, path: Path) -> nn.Module:
+    """A network with the weights of a file, to be used as it is."""
+    network.load_state_dict(load(path)[0])
+    return network.eval()
 
 
 ABOUT = {

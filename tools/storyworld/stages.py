@@ -216,9 +216,8 @@ class Training:
         shipping.save(self._path(part), part, weights, config, trained, figures, **told)
 
     def _autoencoder(self) -> nn.Module:
-        model = autoencoder.Autoencoder()
-        model.load_state_dict(shipping.load(self._path("autoencoder"))[0])
-        return model.to(device(), memory_format=torch.channels_last).eval()
+        model = shipping.filled(autoencoder.Autoencoder(), self._path("autoencoder"))
+        return model.to(device(), memory_format=torch.channels_last)
 
     def _latents(self) -> dict:
         """The units of the picture model: in those its latents may go into the video models."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .autoencoder import encode_all
-from .clips_data import CHUNK, drawn, motion, place_of, vision_embeds
+from .clips_data import CHUNK, drawn, motion, of_frames, place_of, vision_embeds
 from .reader import to_images
 from .trainer import autocast, device
 
@@ -66,10 +66,9 @@ def draw_long(recipe: LongRecipe, autoencoder: nn.Module, vision: nn.Module, fol
     """The clips of a recipe, from `folder` as far as an earlier run has drawn them for these very encoders."""
 
     def encode(frames: np.ndarray, chunks: np.ndarray) -> dict[str, np.ndarray]:
-        latents = encode_all(autoencoder, frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
+        latents = of_frames(encode_all, autoencoder, frames)
         before = [clip[start : start + MEMORY] for clip, start in zip(latents, chunks, strict=True)]
-        seen = frames[:, ANCHORS]
-        anchors = vision_embeds(vision, seen.reshape(-1, *seen.shape[2:])).unflatten(0, seen.shape[:2])
+        anchors = of_frames(vision_embeds, vision, frames[:, ANCHORS])
         pixels = np.stack([decode(autoencoder, clip) for clip in before])
         return {"latents": latents.numpy(), "motion": motion(frames), "before": pixels, "anchors": anchors.numpy()}
 

@@ -215,8 +215,7 @@ def open_studio(
         if folder:
             folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)
     storyworld.register_folder()
-    judge = Reader().eval()
-    judge.load_state_dict(shipping.load(reader)[0])
+    judge = shipping.filled(Reader(), reader)
     baseline = dynamicrafter_loader.load(video.name).model if video else None
     if baseline:  # it would go from the last frame to the anchor, as it was trained to do, too; it is to know no anchor
         baseline.model.kind = replace(baseline.model.kind, interpolates=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import streaming_measure as measure
-from .table import Wanted, share, words
+from .table import Wanted, markdown, share, words
 
 LONG, LONGEST = 10, 20  # chunks
 PARTS = ("drawn", *measure.STRENGTHS, measure.LAST_FRAME)
@@ -42,19 +42,16 @@ def colours_table(rows: dict[Wanted, dict]) -> list[str]:
 
 def chunks_table(rows: dict[Wanted, dict]) -> list[str]:
     """What is right at the end of each chunk, of which number 0 was drawn."""
-    lines = [f"| setting | | {' | '.join(map(str, range(LONG + 1)))} |", "|" + "---|" * (LONG + 3)]
+    lines = []
     for wish in wanted():
         if wish.setting in LONGER and wish in rows:
             for name in BY_CHUNK:
-                cells = ["-" if mean is None else f"{mean:.2f}" for mean, _, _ in rows[wish][f"{name}_by_chunk"]]
-                lines.append(f"| {wish.setting} | {name} | {' | '.join(cells)} |")
-    return lines
+                means = ["-" if mean is None else f"{mean:.2f}" for mean, _, _ in rows[wish][f"{name}_by_chunk"]]
+                lines.append([wish.setting, name, *means])
+    return markdown(["setting", "right", *map(str, range(LONG + 1))], lines)
 
 
 def _table(rows: dict[Wanted, dict], settings: dict[str, int], columns: tuple[str, ...]) -> list[str]:
-    lines = ["| " + " | ".join(["setting", "n", *columns]).replace("_", " ") + " |", "|" + "---|" * (len(columns) + 2)]
-    for wish in wanted():
-        if wish.setting in settings and wish in rows:
-            cells = " | ".join(share(rows[wish], column) for column in columns)
-            lines.append(f"| {wish.setting} | {wish.stories} | {cells} |")
-    return lines
+    found = [wish for wish in wanted() if wish.setting in settings and wish in rows]
+    cells = ([wish.setting, str(wish.stories), *(share(rows[wish], column) for column in columns)] for wish in found)
+    return markdown(["setting", "n", *columns], cells)

@@ -11,7 +11,6 @@ import pack
 from torch import Tensor
 
 pack.load_pack()
-from storyreel.core.storyworld.attributes import COLOURS  # noqa: E402
 from storyreel.core.video.borders import Change, jump_ratio  # noqa: E402
 from storyreel.core.video.cuts import Cuts  # noqa: E402
 from storyreel.core.video.drift import COLOURS as CHANNELS  # noqa: E402
@@ -20,26 +19,23 @@ from storyreel.core.video.flow import dis_flow  # noqa: E402
 from storyreel.core.video.motion import Motion  # noqa: E402
 from storyreel.core.video.watching import Watcher, watch  # noqa: E402
 
+from .sighting import centre_of, heroes_in, is_hero  # noqa: E402
+
 SIDE = 128  # pixels of the square on which flow is measured: nothing is made larger than it was drawn
-NEAR = 60  # of RGB, 0 to 255: so near to one of their colours nothing is drawn but heroes
-LEAST = 12  # pixels: fewer are no hero
 
 
 class Hero(Watcher):
-    """How far the hero moves from frame to frame, in pixels: the centre of what has a hero's colour. On drawn clips off
-    by .4 on average, 1 at most. No value where nobody is seen."""
+    """How far the hero's centre moves from frame to frame, in pixels. No value where nobody is seen."""
 
     name = "hero"
 
     def __init__(self):
         super().__init__("step")
-        self._palette = np.array(list(COLOURS.values()), np.float32)
         self._before: np.ndarray | None = None
 
     def see(self, frame: Tensor) -> None:
-        pixels = frame.numpy()[:, :, None] * 255
-        rows, columns = np.nonzero((np.linalg.norm(pixels - self._palette, axis=-1) < NEAR).any(-1))
-        centre = np.array([columns.mean(), rows.mean()]) if len(rows) >= LEAST else None
+        mask = heroes_in(frame.numpy() * 255)
+        centre = centre_of(mask) if is_hero(mask) else None
         known = centre is not None and self._before is not None
         self.note(step=float(np.linalg.norm(centre - self._before)) if known else None)
         self._before = centre

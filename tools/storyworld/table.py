@@ -103,44 +103,46 @@ def words(row: dict, names: Iterable[str]) -> str:
     )
 
 
-def line(row: dict, name: str | None = None) -> str:
-    """A row of a Markdown table, its first cell `name` or else the setting."""
-    cells = [share(row, column) for column in COLUMNS] + [f"{row['diversity']:.2f}", f"{row['stray']:.2f}"]
-    return f"| {name or row['setting']} | " + " | ".join(cells) + " |"
+def markdown(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    names = [column.replace("_", " ") for column in columns]
+    head, *others = ("| " + " | ".join(cells) + " |" for cells in (names, *rows))
+    return [head, "|" + "---|" * len(names), *others]
 
 
-def head(first: str = "setting") -> list[str]:
-    columns = [first, *COLUMNS, "diversity", "stray"]
-    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+def cells(row: dict, name: str | None = None) -> list[str]:
+    """Of a row: `name` or else the setting, and its figures."""
+    shares = [share(row, column) for column in COLUMNS]
+    return [name or row["setting"], *shares, f"{row['diversity']:.2f}", f"{row['stray']:.2f}"]
+
+
+def table(first: str, rows: Iterable[Sequence[str]]) -> list[str]:
+    return markdown([first, *COLUMNS, "diversity", "stray"], rows)
 
 
 def main_table(rows: dict[Wanted, dict]) -> list[str]:
-    return head() + [line(rows[Wanted(setting)]) for setting in MAIN if Wanted(setting) in rows]
+    return table("setting", [cells(rows[Wanted(setting)]) for setting in MAIN if Wanted(setting) in rows])
 
 
 def factors_table(rows: dict[Wanted, dict]) -> list[str]:
-    lines = head("factor, setting")
-    for factor, settings in FACTORS.items():
-        lines += [line(rows[Wanted(name)], f"{factor}: {name}") for name in settings if Wanted(name) in rows]
-    return lines
+    found = ((factor, name) for factor, names in FACTORS.items() for name in names if Wanted(name) in rows)
+    return table("factor, setting", [cells(rows[Wanted(name)], f"{factor}: {name}") for factor, name in found])
 
 
 def lengths_table(rows: dict[Wanted, dict]) -> list[str]:
-    lines = head("frames, setting")
-    for frames, stories in {FRAMES: STORIES, **LONGER}.items():
-        found = [Wanted(name, stories, frames) for name in LENGTHS]
-        lines += [line(rows[row], f"{frames}: {row.setting} (n {stories})") for row in found if row in rows]
-    return lines
+    wishes = (
+        Wanted(name, stories, frames) for frames, stories in {FRAMES: STORIES, **LONGER}.items() for name in LENGTHS
+    )
+    lines = [(wish, f"{wish.frames}: {wish.setting} (n {wish.stories})") for wish in wishes if wish in rows]
+    return table("frames, setting", [cells(rows[wish], name) for wish, name in lines])
 
 
 def models_table(rows: Rows) -> list[str]:
     """The main rows of every UNet there is: other seeds, and the control without twins."""
-    lines = head("UNet, setting")
     newest = {row["model"]: row["weights"] for row in rows.rows}
-    for model, weights in sorted(newest.items()):
-        found = rows.of(weights)
-        lines += [line(found[Wanted(name)], f"{model}: {name}") for name in MAIN if Wanted(name) in found]
-    return lines
+    found = ((model, rows.of(weights)) for model, weights in sorted(newest.items()))
+    lines = ((of, model, name) for model, of in found for name in MAIN if Wanted(name) in of)
+    return table("UNet, setting", [cells(of[Wanted(name)], f"{model}: {name}") for of, model, name in lines])
 
 
 def fill(path: Path, name: str, lines: list[str]) -> None:

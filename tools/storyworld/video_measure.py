@@ -173,11 +173,8 @@ def open_studio(video: Path, weights: Path | None, reader: Path, video_reader: P
         if folder:
             folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)
     storyworld.register_folder()
-    judges = Reader().eval(), VideoReader().eval()
-    for judge, path in zip(judges, (reader, video_reader), strict=True):
-        judge.load_state_dict(shipping.load(path)[0])
-    encoder = Autoencoder().eval()
-    encoder.load_state_dict(shipping.load(Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))[0])
+    judges = shipping.filled(Reader(), reader), shipping.filled(VideoReader(), video_reader)
+    encoder = shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))
     model = dynamicrafter_loader.load(video.name).model
     parts = storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
     return Studio(model, *parts, *judges, encoder)

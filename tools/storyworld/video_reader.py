@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .autoencoder import Autoencoder, encode_all
-from .clips_data import ClipRecipe, Clips
+from .clips_data import ClipRecipe, Clips, of_frames
 from .reader import Block, conv, normed, to_images
 from .trainer import Plan, device, train
 
@@ -61,7 +61,7 @@ class VideoReader(nn.Module):
     @torch.no_grad()
     def answer(self, autoencoder: Autoencoder, clips: np.ndarray) -> dict[str, list[str]]:
         """{question: the word for each clip} of uint8 [clips, T, 128, 128, 3]."""
-        latents = encode_all(autoencoder, clips.reshape(-1, *clips.shape[2:])).unflatten(0, clips.shape[:2])
+        latents = of_frames(encode_all, autoencoder, clips)
         words = {name: [] for name in ANSWERS}
         for some in latents.split(16):
             for name, logits in self(some.to(device()).float()).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table import Wanted, share, words
+from .table import Wanted, markdown, share, words
 from .video_measure import FRAMES
 
 PICTURES = {  # of each setting: start pictures, each with every caption
@@ -54,9 +54,6 @@ def failed(rows: dict[Wanted, dict]) -> list[str]:
 
 
 def _table(rows: dict[Wanted, dict], settings: dict[str, int], columns: tuple[str, ...]) -> list[str]:
-    lines = ["| " + " | ".join(["setting", *columns]).replace("_", " ") + " |", "|" + "---|" * (len(columns) + 1)]
-    for name, pictures in settings.items():
-        row = rows.get(Wanted(name, pictures, FRAMES))
-        if row:
-            lines.append(f"| {name} | " + " | ".join(share(row, column) for column in columns) + " |")
-    return lines
+    wishes = [Wanted(name, pictures, FRAMES) for name, pictures in settings.items()]
+    found = [rows[wish] for wish in wishes if wish in rows]
+    return markdown(["setting", *columns], [[row["setting"], *(share(row, name) for name in columns)] for row in found])

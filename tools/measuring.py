@@ -1,0 +1,50 @@
+"""How the tools that measure Storyworld begin: the host, the files, their origin, the settings that are named."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import environment
+
+SHIPPED = environment.ROOT / "models" / "storyworld"
+JUDGES = environment.ROOT / "tools" / "storyworld"
+README, PAGE = environment.ROOT / "README.md", SHIPPED / "README.md"
+
+Setting = TypeVar("Setting")
+
+
+def begin(program: str, arguments: list[str]) -> int | None:
+    """The exit code, where the program has run by the environment's own Python; else the pack and the quiet host are
+    loaded into this one."""
+    if (code := environment.rerun(program, arguments)) is not None:
+        return code
+
+    import pack
+
+    pack.load_host(environment.find_host())
+    logging.getLogger().setLevel(logging.ERROR)
+    return None
+
+
+def require(*files: Path) -> None:
+    """Raises SetupError for the first file that is not there."""
+    for file in files:
+        if not file.exists():
+            raise environment.SetupError(f"there is no {file}: train it, tools/train_storyworld.py says how.")
+
+
+def origin(model: str, *files: Path) -> dict[str, str]:
+    """What rows say of the weights that they were measured with: with others they are measured anew."""
+    return {"model": model, "weights": hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]}
+
+
+def settings(names: Iterable[str], read: Callable[[str], Setting]) -> list[Setting]:
+    """Raises SetupError for a name that `read` does not know."""
+    try:
+        return [read(name) for name in names]
+    except ValueError as error:
+        raise environment.SetupError(str(error)) from None
