@@ -1,6 +1,6 @@
 """A story's shots, one after the other: each is on disk before the next begins, and none is made twice."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import comfy.model_management
@@ -14,70 +14,123 @@ from .dynamicrafter_decode import decode_clip, takes_references
 from .runs import run_folder
 from .video_file import ExactVideo, rate_of
 
-NODE = "StoryReelAnimateStory"
+BY_DYNAMICRAFTER, BY_MOTION = "StoryReelAnimateStory", "StoryReelAnimateStoryByMotion"
 MODES = ("interpolate", "animate")
+Sample = Callable[[GraphBuilder, int, dict], list]
 
 
-def expand(run: str, keyframes: Tensor, mode: str, told: dict) -> tuple[dict, list]:
-    """The graph that makes the shots still missing, and the link to its VIDEO.
+def expand_dynamicrafter(run: str, keyframes: Tensor, mode: str, told: dict) -> tuple[dict, list]:
+    """The graph that makes the shots still missing with DynamiCrafter, and the link to its VIDEO.
 
     run: see `runs.run_key`. keyframes: [K, H, W, 3]: K - 1 transitions, or in mode "animate" K shots. told: the other
     inputs of StoryReelAnimateStory.
 
     Raises ValueError for too few keyframes.
     """
-    count = len(keyframes) - (mode == "interpolate")
-    if count < 1:
-        raise ValueError(f"{NODE}: keyframes holds {len(keyframes)} picture; interpolate needs at least 2.")
-    graph = GraphBuilder()
+
+    def sample(graph: GraphBuilder, number: int, pictures: dict) -> list:
+        conditioning = graph.node(
+            "StoryReelDynamiCrafterConditioning",
+            positive=pick_row(told["positive"], number),
+            negative=pick_row(told["negative"], number),
+            mode=mode,
+            **pictures,
+            **{name: told[name] for name in ("clip_vision", "vae", "width", "height", "frames", "fs")},
+        )
+        guider = graph.node(
+            "StoryReelDynamiCrafterGuider",
+            model=told["model"],
+            positive=conditioning.out(0),
+            image_only=conditioning.out(1),
+            negative=conditioning.out(2),
+            **{name: told[name] for name in ("text_scale", "image_scale", "rescale")},
+        )
+        sampled = graph.node(
+            "SamplerCustomAdvanced",
+            noise=graph.node("RandomNoise", noise_seed=_seed(told, number)).out(0),
+            guider=guider.out(0),
+            sampler=told["sampler"],
+            sigmas=told["sigmas"],
+            latent_image=conditioning.out(3),
+        )
+        return sampled.out(0)
+
+    transitions = mode == "interpolate"
+    if transitions and len(keyframes) < 2:
+        raise ValueError(f"{BY_DYNAMICRAFTER}: keyframes holds {len(keyframes)} picture; interpolate needs at least 2.")
+    return _expand(run, keyframes, transitions, told, sample)
+
+
+def expand_motion(run: str, keyframes: Tensor, told: dict) -> tuple[dict, list]:
+    """The graph that makes the transitions still missing along predicted motion, and the link to its VIDEO.
+
+    run, keyframes: as above. told: the other inputs of StoryReelAnimateStoryByMotion.
+
+    Raises ValueError for too few keyframes.
+    """
+    decoder = dict(told["decoder"])
+    chosen = {"decoder": decoder.pop("decoder"), **{f"decoder.{name}": value for name, value in decoder.items()}}
+
+    def sample(graph: GraphBuilder, number: int, pictures: dict) -> list:
+        motion = graph.node(
+            "StoryReelPredictMotion",
+            start=pictures["start_image"],
+            end=pictures["end_image"],
+            easing="linear",
+            hold_start=0,
+            hold_end=0,
+            strength=1.0,
+            **{name: told[name] for name in ("predictor", "clip_vision", "frames")},
+        )
+        following = graph.node("StoryReelApplyMotion", model=told["model"], motion=motion.out(0), **chosen)
+        empty = graph.node("EmptyLatentImage", width=told["width"], height=told["height"], batch_size=told["frames"])
+        sampled = graph.node(
+            "KSampler",
+            model=following.out(0),
+            positive=pick_row(told["positive"], number),
+            negative=pick_row(told["negative"], number),
+            latent_image=empty.out(0),
+            seed=_seed(told, number),
+            denoise=1.0,
+            **{name: told[name] for name in ("steps", "cfg", "sampler_name", "scheduler")},
+        )
+        return sampled.out(0)
+
+    if len(keyframes) < 2:
+        raise ValueError(f"{BY_MOTION}: keyframes holds {len(keyframes)} picture; a transition needs 2.")
+    return _expand(run, keyframes, True, told, sample)
+
+
+def _seed(told: dict, number: int) -> int:
+    return (told["seed"] + number) % 2**64
+
+
+def _expand(run: str, keyframes: Tensor, transitions: bool, told: dict, sample: Sample) -> tuple[dict, list]:
+    """One branch for each missing shot, from its keyframes to its file, which begins once the shot before is there.
+
+    sample: puts what samples a shot between its pictures and its file, and returns the link to its LATENT.
+    """
+    graph, count = GraphBuilder(), len(keyframes) - transitions
     last = ""
     for number in range(count):
-        if not shot_path(run, number).exists():
-            last = _add_shot(graph, run, number, last, keyframes, mode, told)
+        if shot_path(run, number).exists():
+            continue
+        ends = graph.node("StoryReelTakeKeyframes", images=keyframes, index=number, after=last)
+        pictures = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if transitions else {})
+        kept = graph.node(
+            "StoryReelKeepShot",
+            samples=sample(graph, number, pictures),
+            vae=told["vae"],
+            run=run,
+            number=number,
+            fps=told["fps"],
+            **pictures,
+        )
+        last = kept.out(0)
     joined = graph.node(
-        "StoryReelJoinShots", run=run, count=count, after=last, shared_ends=mode == "interpolate", fps=told["fps"]
+        "StoryReelJoinShots", run=run, count=count, after=last, shared_ends=transitions, fps=told["fps"]
     )
     return graph.finalize(), joined.out(0)
-
-
-def _add_shot(graph: GraphBuilder, run: str, number: int, after, keyframes: Tensor, mode: str, told: dict) -> list:
-    """One branch, from its keyframes to its file, which begins once `after` is there; the link that says it is done."""
-    ends = graph.node("StoryReelTakeKeyframes", images=keyframes, index=number, after=after)
-    pictures = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if mode == "interpolate" else {})
-    conditioning = graph.node(
-        "StoryReelDynamiCrafterConditioning",
-        positive=pick_row(told["positive"], number),
-        negative=pick_row(told["negative"], number),
-        mode=mode,
-        **pictures,
-        **{name: told[name] for name in ("clip_vision", "vae", "width", "height", "frames", "fs")},
-    )
-    guider = graph.node(
-        "StoryReelDynamiCrafterGuider",
-        model=told["model"],
-        positive=conditioning.out(0),
-        image_only=conditioning.out(1),
-        negative=conditioning.out(2),
-        **{name: told[name] for name in ("text_scale", "image_scale", "rescale")},
-    )
-    sampled = graph.node(
-        "SamplerCustomAdvanced",
-        noise=graph.node("RandomNoise", noise_seed=(told["seed"] + number) % 2**64).out(0),
-        guider=guider.out(0),
-        sampler=told["sampler"],
-        sigmas=told["sigmas"],
-        latent_image=conditioning.out(3),
-    )
-    kept = graph.node(
-        "StoryReelKeepShot",
-        samples=sampled.out(0),
-        vae=told["vae"],
-        run=run,
-        number=number,
-        fps=told["fps"],
-        **pictures,
-    )
-    return kept.out(0)
 
 
 def shot_path(run: str, number: int | str) -> Path:

@@ -19,6 +19,7 @@ class StoryReelExtension(ComfyExtension):
             measure,
             measure_video,
             motion,
+            motion_shots,
             motion_training,
             page,
             refine,
@@ -29,5 +30,6 @@ class StoryReelExtension(ComfyExtension):
         )
 
         pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
-        films = [*animate.NODES, *shots.NODES, *motion.NODES, *motion_training.NODES, *extend.NODES, *refine.NODES]
+        films = [*animate.NODES, *shots.NODES, *motion.NODES, *motion_shots.NODES, *motion_training.NODES]
+        films += [*extend.NODES, *refine.NODES]
         return [*pictures, *films, *subtitles.NODES, *measure.NODES, *measure_video.NODES]

@@ -158,7 +158,7 @@ class StoryReelAnimateStory(io.ComfyNode):
     @classmethod
     def execute(cls, keyframes, mode, **told) -> io.NodeOutput:
         run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id)
-        graph, video = shots.expand(run, keyframes, mode, told)
+        graph, video = shots.expand_dynamicrafter(run, keyframes, mode, told)
         return io.NodeOutput(video, expand=graph)
 
 

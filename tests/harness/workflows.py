@@ -162,9 +162,11 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
                 changes[id] = {"width": WIDTH, "height": HEIGHT}
             case "KSampler":
                 changes[id] = {"steps": STEPS, "seed": seed}
-            case "StoryReelMotionPredictorLoader" | "StoryReelApplyMotion":
+            case "StoryReelMotionPredictorLoader" | "StoryReelApplyMotion" | "StoryReelAnimateStoryByMotion":
                 files = {input: value for input, value in inputs.items() if str(value) in STAND_INS}
                 changes[id] = {input: STAND_INS[value][1] for input, value in files.items()}
+                if kind == "StoryReelAnimateStoryByMotion":
+                    changes[id] |= {**SHOT, "steps": STEPS, "seed": seed}
             case "StoryReelPredictMotion":
                 changes[id] = {"frames": SHOT["frames"]}
             case "StoryReelTrainMotionPredictor":

@@ -32,7 +32,7 @@ class Longer:
 def shoot(*told, **changes) -> dict[str, Node]:
     """Nodes 24 to 26: `animate`, the shots of which nothing saves. Node 28: these, or those of `follow`."""
     nodes = animate(*told, **changes)
-    either = {"video": ("26", 0), "instead": ("67", 0)}
+    either = {"video": ("26", 0), "instead": ("61", 0)}
     which = Node("StoryReelEitherVideo", "Shots of Either Kind", (1720, 830, 330, 90), either)
     return {id: nodes[id] for id in ("24", "25", "26")} | {"28": which}
 
@@ -137,7 +137,7 @@ def framed(pictures: str, video: str, longer: str, film: str, refined: str) -> t
         ("Pictures", "#A86432", pictures),
         ("Video Model", "#8A5A9E", video),
         ("Shots", "#4E8A5A", "26 28"),
-        (BY_MOTION, "#A86432", "60 61 62 63 64 65 66 67"),
+        (BY_MOTION, "#A86432", "60 61"),
         ("What Happens Next", "#3F789E", "31"),
         ("Model That Goes On", "#8A5A9E", longer),
         ("Long Film", "#4E8A5A", film),

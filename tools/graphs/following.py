@@ -4,7 +4,7 @@ StoryDiffusion's second half: image tokens of every frame between two pictures a
 the pictures draws these frames, too, each of them looking at its tokens.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .motion import FRAMES, IP_ADAPTER, MOTION_MODULE
 from .parts import FIXED_SEED, Node, file_name
@@ -36,36 +36,23 @@ class Motion:
 
 
 def follow(motion: Motion, vision: tuple) -> dict[str, Node]:
-    """Nodes 60 to 67, muted: a shot from each picture to the next, by the picture model of node 1 along predicted
-    image tokens. Each node runs once for each shot."""
-    x, adapter, module = (0, 570, 925, 1315), file_name(motion.adapter), file_name(motion.module)
+    """Nodes 60 and 61, muted: a shot from each picture to the next, by the picture model of node 1 along predicted
+    image tokens."""
+    adapter, module = file_name(motion.adapter), file_name(motion.module)
     space = {"predictor": motion.predictor, "space": "IP-Adapter", "space.ip_adapter": adapter}
-    pictures = {"start": ("60", 0), "end": ("60", 1)}
-    told = {"predictor": ("61", 0), "clip_vision": vision, **pictures, "frames": FRAMES}
     decoder = {"motion_module": module, "ip_adapter": adapter, "noise_schedule": motion.schedule}
-    following = {"model": ("1", 0), "motion": ("62", 0), "decoder": "IP-Adapter"}
-    following |= {f"decoder.{name}": value for name, value in decoder.items()}
-    size = {"width": motion.size[0], "height": motion.size[1], "batch_size": FRAMES}
-    sampling = {"model": ("63", 0), "positive": ("60", 2), "negative": ("3", 1), "latent_image": ("64", 0)}
-    sampling |= {**FIXED_SEED, **motion.sampling}
+    told = {"model": ("1", 0), "predictor": ("60", 0), "clip_vision": vision, "vae": ("1", 2)}
+    told |= {"positive": ("3", 0), "negative": ("3", 1), "keyframes": ("7", 0), "decoder": "IP-Adapter"}
+    told |= {f"decoder.{name}": value for name, value in decoder.items()}
+    told |= {"width": motion.size[0], "height": motion.size[1], "frames": FRAMES, "fps": FPS}
+    told |= {**FIXED_SEED, **motion.sampling}
     loader, tokens = "StoryReelMotionPredictorLoader", motion.files(ipadapter=motion.adapter)
     both = motion.files(animatediff_models=motion.module, ipadapter=motion.adapter)
-    nodes = {
-        "60": Node(
-            "StoryReelKeyframePairs",
-            "From Picture to Picture",
-            (x[0], ROW + 300, 510, 100),
-            {"images": ("7", 0), "prompts": ("3", 0)},
-        ),
-        "61": Node(loader, "Load Motion Predictor", (x[0], ROW, 510, 180), space, tokens),
-        "62": Node("StoryReelPredictMotion", "Predict Motion", (x[1], ROW, 310, 380), told),
-        "63": Node("StoryReelApplyMotion", "Apply Motion", (x[2], ROW, 330, 240), following, both),
-        "64": Node("EmptyLatentImage", "Frames of a Shot", (x[2], ROW + 360, 330, 130), size),
-        "65": Node("KSampler", "Sample Shots", (x[3], ROW, 330, 312), sampling),
-        "66": Node("VAEDecode", "Decode Shots", (x[3], ROW + 430, 330, 60), {"samples": ("65", 0), "vae": ("1", 2)}),
-        "67": Node("StoryReelJoinClips", "Join Shots", (x[3], ROW + 570, 330, 130), {"images": ("66", 0), "fps": FPS}),
+    shots = "StoryReelAnimateStoryByMotion"
+    return {
+        "60": Node(loader, "Load Motion Predictor", (0, ROW, 510, 180), space, tokens, muted=True),
+        "61": Node(shots, "Animate Story by Motion", (570, ROW, 360, 620), told, both, muted=True),
     }
-    return {id: replace(node, muted=True) for id, node in nodes.items()}
 
 
 ALONG_TOKENS = Motion(

@@ -1,0 +1,92 @@
+"""A story's shots along predicted motion: StoryDiffusion's second half, from its pictures to a film."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..host import shots
+from ..host.runs import run_key
+from .motion import CATEGORY, sd15_decoders
+from .types import PredictorType
+
+
+class StoryReelAnimateStoryByMotion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelAnimateStoryByMotion",
+            display_name="Animate Story by Motion (StoryReel)",
+            category=CATEGORY,
+            description="A whole story of pictures as one video along predicted motion: the model that drew the "
+            "pictures draws the frames between them, too. Each shot is on disk before the next begins: after an "
+            "interrupt or a crash, press Run again and it goes on from there.",
+            search_aliases=["story to video", "SMP", "semantic motion", "AnimateDiff", "resume", "transition"],
+            enable_expand=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            inputs=[
+                io.Model.Input("model", tooltip="SD1.5, with or without LoRA and other patches."),
+                PredictorType.Input("predictor", tooltip="From Load Motion Predictor, its space IP-Adapter."),
+                io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
+                io.Vae.Input(
+                    "vae", tooltip="The autoencoder. That of ToonCrafter decodes shots with details of their ends."
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="One prompt a shot, as Encode Story gives them; the last one holds on."
+                ),
+                io.Conditioning.Input("negative", tooltip="The same, or a single one for all."),
+                io.Image.Input("keyframes", tooltip="The pictures of the story, in their order, at least two."),
+                io.DynamicCombo.Input(
+                    "decoder",
+                    options=[io.DynamicCombo.Option(name, inputs) for name, inputs in sd15_decoders().items()],
+                    tooltip="As in Apply Motion: through IP-Adapter's layers, with public weights, or as the paper has "
+                    "it, behind the text.",
+                ),
+                io.Int.Input("width", default=512, min=64, max=4096, step=8, tooltip="Of the video."),
+                io.Int.Input("height", default=512, min=64, max=4096, step=8, tooltip="Of the video."),
+                io.Int.Input(
+                    "frames",
+                    default=16,
+                    min=2,
+                    max=1024,
+                    tooltip="Of each shot, its two pictures included. AnimateDiff was trained on 16; more need the "
+                    "host's Context Windows before this node.",
+                ),
+                io.Int.Input("steps", default=25, min=1, max=10000, tooltip="Of sampling, for each shot."),
+                io.Float.Input(
+                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompts lead."
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="ddim",
+                    tooltip="As in KSampler.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="ddim_uniform",
+                    tooltip="As in KSampler.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Of the first shot; each further one has the next. A story goes on where it was stopped "
+                    "only under the same seed.",
+                ),
+                io.Float.Input(
+                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames a second of the video."
+                ),
+            ],
+            outputs=[io.Video.Output(tooltip="The whole story, for Save Video.")],
+        )
+
+    @classmethod
+    def execute(cls, keyframes, **told) -> io.NodeOutput:
+        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id)
+        graph, video = shots.expand_motion(run, keyframes, told)
+        return io.NodeOutput(video, expand=graph)
+
+
+NODES = [StoryReelAnimateStoryByMotion]
