@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the video model."""
-    with tools("storyworld", "clips_data", "layers", "stages", "video", "video_measure", "video_reader") as modules:
+    parts = "clips_data", "layers", "motion", "stages", "video", "video_measure", "video_reader"
+    with tools("storyworld", *parts) as modules:
         yield modules
 
 
@@ -80,6 +81,17 @@ def test_everything_is_left_out_in_a_share_of_the_clips(lab):
     assert unsighted > 0.6 and 0.1 < sighted < video.LOOKS_SAID
     loops = [one.order for one in told if one.mode == video.LOOP]
     assert all(len(order) == video.FRAMES and order == order[::-1] for order in loops)
+
+
+def test_semantic_motion_is_not_told_in_words(lab):
+    """What the hero does and where it is are for the tokens to say."""
+    motion, rng = lab.motion, Random(1)
+    clips = [motion.DATA.sample(index)[0] for index in range(200)]
+    told = [motion.tell(rng, clip) for clip in clips for _ in range(4)]
+    texts = " ".join(text for text, _ in told)
+    assert " in a " in texts and "hat" in texts and len({sees for _, sees in told}) == 2
+    for word in ("ing left", "ing right", "waving", "sitting", "on the left", "on the right"):
+        assert word not in texts
 
 
 def test_what_stands_beside_the_noise(lab):

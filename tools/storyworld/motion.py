@@ -162,8 +162,10 @@ def train_modules(folder: Path, name: str, lessons: Lessons, adapter: dict[str, 
 
 
 def tell(rng: Random, clip: Clip) -> tuple[str, bool]:
-    """(the caption of a training clip, whether its frames are seen), by chance."""
-    text = with_strangers(rng, captions.caption(clip, captions.choose_named(rng, clip)))
+    """(the caption of a training clip, whether its frames are seen), by chance. What the hero does and where it is are
+    for the tokens to say: of a caption that says it, they would not learn it."""
+    named = captions.choose_named(rng, clip) & {"scene", *captions.CHARACTER}
+    text = with_strangers(rng, captions.caption(clip, named))
     chance = rng.random()
     if chance < DROP_BOTH:
         return "", False
