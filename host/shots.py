@@ -5,6 +5,7 @@ from pathlib import Path
 
 import comfy.model_management
 import numpy as np
+from comfy.samplers import KSampler
 from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from .video_file import ExactVideo, rate_of
 
 BY_DYNAMICRAFTER, BY_MOTION = "StoryReelAnimateStory", "StoryReelAnimateStoryByMotion"
 MODES = ("interpolate", "animate")
+SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
 Sample = Callable[[GraphBuilder, int, dict], list]
 
 

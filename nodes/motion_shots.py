@@ -1,6 +1,5 @@
 """A story's shots along predicted motion: StoryDiffusion's second half, from its pictures to a film."""
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..host import shots
@@ -56,13 +55,13 @@ class StoryReelAnimateStoryByMotion(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
+                    options=shots.SAMPLERS,
                     default="ddim",
                     tooltip="As in KSampler.",
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    options=shots.SCHEDULERS,
                     default="ddim_uniform",
                     tooltip="As in KSampler.",
                 ),

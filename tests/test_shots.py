@@ -126,29 +126,6 @@ def animate(prompt: dict, **inputs) -> dict:
     return prompt
 
 
-def along_motion(seed: int = 5) -> dict:
-    """The same pictures, their transitions along interpolated tokens, by a tiny SD1.5."""
-    prompt = animation(seed)
-    pictures = {id: node for id, node in prompt.items() if node["class_type"] in ("EmptyImage", "BatchImagesNode")}
-    texts = {"text": "a hero walks", "clip": ["1", 1]}
-    told = dict(model=["1", 0], predictor=["2", 0], clip_vision=["3", 0], vae=["1", 2], keyframes=["batch", 0])
-    told |= {"positive": ["4", 0], "negative": ["4", 0], "decoder": "IP-Adapter", "decoder.strength": 1.0}
-    told |= {"decoder.motion_module": "mm_v2.ckpt", "decoder.ip_adapter": "ip_plus.ckpt"}
-    told |= {"decoder.noise_schedule": "AnimateDiff's", "sampler_name": "ddim", "scheduler": "normal"}
-    told |= {**workflows.SHOT, "steps": STEPS, "cfg": 7.5, "seed": seed, "fps": 8.0}
-    space = {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": "ip_plus.ckpt"}
-    saved = dict(video=["5", 0], filename_prefix="story/video", format="auto", codec="auto")
-    nodes = {
-        "1": ("CheckpointLoaderSimple", {"ckpt_name": "sd15.ckpt"}),
-        "2": ("StoryReelMotionPredictorLoader", space),
-        "3": ("CLIPVisionLoader", {"clip_name": "vit_l.ckpt"}),
-        "4": ("CLIPTextEncode", texts),
-        "5": ("StoryReelAnimateStoryByMotion", told),
-        "6": ("SaveVideo", saved),
-    }
-    return pictures | {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
-
-
 def sampled(events: list) -> int:
     """How many shots were sampled to their end."""
     return len([data for kind, data in events if kind == "progress" and data["value"] == data["max"] == STEPS])
@@ -162,8 +139,7 @@ def played(client, result) -> list[bytes]:
         return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
 
 
-@pytest.mark.parametrize("story", [animation, along_motion])
-def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, tmp_path, story):
+def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, tmp_path):
     """kill -9 of a real server; the first shot is not sampled again, and the video is that of an unbroken run."""
     from harness.folders import ROOT, link, make_base
 
@@ -181,20 +157,20 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
                 server.kill()
 
         with pytest.raises((websocket.WebSocketException, OSError)):
-            server.client().run(story(), on_event=kill)
+            server.client().run(animation(), on_event=kill)
     (first,) = written()
     before = first.read_bytes(), first.stat().st_mtime_ns
 
     with Server(folder, "--output-directory", str(broken)) as server:
         client = server.client()
-        resumed = client.run(story())
+        resumed = client.run(animation())
         video = played(client, resumed)
         assert sampled(resumed.events) == 2
         assert (first.read_bytes(), first.stat().st_mtime_ns) == before
         assert [path.name for path in written()] == ["all.avi", "shot_001.avi", "shot_002.avi", "shot_003.avi"]
 
     client = stocked_server.client()
-    unbroken = client.run(story())
+    unbroken = client.run(animation())
     assert played(client, unbroken) == video and sampled(unbroken.events) == 3
     assert len(video) == 3 * (workflows.SHOT["frames"] - 1) + 1
     exact = [np.stack(list(read_frames(path))) for path in written()]
@@ -223,10 +199,7 @@ def test_each_picture_comes_to_life(stocked_server):
     assert "interpolate is asked of a checkpoint that is taken for 1024, which only animates" in refused.message
 
 
-@pytest.mark.parametrize(("story", "needs"), [(animation, "interpolate needs at least 2"), (along_motion, "needs 2")])
-def test_one_picture_has_no_transition(stocked_server, story, needs):
-    prompt = story(seed=8)
-    (node,) = (node for node in prompt.values() if node["class_type"].startswith("StoryReelAnimateStory"))
-    node["inputs"]["keyframes"] = [f"p{COLOURS[0]}", 0]
+def test_one_picture_has_no_transition(stocked_server):
+    prompt = animate(animation(seed=8), keyframes=[f"p{COLOURS[0]}", 0])
     result = stocked_server.client().run(prompt)
-    assert result.status == "error" and "keyframes holds 1 picture; " in result.message and needs in result.message
+    assert result.status == "error" and "keyframes holds 1 picture; interpolate needs at least 2" in result.message

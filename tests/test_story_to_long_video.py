@@ -112,19 +112,47 @@ def test_the_loader_says_which_model_goes_on(toys, graphs):
     assert len(told(toys, run)) == 2
 
 
-def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
-    """Three pictures, two transitions. DynamiCrafter's way is there, and is not gone."""
+def along_motion(graphs, host, pictures: int) -> dict:
     graph = by_motion(graphs.chain.storyworld_story_to_long_video(graphs.chain.GOES_ON), graphs)
-    scenes = graph.nodes["2"].inputs["scenes"].splitlines()[:3]
-    prompt = small(graph, toys, overlap=1)
+    scenes = graph.nodes["2"].inputs["scenes"].splitlines()[:pictures]
+    prompt = small(graph, host, overlap=1)
     prompt["2"]["inputs"]["scenes"] = "\n".join(scenes)
+    return prompt
+
+
+def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
+    """Three pictures, two transitions. DynamiCrafter's way is there, and is not gone. Where a run ended after the first
+    transition, the next one begins with the second."""
+    prompt = along_motion(graphs, toys, pictures=3)
+    (maker,) = workflows.find_all(prompt, "StoryReelAnimateStoryByMotion")
+    prompt[maker]["inputs"]["steps"] = 7
+
+    def sampled(run) -> int:
+        return sum(kind == "progress" and data["value"] == data["max"] == 7 for kind, data in run.events)
+
+    kept = toys.base / "output" / "story" / "shots"
+    before = set(kept.glob("*"))
     run = toys.run(prompt)
+    (folder,) = set(kept.glob("*")) - before
+    first, second, whole = (folder / f"{name}.avi" for name in ("shot_001", "shot_002", "all"))
+    stamp = first.stat().st_mtime_ns
+    second.unlink()
+    whole.unlink()
+    resumed = toys.run(prompt)
+    assert (sampled(run), sampled(resumed)) == (2, 1) and first.stat().st_mtime_ns == stamp
+    both = (each.values["28"][0].get_components().images for each in (run, resumed))
+    assert torch.equal(*both)
     count = 2 * (workflows.SHOT["frames"] - 1) + 1
     added = workflows.LONG["chunks"] * (workflows.LONG["chunk_frames"] - 1)
     assert "26" in prompt and "26" not in run.values
     assert played(toys, run) == [(64, 64)] * (count + added) and len(told(toys, run)) == 3
     shots = run.values["28"][0].get_components().images
     assert len(shots) == count and not torch.equal(shots[1], shots[workflows.SHOT["frames"]])
+
+
+def test_one_picture_has_no_transition(toys, graphs):
+    with pytest.raises(RuntimeError, match="keyframes holds 1 picture; a transition needs 2"):
+        toys.run(along_motion(graphs, toys, pictures=1))
 
 
 @pytest.mark.parametrize("chosen", ["DynamiCrafter", "motion", "motion without DynamiCrafter's file"])

@@ -245,7 +245,7 @@ def test_semantic_motion_is_measured(trained):
     assert (trained / "motion.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("thing", ["storyworld", "video", "streaming", "motion"])
+@pytest.mark.parametrize("thing", ["video", "motion"])
 def test_a_setting_that_there_is_not_is_named(thing):
     require_setup()
     done = program(f"measure_{thing}.py", "--rows", "nothing-of-that-kind")
