@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the video model."""
-    parts = "clips_data", "layers", "motion", "stages", "video", "video_measure", "video_reader"
+    parts = "clips_data", "layers", "motion", "stages", "unet", "video", "video_measure", "video_reader"
     with tools("storyworld", *parts) as modules:
         yield modules
 
@@ -81,6 +81,16 @@ def test_everything_is_left_out_in_a_share_of_the_clips(lab):
     assert unsighted > 0.6 and 0.1 < sighted < video.LOOKS_SAID
     loops = [one.order for one in told if one.mode == video.LOOP]
     assert all(len(order) == video.FRAMES and order == order[::-1] for order in loops)
+
+
+@pytest.mark.parametrize("noisier", [1.0, 4.0])
+def test_much_noise_is_met_as_often_as_is_asked(lab, noisier):
+    alphas, clean = torch.linspace(1, 0, 1000), torch.randn(8000, 2)
+    noisy, times, velocity = lab.unet.noised(clean, alphas, torch.Generator().manual_seed(1), noisier)
+    late = (times >= 950).float().mean().item() / 0.05
+    assert 0.92 * noisier < late < 1.01 * noisier and times.min() >= 0 and times.max() == 999
+    signal, sigma = (part.sqrt()[:, None] for part in (alphas[times], 1 - alphas[times]))
+    torch.testing.assert_close(signal * noisy - sigma * velocity, clean)
 
 
 def test_semantic_motion_is_not_told_in_words(lab):

@@ -48,6 +48,7 @@ MODULES = MotionConfig(
     down=((CHANNELS,), (CHANNELS,)), up=((CHANNELS,) * 2, (CHANNELS,) * 2), middle=CHANNELS, frames=32
 )
 BESIDE_TEXT = 0.25  # share of batches
+NOISIER = 3.0  # where little noise is left, latents show what tokens could say
 # around(transformer_options): what a forward pass of the UNet under these options runs in.
 Around = Callable[[dict], AbstractContextManager]
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.3, 0.05, 0.1  # the motion is to come from the tokens: words would tell it, too
@@ -111,7 +112,7 @@ class Lessons:
         seen = self.clips.seen[at].float().to(device())
         seen[torch.tensor([not sees for _, sees in told])] = self.nothing
         clean = self.clips.latents[at].float() / self.spread
-        noisy, times, target = (part.to(device()) for part in noised(clean, self.alphas, generator))
+        noisy, times, target = (part.to(device()) for part in noised(clean, self.alphas, generator, NOISIER))
 
         context = self.read([text for text, _ in told]).repeat_interleave(frames, 0)
         tokens = adapter.image_proj(seen.flatten(0, 1)).to(context.dtype)

@@ -82,11 +82,14 @@ class Captions:
         return self.text.final_layer_norm(x)
 
 
-def noised(clean: Tensor, alphas: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(noisy, times, velocity) of a batch of latents. alphas: alpha_bar of every timestep. times: [B]."""
+def noised(
+    clean: Tensor, alphas: Tensor, generator: torch.Generator, noisier: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(noisy, times, velocity) of a batch of latents. alphas: alpha_bar of every timestep. times: [B]. noisier: by so
+    many times more often at the end of all noise than on average."""
     # One time from each of as many equal parts of the schedule: evener than chance.
     parts = (torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)) / len(clean)
-    times = (parts * len(alphas)).long()
+    times = (parts ** (1 / noisier) * len(alphas)).long()
     noise = torch.randn(clean.shape, generator=generator)
     shape = -1, *[1] * (clean.ndim - 1)
     signal, sigma = (part.sqrt().view(shape) for part in (alphas[times], 1 - alphas[times]))
