@@ -32,7 +32,7 @@ from .streaming_data import ANCHORS, LENGTH, MEMORY, LongClips, LongRecipe, draw
 from .streaming_layout import published
 from .trainer import Plan, device, train
 from .unet import Captions, noised
-from .video import error_parts, grey_picture, together
+from .video import NOISIER, error_parts, grey_picture, together
 from .words import Vocabulary, with_strangers
 
 pack.load_pack()
@@ -181,7 +181,7 @@ def train_part(
         chunks = [(pick, slice(one.start, one.start + LENGTH)) for pick, one in zip(picks, told, strict=True)]
         clean = torch.stack([clips.latents[chunk].float() for chunk in chunks]) / spread
         moved = torch.stack([clips.motion[chunk] for chunk in chunks])
-        noisy, times, target = (tensor.to(device()) for tensor in noised(clean, alphas, generator))
+        noisy, times, target = (tensor.to(device()) for tensor in noised(clean, alphas, generator, NOISIER))
         before = anchor = None
         if part != BASE:
             before = (clips.before[picks].to(device()).movedim(-1, 2) / 127.5 - 1).contiguous()
