@@ -1,6 +1,7 @@
 """A story's shots, one after the other: each is on disk before the next begins, and none is made twice."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
@@ -18,7 +19,17 @@ from .video_file import ExactVideo, rate_of
 BY_DYNAMICRAFTER, BY_MOTION = "StoryReelAnimateStory", "StoryReelAnimateStoryByMotion"
 MODES = ("interpolate", "animate")
 SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
-Sample = Callable[[GraphBuilder, int, dict], list]
+
+
+@dataclass(frozen=True)
+class _Shots:
+    """What a node makes: what it calls it, and whether each goes from a picture to the next. sample(graph, number,
+    pictures) puts what samples a shot between its pictures and its file, and returns the link to its LATENT."""
+
+    node: str
+    kind: str
+    transitions: bool
+    sample: Callable[[GraphBuilder, int, dict], list]
 
 
 def expand_dynamicrafter(run: str, keyframes: Tensor, mode: str, told: dict) -> tuple[dict, list]:
@@ -57,10 +68,8 @@ def expand_dynamicrafter(run: str, keyframes: Tensor, mode: str, told: dict) -> 
         )
         return sampled.out(0)
 
-    transitions = mode == "interpolate"
-    if transitions and len(keyframes) < 2:
-        raise ValueError(f"{BY_DYNAMICRAFTER}: keyframes holds {len(keyframes)} picture; interpolate needs at least 2.")
-    return _expand(run, keyframes, transitions, told, sample)
+    shots = _Shots(BY_DYNAMICRAFTER, mode, mode == "interpolate", sample)
+    return _expand(shots, run, keyframes, told)
 
 
 def expand_motion(run: str, keyframes: Tensor, told: dict) -> tuple[dict, list]:
@@ -98,30 +107,29 @@ def expand_motion(run: str, keyframes: Tensor, told: dict) -> tuple[dict, list]:
         )
         return sampled.out(0)
 
-    if len(keyframes) < 2:
-        raise ValueError(f"{BY_MOTION}: keyframes holds {len(keyframes)} picture; a transition needs 2.")
-    return _expand(run, keyframes, True, told, sample)
+    return _expand(_Shots(BY_MOTION, "a transition", True, sample), run, keyframes, told)
 
 
 def _seed(told: dict, number: int) -> int:
     return (told["seed"] + number) % 2**64
 
 
-def _expand(run: str, keyframes: Tensor, transitions: bool, told: dict, sample: Sample) -> tuple[dict, list]:
-    """One branch for each missing shot, from its keyframes to its file, which begins once the shot before is there.
-
-    sample: puts what samples a shot between its pictures and its file, and returns the link to its LATENT.
-    """
-    graph, count = GraphBuilder(), len(keyframes) - transitions
+def _expand(shots: _Shots, run: str, keyframes: Tensor, told: dict) -> tuple[dict, list]:
+    """One branch for each missing shot, from its keyframes to its file, which begins once the shot before is there."""
+    least = 1 + shots.transitions
+    if len(keyframes) < least:
+        held = f"{len(keyframes)} picture{'s' * (len(keyframes) != 1)}"
+        raise ValueError(f"{shots.node}: keyframes holds {held}; {shots.kind} needs at least {least}.")
+    graph, count = GraphBuilder(), len(keyframes) - shots.transitions
     last = ""
     for number in range(count):
         if shot_path(run, number).exists():
             continue
         ends = graph.node("StoryReelTakeKeyframes", images=keyframes, index=number, after=last)
-        pictures = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if transitions else {})
+        pictures = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if shots.transitions else {})
         kept = graph.node(
             "StoryReelKeepShot",
-            samples=sample(graph, number, pictures),
+            samples=shots.sample(graph, number, pictures),
             vae=told["vae"],
             run=run,
             number=number,
@@ -130,7 +138,7 @@ def _expand(run: str, keyframes: Tensor, transitions: bool, told: dict, sample: 
         )
         last = kept.out(0)
     joined = graph.node(
-        "StoryReelJoinShots", run=run, count=count, after=last, shared_ends=transitions, fps=told["fps"]
+        "StoryReelJoinShots", run=run, count=count, after=last, shared_ends=shots.transitions, fps=told["fps"]
     )
     return graph.finalize(), joined.out(0)
 

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..host import shots
 from ..host.runs import run_key
 from .motion import CATEGORY, sd15_decoders
+from .shots import seed_and_rate
 from .types import PredictorType
 
 
@@ -65,18 +66,7 @@ class StoryReelAnimateStoryByMotion(io.ComfyNode):
                     default="ddim_uniform",
                     tooltip="As in KSampler.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the first shot; each further one has the next. A story goes on where it was stopped "
-                    "only under the same seed.",
-                ),
-                io.Float.Input(
-                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames a second of the video."
-                ),
+                *seed_and_rate(),
             ],
             outputs=[io.Video.Output(tooltip="The whole story, for Save Video.")],
         )

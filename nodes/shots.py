@@ -83,6 +83,21 @@ class StoryReelJoinClips(io.ComfyNode):
         return io.NodeOutput(video, joined)
 
 
+def seed_and_rate() -> list[io.Input]:
+    """The last inputs of what makes a story's shots."""
+    seed = io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=2**64 - 1,
+        control_after_generate=True,
+        tooltip="Of the first shot; each further one has the next. A story goes on where it was stopped only under the "
+        "same seed.",
+    )
+    rate = io.Float.Input("fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames a second of the video.")
+    return [seed, rate]
+
+
 class StoryReelAnimateStory(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -139,18 +154,7 @@ class StoryReelAnimateStory(io.ComfyNode):
                 io.Float.Input(
                     "rescale", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="Guidance rescale, .7 as published."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the first shot; each further one has the next. A story goes on where it was stopped "
-                    "only under the same seed.",
-                ),
-                io.Float.Input(
-                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames a second of the video."
-                ),
+                *seed_and_rate(),
             ],
             outputs=[io.Video.Output(tooltip="The whole story, for Save Video.")],
         )

@@ -67,6 +67,13 @@ def test_a_run_cannot_leave_the_output_folder(host, run):
         shots.shot_path(run, 0)
 
 
+def test_without_pictures_nothing_comes_to_life(host):
+    from storyreel.host import shots
+
+    with pytest.raises(ValueError, match="keyframes holds 0 pictures; animate needs at least 1"):
+        shots.expand_dynamicrafter("0" * 24, torch.zeros(0, 8, 8, 3), "animate", {})
+
+
 def key(prompt: dict, node: str = "9") -> str:
     from comfy_execution.graph import DynamicPrompt
     from storyreel.host import runs

@@ -144,6 +144,8 @@ def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
     assert torch.equal(*both)
     count = 2 * (workflows.SHOT["frames"] - 1) + 1
     added = workflows.LONG["chunks"] * (workflows.LONG["chunk_frames"] - 1)
+    said = [shown["text"][0] for id, shown in run.outputs.items() if id.startswith(f"{maker}.")]
+    assert len(said) == 2 and all("predicted by" in text for text in said)
     assert "26" in prompt and "26" not in run.values
     assert played(toys, run) == [(64, 64)] * (count + added) and len(told(toys, run)) == 3
     shots = run.values["28"][0].get_components().images
@@ -151,7 +153,7 @@ def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
 
 
 def test_one_picture_has_no_transition(toys, graphs):
-    with pytest.raises(RuntimeError, match="keyframes holds 1 picture; a transition needs 2"):
+    with pytest.raises(RuntimeError, match="keyframes holds 1 picture; a transition needs at least 2"):
         toys.run(along_motion(graphs, toys, pictures=1))
 
 

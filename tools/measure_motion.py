@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
     files = motion_measure.files(options.weights).values()
     reader = options.judges / "video_reader.safetensors"
-    named = options.rows.split(",") if options.rows else []
+    named = measuring.named(options.rows)
     measuring.settings((name for name in named if name not in motion_table.TOKENS), motion_measure.read_setting)
     measuring.require(reader, *files)
     studio = motion_measure.open_studio(options.weights, reader, options.steps)

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
     if not options.rows:
         return fill_table(options)
-    settings = measuring.settings(options.rows.split(","), measure.read_setting)
+    settings = measuring.settings(measuring.named(options.rows), measure.read_setting)
     studio, origin = open_studio(options.weights, options.unet)
     for setting in settings:
         row = measure.measure(studio, setting, options.stories, options.seed, options.frames) | origin

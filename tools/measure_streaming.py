@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     from storyworld import streaming_figures, streaming_measure, streaming_table
 
     reader = options.judges / "reader.safetensors"
-    settings = measuring.settings(options.rows.split(",") if options.rows else (), streaming_measure.read_setting)
+    settings = measuring.settings(measuring.named(options.rows), streaming_measure.read_setting)
     measuring.require(options.streaming, options.video, reader)
     studio = streaming_measure.open_studio(options.streaming, options.video, options.weights, reader, options.steps)
     origin = measuring.origin("streaming", options.streaming, options.video)  # the baseline's count, too

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     from storyworld import video_figures, video_measure, video_table
 
     reader, video_reader = (options.judges / f"{name}.safetensors" for name in ("reader", "video_reader"))
-    settings = measuring.settings(options.rows.split(",") if options.rows else (), video_measure.read_setting)
+    settings = measuring.settings(measuring.named(options.rows), video_measure.read_setting)
     measuring.require(options.video, reader, video_reader)
     studio = video_measure.open_studio(options.video, options.weights, reader, video_reader)
     origin = measuring.origin("video", options.video)

@@ -42,6 +42,11 @@ def origin(model: str, *files: Path) -> dict[str, str]:
     return {"model": model, "weights": hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]}
 
 
+def named(rows: str | None) -> list[str]:
+    """The rows of --rows, with commas between; none is the whole table."""
+    return rows.split(",") if rows else []
+
+
 def settings(names: Iterable[str], read: Callable[[str], Setting]) -> list[Setting]:
     """Raises SetupError for a name that `read` does not know."""
     try:

@@ -147,6 +147,12 @@ def seed_of(name: str) -> int:
     return 1000 + 2 * NAMES.index(name)
 
 
+def stand_ins(inputs: dict) -> dict[str, str]:
+    """{input: stand-in} of a node's inputs that name a published file."""
+    files = {name: value for name, value in inputs.items() if str(value) in STAND_INS}
+    return {name: STAND_INS[value][1] for name, value in files.items()}
+
+
 def small(prompt: dict, seed: int) -> dict[str, dict]:
     """{node id: {input: value}} that make a workflow small; with another seed the host has nothing in its cache."""
     changes = {}
@@ -162,11 +168,10 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
                 changes[id] = {"width": WIDTH, "height": HEIGHT}
             case "KSampler":
                 changes[id] = {"steps": STEPS, "seed": seed}
-            case "StoryReelMotionPredictorLoader" | "StoryReelApplyMotion" | "StoryReelAnimateStoryByMotion":
-                files = {input: value for input, value in inputs.items() if str(value) in STAND_INS}
-                changes[id] = {input: STAND_INS[value][1] for input, value in files.items()}
-                if kind == "StoryReelAnimateStoryByMotion":
-                    changes[id] |= {**SHOT, "steps": STEPS, "seed": seed}
+            case "StoryReelMotionPredictorLoader" | "StoryReelApplyMotion":
+                changes[id] = stand_ins(inputs)
+            case "StoryReelAnimateStoryByMotion":
+                changes[id] = {**stand_ins(inputs), **SHOT, "steps": STEPS, "seed": seed}
             case "StoryReelPredictMotion":
                 changes[id] = {"frames": SHOT["frames"]}
             case "StoryReelTrainMotionPredictor":
