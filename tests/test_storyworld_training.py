@@ -15,7 +15,8 @@ from harness.tools import TOOLS, tools
 pytestmark = pytest.mark.programs
 
 SCALE = 0.001
-MANIFESTS = Path(__file__).resolve().parent / "manifests"
+TESTS = Path(__file__).resolve().parent
+MANIFESTS, SHIPPED = TESTS / "manifests", TESTS.parent / "models" / "storyworld"
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
 MOTION = ("ip_adapter", "motion_module", "predictor")
 PARTS = ("autoencoder", "clip", "unet", "reader", "video_reader", "video", *STREAMING, *MOTION)
@@ -302,6 +303,17 @@ def test_named_stages_ship_alone(trained, tmp_path, unmeasured):
     assert files_in(shipped) == with_cards("storyworld_streaming", "semantic_motion/storyworld_predictor")
     assert not (tmp_path / "judges").exists()
     for stages, missing in ((["autoencoder", "video"], "video"), (["pictures"], "reader")):  # the judge of the UNet
-        with pytest.raises(FileNotFoundError, match=rf"/{missing}\.safetensors: train it before --ship"):
+        with pytest.raises(FileNotFoundError, match=rf"/{missing}\.safetensors: train it (first|before --ship)"):
             unmeasured.ship(stages, work, tmp_path / "none", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    unmeasured.ship(["pictures"], work, tmp_path / "measured", copied(trained, tmp_path / "judges"))
+    assert files_in(tmp_path / "measured") == with_cards("unet")
+
+
+def test_a_stage_builds_on_what_ships_where_nothing_else_was_trained(lab, trained, tmp_path):
+    work = copied(trained, tmp_path / "work", "unet", "clip")
+    training = lab.stages.Training(work, scale=SCALE, stop_after=1, shipped=[SHIPPED])
+    with pytest.raises(lab.trainer.Stopped):
+        training.video()
+    with pytest.raises(FileNotFoundError, match=r"work/clip\.safetensors: train it first"):
+        lab.stages.Training(work, scale=SCALE).video()

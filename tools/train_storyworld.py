@@ -10,7 +10,8 @@ python tools/train_storyworld.py pictures --seed 1 --no-twins      another UNet,
 Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader and video_reader (the judges of the
 measurements); video (a small DynamiCrafter); streaming_base, streaming_cam, streaming_apm (a small StreamingT2V, in the
 paper's order); ip_adapter, motion_module (both for the UNet, which stays as it is) and predictor (semantic motion).
-Each leaves its weights, its log and a picture of its loss in .cache/storyworld.
+Each leaves its weights, its log and a picture of its loss in .cache/storyworld. It builds on weights of the stages
+before: this folder's, else those that ship.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def main(arguments: list[str]) -> int:
     from storyworld.stages import Training
     from storyworld.trainer import Stopped
 
-    training = Training(options.work, options.seed, options.twins, options.scale, options.stop_after)
+    shipped = SHIPPED, JUDGES
+    training = Training(options.work, options.seed, options.twins, options.scale, options.stop_after, shipped)
     started = time.monotonic()
     for stage in STAGES:
         if stage in (options.stages or STAGES):
@@ -51,6 +53,8 @@ def main(arguments: list[str]) -> int:
             except Stopped as stopped:
                 print(stopped)
                 return 0
+            except FileNotFoundError as error:
+                raise environment.SetupError(str(error)) from None
             print(f"{stage}: done after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     if options.ship:
         try:

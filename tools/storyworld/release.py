@@ -19,11 +19,12 @@ def ship(stages: Sequence[str], folder: Path, weights: Path, judges: Path) -> No
         every = *shipping.ABOUT, *shipping.JUDGES
         parts = [part for part in every if part not in shipping.ONCE_TRAINED or made(part).exists()]
     measured = [part for part in parts if part in MEASURES]
-    for part in (*parts, *shipping.JUDGES) if measured else parts:
+    for part in parts:
         if not made(part).exists():
             raise FileNotFoundError(f"there is no {made(part)}: train it before --ship.")
+    readers = [shipping.find(judge, folder, judges) for judge in shipping.JUDGES] if measured else []
     for part in measured:
-        shipping.add_figures(made(part), MEASURES[part](folder, *map(made, shipping.JUDGES)))
+        shipping.add_figures(made(part), MEASURES[part](folder, *readers))
     for part in parts:
         path = judges / f"{part}.safetensors" if part in shipping.JUDGES else weights / shipping.file_name(part)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,6 +86,17 @@ def file_name(part: str) -> str:
     return f"{FOLDERS[part]}/{name}" if part in FOLDERS else name
 
 
+def find(part: str, folder: Path, *shipped: Path) -> Path:
+    """The file of a part: a run's own in `folder`, else that which ships in one of the others. Raises
+    FileNotFoundError."""
+    own = folder / f"{part}.safetensors"
+    places = own, *(place / file_name(part) for place in shipped)
+    for path in places:
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"there is no {own}: train it first.")
+
+
 def card(path: Path, part: str) -> str:
     """The model card of a shipped file, in Markdown."""
     weights, metadata = load(path)

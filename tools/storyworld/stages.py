@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # a stage is called like the module that its annotations name
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,11 +33,18 @@ LEAST_PICTURES, LEAST_CLIPS = 96, 16  # of a tried-out stage
 class Training:
     """One run: `folder` holds data, states and results. seed concerns the UNets, twins the pictures' alone. scale:
     share of the recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of
-    a stage."""
+    a stage. shipped: folders of what ships, on which a stage builds where this run has not trained its own."""
 
     def __init__(
-        self, folder: Path, seed: int = 0, twins: bool = True, scale: float = 1.0, stop_after: int | None = None
+        self,
+        folder: Path,
+        seed: int = 0,
+        twins: bool = True,
+        scale: float = 1.0,
+        stop_after: int | None = None,
+        shipped: Sequence[Path] = (),
     ):
+        self.shipped = shipped
         self.folder, self.scale, self.stop_after = folder, scale, stop_after
         self.seed, self.twins = seed, twins
         self.picture_data = self._fewer(clip.DATA)
@@ -98,7 +106,7 @@ class Training:
             self._towers(vocabulary),
             vocabulary,
             latents["spread"],
-            shipping.load(self._path("unet"))[0],
+            shipping.load(self._known("unet"))[0],
             frames_plan,
             plan,
             self._fewer(video.DATA),
@@ -108,7 +116,7 @@ class Training:
         self._save(self.video_name, model.state_dict(), {}, told, clips.recipe, {}, storyreel_dynamicrafter=kind)
 
     def streaming_base(self) -> None:
-        self._streaming(streaming.BASE, shipping.load(self._path("unet"))[0])
+        self._streaming(streaming.BASE, shipping.load(self._known("unet"))[0])
 
     def streaming_cam(self) -> None:
         self._streaming(streaming.CAM, self._streaming_parts(streaming.BASE))
@@ -120,7 +128,7 @@ class Training:
     def _streaming_parts(self, *parts: str) -> dict[str, Tensor]:
         known = {}
         for part in parts:
-            known |= shipping.load(self._path(f"{self.streaming_name}_{part}"))[0]
+            known |= shipping.load(self._known(f"{self.streaming_name}_{part}"))[0]
         return known
 
     def _streaming(self, part: str, known: dict[str, Tensor]) -> None:
@@ -149,7 +157,7 @@ class Training:
         """Of all three parts."""
         plans = {}
         for part in streaming.PLANS:
-            recipe = shipping.load(self._path(f"{self.streaming_name}_{part}"))[1]["recipe"]
+            recipe = shipping.load(self._known(f"{self.streaming_name}_{part}"))[1]["recipe"]
             plans |= {f"{part} {name}": value for name, value in recipe["plan"].items()}
         return plans
 
@@ -170,7 +178,7 @@ class Training:
 
     def motion_module(self) -> None:
         plan, lessons = self._shorter(motion.MODULES_PLAN), self._lessons()
-        adapter = shipping.load(self._path("ip_adapter"))[0]
+        adapter = shipping.load(self._known("ip_adapter"))[0]
         model = motion.train_modules(self.folder, "motion_module", lessons, adapter, plan)
         self._save("motion_module", model.state_dict(), {}, plan, lessons.clips.recipe, {})
 
@@ -183,7 +191,7 @@ class Training:
         vision = self._towers(self._vocabulary()).vision
         recipe, folder = self._fewer(motion_data.DATA), self.folder / "data"
         clips = motion_data.draw_motions(recipe, self._autoencoder(), vision, folder)
-        adapter = shipping.load(self._path("ip_adapter"))[0]
+        adapter = shipping.load(self._known("ip_adapter"))[0]
         tokens = predictor.token_files(clips, vision, adapter, folder)
         run = digest([asdict(plan), asdict(predictor.CONFIG), tokens[0].path.parent.name])
         if path.exists() and read_training(shipping.load(path)[1]).get("run") == run:
@@ -195,11 +203,16 @@ class Training:
 
     def _lessons(self) -> motion.Lessons:
         vocabulary = self._vocabulary()
-        pictures, spread = shipping.load(self._path("unet"))[0], self._latents()["spread"]
+        pictures, spread = shipping.load(self._known("unet"))[0], self._latents()["spread"]
         towers, recipe = self._towers(vocabulary), self._fewer(motion_data.DATA)
         return motion.Lessons(self.folder, self._autoencoder(), towers, vocabulary, pictures, spread, recipe)
 
+    def _known(self, part: str) -> Path:
+        """The file of an earlier stage."""
+        return shipping.find(part, self.folder, *self.shipped)
+
     def _path(self, part: str) -> Path:
+        """Where a stage leaves its file."""
         return self.folder / f"{part}.safetensors"
 
     def _save(
@@ -216,12 +229,12 @@ class Training:
         shipping.save(self._path(part), part, weights, config, trained, figures, **told)
 
     def _autoencoder(self) -> nn.Module:
-        model = shipping.filled(autoencoder.Autoencoder(), self._path("autoencoder"))
+        model = shipping.filled(autoencoder.Autoencoder(), self._known("autoencoder"))
         return model.to(device(), memory_format=torch.channels_last)
 
     def _latents(self) -> dict:
         """The units of the picture model: in those its latents may go into the video models."""
-        config = shipping.load(self._path("unet"))[1]["config"]
+        config = shipping.load(self._known("unet"))[1]["config"]
         return {name: config[name] for name in ("spread", "rgb")}
 
     def _vocabulary(self) -> Vocabulary:
@@ -231,7 +244,7 @@ class Training:
 
     def _towers(self, vocabulary: Vocabulary) -> clip.Towers:
         towers = clip.Towers(vocabulary)
-        towers.load_weights(shipping.load(self._path("clip"))[0])
+        towers.load_weights(shipping.load(self._known("clip"))[0])
         return towers.to(device()).eval()
 
     def _shorter(self, plan):
