@@ -33,6 +33,7 @@ class DDIM(comfy.samplers.Sampler):
     def __init__(self, eta: float = 0.0, keep_clean: bool = False, noise: Callable | None = None):
         self.eta, self.keep_clean, self.noise = eta, keep_clean, noise
 
+    @torch.no_grad()  # as the host's samplers: who calls from a script would else keep every step's activations
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):

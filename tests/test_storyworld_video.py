@@ -78,8 +78,8 @@ def test_the_stock_sampler_and_the_autoencoder_of_storyworld(found, told, mode):
     assert decoded.shape == (FRAMES, 128, 128, 3)
 
 
-@torch.no_grad()
 def test_the_guider_and_ddim(found, told):
+    """From a script, which is not told to keep no gradients."""
     from storyreel.host import dynamicrafter_sampling as sampling
 
     positive, image_only, negative, latent = told()
@@ -89,6 +89,7 @@ def test_the_guider_and_ddim(found, told):
     noise = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(3))
     sigmas = sampling.sigmas_of(found[0].model, "uniform_trailing", 4)
     samples = guider.sample(noise, latent["samples"], sampling.DDIM(1.0), sigmas, seed=0, disable_pbar=True)
+    assert samples.grad_fn is None
     assert samples.shape == noise.shape and samples.isfinite().all()
 
 
