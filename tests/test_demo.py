@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from harness.folders import environment, require_setup
 from PIL import Image
@@ -20,7 +22,7 @@ TOY_STORY = """[Bob] a green hero
 [Eve] a red hero with a wide hat
 ---
 [Bob] reading in a room #There is treasure!
-[Eve] walking left on a beach
+[Eve] waving on a beach
 """
 
 STORY = """[Bob] a man in a black suit
@@ -37,6 +39,11 @@ def _ready():
     require_setup()
 
 
+def frames_of(video: Path) -> list[np.ndarray]:
+    with av.open(str(video)) as container:
+        return [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
+
+
 def demo(*arguments, cwd: Path) -> subprocess.CompletedProcess:
     command = [*DEMO, *map(str, arguments)]
     return subprocess.run(
@@ -44,24 +51,37 @@ def demo(*arguments, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
-def drawn(done: subprocess.CompletedProcess, folder: Path) -> dict[str, Image.Image]:
-    """The pictures that a demo says it wrote, each different from the others."""
+def written(done: subprocess.CompletedProcess, folder: Path) -> list[Path]:
+    """The files that a demo says it wrote, of which there is no other in their folder."""
     assert done.returncode == 0, done.stdout + done.stderr
     printed = [folder / line.strip() for line in done.stdout.split("Done:\n")[1].splitlines()]
-    images = {path.name: Image.open(path) for path in printed}
     assert set(printed) == set(printed[0].parent.iterdir())
+    return printed
+
+
+def drawn(done: subprocess.CompletedProcess, folder: Path) -> dict[str, Image.Image]:
+    """The pictures that a demo says it wrote, each different from the others."""
+    images = {path.name: Image.open(path) for path in written(done, folder) if path.suffix == ".png"}
     assert len({image.tobytes() for image in images.values()}) == len(images)
     return images
 
 
-def test_a_story_becomes_pictures_and_a_page(tmp_path):
+def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path):
     (tmp_path / "story.txt").write_text(TOY_STORY, encoding="utf-8")
     done = demo("--story", "story.txt", "--output", "here", cwd=tmp_path)
     images = drawn(done, tmp_path)
-    assert "a toy model" in done.stdout and "60 words" in done.stdout
+    assert "toy models" in done.stdout and "60 words" in done.stdout
     assert sorted(images) == ["page_01.png", "picture_01.png", "picture_02.png"]
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"story_001"}
     assert images["picture_01.png"].size == (128, 128) and images["page_01.png"].width == 768
+    (film,) = (path for path in written(done, tmp_path) if path.suffix == ".mp4")
+    frames = frames_of(film)
+    assert len(frames) == 2 * 16 and {frame.shape for frame in frames} == {(128, 128, 3)}
+    pictures = [np.asarray(images[f"picture_0{number}.png"].convert("RGB"), float) for number in (1, 2)]
+    for number, shot in enumerate((frames[:16], frames[16:])):
+        away = [np.abs(shot[0] - picture).mean() for picture in pictures]
+        assert away[number] < 10 < away[1 - number], "a shot begins with its picture"
+        assert max(np.abs(frame - shot[0]).max() for frame in shot) > 60, "and something in it moves"
 
 
 def test_a_checkpoint_draws_too(tmp_path, tiny_checkpoint):

@@ -1,7 +1,7 @@
-"""Draws a story with a real headless ComfyUI, and puts its pictures and comic page into output/.
+"""Draws and animates a story with a real headless ComfyUI: pictures, comic page and film go into output/.
 
-    python tools/demo.py                                      an example story, by the toy model that ships with us
-    python tools/demo.py --story FILE                         your own story, in the toy's 60 words
+    python tools/demo.py                                      an example story, by the toy models that ship with us
+    python tools/demo.py --story FILE                         your own story, in the toys' 60 words
     python tools/demo.py --checkpoint NAME_OR_PATH            by a real model
     python tools/demo.py --ui                                 the workflow in your browser, until Ctrl-C
 
@@ -25,7 +25,7 @@ from environment import ROOT, SetupError
 PACK = "ComfyUI-StoryReel"
 NOT_SHIPPED = {"tests", "tools", "output", "workflows"}
 NAMES = {"StoryReelComicPage": "page", "StoryReelMeasureStory": "plot"}  # what a node's image is called; else picture
-TOY, REAL = "storyworld_comic", "story_comic_sd15"  # the workflow without and with a checkpoint
+TOY, REAL = "storyworld_story_to_shots", "story_comic_sd15"  # the workflow without and with a checkpoint
 
 
 def main(arguments: list[str]) -> int:
@@ -143,7 +143,7 @@ def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoin
 
     prompt = fill_in(read_prompt(options.workflow), checkpoint, options)
     if checkpoint is None:
-        print("Storyworld draws: a toy model of 128 x 128 pixels and 60 words that ships with the pack.")
+        print("Storyworld draws: toy models of 128 x 128 pixels and 60 words that ship with the pack.")
         print("For anything else: --checkpoint with any SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
     print("Starting the host ...", flush=True)
     # the host's own output stays: shots that are there are not made again

@@ -135,6 +135,8 @@ def shown(prompt: dict) -> dict[str, int]:
 def saved_video(prompt: dict) -> tuple[int, float]:
     """(frames, frames a second) of the video that a small workflow saves."""
     first = CLIP_FRAMES if find_all(prompt, "LoadVideo") else SHOT["frames"]
+    if any(prompt[id]["inputs"]["mode"] == "animate" for id in find_all(prompt, "StoryReelAnimateStory")):
+        first *= FRAMES  # a shot of every picture, not from each to the next
     makers = [id for kind in VIDEO_MAKERS for id in find_all(prompt, kind)]
     rates = [rate for id in makers if isinstance(rate := prompt[id]["inputs"]["fps"], (int, float))]
     if find_all(prompt, "StoryReelExtendVideo"):

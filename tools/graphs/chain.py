@@ -6,7 +6,7 @@ along predicted motion: both are drawn, and the one that is not muted makes them
 
 from dataclasses import dataclass
 
-from .films import STORM, TOP, animate, draw
+from .films import STORM, TOP, TOY_VIDEO, WAVES, animate, come_to_life, draw
 from .following import ALONG_TOKENS, BY_MOTION, CHOICE, TOY_MOTION, follow
 from .long import STREAMING_T2V, VID2VID, load_streaming, save_video, write
 from .parts import FIXED_SEED, SD15, Graph, Group, Node, load_checkpoint
@@ -14,7 +14,7 @@ from .pictures import LOADER_BOX, TOY_SAMPLING
 from .shots import DYNAMICRAFTER_INTERP, SD21, load_video_model, load_vision
 
 BELOW = 2330  # of the lowest row, where the film is refined
-TOY_STREAMING, TOY_VIDEO = "storyworld_streaming.safetensors", "storyworld_video.safetensors"
+TOY_STREAMING = "storyworld_streaming.safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,8 @@ class Longer:
     refines: bool
 
 
-def shoot(*told, **changes) -> dict[str, Node]:
-    """Nodes 24 to 26: `animate`, the shots of which nothing saves. Node 28: these, or those of `follow`."""
-    nodes = animate(*told, **changes)
+def shoot(nodes: dict[str, Node]) -> dict[str, Node]:
+    """Nodes 24 to 26 of `animate`, and 28: its shots, or those of `follow`."""
     either = {"video": ("26", 0), "instead": ("61", 0)}
     which = Node("StoryReelEitherVideo", "Shots of Either Kind", (1720, 830, 330, 90), either)
     return {id: nodes[id] for id in ("24", "25", "26")} | {"28": which}
@@ -171,7 +170,7 @@ def story_to_long_video() -> Graph:
             (1315, TOP, 310, 80),
             {"clip": ("21", 1), "story": ("2", 0)},
         ),
-        **shoot("23", ("22", 0), {}, {}),
+        **shoot(animate("23", ("22", 0), {}, {})),
         **follow(ALONG_TOKENS, ("22", 0)),
         **resize(("28", 0), 256),
         **lengthen(longer, ("38", 0), ("30", 1), ("30", 2), ("30", 3), AFTER_THE_STORM),
@@ -193,16 +192,6 @@ DynamiCrafter** to *model* of **Extend Video**, and the film goes on by its last
     return Graph("story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 
 
-WAVES = {
-    "style": "(No style)",
-    "negative": "",
-    "characters": "[Pim] a blue hero with a yellow pointed hat",
-    "scenes": """\
-[Pim] waving in a meadow #Pim had never seen the sea.
-[Pim] hopping in a town #Through the town,
-[Pim] nodding in a forest #through the forest,
-[Pim] standing on a beach #and there it was. All of it!""",
-}
 AT_THE_SEA = WAVES | {
     "scenes": """\
 [Pim] waving on a beach
@@ -235,12 +224,11 @@ alone."""
 def storyworld_story_to_long_video(longer: Longer = REMEMBERS) -> Graph:
     """The same chain on the toy's models, which needs their files beside the pack: it is no example yet."""
     video = load_video_model(TOY_VIDEO)
-    size = {"width": 128, "height": 128, "text_scale": 3.0, "image_scale": 3.0}
     nodes = {
         "1": Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
         **draw(WAVES, (128, 128), TOY_SAMPLING, seed=TOY_SAMPLING["seed"]),
         "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
-        **shoot("3", ("1", 3), {"eta": 0.0}, {"steps": 16}, mode="animate", **size),
+        **shoot(come_to_life()),
         **follow(TOY_MOTION, ("1", 3)),
         **lengthen(longer, ("28", 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
     }

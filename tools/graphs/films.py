@@ -1,7 +1,7 @@
 """A story becomes pictures, and the pictures a video, shot by shot."""
 
-from .parts import FIXED_SEED, PICTURES, SD15, VIDEOS, Graph, Group, Node, load_checkpoint
-from .pictures import share, tell
+from .parts import FIXED_SEED, PAGES, PICTURES, SD15, VIDEOS, Graph, Group, Node, load_checkpoint
+from .pictures import LOADER_BOX, TOY_SAMPLING, share, tell
 from .shots import DYNAMICRAFTER_INTERP, FPS, SD21, load_video_model, load_vision
 
 TOP = 1020  # of the lower row, where the video model is
@@ -81,4 +81,47 @@ same seed: it goes on where it was.
     return Graph("story_to_shots", note, (0, -45, 510, 170), nodes, groups)
 
 
-GRAPHS = (story_to_shots(),)
+TOY_VIDEO = "storyworld_video.safetensors"
+WAVES = {
+    "style": "(No style)",
+    "negative": "",
+    "characters": "[Pim] a blue hero with a yellow pointed hat",
+    "scenes": """\
+[Pim] waving in a meadow #Pim had never seen the sea.
+[Pim] hopping in a town #Through the town,
+[Pim] nodding in a forest #through the forest,
+[Pim] standing on a beach #and there it was. All of it!""",
+}
+
+
+def come_to_life() -> dict[str, Node]:
+    """Nodes 24 to 27: the toy's video model moves each of the toy's pictures."""
+    told = {"mode": "animate", "width": 128, "height": 128, "text_scale": 2.0, "image_scale": 2.0}
+    return animate("3", ("1", 3), {}, {"steps": 16}, **told)
+
+
+def storyworld_story_to_shots() -> Graph:
+    video, moving = load_video_model(TOY_VIDEO), come_to_life()
+    film, page = moving["27"], {"images": ("7", 0), "story": ("2", 0), "page_width": 768}
+    nodes = {
+        "1": Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
+        **draw(WAVES, (128, 128), TOY_SAMPLING, seed=TOY_SAMPLING["seed"]),
+        "9": Node("StoryReelComicPage", "Comic Page", (1315, 640, 330, 225), page),
+        "10": Node("SaveImage", "Save Page", (2110, 600, 520, 462), {"images": ("9", 0), "filename_prefix": PAGES}),
+        "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
+        **moving,
+        "27": Node(film.type, film.title, film.box, {**film.inputs, "video": ("28", 0)}),
+        "28": Node("StoryReelSubtitles", "Subtitles", (1720, 830, 330, 100), {"video": ("26", 0), "story": ("2", 0)}),
+    }
+    note = """\
+1. Press **Run**: toy models that ship with the pack draw a story and bring every picture to life, 16 frames each.
+Nothing else is needed.
+2. Change the story in **Story Script**. The toys know 60 words, and of motion what a hero does in its place: *waving,
+nodding, hopping, sitting, turning, blinking, standing*.
+3. Every shot is on disk (output/story/shots) before the next begins. Stopped? Press **Run** again.
+4. For real pictures open *story_to_shots*: the same graph with published models."""
+    groups = framed(("1", "3", "4", "5", "6", "7", "8", "9"), ("20", "24", "25"), ("26", "27", "28", "10"))
+    return Graph("storyworld_story_to_shots", note, (0, -165, 510, 270), nodes, groups)
+
+
+GRAPHS = (story_to_shots(), storyworld_story_to_shots())

@@ -6,17 +6,16 @@ from .table import Wanted, markdown, share, words
 from .video_measure import FRAMES
 
 PICTURES = {  # of each setting: start pictures, each with every caption
-    "drawn": 10,
-    "animate": 10,
-    "animate-no-text": 5,
-    "animate-no-image": 5,
-    "animate-no-beside": 5,
-    "drawn-wide": 12,
-    "animate-wide": 12,
+    "drawn": 5,
+    "animate": 4,
+    "animate-no-text": 2,
+    "animate-no-image": 2,
+    "animate-no-beside": 2,
+    "drawn-wide": 4,
+    "animate-wide": 3,
 }
-SCALES = (1, 3, 5)
-GUIDANCE = {f"animate-scales-{text}-{image}": 3 for text in SCALES for image in SCALES}
-ENDS = {"interpolate": 40, "interpolate-no-text": 40, "loop": 40}  # with one caption each
+GUIDANCE = {f"animate-scales-{text}-{picture}": 2 for text in (1, 4) for picture in (1, 4)}
+ENDS = {"interpolate": 8, "interpolate-no-text": 8, "loop": 8}  # with one caption each
 COLUMNS = ("action", "path", "first", "every", "colours", "still", "scene")
 OF_ENDS = ("action", "first", "last", "middle", "blend", "middle_moving", "blend_moving", "seam", "away")
 GATES = {"action": 0.9, "first": 29.0, "colours": 0.9, "still": 0.9}  # of gentle clips

@@ -1,0 +1,83 @@
+"""What the shipped video model of Storyworld is worth, on the real host: the picture kept, the caption obeyed."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from harness.tools import tools
+
+pytestmark = pytest.mark.programs  # one is; all need the same models
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "tools" / "storyworld"
+VIDEO = WEIGHTS / "storyworld_video.safetensors"
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with tools(
+        "storyworld", "clips_data", "shipping", "table", "video_measure", "video_reader", "video_table"
+    ) as modules:
+        yield modules
+
+
+@pytest.fixture(scope="module")
+def studio(host, lab):
+    judges = (JUDGES / f"{name}.safetensors" for name in ("reader", "video_reader"))
+    return lab.video_measure.open_studio(VIDEO, None, *judges)
+
+
+@pytest.fixture(scope="module")
+def moved(studio, lab) -> dict:
+    """A picture that no stage has seen, with every gentle caption."""
+    return lab.video_measure.measure(studio, lab.video_measure.read_setting("animate"), pictures=1, seed=50)
+
+
+def test_its_card_tells_of_the_very_file(lab):
+    card = VIDEO.with_suffix(".md").read_text(encoding="utf-8")
+    assert hashlib.sha256(VIDEO.read_bytes()).hexdigest() in card
+    for word in ("seed", "steps", "frames 16", "reached: first", "licence"):
+        assert word in card
+    assert VIDEO.stat().st_size <= 16e6
+
+
+def test_the_reader_can_be_believed(studio, lab):
+    """Asserted before anything is measured with it, on clips as the autoencoder gives them back."""
+    drawn = lab.video_measure.measure(studio, lab.video_measure.read_setting("drawn"), pictures=2, seed=50)
+    assert drawn["action"] >= 0.95 and drawn["path"] >= 0.95 and drawn["colours"] >= 0.95, drawn
+
+
+def test_the_picture_is_kept(moved):
+    assert moved["first"] >= 29 and moved["still"] >= 0.9 and moved["scene"] >= 0.9, moved
+
+
+def test_the_caption_is_obeyed(moved):
+    """Of ten captions from the same picture: by chance one in ten would be."""
+    assert moved["action"] >= 0.5 and moved["path"] >= 0.7, moved
+
+
+def test_documents_show_the_rows_that_were_measured(lab):
+    """The main rows are there for these very weights, and README and page show what all rows say."""
+    rows, table = lab.table.Rows(WEIGHTS / "measured_video.jsonl"), lab.video_table
+    weights = hashlib.sha256(VIDEO.read_bytes()).hexdigest()[:16]
+    missing = {row.setting for row in rows.missing(table.wanted(), 0, weights)}
+    assert not missing & (table.PICTURES.keys() | table.ENDS.keys())
+    found = rows.of(weights)
+    page, readme = ((folder / "README.md").read_text(encoding="utf-8") for folder in (WEIGHTS, ROOT))
+    for lines in (table.main_table(found), table.ends_table(found), table.guidance_table(found)):
+        assert "\n".join(lines) in page
+    assert "\n".join(table.main_table(found)) in readme
+
+
+def test_the_readme_tells_what_the_model_does_not_reach(lab):
+    rows = lab.table.Rows(WEIGHTS / "measured_video.jsonl").of(hashlib.sha256(VIDEO.read_bytes()).hexdigest()[:16])
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Pictures come to life")[2]
+    told = section.partition("<!-- video -->")[0]
+    for sentence in lab.video_table.failed(rows):
+        assert f"*{sentence.split()[0]}*" in told, sentence
+
+
+def test_the_file_says_what_shapes_do_not(lab):
+    said = json.loads(lab.shipping.load(VIDEO)[1]["storyreel_dynamicrafter"])
+    assert said["interpolates"] and said["frames"] == 16 and said["size"] == [128, 128]
