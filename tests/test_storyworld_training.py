@@ -315,5 +315,5 @@ def test_a_stage_builds_on_what_ships_where_nothing_else_was_trained(lab, traine
     training = lab.stages.Training(work, scale=SCALE, stop_after=1, shipped=[SHIPPED])
     with pytest.raises(lab.trainer.Stopped):
         training.video()
-    with pytest.raises(FileNotFoundError, match=r"work/clip\.safetensors: train it first"):
+    with pytest.raises(FileNotFoundError, match=r"work/unet\.safetensors: train it first"):
         lab.stages.Training(work, scale=SCALE).video()
