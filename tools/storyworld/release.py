@@ -20,9 +20,9 @@ def ship(stages: Sequence[str], folder: Path, weights: Path, judges: Path) -> No
         parts = [part for part in every if part not in shipping.ONCE_TRAINED or made(part).exists()]
     measured = [part for part in parts if part in MEASURES]
     for part in parts:
-        if not made(part).exists():
-            raise FileNotFoundError(f"there is no {made(part)}: train it before --ship.")
-    readers = [shipping.find(judge, folder, judges) for judge in shipping.JUDGES] if measured else []
+        shipping.find(part, folder, before="--ship")
+    used = shipping.JUDGES if measured else ()
+    readers = [shipping.find(judge, folder, judges, before="--ship") for judge in used]
     for part in measured:
         shipping.add_figures(made(part), MEASURES[part](folder, *readers))
     for part in parts:

@@ -86,15 +86,15 @@ def file_name(part: str) -> str:
     return f"{FOLDERS[part]}/{name}" if part in FOLDERS else name
 
 
-def find(part: str, folder: Path, *shipped: Path) -> Path:
+def find(part: str, folder: Path, *shipped: Path, before: str = "the stages that build on it") -> Path:
     """The file of a part: a run's own in `folder`, else that which ships in one of the others. Raises
-    FileNotFoundError."""
+    FileNotFoundError, which says before what it is to be trained."""
     own = folder / f"{part}.safetensors"
     places = own, *(place / file_name(part) for place in shipped)
     for path in places:
         if path.exists():
             return path
-    raise FileNotFoundError(f"there is no {own}: train it first.")
+    raise FileNotFoundError(f"there is no {own}: train it before {before}.")
 
 
 def card(path: Path, part: str) -> str:
