@@ -74,7 +74,9 @@ def test_a_file_that_lost_a_weight_is_refused(host, lab, tmp_path, monkeypatch):
 
 
 def test_everything_together_is_small():
-    assert sum((WEIGHTS / f"{part}.safetensors").stat().st_size for part in PARTS) <= 14e6
+    """All but the video models, which have limits of their own."""
+    files = [path for path in WEIGHTS.glob("*.safetensors") if not path.name.startswith("storyworld_")]
+    assert sum(path.stat().st_size for path in files) <= 14e6
 
 
 def test_the_autoencoder_keeps_what_it_is_given(studio, lab, pictures):
