@@ -29,7 +29,7 @@ from .video_reader import ANSWERS, VideoReader, truth  # noqa: E402
 
 FRAMES, STEPS, SPACING = 16, 16, "uniform_trailing"
 TEXT_SCALE, IMAGE_SCALE, RESCALE = 2.0, 2.0, 0.7
-ETA = 1.0  # as published; a sampler without noise of its own leaves more colours wrong
+ETA = 1.0  # as published
 AUTOENCODER = "autoencoder.safetensors"
 COLOURS = ("colour", "hat colour", "scarf colour")
 NEAR_HERO = 12  # pixels around it are not background: its shadow is there

@@ -55,4 +55,5 @@ def failed(rows: dict[Wanted, dict]) -> list[str]:
 def _table(rows: dict[Wanted, dict], settings: dict[str, int], columns: tuple[str, ...]) -> list[str]:
     wishes = [Wanted(name, pictures, FRAMES) for name, pictures in settings.items()]
     found = [rows[wish] for wish in wishes if wish in rows]
-    return markdown(["setting", *columns], [[row["setting"], *(share(row, name) for name in columns)] for row in found])
+    cells = ([row["setting"], str(row["stories"]), *(share(row, name) for name in columns)] for row in found)
+    return markdown(["setting", "n", *columns], cells)
