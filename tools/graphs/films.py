@@ -1,5 +1,7 @@
 """A story becomes pictures, and the pictures a video, shot by shot."""
 
+from dataclasses import replace
+
 from .parts import FIXED_SEED, PAGES, PICTURES, SD15, VIDEOS, Graph, Group, Node, load_checkpoint
 from .pictures import LOADER_BOX, TOY_SAMPLING, share, tell
 from .shots import DYNAMICRAFTER_INTERP, FPS, SD21, load_video_model, load_vision
@@ -110,7 +112,7 @@ def storyworld_story_to_shots() -> Graph:
         "10": Node("SaveImage", "Save Page", (2110, 600, 520, 462), {"images": ("9", 0), "filename_prefix": PAGES}),
         "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
         **moving,
-        "27": Node(film.type, film.title, film.box, {**film.inputs, "video": ("28", 0)}),
+        "27": replace(film, inputs={**film.inputs, "video": ("28", 0)}),
         "28": Node("StoryReelSubtitles", "Subtitles", (1720, 830, 330, 100), {"video": ("26", 0), "story": ("2", 0)}),
     }
     note = """\
