@@ -30,6 +30,7 @@ FACTORS = {
 }
 LENGTHS = ("plain", "csa", "csa-tile-4", "csa-tile-8")
 STORIES, FRAMES = 64, 4
+STORIES_OF_OTHERS = 32  # of a UNet that does not ship
 LONGER = {8: 24, 16: 12, 40: 6}  # frames: stories
 COLUMNS = ("colours", "shapes", "named", "scene", "action")
 
@@ -45,10 +46,11 @@ class Wanted:
 
 def wanted(shipped: bool) -> list[Wanted]:
     """Every row for the model that ships, the main ones for another."""
+    if not shipped:
+        return [Wanted(setting, STORIES_OF_OTHERS) for setting in MAIN]
     rows = [Wanted(setting) for setting in MAIN]
-    if shipped:
-        rows += [Wanted(setting) for settings in FACTORS.values() for setting in settings]
-        rows += [Wanted(setting, stories, frames) for frames, stories in LONGER.items() for setting in LENGTHS]
+    rows += [Wanted(setting) for settings in FACTORS.values() for setting in settings]
+    rows += [Wanted(setting, stories, frames) for frames, stories in LONGER.items() for setting in LENGTHS]
     return list(dict.fromkeys(rows))
 
 
@@ -141,8 +143,14 @@ def models_table(rows: Rows) -> list[str]:
     """The main rows of every UNet there is: other seeds, and the control without twins."""
     newest = {row["model"]: row["weights"] for row in rows.rows}
     found = ((model, rows.of(weights)) for model, weights in sorted(newest.items()))
-    lines = ((of, model, name) for model, of in found for name in MAIN if Wanted(name) in of)
-    return table("UNet, setting", [cells(of[Wanted(name)], f"{model}: {name}") for of, model, name in lines])
+    wishes = [Wanted(name, stories) for stories in (STORIES, STORIES_OF_OTHERS) for name in MAIN]
+    lines = (
+        (f"{model}: {wish.setting} (n {wish.stories})", of[wish])
+        for model, of in found
+        for wish in wishes
+        if wish in of
+    )
+    return table("UNet, setting", [cells(row, name) for name, row in lines])
 
 
 def fill(path: Path, name: str, lines: list[str]) -> None:
