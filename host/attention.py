@@ -31,7 +31,7 @@ class Reach:
     """Where in the network, when in the sampling, and on which half of guidance tokens are shared.
 
     Percents are the host's: 0 is the start of sampling, 1 its end. `switch_percent` divides early from late.
-    memory: bytes that a layer may take beyond plain attention.
+    memory: bytes that a layer may take beyond plain attention; with a mask, one more result of plain attention.
     """
 
     blocks: str = "up"
@@ -44,11 +44,15 @@ class Reach:
 
 @dataclass
 class Run:
-    """What one sampling run remembers: its schedule, the draws of the current step, and what it has said."""
+    """What one sampling run remembers: its schedule, the draws of the current step, and what it has said.
+
+    size: the latents' (height, width), of which an area conditioning shows the model a part; None if nobody said.
+    """
 
     start: float
     switch: float
     end: float
+    size: tuple[int, int] | None = None
     said: set[str] = field(default_factory=set)
     sigmas: Tensor | None = None
     step: int = 0
@@ -62,9 +66,10 @@ class Run:
         return cls(start=math.inf, switch=0.0, end=0.0)
 
     @classmethod
-    def begin(cls, reach: Reach, model_sampling) -> "Run":
+    def begin(cls, reach: Reach, model_sampling, size: tuple[int, int]) -> "Run":
         sigma = model_sampling.percent_to_sigma
-        return cls(start=sigma(reach.start_percent), switch=sigma(reach.switch_percent), end=sigma(reach.end_percent))
+        percents = reach.start_percent, reach.switch_percent, reach.end_percent
+        return cls(*map(sigma, percents), size=size)
 
     def enter(self, extra_options: dict) -> None:
         """Take note of the step that a call belongs to. One tensor serves all layers of a forward pass."""
@@ -90,6 +95,14 @@ class Run:
         if sentence not in self.said:
             self.said.add(sentence)
             logging.warning("%s: %s", NODE, sentence)
+
+    def against_mask(self, queries: int, tokens: int, height: int, width: int) -> str | None:
+        """Why a mask of the whole picture cannot be laid on the tokens of a call, if so."""
+        if queries != tokens:
+            return f"another patch merges the {tokens} tokens of a level into {queries}"
+        if self.size not in (None, (height, width)):
+            return f"an area of {height} x {width} of {self.size[0]} x {self.size[1]} latent pixels is drawn by itself"
+        return None
 
     def share(self, rule: "Rule", frames: tuple[int, ...], pixels: int, size: tuple[int, int], device) -> Share | None:
         """Who lends what in this step. The same for all layers of a level, so it is drawn once a step."""
@@ -152,6 +165,9 @@ class SharedAttention:
             return self.attend(q, k, v, extra_options)
 
         latent_height, latent_width = extra_options["original_shape"][-2:]
+        if rule.mask is not None and (obstacle := run.against_mask(q.shape[1], tokens, latent_height, latent_width)):
+            run.say_once(f"{obstacle}, so the mask cannot be laid on it and pictures share nothing there.")
+            return self.attend(q, k, v, extra_options)
         pixels = 8 * 2 ** round(math.log2(latent_height * latent_width / tokens) / 2)
         frames = frames_of(extra_options, images)
         share = run.share(rule, frames, pixels, (height, width), q.device)
@@ -169,7 +185,8 @@ class SharedAttention:
         inside = run.inside(rule, frames, (height, width), q.device)
         if inside is None:
             return out
-        return torch.where(inside.repeat(len(kinds), 1)[..., None], out, self.attend(q, k, v, extra_options))
+        plain = self.attend(q, k, v, extra_options)
+        return torch.where(inside.repeat(len(kinds), 1)[..., None], out, plain, out=out)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
         """Attention as it would be without this patch."""

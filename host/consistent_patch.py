@@ -51,7 +51,8 @@ def apply_consistent_attention(
         guider = executor.class_obj
         _check_batch(len(noise), cast, mask)
         warn_of_lost(NODE, guider.model_options, "attn1", SharedAttention, keys)
-        run = Run.begin(reach, guider.model_patcher.get_model_object("model_sampling"))
+        sampling = guider.model_patcher.get_model_object("model_sampling")
+        run = Run.begin(reach, sampling, tuple(noise.shape[-2:]))
         guider.model_options["transformer_options"][KEY] = run
         return executor(noise, *args, **kwargs)
 

@@ -132,6 +132,38 @@ def test_tome(host, probe, model, conds, ours_first):
     watch.check()
 
 
+def half(height, width):
+    """A mask of the left half."""
+    mask = torch.zeros(1, height, width)
+    mask[..., : width // 2] = 1
+    return mask
+
+
+def test_tome_with_a_mask(host, probe, model, conds, caplog):
+    """A mask cannot be laid on merged tokens: those levels keep to their own and say so once, the others share."""
+    alone = host_node(host, "TomePatchModel", model, ratio=0.3)
+    patched = probe.node(host, alone, "custom", mask=half(128, 128))
+    with caplog.at_level(logging.WARNING):
+        ours = probe.sample(patched, *conds, probe.latent(3, 16, 16), steps=1)
+    (message,) = said(caplog)
+    assert "merges the 256 tokens of a level into 180" in message and "the mask cannot be laid on it" in message
+    assert not torch.equal(ours, probe.sample(alone, *conds, probe.latent(3, 16, 16), steps=1))
+
+
+def test_an_area_with_a_mask(host, probe, model, caplog):
+    """A conditioning of an area shows the model that part alone, on which the mask of the whole cannot be laid."""
+    (positive,) = probe.conditioning(3, 768, 1)
+    (part,) = host.nodes["ConditioningSetArea"]().append([positive], 64, 128, 64, 0, 1.0)[0]
+    conds, latent = ([part], probe.conditioning(1, 768, 2)), probe.latent(3, 16, 16)
+    plain = probe.sample(model, *conds, latent, steps=1, cfg=1.0)
+    with caplog.at_level(logging.WARNING):
+        masked = probe.sample(probe.node(host, model, "custom", mask=half(128, 128)), *conds, latent, steps=1, cfg=1.0)
+    (message,) = said(caplog)
+    assert "an area of 16 x 8 of 16 x 16 latent pixels" in message and torch.equal(masked, plain)
+    shared = probe.sample(probe.node(host, model, "custom"), *conds, latent, steps=1, cfg=1.0)
+    assert not torch.equal(shared, plain), "without a mask, areas share"
+
+
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_freeu(host, probe, model, conds, ours_first):
     freeu = dict(b1=1.1, b2=1.2, s1=0.6, s2=0.4)
