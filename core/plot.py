@@ -1,39 +1,66 @@
-"""Charts as pictures."""
+"""Charts as pictures. matplotlib draws them; where it is not installed, a picture says so in their place: what a chart
+shows is in figures beside it, and nobody should lose an hour's work for it."""
 
+import functools
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 DPI = 110
+MISSING = "Charts need matplotlib, which is not installed: pip install matplotlib, with ComfyUI's Python."
+
+
+def chart(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """For a function that draws a chart with matplotlib, which it may do without."""
+
+    @functools.wraps(draw)
+    def drawn(*args, **kwargs) -> Tensor:
+        try:
+            return draw(*args, **kwargs)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "matplotlib":
+                raise
+        logging.warning("StoryReel: %s", MISSING)
+        return _written(MISSING)
+
+    return drawn
 
 
 def new_figure(width: float, height: float):
-    """An empty figure, in inches. Raises ModuleNotFoundError if matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "Charts need matplotlib, which is not installed: pip install matplotlib, with ComfyUI's Python."
-        ) from None
+    """An empty figure, in inches."""
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+
+
+def _written(sentence: str) -> Tensor:
+    """IMAGE [1, H, W, 3]: a sentence, black on white."""
+    font = ImageFont.load_default(20)
+    left, top, right, bottom = (round(side) for side in font.getbbox(sentence))
+    picture = Image.new("RGB", (right + left + 40, bottom + top + 40), "white")
+    ImageDraw.Draw(picture).text((20, 20), sentence, "black", font)
+    return _as_image(picture)
+
+
+def _as_image(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)[None]
 
 
 def picture_of(figure) -> Tensor:
     """IMAGE [1, H, W, 3] of a figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
-    return torch.from_numpy(np.asarray(Image.open(file).convert("RGB"), np.float32) / 255)[None]
+    return _as_image(Image.open(file))
 
 
+@chart
 def bars(labels: Sequence[str], series: Mapping[str, Sequence[float | None]], x: str, y: str) -> Tensor:
-    """IMAGE [1, H, W, 3]: a group of bars for each label, one bar a series. None leaves its place empty.
-
-    Raises ModuleNotFoundError if matplotlib is not installed.
-    """
+    """IMAGE [1, H, W, 3]: a group of bars for each label, one bar a series. None leaves its place empty."""
     figure = new_figure(max(5.0, 1.0 + 0.5 * len(labels)), 3.6)
     axes = figure.subplots()
     width = 0.8 / len(series)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core.video.pictures import fit
+from .conditioning import pick_row
 from .dynamicrafter_model import CONCAT_LATENTS, FS, MODE, TEXT_TOKENS, VISION_TOKENS
 from .vision import GREY, vision_tokens
 
@@ -35,20 +36,21 @@ def condition(
     Raises ValueError for inputs that do not go together.
     """
     _check(clip_vision, vae, start, end, mode, frames)
+    positive, negative = (_read(half, name) for half, name in ((positive, "positive"), (negative, "negative")))
     given = fit(start, width, height)
     tokens = vision_tokens(clip_vision, torch.cat([given, torch.full_like(given, GREY)]))
     latents = concat_latents(vae, given, end if end is None else fit(end, width, height), mode, frames)
 
-    def tell(conditioning: list, name: str, seen: Tensor) -> list:
+    def tell(conditioning: list, seen: Tensor) -> list:
         shared = {VISION_TOKENS: seen, CONCAT_LATENTS: latents, FS: fs, MODE: mode}
-        return [[_cut(text, name), {**extras, **shared}] for text, extras in conditioning]
+        return [[text, {**extras, **shared}] for text, extras in conditioning]
 
     picture, nothing = tokens[:1], tokens[1:]
     empty = torch.zeros_like(latents)
     return (
-        tell(positive, "positive", picture),
-        tell(negative, "negative", picture),
-        tell(negative, "negative", nothing),
+        tell(positive, picture),
+        tell(negative, picture),
+        tell(negative, nothing),
         {"samples": empty},
     )
 
@@ -71,17 +73,23 @@ def concat_latents(vae, start: Tensor, end: Tensor | None, mode: str, frames: in
     return latents
 
 
-def _cut(text: Tensor, name: str) -> Tensor:
-    """The tokens that the model reads as text; it takes the rest for a picture's."""
-    if text.shape[1] > TEXT_TOKENS:
-        logging.warning(
-            "%s: the %s prompt has %d tokens; the model reads %d, about 75 words, and the rest was cut.",
-            NODE,
-            name,
-            text.shape[1],
-            TEXT_TOKENS,
-        )
-    return text[:, :TEXT_TOKENS]
+def _read(conditioning: list, name: str) -> list:
+    """Of one prompt, what the model reads as text; it would take the rest for a picture's tokens."""
+    for text, _ in conditioning:
+        if len(text) > 1 and not torch.equal(text, text[:1].expand_as(text)):
+            raise ValueError(
+                f"{NODE}: {name} holds {len(text)} prompts, and one clip has 1: take them one by one with Keyframe "
+                "Pairs, or give all of them to Animate Story."
+            )
+        if text.shape[1] > TEXT_TOKENS:
+            logging.warning(
+                "%s: the %s prompt, or another of its story, is longer than the %d tokens, about 75 words, that the "
+                "model reads; what is behind them was cut.",
+                NODE,
+                name,
+                TEXT_TOKENS,
+            )
+    return [[text[:, :TEXT_TOKENS], extras] for text, extras in pick_row(conditioning, 0)]
 
 
 def _check(clip_vision, vae, start: Tensor, end: Tensor | None, mode: str, frames: int) -> None:

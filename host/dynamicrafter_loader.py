@@ -37,6 +37,7 @@ from .loading import (
 
 NODE = "StoryReelDynamiCrafterLoader"
 SHIPPED = "storyworld_video.safetensors"  # in Storyworld's folder
+METADATA = "storyreel_dynamicrafter"  # under which a file of ours says what it is
 UNET, RESAMPLER, VAE, TEXT, VISION = (
     "model.diffusion_model.",
     "image_proj_model.",
@@ -116,6 +117,8 @@ def load(name: str, kind: str = "auto", precision=None) -> Loaded:
     weights, metadata = read_with_metadata(path_of(name, storyworld.FOLDER))
     if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
+    if kind != "auto" and METADATA in metadata:
+        raise ValueError(f"{NODE}: {name} says itself what it is; kind is {kind}, and auto was expected.")
     found = recognise(name, weights, metadata) if kind == "auto" else KINDS[kind]
     logging.info("%s: %s is taken for DynamiCrafter %s.", NODE, name, found.name)
     with refuse_parts(f"{NODE}: {name}", f"DynamiCrafter {found.name}"):
@@ -130,8 +133,8 @@ def take_unet(weights: dict) -> dict:
 
 def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Kind:
     """What a checkpoint is, from its metadata, its keys, its rescale table, and last from its file's name."""
-    if "storyreel_dynamicrafter" in metadata:
-        return replace(KINDS["512"], **json.loads(metadata["storyreel_dynamicrafter"]))
+    if METADATA in metadata:
+        return replace(KINDS["512"], **json.loads(metadata[METADATA]))
     if any(key.endswith("attn2.alpha") or ".framestride_embed." in key for key in weights):
         return KINDS["256"]
     if f"{VAE}decoder.conv_out.time_mix_conv.weight" in weights:

@@ -162,7 +162,14 @@ class DynamiCrafter(ClipModel):
         else:
             image = self.image_tokens(kwargs[VISION_TOKENS], device).to(text.dtype)
         self._check(kwargs.get(MODE, "animate"), kwargs["noise"].shape[-2:])
-        latents = self.process_latent_in(kwargs[CONCAT_LATENTS].to(device))
+        latents = kwargs[CONCAT_LATENTS]
+        channels = self.latent_format.latent_channels
+        if latents.ndim != 4 or latents.shape[1] != channels:
+            raise ValueError(
+                f"The VAE gives latents of {latents.shape[1]} channels, and this {self.named} works on {channels}; "
+                "take the VAE that comes with its checkpoint, or the one that its help page names."
+            )
+        latents = self.process_latent_in(latents.to(device))
         if len(latents) != frames:
             raise ValueError(
                 f"The CONDITIONING was made for {len(latents)} frames, and the LATENT holds {frames}; take both from "

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class DDIM(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         options, seed = extra_args["model_options"], extra_args["seed"]
-        units = _Units(model_wrap.inner_model.model_sampling)
+        units = _Units(model_wrap.inner_model.model_sampling, sigmas)
         draw = self.noise or (lambda step, like: torch.randn(like.shape, generator=generator("ddim", seed, step)))
         first = units.at(sigmas[0])
         empty = latent_image is None or not latent_image.any()
@@ -62,20 +63,29 @@ class DDIM(comfy.samplers.Sampler):
             )
             if callback is not None:
                 callback(step, denoised, x, len(sigmas) - 1)
-        return x
+        return x if then.last else then.to_k(x)  # the host's units are another's who goes on from here
 
 
 class _Units:
-    """alpha_bar and scale of a model's sigmas, in Python's floats."""
+    """alpha_bar and scale of a model's sigmas, in Python's floats. The end, sigma 0, is where the model's own least
+    noise is, or less where a schedule goes on below it.
 
-    def __init__(self, sampling):
+    Raises ValueError for a model of another kind of noise, as rectified flow.
+    """
+
+    def __init__(self, sampling, sigmas: Tensor):
+        if isinstance(sampling, comfy.model_sampling.CONST):
+            raise ValueError(
+                "StoryReelDDIMSampler: the MODEL is a rectified flow, of which DDIM knows nothing; use euler."
+            )
         self.sampling = sampling
+        self.least = min([float(sampling.sigma_min), *(float(sigma) for sigma in sigmas if sigma > 0)])
 
     def at(self, sigma: Tensor) -> "_Point":
         last = float(sigma) == 0
-        sigma = self.sampling.sigma_min if last else sigma
+        sigma = torch.full_like(sigma, self.least) if last else sigma
         if isinstance(self.sampling, RescaledSampling):
-            signal, noise, scale = (float(part.double()) for part in self.sampling.parts(sigma))
+            signal, noise, scale = map(float, self.sampling.parts(sigma))
         else:
             noise = float(sigma) / math.sqrt(1 + float(sigma) ** 2)
             signal, scale = noise / float(sigma), 1.0
@@ -98,7 +108,15 @@ class _Point:
 def rescaled(
     sampling: RescaledSampling, sigma: Tensor, k: Tensor, guided: Tensor, cond: Tensor, share: float
 ) -> Tensor:
-    """`guided` with the spread of `cond`, both denoised clips [T, ...] of the same k, compared as model outputs."""
+    """`guided` with the spread of `cond`, both denoised clips [T, ...] of the same k, compared as model outputs.
+
+    Raises ValueError for a model whose sampling another node has replaced.
+    """
+    if not isinstance(sampling, RescaledSampling):
+        raise ValueError(
+            f"The MODEL's own schedule was replaced by a {type(sampling).__name__}, in whose units guidance cannot be "
+            "rescaled: take that node away (ModelSamplingDiscrete, say), or set rescale to 0."
+        )
     outputs = (sampling.output_of(sigma, denoised, k)[None] for denoised in (guided, cond))
     return sampling.calculate_denoised(sigma, rescale_guidance(*outputs, share)[0], k)
 

@@ -5,13 +5,14 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
-KNOWN = {  # (width, layers, pixels of a patch): what people call it
-    (768, 12, 32): "CLIP ViT-B/32",
-    (768, 12, 16): "CLIP ViT-B/16",
-    (1024, 24, 14): "CLIP ViT-L/14",
-    (1280, 32, 14): "CLIP ViT-H/14",
-    (1664, 48, 14): "CLIP ViT-bigG/14",
-    (96, 4, 16): "Storyworld's CLIP",
+KNOWN = {  # (width, layers, pixels of a patch, of a picture): what people call it
+    (768, 12, 32, 224): "CLIP ViT-B/32",
+    (768, 12, 16, 224): "CLIP ViT-B/16",
+    (1024, 24, 14, 224): "CLIP ViT-L/14",
+    (1024, 24, 14, 336): "CLIP ViT-L/14@336px",
+    (1280, 32, 14, 224): "CLIP ViT-H/14",
+    (1664, 48, 14, 224): "CLIP ViT-bigG/14",
+    (96, 4, 16, 128): "Storyworld's CLIP",
 }
 
 
@@ -19,11 +20,11 @@ def name_of(clip_vision) -> str:
     """What to call an image encoder in a report."""
     config = clip_vision.config
     kind = config.get("model_type", "clip_vision_model").removesuffix("_vision_model")
-    sizes = tuple(config.get(key) for key in ("hidden_size", "num_hidden_layers", "patch_size"))
+    sizes = tuple(config.get(key) for key in ("hidden_size", "num_hidden_layers", "patch_size", "image_size"))
     if kind == "clip" and sizes in KNOWN:
         return KNOWN[sizes]
-    width, layers, patch = sizes
-    return f"{kind} of width {width}, {layers} layers, patches of {patch} pixels"
+    width, layers, patch, side = sizes
+    return f"{kind} of width {width}, {layers} layers, patches of {patch} pixels, pictures of {side}"
 
 
 def embed_pictures(clip_vision, images: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Names for long work, so that what lies on disk is found again by the work it belongs to and by no other."""
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -19,7 +21,8 @@ PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 def run_key(prompt, node: str, leave_out: Collection[str] = ()) -> str:
     """A name for what a node will compute: of its inputs, all that stands before it, the files that these name, the
-    pack's version, and, where the host calls a node once for each entry of a list, the number of the call.
+    pack's version, and, where the host calls a node once for each entry of a list, the number of the call. What a node
+    says of itself to the host (`fingerprint_inputs`, `IS_CHANGED`) counts, too: a file of styles, a folder of clips.
 
     prompt: the host's DynamicPrompt. leave_out: inputs of the node that do not count. Node ids do not count either, so
     a graph that was saved, shared or laid out anew keeps its key. A file counts with its size and its time of change.
@@ -43,7 +46,8 @@ def _graph(prompt, node: str, leave_out: Collection[str] = ()) -> str:
             told = prompt.get_node(id)
             uncounted = {*leave_out, *PLAYERS}
             inputs = {name: value_of(value) for name, value in sorted(told["inputs"].items()) if name not in uncounted}
-            known[id] = name_of([told["class_type"], inputs])
+            # What a node of the host declares to depend on beyond its inputs; one that says it always does, says NaN.
+            known[id] = name_of([told["class_type"], inputs, told.get("is_changed")])
         return known[id]
 
     def value_of(value):
@@ -109,14 +113,23 @@ def run_folder(kind: str, run: str) -> Path:
 
 
 def _stamps(value) -> list:
-    """(size, time of change) of every file of the host that a widget's value may name."""
+    """(size, time of change) of every file that a widget's value may name: the host's, or one by its whole path."""
     if not isinstance(value, str) or not value or "\n" in value:
         return []
-    found = {folder_paths.get_full_path(kind, value) for kind in folder_paths.folder_names_and_paths}
-    if folder_paths.exists_annotated_filepath(value):
-        found.add(folder_paths.get_annotated_filepath(value))
-    paths = [Path(path) for path in sorted(filter(None, found)) if Path(path).is_file()]
-    return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    stats = [os.stat(path) for path in sorted(filter(None, _named(value))) if os.path.isfile(path)]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _named(value: str) -> set[str | None]:
+    # The host's functions raise ValueError on Windows for what looks like another drive: a path, or a text "Q: what?"
+    found = {value} if os.path.isabs(value) else set()
+    for kind in folder_paths.folder_names_and_paths:
+        with contextlib.suppress(ValueError):
+            found.add(folder_paths.get_full_path(kind, value))
+    with contextlib.suppress(ValueError):
+        if folder_paths.exists_annotated_filepath(value):
+            found.add(folder_paths.get_annotated_filepath(value))
+    return found
 
 
 def _version() -> str:

@@ -18,6 +18,7 @@ from .video_file import ExactVideo, rate_of
 
 BY_DYNAMICRAFTER, BY_MOTION = "StoryReelAnimateStory", "StoryReelAnimateStoryByMotion"
 MODES = ("interpolate", "animate")
+UNCOUNTED = ("fps",)  # inputs that the key of a run leaves out: they change no frame of a shot
 SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
 
 
@@ -174,6 +175,8 @@ def join(run: str, count: int, shared_ends: bool, fps: float) -> ExactVideo:
                 next(shot)
             yield from shot
 
-    whole = shot_path(run, "all")
-    files.write_frames(whole, frames(), rate_of(fps))
+    rate = rate_of(fps)
+    whole = shot_path(run, f"all_{rate.numerator}_{rate.denominator}")
+    if not whole.exists():
+        files.write_frames(whole, frames(), rate)
     return ExactVideo(str(whole))

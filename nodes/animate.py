@@ -116,7 +116,7 @@ class StoryReelDynamiCrafterConditioning(io.ComfyNode):
                     max=1000,
                     tooltip="0: what the checkpoint is used with. For the 256 checkpoint a frame stride, 1 to 6, more "
                     "is more motion. For all others frames a second (512: 15 to 30, 1024: 5 to 15, interpolation: 5 "
-                    "to 30), less is more motion.",
+                    "to 30, loops 5), less is more motion.",
                 ),
             ],
             outputs=[
@@ -195,7 +195,12 @@ class StoryReelDynamiCrafterRescale(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="A DynamiCrafter model."),
                 io.Float.Input(
-                    "rescale", default=0.7, min=0.0, max=1.0, step=0.01, tooltip=".7 as published; 0 changes nothing."
+                    "rescale",
+                    default=0.7,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip=".7 as published, 0 for the 256 checkpoint; 0 changes nothing.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with its guidance rescaled.")],

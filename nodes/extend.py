@@ -191,7 +191,7 @@ class StoryReelExtendVideo(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**64 - 1,
-                    control_after_generate=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Of the noise: the first chunk draws by the next number, and so on. A video goes on where "
                     "it was stopped only under the same seed.",
                 ),

@@ -16,7 +16,11 @@ def report(story: Story, similarity: Similarity, encoder: str) -> str:
     def shown(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    lines = [f"Cosines of {encoder}, whole pictures (StoryDiffusion, section 4.2)", "", "Character similarity"]
+    lines = [
+        f"Cosines of {encoder}, middle squares of the pictures (StoryDiffusion, section 4.2)",
+        "",
+        "Character similarity",
+    ]
     lines += [f"  {name or 'everybody'}: {value:.3f}" for name, value in similarity.characters.items()]
     if not similarity.characters:
         lines.append("  no character is in two frames")

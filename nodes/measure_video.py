@@ -113,13 +113,13 @@ class StoryReelMeasureVideo(io.ComfyNode):
         clip_vision=None,
         clip=None,
     ) -> io.NodeOutput:
-        chart, path = report.new_chart(), measure_video.place_for(filename_prefix)
+        path = measure_video.place_for(filename_prefix)
         chunks = Chunks(chunk_length, chunk_overlap) if chunk_length else None
         found, slice = measure_video.measure(
             video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height
         )
         measure_video.save(found, path)
-        words, plot = report.in_words(found), report.draw(chart, found, slice)
+        words, plot = report.in_words(found), report.draw(found, slice)
         return io.NodeOutput(words, plot, slice.picture(), str(path), ui=ui.PreviewText(words))
 
 

@@ -73,7 +73,7 @@ class StoryReelAnimateStoryByMotion(io.ComfyNode):
 
     @classmethod
     def execute(cls, keyframes, **told) -> io.NodeOutput:
-        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id)
+        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id, shots.UNCOUNTED)
         graph, video = shots.expand_motion(run, keyframes, told)
         return io.NodeOutput(video, expand=graph)
 

@@ -90,7 +90,7 @@ def seed_and_rate() -> list[io.Input]:
         default=0,
         min=0,
         max=2**64 - 1,
-        control_after_generate=True,
+        control_after_generate=io.ControlAfterGenerate.fixed,
         tooltip="Of the first shot; each further one has the next. A story goes on where it was stopped only under the "
         "same seed.",
     )
@@ -152,7 +152,12 @@ class StoryReelAnimateStory(io.ComfyNode):
                     "image_scale", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the pictures lead."
                 ),
                 io.Float.Input(
-                    "rescale", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="Guidance rescale, .7 as published."
+                    "rescale",
+                    default=0.7,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Guidance rescale, .7 as published, 0 for the 256 checkpoint.",
                 ),
                 *seed_and_rate(),
             ],
@@ -161,7 +166,7 @@ class StoryReelAnimateStory(io.ComfyNode):
 
     @classmethod
     def execute(cls, keyframes, mode, **told) -> io.NodeOutput:
-        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id)
+        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id, shots.UNCOUNTED)
         graph, video = shots.expand_dynamicrafter(run, keyframes, mode, told)
         return io.NodeOutput(video, expand=graph)
 

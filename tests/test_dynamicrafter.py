@@ -112,6 +112,48 @@ def test_ddim_without_eta_is_eulers_method(model):
         assert (ddim - euler).abs().max() / euler.abs().max() < 1e-3
 
 
+@torch.no_grad()
+def test_ddim_in_two_stages_is_ddim_in_one(model):
+    """Split SIGMAS: what the first stage hands over is in the host's units, as the second takes it."""
+    from storyreel.host.dynamicrafter_sampling import DDIM, sigmas_of
+
+    guider, how = one_scale(model), dict(seed=0, disable_pbar=True)
+    sigmas = sigmas_of(model, "uniform_trailing", 5)
+    noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
+    nothing = torch.zeros_like(noise)
+    whole = guider.sample(noise, nothing, DDIM(0.0), sigmas, **how)
+    half = guider.sample(noise, nothing, DDIM(0.0), sigmas[:3], **how)
+    both = guider.sample(nothing, half, DDIM(0.0), sigmas[2:], **how)
+    assert (both - whole).abs().max() / whole.abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_ddim_below_the_models_own_least_noise(host, tiny_checkpoint):
+    import comfy.samplers
+    from harness import probe
+    from storyreel.host.dynamicrafter_sampling import DDIM
+
+    model = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(probe.conditioning(1, 768, 1), probe.conditioning(1, 768, 2))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    sigmas = torch.tensor([14.0, 1.0, 0.01, 0.0])
+    for eta in (0.0, 1.0):
+        made = guider.sample(noise, torch.zeros_like(noise), DDIM(eta), sigmas, seed=0, disable_pbar=True)
+        assert made.isfinite().all() and made.std() > 0.01
+
+
+def test_ddim_refuses_a_rectified_flow():
+    import comfy.model_sampling
+    from storyreel.host.dynamicrafter_sampling import _Units
+
+    class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+        pass
+
+    with pytest.raises(ValueError, match="rectified flow, of which DDIM knows nothing; use euler"):
+        _Units(Flow(), torch.ones(1))
+
+
 def test_noise_of_ddim_is_a_function_of_seed_and_step(model):
     from storyreel.host.dynamicrafter_sampling import DDIM
 
@@ -150,6 +192,15 @@ def test_rescale_0_changes_nothing(model):
     plain = sample(model)
     assert torch.equal(sample(sampling.patch_rescale(model, 0.0)), plain)
     assert not torch.equal(sample(sampling.patch_rescale(model, 0.7)), plain)
+
+
+def test_rescale_under_a_schedule_that_another_node_brought_is_refused(host, model):
+    from storyreel.host import dynamicrafter_sampling as sampling
+
+    (other,) = host.nodes["ModelSamplingDiscrete"]().patch(model, "v_prediction", True)
+    with pytest.raises(ValueError, match="own schedule was replaced by .*: take that node away"):
+        sample(sampling.patch_rescale(other, 0.7))
+    assert sample(sampling.patch_rescale(other, 0.0)).isfinite().all()
 
 
 def test_the_patch_and_the_guider_rescale_alike(model):
@@ -273,6 +324,10 @@ def test_what_does_not_go_together_is_said(names, model):
         nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", wrong, told(2), empty())
     with pytest.raises(ValueError, match="CONDITIONING was made for 16 frames, and the LATENT holds 8"):
         nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", told(1), told(2), empty(8))
+    wrong = told(1)
+    wrong[0][1][keys.CONCAT_LATENTS] = torch.zeros(FRAMES, 16, 8, 12)
+    with pytest.raises(ValueError, match="VAE gives latents of 16 channels, and this DynamiCrafter works on 4"):
+        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", wrong, wrong, empty())
     with pytest.raises(ValueError, match="CLIP gives text of width 32"):
         cond = [[torch.zeros(1, 77, 32), told(1)[0][1]]]
         nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", cond, cond, empty())

@@ -115,11 +115,13 @@ def test_what_does_not_fit_is_said(host, tiny_checkpoint, vision, sdxl, story, i
         measure(images, story, vision(768), sd15)
 
 
-def test_without_matplotlib_one_sentence_says_what_to_install(monkeypatch, vision, story, images):
+def test_without_matplotlib_the_report_is_whole_and_the_picture_says_what_to_install(
+    monkeypatch, vision, story, images, caplog
+):
     import sys
 
-    monkeypatch.setitem(
-        sys.modules, "matplotlib.figure", None
-    )  # what Python itself does for a module that is not there
-    with pytest.raises(ModuleNotFoundError, match="pip install matplotlib"):
-        measure(images, story, vision(1280))
+    whole, chart = measure(images, story, vision(1280))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # what Python does for a module that is not there
+    report, plot = measure(images, story, vision(1280))
+    assert report == whole and plot.shape != chart.shape and "pip install matplotlib" in caplog.text
+    assert plot.ndim == 4 and plot.shape[-1] == 3 and plot[:, :10].min() == 1 and plot.min() < 0.1, "black on white"

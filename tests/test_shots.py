@@ -109,6 +109,47 @@ def test_a_run_has_the_key_of_all_that_it_is_made_of(host):
     file.unlink()
 
 
+def test_what_a_node_tells_the_host_of_itself_counts(host):
+    """A file of styles behind Story Script, say, of which no input speaks."""
+    told = [graph() for _ in range(3)]
+    for prompt, fingerprint in zip(told, (["first"], ["second"], ["second"]), strict=True):
+        prompt["5"]["is_changed"] = fingerprint
+    first, second, again = map(key, told)
+    assert second == again and len({first, second, key(graph())}) == 3
+
+
+def test_a_file_by_its_whole_path_counts(host, tmp_path):
+    file = tmp_path / "clip.mp4"
+    file.write_bytes(b"first")
+    plain = key(graph(text=str(file)))
+    assert key(graph(text=str(file))) == plain
+    file.write_bytes(b"another clip")
+    assert key(graph(text=str(file))) != plain
+
+
+def test_a_text_that_looks_like_another_drive_is_a_text(host, monkeypatch):
+    """On Windows the host's own functions raise for it."""
+    import folder_paths
+
+    def refuse(kind, name):
+        raise ValueError("path is on mount 'Q:', start on mount 'C:'")
+
+    monkeypatch.setattr(folder_paths, "get_full_path", refuse)
+    assert key(graph(text="Q: what now?")) != key(graph(text="Q: where to?"))
+
+
+def test_the_seed_stays_when_run_is_pressed_again(host):
+    """Else what lies on disk would belong to another run."""
+    from storyreel.nodes.extend import StoryReelExtendVideo
+    from storyreel.nodes.motion_shots import StoryReelAnimateStoryByMotion
+    from storyreel.nodes.shots import StoryReelAnimateStory
+
+    for node in (StoryReelAnimateStory, StoryReelAnimateStoryByMotion, StoryReelExtendVideo):
+        told = node.INPUT_TYPES()
+        (seed,) = (inputs["seed"] for inputs in told.values() if "seed" in inputs)
+        assert seed[1]["control_after_generate"] == "fixed"
+
+
 def animation(seed: int = 5) -> dict:
     """Four pictures, three transitions, on the stand-ins of the published files."""
     prompt = workflows.small_prompt("story_to_shots", seed)
@@ -174,12 +215,14 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
         video = played(client, resumed)
         assert sampled(resumed.events) == 2
         assert (first.read_bytes(), first.stat().st_mtime_ns) == before
-        assert [path.name for path in written()] == ["all.avi", "shot_001.avi", "shot_002.avi", "shot_003.avi"]
+        assert [path.name for path in written()] == ["all_8_1.avi", "shot_001.avi", "shot_002.avi", "shot_003.avi"]
 
     client = stocked_server.client()
     unbroken = client.run(animation())
     assert played(client, unbroken) == video and sampled(unbroken.events) == 3
     assert len(video) == 3 * (workflows.SHOT["frames"] - 1) + 1
+    faster = client.run(animate(animation(), fps=12.0))
+    assert played(client, faster) == video and sampled(faster.events) == 0, "another frame rate samples nothing anew"
     exact = [np.stack(list(read_frames(path))) for path in written()]
     (run,) = {path.parent.name for path in written()}
     for path, frames in zip(written(), exact, strict=True):

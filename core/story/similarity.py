@@ -1,7 +1,7 @@
 """How alike the pictures of a story are, from embeddings of pictures and prompts.
 
 StoryDiffusion, arXiv 2405.01434, section 4.2: character similarity is the CLIP score between pictures of a character,
-text-image similarity the CLIP score between a prompt and its picture. Here both are plain cosines, of whole pictures.
+text-image similarity the CLIP score between a prompt and its picture. Here both are plain cosines, nobody cut out.
 """
 
 from dataclasses import dataclass

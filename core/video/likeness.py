@@ -1,6 +1,6 @@
 """How alike a video stays, and how well it fits its prompt and its anchor, in the eyes of an image encoder.
 
-Cosines of whole frames' embeddings: of each frame and the next (frame consistency), of each frame and the prompt (CLIP
+Cosines of frames' embeddings: of each frame and the next (frame consistency), of each frame and the prompt (CLIP
 text-image score), of each frame and the anchor. The last is PIC, perceptual input conformity (DynamiCrafter, arXiv
 2310.12190, section 4), the mean over frames of 1 - D(anchor, frame), with the encoder's cosine distance in the place
 of DreamSim's.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ..plot import new_figure, picture_of
+from ..plot import chart, new_figure, picture_of
 from .borders import jump_ratio
 from .drift import COLOURS, SPAN
 from .slices import Slice
@@ -66,7 +66,7 @@ def in_words(found: dict) -> str:
     if likeness := found.get("likeness"):
         lines += [
             "",
-            f"Cosines of {likeness['encoder']}, whole frames",
+            f"Cosines of {likeness['encoder']}, middle squares of the frames",
             f"  CLIP text-image score: {_shown(likeness['prompt_likeness'])}",
             f"  frame consistency: {_shown(likeness['consistency'])}",
             f"  PIC with this encoder in place of DreamSim: {_shown(likeness['anchor_likeness'])}",
@@ -91,12 +91,8 @@ def _equal(count: int) -> str:
     return f", without {count} equal frame{'s' * (count != 1)}" if count else ""
 
 
-def new_chart():
-    """An empty chart; made before the work, so that a missing matplotlib is not found out behind it."""
-    return new_figure(9, 1)
-
-
-def draw(figure, found: dict, slice: Slice) -> Tensor:
+@chart
+def draw(found: dict, slice: Slice) -> Tensor:
     """IMAGE [1, H, W, 3]: every series over the frames, and the X-T slice under them with time to the right.
 
     Dotted lines are chunk borders, dashed lines are cuts.
@@ -104,7 +100,7 @@ def draw(figure, found: dict, slice: Slice) -> Tensor:
     series = {name: values for name, values in found["series"].items() if any(v is not None for v in values)}
     panels = [(axis, {k: label for k, label in names.items() if k in series}) for axis, names in PANELS]
     panels = [(axis, names) for axis, names in panels if names]
-    figure.set_size_inches(9, 1.5 * len(panels) + 2.5)
+    figure = new_figure(9, 1.5 * len(panels) + 2.5)
     rows = figure.subplots(len(panels) + 1, sharex=True, height_ratios=[1] * len(panels) + [2])
     for axes, (axis, names) in zip(rows[:-1], panels, strict=True):
         for name, label in names.items():

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..plot import new_figure, picture_of
+from ..plot import chart, new_figure, picture_of
 
 
+@chart
 def draw(log: Sequence[dict], level: float, title: str) -> Tensor:
     """IMAGE [1, H, W, 3]: the loss, and beside it the held-out error against interpolation's, which is `level`.
 
-    log: rows of step, loss, mse. Raises ModuleNotFoundError if matplotlib is not installed.
+    log: rows of step, loss, mse.
     """
     figure = new_figure(10.0, 4.2)
     learning, held_out = figure.subplots(1, 2)

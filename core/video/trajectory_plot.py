@@ -2,15 +2,16 @@
 
 from torch import Tensor
 
-from ..plot import new_figure, picture_of
+from ..plot import chart, new_figure, picture_of
 from .trajectory import Trajectory, principal_plane, step_lengths
 
 LABELS = 12  # frames that are numbered along the path, about
 LEAST_HEIGHT = 0.1  # of the path's width
 
 
+@chart
 def draw(motion: Trajectory) -> Tensor:
-    """IMAGE [1, H, W, 3]. Raises ModuleNotFoundError if matplotlib is not installed."""
+    """IMAGE [1, H, W, 3]."""
     places, shares = principal_plane(motion.tokens)
     steps = step_lengths(motion.tokens)
     figure = new_figure(10.0, 4.2)

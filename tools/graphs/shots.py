@@ -19,7 +19,7 @@ CLIP_H = HUGGING_FACE + (
 VAE = HUGGING_FACE + "stabilityai/sd-vae-ft-mse-original/resolve/main/vae-ft-mse-840000-ema-pruned.safetensors"
 
 EXAMPLE = {"image": "example.png"}  # comes with the host
-SHOTS, FPS = "story/shot", 8.0
+SHOTS, FPS, LOOP_FS = "story/shot", 8.0, 5
 
 
 def load_video_model(address: str) -> Node:
@@ -55,9 +55,13 @@ def models(address: str, vae: bool) -> dict[str, Node]:
     return nodes | ({"4": load_vae(725)} if vae else {})
 
 
-def condition(mode: str, vae: tuple, size: tuple[int, int], start: tuple, end: tuple | None = None) -> Node:
+def condition(
+    mode: str, vae: tuple, size: tuple[int, int], start: tuple, end: tuple | None = None, fs: int = 0
+) -> Node:
+    """fs: 0 for what the checkpoint is used with."""
     inputs = {"positive": ("5", 0), "negative": ("6", 0), "clip_vision": ("3", 0), "vae": vae, "start_image": start}
     inputs |= {"mode": mode, "width": size[0], "height": size[1]} | ({"end_image": end} if end else {})
+    inputs |= {"fs": fs} if fs else {}
     return Node("StoryReelDynamiCrafterConditioning", "DynamiCrafter Conditioning", (840, 440, 400, 350), inputs)
 
 
@@ -149,7 +153,7 @@ def loop() -> Graph:
         "5": write("Prompt", "waves roll onto the beach", 0, 150),
         "6": write("Negative Prompt", "", 260, 90),
         "7": load_picture("Picture", 240),
-        "8": condition("loop", ("4", 0), (512, 320), ("7", 0)),
+        "8": condition("loop", ("4", 0), (512, 320), ("7", 0), fs=LOOP_FS),
         "10": Node("StoryReelDynamiCrafterGate", "DynamiCrafter Image Gate", (1300, 0, 340, 110), {"model": ("1", 0)}),
         "11": Node(
             "StoryReelDynamiCrafterRescale",
