@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ management = comfy.model_management
 
 FOLDERS = ("checkpoints", "diffusion_models")  # where people keep checkpoints of video models
 PRECISIONS = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # auto: the host's
+FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # how torch names what it does not unpickle
 LARGE_PRECISIONS = PRECISIONS | {"fp8_e4m3fn": torch.float8_e4m3fn}  # of models that are large enough for 8 bit
 
 
@@ -41,18 +43,28 @@ def read_with_metadata(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights in a file, of which nothing is in memory before it is used, a training program's own state never; and
     what a safetensors file says of itself.
 
-    Raises ValueError for a file that holds more than tensors, numbers and texts.
+    Raises ValueError for a file that holds more than tensors, numbers and texts, and for one that is damaged.
     """
     if Path(path).suffix.lower() in (".safetensors", ".sft"):
         weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
         return unwrap(weights), metadata or {}
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
+    except PermissionError:
+        raise
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        name, size = Path(path).name, Path(path).stat().st_size
+        if objects := FORBIDDEN.search(str(error)):
+            raise ValueError(
+                f"{name} holds a program's objects beside weights, {objects[1]} among them, which are never loaded "
+                "here; a file of weights alone, as safetensors, was expected."
+            ) from error
         raise ValueError(
-            f"{Path(path).name} holds a program's objects beside weights, which are never loaded here; a file of "
-            f"weights alone, as safetensors, was expected ({str(error).splitlines()[0]})."
+            f"{name}, of {size:,} bytes, is no checkpoint, or not a whole one: compare its size with the published "
+            "one and download it again."
         ) from error
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"{Path(path).name} holds a {type(saved).__name__}; a checkpoint's weights were expected.")
     return unwrap(saved), {}
 
 

@@ -124,8 +124,23 @@ def test_a_file_that_is_not_whole_is_refused(loader, put):
 def test_a_file_with_a_programs_objects_is_refused(loader, host):
     path = host.base / "models" / "checkpoints" / "objects.ckpt"
     torch.save({"state_dict": {"a": torch.zeros(2)}, "config": Path("x")}, path)
-    with pytest.raises(ValueError, match="objects.ckpt holds a program's objects beside weights"):
+    with pytest.raises(ValueError, match=r"objects.ckpt holds a program's objects beside weights, \S+Path among them"):
         loader.load(path.name)
+    path.unlink()
+
+
+def test_a_broken_download_is_said_to_be_one(loader, host):
+    """Half a file, nothing, a page that says 404, a pointer to the file."""
+    path = host.base / "models" / "checkpoints" / "broken.ckpt"
+    torch.save({"a": torch.zeros(2000)}, path)
+    whole = path.read_bytes()
+    torch.save([torch.zeros(2)], path)
+    with pytest.raises(ValueError, match="broken.ckpt holds a list; a checkpoint's weights were expected"):
+        loader.load(path.name)
+    for found in (whole[: len(whole) // 2], b"", b"<!doctype html><title>404</title>", b"version https://git-lfs.github"):
+        path.write_bytes(found)
+        with pytest.raises(ValueError, match=f"broken.ckpt, of {len(found):,} bytes, is no checkpoint, or not a whole"):
+            loader.load(path.name)
     path.unlink()
 
 
