@@ -5,7 +5,7 @@ and of its own prompts. So another prompt leaves the chunks before it as they ar
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import comfy.model_management
@@ -31,7 +31,8 @@ NOT_READ = f"{NODE}: images is off, so no frame was read into memory; switch it 
 
 @dataclass(frozen=True)
 class Start:
-    """What a clip says before it is extended. last: its end, [overlap, H, W, 3]. anchor: [N, H', W', 3]."""
+    """What a clip says before it is extended. clip: with the sound of its frames, not with more. last: its end,
+    [overlap, H, W, 3]. anchor: [N, H', W', 3]."""
 
     clip: video_file.Clip
     last: Tensor
@@ -62,6 +63,7 @@ def read_start(clip: video_file.Clip, overlap: int, anchor: int | Tensor) -> Sta
         anchor = video_file.to_tensor(chosen)[None]
     last = torch.stack([video_file.to_tensor(frame) for frame in kept[-overlap:]])
     anchor = anchor[..., :3].cpu().float()
+    clip = replace(clip, sound=clip.sound and clip.sound.until(count / clip.rate))
     return Start(clip, last, anchor, runs.name_of([str(name), runs.content_name(anchor, "")]))
 
 
@@ -128,14 +130,15 @@ class Progress:
             PromptServer.instance.send_progress_text(text, self.node)
 
 
-def chunk_names(prompt, node: str, told: Told, count: int) -> list[str]:
-    """A name for each chunk: of the one before, and of its own rows of both prompts."""
+def chunk_names(prompt, node: str, extender: Extender, count: int) -> list[str]:
+    """A name for each chunk: of the one before, and of what the model reads of its own rows of both prompts."""
+    halves = extender.told.positive, extender.told.negative
     beyond = [runs.upstream_key(prompt, node, name) for name in ("positive", "negative")]
     names, name = [], ""
     for number in range(count):
         rows = [
-            runs.content_name(half and pick_row(half, number), other)
-            for half, other in zip((told.positive, told.negative), beyond, strict=True)
+            runs.content_name(half and extender.read(pick_row(half, number)), other)
+            for half, other in zip(halves, beyond, strict=True)
         ]
         name = runs.name_of([name, rows])
         names.append(name[:12])
@@ -183,12 +186,12 @@ def extend(
     start = read_start(clip, extender.overlap, anchor if anchor_image is None else anchor_image)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     run = runs.name_of([runs.run_key(prompt, node, UNCOUNTED), start.name])
-    store = Store(runs.run_folder("long", run), chunk_names(prompt, node, told, chunks))
+    store = Store(runs.run_folder("long", run), chunk_names(prompt, node, extender, chunks))
     progress = Progress(told.model, chunks, len(told.sigmas) - 1, node)
     for _ in make_chunks(extender, start, store, colour_anchor, progress):
         pass
     whole = store.folder / f"video_{runs.name_of([store.names, str(clip.rate)])[:12]}.avi"
     if not whole.exists():
-        files.write_frames(whole, all_frames(start, store), clip.rate, clip.sound)
+        files.write_frames(whole, all_frames(start, store), clip.rate, start.clip.sound)
     video = video_file.ExactVideo(str(whole))
     return video, files.to_pictures(all_frames(start, store)) if images else ExecutionBlocker(NOT_READ)

@@ -43,15 +43,26 @@ class Extender:
 
     frames, memory: of a chunk as trained or published, and how many of them stand for those before.
     most: of those before, that the model can be shown; None: any number.
+    text_tokens: how many of a prompt the model reads; 0: it reads none. None: all.
+
+    Raises ValueError for inputs that the model needs and that are empty, and for lengths that it cannot make.
     """
 
     named = ""
     frames, memory = 16, 1
     most: int | None = None
     multiple = 8  # of the sides of a picture
+    text_tokens: int | None = None
+    needs_image = "looks at a picture by its image encoder"
 
     def __init__(self, told: Told):
         self.told = told
+        if told.vae is None:
+            raise ValueError(f"{NODE}: vae is empty; load the autoencoder of {self.named}, if the checkpoint has none.")
+        if self.text_tokens != 0:
+            self.prompts(0)
+        if self.looks():
+            self.vision()
         self.length, self.overlap = told.length or self.frames, told.overlap or self.memory
         if self.most is not None and self.overlap > self.most:
             raise ValueError(
@@ -106,6 +117,14 @@ class Extender:
         frames = self.told.vae.decode(samples)
         return frames.flatten(0, -4)
 
+    def looks(self) -> bool:
+        """Whether the model needs an image encoder."""
+        return True
+
+    def read(self, row: list) -> list:
+        """Of a chunk's row of a prompt, what the model reads: the chunk is named by it."""
+        return [[text[:, : self.text_tokens], extras] for text, extras in row]
+
     def prompts(self, number: int) -> tuple[list, list]:
         """A chunk's own rows of positive and negative. Raises ValueError where there are none."""
         rows = []
@@ -119,5 +138,5 @@ class Extender:
     def vision(self):
         """The image encoder. Raises ValueError where there is none."""
         if self.told.clip_vision is None:
-            raise ValueError(f"{NODE}: clip_vision is empty; {self.named} looks at a picture by its image encoder.")
+            raise ValueError(f"{NODE}: clip_vision is empty; {self.named} {self.needs_image}.")
         return self.told.clip_vision

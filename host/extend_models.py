@@ -9,7 +9,7 @@ from ..core.video.pictures import fit
 from . import dynamicrafter_conditioning as dynamicrafter
 from .conditioning import pick_row
 from .dynamicrafter_decode import decode_clip, takes_references
-from .dynamicrafter_model import FS, DynamiCrafter
+from .dynamicrafter_model import FS, TEXT_TOKENS, DynamiCrafter
 from .extend_chunk import NODE, Extender, Told
 from .modelscope_model import StreamingT2V
 from .streaming_conditioning import remember
@@ -26,6 +26,11 @@ class StreamingT2VExtender(Extender):
     def __init__(self, told: Told):
         super().__init__(told)
         self.embeds = None
+
+    needs_image = "shows APM a picture through its image encoder; without one set apm_strength to 0"
+
+    def looks(self):
+        return self.told.apm_strength > 0
 
     def condition(self, number, before, anchor, seed):
         told = self.told
@@ -45,11 +50,16 @@ class SVDExtender(Extender):
 
     named = "Stable Video Diffusion"
     frames, memory, most = 14, 1, 1
+    text_tokens = 0
     said = {"motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.0}  # the host's own values
 
     def picture(self, before: Tensor, anchor: Tensor) -> Tensor:
         """What the chunk is told that it begins with, [1, H, W, 3]."""
         return before[-1:]
+
+    def read(self, row):
+        # The host's node draws the noise of its latents anew each time; ours are made of the chunk's own picture.
+        return [[None, {name: extras[name] for name in self.said if name in extras}] for _, extras in row]
 
     def embed(self, picture: Tensor) -> Tensor:
         return self.vision().encode_image(picture).image_embeds[:, None]
@@ -109,6 +119,7 @@ class DynamiCrafterExtender(Extender):
 
     named = DynamiCrafter.named
     most = 1
+    text_tokens = TEXT_TOKENS
 
     def __init__(self, told: Told):
         model = told.model.model
@@ -163,6 +174,9 @@ class WanExtender(Extender):
                     f"{count - (count - 1) % self.step} or {count + -(count - 1) % self.step} is expected."
                 )
 
+    def looks(self):
+        return self.told.model.model.diffusion_model.img_emb is not None
+
     def empty(self, height, width):
         frames = self._latent_frames(self.length)
         return torch.zeros(1, self.told.vae.latent_channels, frames, height // 8, width // 8)
@@ -177,7 +191,7 @@ class WanExtender(Extender):
         mask = torch.ones(1, 1, *latent.shape[2:])
         mask[:, :, : self._latent_frames(self.overlap)] = 0
         shown = {"concat_latent_image": latent, "concat_mask": mask}
-        if self.told.model.model.diffusion_model.img_emb is not None:
+        if self.looks():
             shown["clip_vision_output"] = self.vision().encode_image(before[:1])
         positive, negative = ([[text, {**extras, **shown}] for text, extras in half] for half in self.prompts(number))
         return positive, negative

@@ -90,7 +90,7 @@ def measure(
     if not chunks:
         missing["chunk borders"] = "need chunk_length."
     elif not borders:
-        missing["chunk borders"] = f"there is no second chunk: the first has {chunks.length} frames."
+        missing["chunk borders"] = f"there is no second chunk: the first has {chunks.first or chunks.length} frames."
     return report.collect(size, watchers, borders, missing | ELSEWHERE), slice
 
 

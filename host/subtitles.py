@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
+import av
 import folder_paths
 from comfy_api.latest import Input, Types
 
@@ -13,6 +14,7 @@ from ..core.video import subtitles
 from ..core.video.subtitles import Cue
 
 NODE = "StoryReelSubtitles"
+PYAV = 16, 1  # the first to write a track of subtitles
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,13 @@ def subtitle(video: Input.Video, story: Story, shots: Input.Video | None = None)
     """(the video with the story's captions, these as a SubRip file)
 
     shots: what the captions are shared out over, where the video goes on behind it. Raises ValueError for a story
-    without captions.
+    without captions, and for a PyAV that cannot write the track: better now than when all is sampled and saved.
     """
+    if tuple(int(part) for part in av.__version__.split(".")[:2]) < PYAV:
+        raise ValueError(
+            f"{NODE}: PyAV {av.__version__} cannot write subtitles; {'.'.join(map(str, PYAV))} or newer is expected: "
+            "pip install -U av, with ComfyUI's Python, or bypass this node (Ctrl+B)."
+        )
     if not any(story.captions):
         raise ValueError(f"{NODE}: the STORY has no captions: write them behind a # in the scenes of Story Script.")
     end = video.get_duration()

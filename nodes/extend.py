@@ -127,7 +127,8 @@ class StoryReelExtendVideo(io.ComfyNode):
                     min=-(2**31),
                     max=2**31,
                     tooltip="The frame of the clip that all chunks are to look like, from 0; -1 is its last. "
-                    "StreamingT2V shows it to APM (published: 0), StreamingSVD makes it its picture (published: 6).",
+                    "StreamingT2V shows it to APM (published: 0), StreamingSVD makes it its picture (published: 6); a "
+                    "DynamiCrafter checkpoint that interpolates goes back to it in every chunk.",
                 ),
                 io.Int.Input(
                     "chunks",
@@ -159,7 +160,7 @@ class StoryReelExtendVideo(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     tooltip="Guidance (CFG): 7.5 as published for StreamingT2V and DynamiCrafter; StreamingSVD 3, with "
-                    "VideoLinearCFGGuidance from 1.5 before it; Wan about 5.",
+                    "VideoLinearCFGGuidance from 1.5 before it; Stable Video Diffusion 2.5; Wan about 5.",
                 ),
                 io.Float.Input(
                     "cam_strength",

@@ -89,6 +89,16 @@ class StoryReelMeasureVideo(io.ComfyNode):
                     advanced=True,
                     tooltip="Which row of the frames the X-T slice shows: 0 the top one, 1 the bottom one.",
                 ),
+                io.Int.Input(
+                    "first_frames",
+                    default=0,
+                    min=0,
+                    max=2**31,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Frames before the first border between chunks: those of the clip that Extend Video went "
+                    "on from. 0: one chunk_length.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All figures, a line each."),
@@ -112,9 +122,10 @@ class StoryReelMeasureVideo(io.ComfyNode):
         optical_flow=None,
         clip_vision=None,
         clip=None,
+        first_frames=0,
     ) -> io.NodeOutput:
         path = measure_video.place_for(filename_prefix)
-        chunks = Chunks(chunk_length, chunk_overlap) if chunk_length else None
+        chunks = Chunks(chunk_length, chunk_overlap, first_frames) if chunk_length else None
         found, slice = measure_video.measure(
             video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height
         )

@@ -319,14 +319,59 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
     refused("overlap is 2; Wan image-to-video counts in fours after the first frame: 1 or 5", "wan", overlap=2)
     refused("positive is empty; StreamingT2V reads a prompt", positive=None)
     refused("negative is empty; DynamiCrafter reads a prompt", "dynamicrafter", negative=None)
-    for kind in ("streaming_t2v", "streaming_svd", "svd", "dynamicrafter", "wan"):
+    for kind in ("streaming_svd", "svd", "dynamicrafter", "wan"):
         refused("clip_vision is empty; .* looks at a picture by its image encoder", kind, clip_vision=None)
+    for kind in ("streaming_t2v", "streaming_svd", "svd", "dynamicrafter", "wan"):
+        refused("StoryReelExtendVideo: vae is empty; load the autoencoder of", kind, vae=None)
+    refused("StreamingT2V shows APM a picture .* set apm_strength to 0", clip_vision=None)
     refused("frames holds 2, and a chunk looks back at 3", run_as=dict(clip=pictures(2)))
     refused("anchor is 6, and frames holds 6", run_as=dict(anchor=6))
     refused("anchor is -7, and frames holds 6", run_as=dict(anchor=-7))
     odd = dict(clip=pictures(6)[:, :60])
     refused("frames are 64 x 60 pixels; StreamingT2V makes sides that are multiples of 8", run_as=odd)
     refused("Wan image-to-video makes sides that are multiples of 16", "wan", run_as=dict(clip=pictures(6)[:, :56]))
+
+
+def names(told, chunks: int = 3) -> list[str]:
+    from comfy_execution.graph import DynamicPrompt
+    from storyreel.host import extend
+    from storyreel.host.extend_models import extender_of
+
+    prompt = {"9": {"class_type": "StoryReelExtendVideo", "inputs": {}}}
+    return extend.chunk_names(DynamicPrompt(prompt), "9", extender_of(told), chunks)
+
+
+def test_a_chunk_is_named_by_what_its_model_reads(host):
+    """Not by tokens behind those that DynamiCrafter reads, which are there if any prompt of the story is long; nor by
+    latents that Stable Video Diffusion's conditioning draws anew each time, and that are not used."""
+    padded = [[torch.cat([text, text[:, :5]], 1), extras] for text, extras in words(1)]
+    plain = names(tell(host, "dynamicrafter"))
+    assert names(tell(host, "dynamicrafter", positive=padded)) == plain
+    assert names(tell(host, "streaming_t2v", positive=padded)) != names(tell(host, "streaming_t2v"))
+    assert names(tell(host, "dynamicrafter", positive=words(3)))[0] != plain[0]
+
+    def noisy(seed: int, fps: int = 7) -> list:
+        latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+        return [[torch.zeros(1, 1, 4), {"concat_latent_image": latent, "fps": fps}]]
+
+    svd = [names(tell(host, "svd", positive=told)) for told in (noisy(1), noisy(2), noisy(1, fps=8))]
+    assert svd[0] == svd[1] != svd[2]
+
+
+def test_sound_stays_on_the_frames_that_it_came_with(host):
+    """A clip of fewer frames than its sound is long, as of GetVideoComponents and the first frames of its images."""
+    from fractions import Fraction
+
+    from comfy_api.latest import InputImpl, Types
+    from storyreel.host import extend, video_file
+
+    audio = {"waveform": torch.rand(1, 2, 9000), "sample_rate": 1000}
+    parts = Types.VideoComponents(images=pictures(16), audio=audio, frame_rate=Fraction(8))
+    clip = video_file.open_clip(InputImpl.VideoFromComponents(parts), 0.0)
+    sound = extend.read_start(clip, 3, 0).clip.sound
+    assert sound.samples.shape == (2, 2000) and torch.equal(
+        torch.from_numpy(sound.samples), audio["waveform"][0, :, :2000]
+    )
 
 
 @pytest.mark.parametrize("anchor", [0, 2, -1, -6])

@@ -137,7 +137,12 @@ def test_a_broken_download_is_said_to_be_one(loader, host):
     torch.save([torch.zeros(2)], path)
     with pytest.raises(ValueError, match="broken.ckpt holds a list; a checkpoint's weights were expected"):
         loader.load(path.name)
-    for found in (whole[: len(whole) // 2], b"", b"<!doctype html><title>404</title>", b"version https://git-lfs.github"):
+    for found in (
+        whole[: len(whole) // 2],
+        b"",
+        b"<!doctype html><title>404</title>",
+        b"version https://git-lfs.github",
+    ):
         path.write_bytes(found)
         with pytest.raises(ValueError, match=f"broken.ckpt, of {len(found):,} bytes, is no checkpoint, or not a whole"):
             loader.load(path.name)

@@ -165,3 +165,16 @@ def test_a_story_without_captions_has_no_subtitles(host, streamed):
     story, _ = read_script("[Runa] a girl", "[Runa] sits #\n[Runa] waits #", "(No style)", "", load_styles()[0])
     with pytest.raises(ValueError, match="StoryReelSubtitles: the STORY has no captions: write them behind a #"):
         subtitle(streamed[0], story)
+
+
+def test_a_pyav_that_cannot_write_the_track_is_said_before_anything_is_saved(streamed, monkeypatch):
+    from storyreel.core.story.script import read_script
+    from storyreel.host.story_files import load_styles
+    from storyreel.host.subtitles import subtitle
+
+    story, _ = read_script(
+        "[Runa] a girl", "[Runa] sits #It rains.\n[Runa] waits #", "(No style)", "", load_styles()[0]
+    )
+    monkeypatch.setattr(av, "__version__", "16.0.1")
+    with pytest.raises(ValueError, match="PyAV 16.0.1 cannot write subtitles; 16.1 or newer is expected: pip install"):
+        subtitle(streamed[0], story)

@@ -27,13 +27,15 @@ class Change(Watcher):
 
 @dataclass(frozen=True)
 class Chunks:
-    """The first chunk has `length` frames; each further one adds what lies behind the `overlap` that it repeats.
+    """Each chunk has `length` frames and adds what lies behind the `overlap` that it repeats of those before. The first
+    `first` frames, by default one chunk, were there before: a clip that was extended.
 
     Raises ValueError for an overlap that leaves nothing new.
     """
 
     length: int
     overlap: int
+    first: int = 0
 
     def __post_init__(self):
         if self.overlap >= self.length:
@@ -42,8 +44,8 @@ class Chunks:
             )
 
     def borders(self, count: int) -> list[int]:
-        """The first new frame of each chunk but the first, counted from 0, in a video of `count` frames."""
-        return list(range(self.length, count, self.length - self.overlap))
+        """The first new frame of each further chunk, counted from 0, in a video of `count` frames."""
+        return list(range(self.first or self.length, count, self.length - self.overlap))
 
 
 def jump_ratio(series: Sequence[float | None], borders: Sequence[int]) -> float | None:

@@ -17,6 +17,10 @@ class Sound:
     samples: np.ndarray
     rate: int
 
+    def until(self, time: Fraction) -> "Sound":
+        """Its part up to a time in seconds."""
+        return Sound(self.samples[:, : int(time * self.rate)], self.rate)
+
 
 def read_sound(source, start: float = 0.0, duration: float = 0.0) -> Sound | None:
     """The sound of a file (a path, or an open file), None where there is none.

@@ -181,8 +181,8 @@ def story_to_long_video() -> Graph:
 1. Write your story in **Story Script**, and under **What Happens Next** how its last scene goes on, a line a chunk.
 **Run** draws it, animates from each picture to the next, adds 4 chunks of 8 frames, and refines all of it, enlarged.
 2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped or crashed? Press **Run** again.
-3. The loaders say which model does what: another checkpoint for the pictures, ToonCrafter for the shots; from **Load
-DynamiCrafter** to *model* of **Extend Video**, and the film goes on by its last frame.
+3. The loaders say which model does what: another checkpoint for the pictures, ToonCrafter for the shots. With a 512 or
+1024 file in a **Load DynamiCrafter** that leads to **Extend Video** and its sigmas, a film goes on by its last frame.
 4. """
         + CHOICE
         + """ Nobody published its predictor: *none* interpolates, untrained.

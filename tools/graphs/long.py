@@ -113,8 +113,9 @@ def extend_a_clip() -> Graph:
             "StoryReelMeasureVideo",
             "Measure Video",
             (1710, 600, 340, 480),
-            {"video": ("13", 0), "chunk_length": 16, "chunk_overlap": 8},
+            {"video": ("13", 0), "chunk_length": 16, "chunk_overlap": 8, "first_frames": ("17", 2)},
         ),
+        "17": Node("GetImageSize", "Frames of the Clip", (x, 1370, 340, 110), {"image": ("4", 0)}),
         "16": Node("PreviewImage", "Curves", (2110, 600, 420, 480), {"images": ("15", 1)}),
     }
     note = """\
@@ -127,11 +128,13 @@ def extend_a_clip() -> Graph:
 
 
 def image_to_long_video() -> Graph:
-    size = {"width": 1024, "height": 576, "video_frames": 25, "fps": 7, "augmentation_level": 0.02}
+    # Without the published augmentation of .02 in the first clip: the host's node draws it anew every time, and a run
+    # that was stopped would not be known again.
+    size = {"width": 1024, "height": 576, "video_frames": 25, "fps": 7, "augmentation_level": 0.0}
     start = {"clip_vision": ("1", 3), "init_image": ("2", 0), "vae": ("1", 2)}
     drawing = {"model": ("4", 0), "positive": ("3", 0), "negative": ("3", 1), "latent_image": ("3", 2), **FIXED_SEED}
     drawing |= {"steps": 25, "cfg": 3.0, "sampler_name": "euler", "scheduler": "karras"}
-    told = {"positive": ("3", 0), "anchor": 6, "guidance": 3.0, "fps": SVD_FPS}
+    told = {"anchor": 6, "guidance": 3.0, "fps": SVD_FPS}
     nodes = {
         "1": load_streaming(STREAMING_SVD),
         "2": Node("LoadImage", "Picture", (0, 240, 360, 330), EXAMPLE),
