@@ -33,10 +33,14 @@ def main(arguments: list[str]) -> int:
 
     from storyworld import motion_measure, motion_table, motion_tokens, video_figures
 
-    files = motion_measure.files(options.weights).values()
     reader = options.judges / "video_reader.safetensors"
     named = measuring.named(options.rows)
-    measuring.settings((name for name in named if name not in motion_table.TOKENS), motion_measure.read_setting)
+    decoded = [name for name in named if name not in motion_table.TOKENS]
+    settings = measuring.settings(decoded, motion_measure.read_setting)
+    files = motion_measure.files(options.weights)
+    if named and decoded == named and all(one.tokens != motion_measure.PREDICTED for one in settings):
+        del files["predictor"]  # decoders can be judged before there is one
+    files = files.values()
     measuring.require(reader, *files)
     studio = motion_measure.open_studio(options.weights, reader, options.steps)
     origin = measuring.origin("motion", *files)
@@ -88,8 +92,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--sheet", type=Path, help="a picture of the clips of these rows, frames side by side")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     options = parser.parse_args(arguments)
-    if not options.rows and (options.weights or options.steps):
-        parser.error("the table is of the weights that ship: no --weights and no --steps without --rows")
+    measuring.keep_the_table(parser, options, "clips", "seed", "steps", "weights", "sheet")
     return options
 
 

@@ -51,7 +51,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="another folder of weights than the pack's own")
     parser.add_argument("--unet", default="unet", help="another UNet of that folder, unet_1 say")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    others = options.unet != parser.get_default("unet")  # lie beside the pack
+    measuring.keep_the_table(parser, options, "stories", "frames", "seed", *([] if others else ["weights"]))
+    return options
 
 
 def open_studio(weights: Path | None, unet: str) -> tuple:

@@ -66,8 +66,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--sheet", type=Path, help="a picture of the videos of these rows, frames side by side")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     options = parser.parse_args(arguments)
-    if options.steps and not options.rows:
-        parser.error("the table has steps of its own: no --steps without --rows")
+    measuring.keep_the_table(parser, options, "videos", "seed", "steps", "sheet")
     return options
 
 

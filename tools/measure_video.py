@@ -57,7 +57,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--judges", type=Path, default=JUDGES, help="another folder of readers")
     parser.add_argument("--sheet", type=Path, help="a picture of the last clips of these rows, frames side by side")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    measuring.keep_the_table(parser, options, "pictures", "seed", "sheet")
+    return options
 
 
 def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import logging
 from collections.abc import Callable, Iterable
@@ -45,6 +46,14 @@ def origin(model: str, *files: Path) -> dict[str, str]:
 def named(rows: str | None) -> list[str]:
     """The rows of --rows, with commas between; none is the whole table."""
     return rows.split(",") if rows else []
+
+
+def keep_the_table(parser: argparse.ArgumentParser, options: argparse.Namespace, *names: str) -> None:
+    """End the program if one of these options is set and no rows are named: the whole table, which documents show, is
+    of certain counts, of one seed and of what ships."""
+    set_ = [name for name in names if getattr(options, name) != parser.get_default(name)]
+    if set_ and not options.rows:
+        parser.error(f"the whole table has its own: no --{', --'.join(set_)} without --rows")
 
 
 def settings(names: Iterable[str], read: Callable[[str], Setting]) -> list[Setting]:

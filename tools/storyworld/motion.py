@@ -9,6 +9,7 @@ the batches the adapter's layers do not look, and the tokens stand behind the te
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from .autoencoder import Autoencoder
 from .clip import WIDTH, Towers
-from .clips_data import ClipRecipe
+from .clips_data import RATES, ClipRecipe, place_of
 from .layers import Operations, silence
 from .motion_data import DATA, draw_motions
 from .products import attend
@@ -49,6 +50,9 @@ MODULES = MotionConfig(
 )
 BESIDE_TEXT = 0.25  # share of batches
 NOISIER = 3.0  # where little noise is left, latents show what tokens could say
+# The schedule leaves 7 % of the latents at its last timestep. Of 16 frames together that is enough to see where the
+# hero is: modules would learn to look there, and find it in the noise that sampling begins with.
+BLANK = 0.35
 # around(transformer_options): what a forward pass of the UNet under these options runs in.
 Around = Callable[[dict], AbstractContextManager]
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.3, 0.05, 0.1  # the motion is to come from the tokens: words would tell it, too
@@ -101,6 +105,8 @@ class Lessons:
         self.spread, self.read = spread, Captions(towers, vocabulary)
         self.alphas = alpha_bars(zero_snr=False).float()
         self.nothing = nothing_seen(towers.vision)
+        told = asdict(recipe), RATES, NOISIER, BLANK, BESIDE_TEXT, DROP_TEXT, DROP_IMAGE, DROP_BOTH
+        self.name = place_of("lessons", recipe, told, autoencoder, towers.vision, self.unet)
 
     def loss(self, count: int, frames: int, generator: torch.Generator, adapter: Adapter, around: Around) -> tuple:
         """(what to minimise, its parts) of so many frames of each of `count` clips. around: a pass of the UNet."""
@@ -112,7 +118,7 @@ class Lessons:
         seen = self.clips.seen[at].float().to(device())
         seen[torch.tensor([not sees for _, sees in told])] = self.nothing
         clean = self.clips.latents[at].float() / self.spread
-        noisy, times, target = (part.to(device()) for part in noised(clean, self.alphas, generator, NOISIER))
+        noisy, times, target = (part.to(device()) for part in noised(clean, self.alphas, generator, NOISIER, BLANK))
 
         context = self.read([text for text, _ in told]).repeat_interleave(frames, 0)
         tokens = adapter.image_proj(seen.flatten(0, 1)).to(context.dtype)
@@ -136,7 +142,7 @@ def train_adapter(folder: Path, name: str, lessons: Lessons, plan: Plan = ADAPTE
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         return lessons.loss(plan.batch, 1, generator, adapter, nullcontext)
 
-    train(name, nn.ModuleDict({"adapter": adapter}), loss, plan, folder)
+    train(name, nn.ModuleDict({"adapter": adapter}), loss, plan, folder, lessons.name)
     return adapter
 
 
@@ -158,7 +164,8 @@ def train_modules(folder: Path, name: str, lessons: Lessons, adapter: dict[str, 
         around = partial(in_their_places, lessons.unet, modules, plan.batch * frames)
         return lessons.loss(plan.batch, frames, generator, looking, around)
 
-    train(name, nn.ModuleDict({"motion": modules}), loss, plan, folder)
+    made_of = place_of("modules", lessons.clips.recipe, (lessons.name,), looking)
+    train(name, nn.ModuleDict({"motion": modules}), loss, plan, folder, made_of)
     return modules
 
 

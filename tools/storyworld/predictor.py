@@ -57,11 +57,13 @@ def train_predictor(
 ) -> tuple[dict[str, Tensor], training.Figures, list[dict]]:
     """(its weights in half precision, what it reaches on clips that it never saw, the log)
 
-    Stopped, it goes on from folder/name.state.
+    Stopped, it goes on from folder/name_DIGEST.state, of these very clips and this plan.
     """
+    from storyreel.host.motion_clips import digest
     from storyreel.host.motion_training import Recipe, learn
 
-    state, printed = folder / f"{name}.state", 0.0
+    made_of = digest([asdict(plan), asdict(CONFIG), clips[0].path.parent.name])
+    state, printed = folder / f"{name}_{made_of[:8]}.state", 0.0
 
     def tell(_, done: int, total: int) -> None:
         nonlocal printed

@@ -54,11 +54,12 @@ class Stopped(Exception):
     """A stage was told to stop; it goes on from here when it is started again."""
 
 
-def train(name: str, modules: nn.ModuleDict, loss: Loss, plan: Plan, folder: Path) -> list[dict]:
+def train(name: str, modules: nn.ModuleDict, loss: Loss, plan: Plan, folder: Path, made_of: str = "") -> list[dict]:
     """Train `modules`, leave the averaged weights in them, and return the log (also in folder/name.jsonl).
 
     What a step sees is a function of the seed and the step's number, so a run that was stopped goes on from
-    folder/name.pt and ends as if it had not been.
+    folder/name.pt and ends as if it had not been. made_of: a name of whatever else the loss is made of; a state of
+    something else is left behind.
     """
     keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ def train(name: str, modules: nn.ModuleDict, loss: Loss, plan: Plan, folder: Pat
     first, spent = 0, 0.0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
-        if state["plan"] == repr(plan):
+        if (state["plan"], state.get("made_of", "")) == (repr(plan), made_of):
             modules.load_state_dict(state["weights"])
             optimizer.load_state_dict(state["optimizer"])
             average = [tensor.to(weight.device) for tensor, weight in zip(state["average"], weights, strict=True)]
@@ -80,6 +81,7 @@ def train(name: str, modules: nn.ModuleDict, loss: Loss, plan: Plan, folder: Pat
     def save(step: int) -> None:
         state = {
             "plan": repr(plan),
+            "made_of": made_of,
             "weights": modules.state_dict(),
             "optimizer": optimizer.state_dict(),
             "average": average,

@@ -83,17 +83,21 @@ class Captions:
 
 
 def noised(
-    clean: Tensor, alphas: Tensor, generator: torch.Generator, noisier: float = 1.0
+    clean: Tensor, alphas: Tensor, generator: torch.Generator, noisier: float = 1.0, blank: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(noisy, times, velocity) of a batch of latents. alphas: alpha_bar of every timestep. times: [B]. noisier: by so
-    many times more often at the end of all noise than on average."""
+    many times more often at the end of all noise than on average. blank: the share that is at the last timestep and
+    shows nothing but noise, as every sampling begins."""
     # One time from each of as many equal parts of the schedule: evener than chance.
     parts = (torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)) / len(clean)
     times = (parts ** (1 / noisier) * len(alphas)).long()
     noise = torch.randn(clean.shape, generator=generator)
     shape = -1, *[1] * (clean.ndim - 1)
+    blanks = torch.rand(len(clean), generator=generator) < blank if blank else torch.zeros(len(clean), dtype=torch.bool)
+    times[blanks] = len(alphas) - 1
     signal, sigma = (part.sqrt().view(shape) for part in (alphas[times], 1 - alphas[times]))
-    return signal * clean + sigma * noise, times, signal * noise - sigma * clean
+    noisy = torch.where(blanks.view(shape), noise, signal * clean + sigma * noise)
+    return noisy, times, signal * noise - sigma * clean
 
 
 def train_unet(
