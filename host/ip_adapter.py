@@ -21,6 +21,11 @@ from .video_model import Attention
 
 FOLDER = "ipadapter"
 PROJECTION, LAYERS = "image_proj.", "ip_adapter."
+ENCODERS = {  # which were trained with: by space, and width of what they see
+    ("ip-plus", 1280): " (CLIP ViT-H/14)",
+    ("ip", 1024): " (CLIP ViT-H/14)",
+    ("ip", 1280): " (CLIP ViT-bigG/14)",
+}
 EXPECTED = "ip-adapter-plus_sd15 or ip-adapter_sd15 was expected"
 
 
@@ -64,7 +69,7 @@ class AdapterTokens:
         if seen.shape[-1] != expected:
             raise ValueError(
                 f"The CLIP_VISION gives tokens of width {seen.shape[-1]}, and {self.name} was trained on width "
-                f"{expected}" + (" (CLIP ViT-H/14)." if expected in (1280, 1024) else ".")
+                f"{expected}{ENCODERS.get((self.space, expected), '')}."
             )
         comfy.model_management.load_model_gpu(self.projection)
         tokens = self.projection.model(seen.to(self.projection.load_device, torch.float32))

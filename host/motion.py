@@ -171,6 +171,8 @@ def predict(
         added, remark = _difference(predictor.network, given, knots, frames)
         tokens = tokens + strength * trajectory.retime(added, times)
         told += remark
+    elif predictor.network is not None:
+        told = f"interpolation, of {told} nothing (strength 0)"
     return Trajectory(tokens, predictor.space.space, predictor.space.nothing(clip_vision), told)
 
 

@@ -5,6 +5,7 @@ SD1.5 becomes a video model by motion modules. It looks at the tokens beside the
 has image tokens for every frame, and these take their place.
 """
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -28,14 +29,19 @@ KEY = "storyreel_motion"
 MODULES, LAYERS = "storyreel_motion_modules", "storyreel_motion_layers"  # additional models of a MODEL
 SAMPLING = "model_sampling"
 NEGATIVE = "negative"  # in guiders' names of the conds that are told of no picture
+WRAPPERS = WrappersMP.OUTER_SAMPLE, WrappersMP.SAMPLER_SAMPLE, WrappersMP.DIFFUSION_MODEL, WrappersMP.APPLY_MODEL
 SPACES = {"ip-plus": "IP-Adapter-Plus", "ip": "IP-Adapter", "dynamicrafter": "DynamiCrafter"}
 
 
 @dataclass
 class Run:
-    """What one sampling run remembers: which conds see no picture, and the tokens of the calls so far."""
+    """What one sampling run remembers: which conds see no picture, and the tokens of the calls so far.
+
+    sides: the guider's name of the conds that each was given as, by uuid.
+    """
 
     motion: Trajectory
+    sides: dict = field(default_factory=dict)
     blind: frozenset = frozenset()
     told: dict[tuple, Tensor] = field(default_factory=dict)
 
@@ -97,7 +103,7 @@ def apply_to_sd15(
     if motion.space == "dynamicrafter":
         raise ValueError(
             f"{NODE}: the STORYREEL_MOTION is of DynamiCrafter and feeds no SD1.5; predict it with IP-Adapter as the "
-            "space of Motion Predictor Loader, or choose DynamiCrafter as the decoder."
+            "space of Load Motion Predictor, or choose DynamiCrafter as the decoder."
         )
     patched = model.clone()
     remove(patched)
@@ -119,6 +125,7 @@ def apply_to_sd15(
         held = None if module is None else modules.model
         patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _around_unet(motion, held, adapter is None))
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(motion, keys))
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
     return patched
 
 
@@ -131,7 +138,7 @@ def apply_to_dynamicrafter(model: ModelPatcher, motion: Trajectory) -> ModelPatc
     if motion.space != "dynamicrafter":
         raise ValueError(
             f"{NODE}: the STORYREEL_MOTION is of {SPACES[motion.space]} and feeds no DynamiCrafter; predict it with "
-            "DynamiCrafter as the space of Motion Predictor Loader."
+            "DynamiCrafter as the space of Load Motion Predictor."
         )
     made, found = tuple(motion.tokens.shape[1:]), (sizes.image_tokens, sizes.context_dim)
     if made != found:
@@ -160,6 +167,7 @@ def apply_to_dynamicrafter(model: ModelPatcher, motion: Trajectory) -> ModelPatc
 
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_model)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(motion))
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
     return patched
 
 
@@ -178,7 +186,7 @@ def remove(model: ModelPatcher) -> None:
         if before is not None:
             model.add_object_patch(SAMPLING, before)
     model.remove_attachments(KEY)
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.DIFFUSION_MODEL, WrappersMP.APPLY_MODEL):
+    for kind in WRAPPERS:
         model.remove_wrappers_with_key(kind, KEY)
     for key in (MODULES, LAYERS):
         model.remove_additional_models(key)
@@ -207,13 +215,31 @@ def _around_sampling(motion: Trajectory, keys: Sequence[tuple] = ()):
                 "have as many."
             )
         warn_of_lost(NODE, guider.model_options, "attn2", LookAtFrame, keys)
-        blind = frozenset(
-            cond["uuid"] for name, conds in guider.conds.items() if NEGATIVE in name for cond in conds or ()
-        )
-        guider.model_options["transformer_options"][KEY] = Run(motion, blind)
+        sides = {cond["uuid"]: name for name, conds in guider.conds.items() for cond in conds or ()}
+        guider.model_options["transformer_options"][KEY] = Run(motion, sides)
         return executor(noise, *args, **kwargs)
 
     return around
+
+
+def _around_sampler(executor, guider, sigmas, extra_args, *args, **kwargs):
+    run = extra_args["model_options"]["transformer_options"].get(KEY)
+    if run is not None:
+        run.blind = _blind(guider.conds, run.sides)
+    return executor(guider, sigmas, extra_args, *args, **kwargs)
+
+
+def _blind(sides: dict[str, list], given: dict) -> frozenset:
+    """The conds that are told of no picture. For an area of one side the host puts a copy of its cond among the other
+    side's, its uuid too: that one gets a uuid of its own."""
+    blind = set()
+    for name, conds in sides.items():
+        for cond in conds or ():
+            if given.get(cond["uuid"], name) != name:
+                cond["uuid"] = uuid.uuid4()
+            if NEGATIVE in name:
+                blind.add(cond["uuid"])
+    return frozenset(blind)
 
 
 def _look_through_adapter(patched: ModelPatcher, unet, motion: Trajectory, adapter: str, strength: float) -> list:

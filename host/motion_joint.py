@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from ..core.networks.semantic_motion.config import PredictorConfig
 from ..core.networks.semantic_motion.training import Clip
 from ..core.video.trajectory import Trajectory
-from .motion_apply import KEY, Run, apply_to_sd15
+from .motion_apply import KEY, MODULES, Run, apply_to_sd15
 from .motion_clips import NODE, digest, read_latents
 
 OVERRIDE = "optimized_attention_override"  # the host's name, in transformer_options
@@ -79,6 +79,8 @@ class FrozenVideo:
         self.joint, self.space = joint, config.space
         motion = Trajectory(torch.zeros(joint.frames, config.tokens, config.token_width), config.space)
         self.model = apply_to_sd15(joint.model, motion, **asdict(joint.decoder))
+        for modules in self.model.get_additional_models_with_key(MODULES):
+            _check_length(min(joint.frames, config.frames), modules.model.config.frames)
         parts = [self.model, *self.model.get_nested_additional_models()]
         seen = [[_weights(part) for part in parts], _schedule(self.model), _contents(joint.positive)]
         self.told = {"weight": joint.weight, "size": joint.size, "frames": joint.frames, **asdict(joint.decoder)}
@@ -182,6 +184,14 @@ def _check(joint: Joint, config: PredictorConfig) -> None:
         raise ValueError(f"{NODE}: the VAE makes latents of {made} channels, and the MODEL reads {read}.")
     if joint.decoder.adapter is not None and not joint.decoder.strength:
         raise ValueError(f"{NODE}: at strength 0 the video model looks at no tokens, so nothing can be learnt from it.")
+
+
+def _check_length(frames: int, known: int) -> None:
+    if frames > known:
+        raise ValueError(
+            f"{NODE}: {frames} frames of a window go through the model at once, and the motion module knows positions "
+            f"for {known}; set the video model's frames to at most so many."
+        )
 
 
 def _name(model: ModelPatcher) -> str:

@@ -41,6 +41,7 @@ from .motion_joint import FrozenVideo, Joint, VideoError
 WORK = Path("story", "motion")  # in the host's output folder
 STATE = "state.safetensors"
 BYTES_A_WEIGHT = 24  # itself, its average, its gradient, two moments, and what is computed with it
+BYTES_A_CHANNEL = 50  # of every token in every block: what is kept for the way back, mostly at 16 bits
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,9 @@ def run(
         figures, log, weights = learning()
     else:
         make_latents(joint.vae, joint.size, clips, recipe.stride, latents, tell)
-        figures, log, weights = video.during(dict(zip(paths, latents, strict=True)), memory_of(config), learning)
+        figures, log, weights = video.during(
+            dict(zip(paths, latents, strict=True)), memory_of(config, plan, recipe), learning
+        )
     told |= {"run": key, "tokens_of": space.name, "clips": len(clips), **reached(figures, log)}
     write(target, weights, {**write_config(config), TRAINING: json.dumps(told)})
     shutil.rmtree(work / key, ignore_errors=True)
@@ -194,7 +197,7 @@ def learn(
     examples = training.Examples(clips, config, recipe.frames)
     network, device = seeded(lambda: MotionPredictor(config), plan.seed), comfy.model_management.get_torch_device()
     if video is None:
-        comfy.model_management.free_memory(memory_of(config), device)
+        comfy.model_management.free_memory(memory_of(config, plan, recipe), device)
 
     def loss(network, generator) -> Tensor:
         asked = examples.draw(plan.batch, generator).to(device)
@@ -221,10 +224,12 @@ def learn(
     return measure(average), log, weights
 
 
-def memory_of(config: PredictorConfig) -> int:
-    """Bytes that training takes on its device."""
+def memory_of(config: PredictorConfig, plan: Plan, recipe: Recipe) -> int:
+    """Bytes that training takes on its device, about."""
     with torch.device("meta"):
-        return BYTES_A_WEIGHT * sum(weight.numel() for weight in MotionPredictor(config).parameters())
+        weights = sum(weight.numel() for weight in MotionPredictor(config).parameters())
+    kept = plan.batch * recipe.frames * config.tokens * config.width * config.depth
+    return BYTES_A_WEIGHT * weights + BYTES_A_CHANNEL * kept
 
 
 def _inside(root: str, name: str) -> Path:

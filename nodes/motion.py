@@ -156,7 +156,7 @@ class StoryReelPredictMotion(io.ComfyNode):
                     min=2,
                     max=1024,
                     tooltip="Of the shot, first and last included. AnimateDiff and DynamiCrafter were trained on 16; a "
-                    "trained predictor knows 64 at most.",
+                    "predictor knows as many as it was trained on, 16 if nobody said otherwise.",
                 ),
                 io.Combo.Input(
                     "easing",
@@ -165,9 +165,11 @@ class StoryReelPredictMotion(io.ComfyNode):
                     tooltip="How time goes from each picture to the next; linear as published.",
                 ),
                 io.Int.Input(
-                    "hold_start", default=0, min=0, max=1024, tooltip="So many frames stay at the start picture."
+                    "hold_start", default=0, min=0, max=1024, tooltip="So many more frames stay at the start picture."
                 ),
-                io.Int.Input("hold_end", default=0, min=0, max=1024, tooltip="So many frames stay at the end picture."),
+                io.Int.Input(
+                    "hold_end", default=0, min=0, max=1024, tooltip="So many more frames stay at the end picture."
+                ),
                 io.Float.Input(
                     "strength",
                     default=1.0,

@@ -181,6 +181,20 @@ def test_the_negative_sees_no_picture(model, adapter):
     assert not torch.allclose(sample(other, cfg=9.0, negative=2), sample(other, cfg=1.0, negative=2), atol=1e-2)
 
 
+@pytest.mark.parametrize("side", ["positive", "negative"])
+@pytest.mark.parametrize("adapter", [ADAPTER, None])
+def test_an_area_of_one_side_changes_nothing_of_who_sees_the_pictures(model, adapter, side):
+    """For it the host puts a copy among the other side's conds, with the same name."""
+    import nodes
+
+    moved, latent = apply(model, module=None, adapter=adapter), {"samples": torch.zeros(FRAMES, 4, *SIZE)}
+    conds = {"positive": told(2), "negative": told(3)}
+    conds[side] = [[text, {"area": (*SIZE, 0, 0), "strength": 1.0}] for text, _ in conds[side]]
+    with torch.no_grad():
+        (made,) = nodes.common_ksampler(moved, 1, 2, 5.0, "euler", "normal", *conds.values(), latent)
+    near(made["samples"], sample(moved))
+
+
 @EVERY_WAY
 def test_halves_of_guidance_together_or_apart(model, way, monkeypatch):
     moved = apply(model, **way)

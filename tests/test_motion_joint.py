@@ -316,6 +316,16 @@ def test_what_cannot_serve_is_refused_by_name(joint, host):
     for sentence, asked in refused.items():
         with pytest.raises(ValueError, match=sentence):
             FrozenVideo(asked, CONFIG)
+    known = tiny.motion_config("v1").frames
+    long, asked = (
+        replace(CONFIG, frames=known + 1),
+        replace(joint(decoder=dict(module="joint_v1.ckpt")), frames=known + 1),
+    )
+    with pytest.raises(
+        ValueError, match=f"{known + 1} frames of a window .* knows positions for {known}; set the video"
+    ):
+        FrozenVideo(asked, long)
+    FrozenVideo(asked, CONFIG)  # whose windows are shorter
     with pytest.raises(ValueError, match="has tokens of width 64, and this MODEL reads text of width 48"):
         FrozenVideo(joint(decoder=dict(adapter=None)), replace(CONFIG, token_width=64))
     with pytest.raises(ValueError, match="the predictor is for DynamiCrafter, and joint training goes through SD1.5"):

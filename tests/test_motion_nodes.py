@@ -127,7 +127,8 @@ def test_a_trained_predictor_adds_what_it_learnt(plus, clip_vision):
     known[[0, -1]] = True
     assert torch.equal(motion.tokens, trained.network.model(straight[None], known)[0])
     assert not torch.equal(motion.tokens[1:-1], straight[1:-1]) and "plus.safetensors" in motion.told
-    assert torch.equal(predict(trained, clip_vision, *pictures, strength=0.0).tokens, straight)
+    nothing = predict(trained, clip_vision, *pictures, strength=0.0)
+    assert torch.equal(nothing.tokens, straight) and "strength 0" in nothing.told
     half = predict(trained, clip_vision, *pictures, strength=0.5).tokens
     torch.testing.assert_close(half, (motion.tokens + straight) / 2)
     through = predict(trained, clip_vision, picture(1), picture(3), picture(2))

@@ -152,6 +152,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.out.suffix != ".safetensors":
         parser.error(f"OUT is {options.out.name}; a name that ends in .safetensors is expected")
+    if options.frames < 3:
+        parser.error(f"--frames is {options.frames}; at least 3 are expected, of which the first and last are given")
     if options.start_alone and options.keyframes:
         parser.error("--start-alone has no pictures between: no --keyframes beside it")
     return options

@@ -93,7 +93,7 @@ class Examples:
         chosen = [first, *(others[pick(len(others))] for _ in range(count - 1))]
         places = tuple((clip, pick(clip.frames - frames + 1)) for clip in chosen)
         knots = ends(self.config, frames)
-        if self.config.keyframes and pick(2):
+        if self.config.keyframes and pick(2) and frames > 3:  # else nothing would be left to predict
             knots.insert(1, 1 + pick(frames - 2))
         return replace(example([clip.read(start, frames) for clip, start in places], knots), places=places)
 
