@@ -1,5 +1,6 @@
 """VIDEO as frames that pass by one at a time: what comes in, of whatever kind, and what goes out, in a file of ours."""
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +14,8 @@ from torch import Tensor
 from ..core.video import files
 from ..core.video.sound import Sound, read_sound
 from .subtitles import without_subtitles
+
+BYTES = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")  # formats that the host reads as 8 bits a channel
 
 
 def rate_of(fps: float) -> Fraction:
@@ -36,27 +39,31 @@ def open_clip(frames, fps: float) -> Clip:
     if isinstance(frames, InputImpl.VideoFromFile):
         start, duration = frames.get_active_trim_window()
         sound = read_sound(frames.get_stream_source(), start, duration)
-        return Clip(lambda: _decode(frames.get_stream_source(), start, duration), frames.get_frame_rate(), sound)
+        return Clip(lambda: decode(frames), frames.get_frame_rate(), sound)
     parts = frames.get_components()
     sound = parts.audio and Sound(parts.audio["waveform"][0].cpu().float().numpy(), int(parts.audio["sample_rate"]))
     return Clip(lambda: iter(parts.images[..., :3].cpu().float().numpy()), Fraction(parts.frame_rate), sound)
 
 
-def _decode(source, start: float, duration: float) -> Iterator[np.ndarray]:
-    """Frames of a file as uint8, turned upright. start, duration: in seconds; 0: to the end."""
-    with av.open(source) as container:
+def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.ndarray]:
+    """The frames of `get_components`, number for number and upright, which would hand them over all at once: [H, W, 3],
+    uint8. deep: float from 0 to 1 where the file has more than 8 bits a channel."""
+    file = video.get_stream_source()
+    if isinstance(file, io.BytesIO):
+        file = io.BytesIO(file.getvalue())  # with a place of its own: the same video may be read twice at a time
+    start, duration = video.get_active_trim_window()
+    with av.open(file) as container:
         stream = container.streams.video[0]
-        first, behind = _window(stream, start, duration)
+        first, end = (int(seconds / stream.time_base) for seconds in (start, start + duration))
+        if first:
+            container.seek(first, stream=stream)
         for frame in container.decode(stream):
-            if behind is not None and frame.pts >= behind:
+            if frame.pts < first:
+                continue
+            if duration and frame.pts >= end:
                 return
-            if frame.pts >= first:
-                yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-
-
-def _window(stream, start: float, duration: float) -> tuple[int, int | None]:
-    """The first time of a part of a stream, and that of what is behind it, in the stream's own units."""
-    return int(start / stream.time_base), int((start + duration) / stream.time_base) if duration else None
+            kept = "gbrpf32le" if deep and frame.format.name not in BYTES else "rgb24"
+            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format=kept), round(frame.rotation / 90)))
 
 
 def to_tensor(frame: np.ndarray) -> Tensor:

@@ -121,7 +121,8 @@ def test_a_workflow_says_whether_it_wants_a_checkpoint(tmp_path, workflow, check
             STORY,
             "error: the host has no checkpoint nowhere.safetensors; it has ",
         ),
-        (["--checkpoint", "no/where.safetensors"], STORY, "error: there is no checkpoint "),
+        (["--checkpoint", "./no/where.safetensors"], STORY, "error: there is no checkpoint "),
+        (["--checkpoint", "no/where.safetensors"], STORY, "error: the host has no checkpoint no/where.safetensors; it"),
         ([], "[Bob] a man\n[Bob] at home", "error: story.txt has no line of three dashes"),
         ([], STORY.replace("and [Eve]", "and [Eev]"), "did you mean [Eve]?"),
     ],
@@ -131,6 +132,13 @@ def test_what_cannot_be_done_is_said_in_a_sentence(tmp_path, arguments, story, s
     done = demo("--story", "story.txt", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert sentence in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_ui_says_that_it_takes_no_story(tmp_path):
+    (tmp_path / "story.txt").write_text(STORY, encoding="utf-8")
+    done = demo("--ui", "--story", "story.txt", "--steps", "4", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--ui opens the workflow as it is, to be changed there: no --story, --steps beside it" in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for the user's browser is a POSIX command")

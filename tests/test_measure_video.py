@@ -82,10 +82,10 @@ def test_a_video_in_memory_is_read_twice_at_a_time(host):
 
 
 def test_a_file_is_read_no_further_than_asked(host, file, monkeypatch):
-    from storyreel.host import video_frames
+    from storyreel.host import video_file, video_frames
 
     taken = []
-    monkeypatch.setattr(video_frames.np, "rot90", lambda picture, k: taken.append(k) or picture)
+    monkeypatch.setattr(video_file.np, "rot90", lambda picture, k: taken.append(k) or picture)
     _, frames = video_frames.frames_of(file(clips.BUNNY))
     next(frames), next(frames)
     assert len(taken) == 2

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import webbrowser
@@ -58,6 +57,9 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     if wants_checkpoint != bool(options.checkpoint):
         needs = "needs a --checkpoint" if wants_checkpoint else "takes no --checkpoint"
         parser.error(f"the workflow {options.workflow} {needs}")
+    unused = [name for name in ("story", "seed", "steps") if getattr(options, name) is not None]
+    if options.ui and unused:
+        parser.error(f"--ui opens the workflow as it is, to be changed there: no --{', --'.join(unused)} beside it")
     if options.story:
         options.story = read_story(options.story)
     return options
@@ -102,7 +104,7 @@ def choose_checkpoint(wanted: str | None) -> tuple[list[Path], str | None]:
     path = Path(wanted).expanduser().resolve()
     if path.is_file():
         return [path.parent, *folders], path.name
-    if os.sep in wanted:
+    if Path(wanted).is_absolute() or wanted.startswith((".", "~")):
         raise SetupError(f"there is no checkpoint {path}.")
     return folders, wanted  # the host knows more folders than we do, and says so if it is in none
 
