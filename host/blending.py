@@ -124,7 +124,7 @@ def patch_blending(
     """A clone that samples in chunks, see `RandomizedBlending`.
 
     Raises ValueError for chunks that do not overlap, for a rescale of guidance that is not done here, and for a model
-    without frames.
+    whose latents are neither a batch, which is taken for frames, nor have a dimension of time.
     """
     blending.chunk_starts(length, length, overlap)
     if rescale and not guidance:
