@@ -47,8 +47,12 @@ class DynamiCrafterTokens:
     """The tokens that a DynamiCrafter checkpoint makes of a picture: other ones for every frame."""
 
     model: ModelPatcher
-    name: str = "DynamiCrafter"
     space: str = "dynamicrafter"
+
+    @property
+    def name(self) -> str:
+        kind = parts_of(self.model).kind
+        return "DynamiCrafter" + (f" {kind.name}" if kind is not None else "")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -114,9 +118,11 @@ def load_predictor(name: str, space: Space) -> Predictor:
         raise ValueError(f"{NODE}: {name} does not hold the weights that its metadata state ({error}).") from error
     network.requires_grad_(False).eval()
     comfy.model_management.archive_model_dtypes(network)
-    trained = f"predicted by {name}"
-    if not read_training(metadata).get("beats_interpolation", True):
+    trained, stated = f"predicted by {name}", read_training(metadata)
+    if not stated.get("beats_interpolation", True):
         trained += ", which is not known to beat interpolation"
+    if (learnt := stated.get("tokens_of", space.name)) != space.name:
+        trained += f", which learnt tokens of {learnt}, and these are of {space.name}"
     return Predictor(space, patcher_of(network), trained)
 
 

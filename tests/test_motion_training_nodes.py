@@ -74,6 +74,8 @@ def test_clips_become_a_predictor_that_says_how_good_it_is(learn, space, clip_vi
     )
     loaded = motion.load_predictor(name, space)
     assert loaded.network.model.config == CONFIG and loaded.trained == f"predicted by {name}"
+    other = motion.load_predictor(name, replace(space, name="face.safetensors")).trained
+    assert other == f"predicted by {name}, which learnt tokens of {ADAPTER}, and these are of face.safetensors"
     plot = draw(trained.log, figures.mse_interpolation, figures.told)
     assert plot.shape[0] == 1 and plot.std() > 0.01
 

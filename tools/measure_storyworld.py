@@ -7,7 +7,7 @@ Settings: plain; csa (the default), csa-mask, csa-paper, csa-all-1 (all blocks, 
 csa-anchors-0, csa-blocks-all, csa-start-0.1, csa-end-0.5, csa-strength-0.5, csa-tile-3; each also -noise-same.
 
 The whole table is kept in models/storyworld/measured.jsonl: rows that are there for these weights stay, the others are
-measured now. With --unet the main rows of another UNet are added.
+measured now. With --unet and --weights the main rows of another UNet are added, over fewer stories.
 """
 
 from __future__ import annotations
