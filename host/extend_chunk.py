@@ -45,7 +45,7 @@ class Extender:
     most: of those before, that the model can be shown; None: any number.
     text_tokens: how many of a prompt the model reads; 0: it reads none. None: all.
 
-    Raises ValueError for inputs that the model needs and that are empty, and for lengths that it cannot make.
+    Raises ValueError for lengths that the model cannot make.
     """
 
     named = ""
@@ -57,12 +57,6 @@ class Extender:
 
     def __init__(self, told: Told):
         self.told = told
-        if told.vae is None:
-            raise ValueError(f"{NODE}: vae is empty; load the autoencoder of {self.named}, if the checkpoint has none.")
-        if self.text_tokens != 0:
-            self.prompts(0)
-        if self.looks():
-            self.vision()
         self.length, self.overlap = told.length or self.frames, told.overlap or self.memory
         if self.most is not None and self.overlap > self.most:
             raise ValueError(
@@ -74,6 +68,15 @@ class Extender:
                 f"{NODE}: chunks of {self.length} frames that begin with {self.overlap} of those before have nothing "
                 "new; a smaller overlap is expected."
             )
+
+    def check_parts(self) -> None:
+        """Raise ValueError for an input that the model needs and that is empty."""
+        if self.told.vae is None:
+            raise ValueError(f"{NODE}: vae is empty; load the autoencoder of {self.named}, if the checkpoint has none.")
+        if self.text_tokens != 0:
+            self.prompts(0)
+        if self.looks():
+            self.vision()
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ValueError for frames that the model cannot make."""

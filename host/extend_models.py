@@ -207,7 +207,8 @@ EXTENDERS = {
 
 
 def extender_of(told: Told) -> Extender:
-    """What extends a clip by this MODEL. Raises ValueError with its name for any other kind of model."""
+    """What extends a clip by this MODEL. Raises ValueError with its name for any other kind of model, and for what it
+    lacks."""
     inner = told.model.model
     found = EXTENDERS.get(type(inner))
     if found is None or (found is WanExtender and not takes_pictures(inner)):
@@ -216,7 +217,9 @@ def extender_of(told: Told) -> Extender:
             f"{NODE}: MODEL is {name}, made for no given frames; StreamingT2V, StreamingSVD, DynamiCrafter, Stable "
             "Video Diffusion or Wan image-to-video is expected."
         )
-    return found(told)
+    extender = found(told)
+    extender.check_parts()
+    return extender
 
 
 def takes_pictures(wan: comfy.model_base.WAN21) -> bool:
