@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.video import files
 from .conditioning import pick_row
 from .dynamicrafter_decode import decode_clip, takes_references
-from .runs import run_folder
+from .runs import name_of, run_folder
 from .video_file import ExactVideo, rate_of
 
 BY_DYNAMICRAFTER, BY_MOTION = "StoryReelAnimateStory", "StoryReelAnimateStoryByMotion"
@@ -176,7 +176,7 @@ def join(run: str, count: int, shared_ends: bool, fps: float) -> ExactVideo:
             yield from shot
 
     rate = rate_of(fps)
-    whole = shot_path(run, f"all_{rate.numerator}_{rate.denominator}")
+    whole = shot_path(run, f"all_{name_of([count, shared_ends, str(rate)])[:8]}")
     if not whole.exists():
         files.write_frames(whole, frames(), rate)
     return ExactVideo(str(whole))
