@@ -177,6 +177,7 @@ def join(run: str, count: int, shared_ends: bool, fps: float) -> ExactVideo:
 
     rate = rate_of(fps)
     whole = shot_path(run, f"all_{name_of([count, shared_ends, str(rate)])[:8]}")
-    if not whole.exists():
+    newest = max(shot_path(run, number).stat().st_mtime_ns for number in range(count))
+    if not whole.exists() or whole.stat().st_mtime_ns < newest:
         files.write_frames(whole, frames(), rate)
     return ExactVideo(str(whole))
