@@ -171,7 +171,7 @@ def test_a_predictor_of_another_space_is_refused_by_name(plus, crafter):
     ):
         load("crafter.safetensors", plus)
     with pytest.raises(
-        ValueError, match=r"plus.safetensors was trained for ip-plus \(3 x 48\), and DynamiCrafter makes"
+        ValueError, match=r"plus.safetensors was trained for ip-plus \(3 x 48\), and DynamiCrafter 512_interp makes"
     ):
         load("plus.safetensors", DynamiCrafterTokens(crafter))
     load("crafter.safetensors", DynamiCrafterTokens(crafter))
