@@ -6,11 +6,11 @@ along predicted motion: both are drawn, and the one that is not muted makes them
 
 from dataclasses import dataclass
 
-from .films import STORM, TOP, TOY_VIDEO, WAVES, animate, come_to_life, draw
+from .films import STORM, TOP, TOY_FILM, TOY_VIDEO, WAVES, animate, come_to_life, draw
 from .following import ALONG_TOKENS, BY_MOTION, CHOICE, TOY_MOTION, follow
 from .long import STREAMING_T2V, VID2VID, load_streaming, save_video, write
 from .parts import FIXED_SEED, SD15, Graph, Group, Node, load_checkpoint
-from .pictures import LOADER_BOX, TOY_SAMPLING
+from .pictures import LOADER_BOX
 from .shots import DYNAMICRAFTER_INTERP, SD21, load_video_model, load_vision
 
 BELOW = 2330  # of the lowest row, where the film is refined
@@ -226,7 +226,7 @@ def storyworld_story_to_long_video(longer: Longer = REMEMBERS) -> Graph:
     video = load_video_model(TOY_VIDEO)
     nodes = {
         "1": Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
-        **draw(WAVES, (128, 128), TOY_SAMPLING, seed=TOY_SAMPLING["seed"]),
+        **draw(WAVES, (128, 128), TOY_FILM, seed=TOY_FILM["seed"]),
         "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
         **shoot(come_to_life()),
         **follow(TOY_MOTION, ("1", 3)),
