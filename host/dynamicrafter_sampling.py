@@ -41,7 +41,7 @@ class DDIM(comfy.samplers.Sampler):
         options, seed = extra_args["model_options"], extra_args["seed"]
         units = _Units(model_wrap.inner_model.model_sampling, sigmas)
         draw = self.noise or (lambda step, like: torch.randn(like.shape, generator=generator("ddim", seed, step)))
-        first = units.at(sigmas[0])
+        first = then = units.at(sigmas[0])
         empty = latent_image is None or not latent_image.any()
         x = noise if empty else first.noised(latent_image, noise)
         for step in range(len(sigmas) - 1):
@@ -79,7 +79,7 @@ class _Units:
                 "StoryReelDDIMSampler: the MODEL is a rectified flow, of which DDIM knows nothing; use euler."
             )
         self.sampling = sampling
-        self.least = min([float(sampling.sigma_min), *(float(sigma) for sigma in sigmas if sigma > 0)])
+        self.least = min([float(sampling.sigma_min), *filter(None, sigmas.tolist())])
 
     def at(self, sigma: Tensor) -> "_Point":
         last = float(sigma) == 0

@@ -125,6 +125,8 @@ def test_ddim_in_two_stages_is_ddim_in_one(model):
     half = guider.sample(noise, nothing, DDIM(0.0), sigmas[:3], **how)
     both = guider.sample(nothing, half, DDIM(0.0), sigmas[2:], **how)
     assert (both - whole).abs().max() / whole.abs().max() < 1e-5
+    none_left = guider.sample(nothing, whole, DDIM(0.0), sigmas[5:], **how)  # split behind the last step
+    assert (none_left - whole).abs().max() / whole.abs().max() < 1e-2
 
 
 @torch.no_grad()
