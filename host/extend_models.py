@@ -22,12 +22,11 @@ class StreamingT2VExtender(Extender):
 
     named = StreamingT2V.named
     frames, memory = 16, 8
+    needs_image = "shows APM a picture through its image encoder; without one set apm_strength to 0"
 
     def __init__(self, told: Told):
         super().__init__(told)
         self.embeds = None
-
-    needs_image = "shows APM a picture through its image encoder; without one set apm_strength to 0"
 
     def looks(self):
         return self.told.apm_strength > 0

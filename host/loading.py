@@ -22,8 +22,8 @@ management = comfy.model_management
 
 FOLDERS = ("checkpoints", "diffusion_models")  # where people keep checkpoints of video models
 PRECISIONS = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # auto: the host's
-FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # how torch names what it does not unpickle
 LARGE_PRECISIONS = PRECISIONS | {"fp8_e4m3fn": torch.float8_e4m3fn}  # of models that are large enough for 8 bit
+FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # how torch names what it does not unpickle
 
 
 def checkpoint_names() -> list[str]:

@@ -124,8 +124,7 @@ def apply_to_sd15(
     if module is not None or adapter is None:
         held = None if module is None else modules.model
         patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _around_unet(motion, held, adapter is None))
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(motion, keys))
-    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
+    _remember(patched, motion, keys)
     return patched
 
 
@@ -166,8 +165,7 @@ def apply_to_dynamicrafter(model: ModelPatcher, motion: Trajectory) -> ModelPatc
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_model)
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _around_sampling(motion))
-    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
+    _remember(patched, motion)
     return patched
 
 
@@ -206,7 +204,9 @@ def _around_unet(motion: Trajectory, modules, beside_text: bool):
     return around
 
 
-def _around_sampling(motion: Trajectory, keys: Sequence[tuple] = ()):
+def _remember(patched: ModelPatcher, motion: Trajectory, keys: Sequence[tuple] = ()) -> None:
+    """Have every sampling run remember its own `Run`. keys: of the patches that must still stand then."""
+
     def around(executor, noise, *args, **kwargs):
         guider = executor.class_obj
         if len(noise) != len(motion):
@@ -219,7 +219,8 @@ def _around_sampling(motion: Trajectory, keys: Sequence[tuple] = ()):
         guider.model_options["transformer_options"][KEY] = Run(motion, sides)
         return executor(noise, *args, **kwargs)
 
-    return around
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, around)
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _around_sampler)
 
 
 def _around_sampler(executor, guider, sigmas, extra_args, *args, **kwargs):

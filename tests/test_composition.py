@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from harness.masks import left_half
 
 
 @pytest.fixture(scope="module")
@@ -132,17 +133,10 @@ def test_tome(host, probe, model, conds, ours_first):
     watch.check()
 
 
-def half(height, width):
-    """A mask of the left half."""
-    mask = torch.zeros(1, height, width)
-    mask[..., : width // 2] = 1
-    return mask
-
-
 def test_tome_with_a_mask(host, probe, model, conds, caplog):
     """A mask cannot be laid on merged tokens: those levels keep to their own and say so once, the others share."""
     alone = host_node(host, "TomePatchModel", model, ratio=0.3)
-    patched = probe.node(host, alone, "custom", mask=half(128, 128))
+    patched = probe.node(host, alone, "custom", mask=left_half(0.5))
     with caplog.at_level(logging.WARNING):
         ours = probe.sample(patched, *conds, probe.latent(3, 16, 16), steps=1)
     (message,) = said(caplog)
@@ -157,7 +151,7 @@ def test_an_area_with_a_mask(host, probe, model, caplog):
     conds, latent = ([part], probe.conditioning(1, 768, 2)), probe.latent(3, 16, 16)
     plain = probe.sample(model, *conds, latent, steps=1, cfg=1.0)
     with caplog.at_level(logging.WARNING):
-        masked = probe.sample(probe.node(host, model, "custom", mask=half(128, 128)), *conds, latent, steps=1, cfg=1.0)
+        masked = probe.sample(probe.node(host, model, "custom", mask=left_half(0.5)), *conds, latent, steps=1, cfg=1.0)
     (message,) = said(caplog)
     assert "an area of 16 x 8 of 16 x 16 latent pixels" in message and torch.equal(masked, plain)
     shared = probe.sample(probe.node(host, model, "custom"), *conds, latent, steps=1, cfg=1.0)

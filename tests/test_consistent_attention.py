@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from harness.masks import left_half
 
 FAMILIES = {"sd15_full": 768, "sd2_full": 1024, "sdxl_slim": 2048}
 STORY = ("A", "A", "", "B", "AB")
@@ -86,11 +87,6 @@ def test_one_half_of_guidance(run, apply_to):
 def test_strength(run, strength, preset):
     _, watch = run(preset=preset, strength=strength)
     watch.check()
-
-
-def left_half(*shares: float) -> torch.Tensor:
-    """MASK [F, 128, 64] of the left part of each frame, so many of its pixels wide."""
-    return torch.stack([(torch.arange(64) < 64 * share).float().expand(128, 64) for share in shares])
 
 
 @pytest.mark.parametrize("mask", [left_half(0.5), left_half(0.25, 0.75, 0.0)], ids=["one for all", "one each"])

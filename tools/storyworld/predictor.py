@@ -52,18 +52,23 @@ def token_files(clips: Motions, vision: nn.Module, adapter: dict[str, Tensor], f
     return [training.Clip(file, clips.recipe.frames) for file in files]
 
 
+def run_of(clips: Sequence[training.Clip], plan: Plan) -> str:
+    """A name for a training on these very tokens by this plan."""
+    from storyreel.host.motion_clips import digest
+
+    return digest([asdict(plan), asdict(CONFIG), clips[0].path.parent.name])
+
+
 def train_predictor(
     folder: Path, name: str, clips: Sequence[training.Clip], plan: Plan = PLAN, stop_after: int | None = None
 ) -> tuple[dict[str, Tensor], training.Figures, list[dict]]:
     """(its weights in half precision, what it reaches on clips that it never saw, the log)
 
-    Stopped, it goes on from folder/name_DIGEST.state, of these very clips and this plan.
+    Stopped, it goes on from folder/name_RUN.state, see `run_of`.
     """
-    from storyreel.host.motion_clips import digest
     from storyreel.host.motion_training import Recipe, learn
 
-    made_of = digest([asdict(plan), asdict(CONFIG), clips[0].path.parent.name])
-    state, printed = folder / f"{name}_{made_of[:8]}.state", 0.0
+    state, printed = folder / f"{name}_{run_of(clips, plan)[:8]}.state", 0.0
 
     def tell(_, done: int, total: int) -> None:
         nonlocal printed

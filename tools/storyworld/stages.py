@@ -184,7 +184,6 @@ class Training:
 
     def predictor(self) -> None:
         from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, read_training
-        from storyreel.host.motion_clips import digest
         from storyreel.host.motion_training import reached
 
         plan, path = self._shorter(predictor.PLAN), self._path("predictor")
@@ -193,7 +192,7 @@ class Training:
         clips = motion_data.draw_motions(recipe, self._autoencoder(), vision, folder)
         adapter = shipping.load(self._known("ip_adapter"))[0]
         tokens = predictor.token_files(clips, vision, adapter, folder)
-        run = digest([asdict(plan), asdict(predictor.CONFIG), tokens[0].path.parent.name])
+        run = predictor.run_of(tokens, plan)
         if path.exists() and read_training(shipping.load(path)[1]).get("run") == run:
             print(f"predictor: {path.name} is there")
             return
