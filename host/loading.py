@@ -24,6 +24,7 @@ FOLDERS = ("checkpoints", "diffusion_models")  # where people keep checkpoints o
 PRECISIONS = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # auto: the host's
 LARGE_PRECISIONS = PRECISIONS | {"fp8_e4m3fn": torch.float8_e4m3fn}  # of models that are large enough for 8 bit
 FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # how torch names what it does not unpickle
+NO_MEMORY = "allocate memory"  # how torch and the system say that there is none: that is not the file's fault
 
 
 def checkpoint_names() -> list[str]:
@@ -53,6 +54,8 @@ def read_with_metadata(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     except PermissionError:
         raise
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        if NO_MEMORY in str(error):
+            raise
         name, size = Path(path).name, Path(path).stat().st_size
         if objects := FORBIDDEN.search(str(error)):
             raise ValueError(

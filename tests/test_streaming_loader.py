@@ -4,6 +4,7 @@ import ctypes
 import gc
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,23 @@ def test_a_broken_download_is_said_to_be_one(loader, host):
         with pytest.raises(ValueError, match=f"broken.ckpt, of {len(found):,} bytes, is no checkpoint, or not a whole"):
             loader.load(path.name)
     path.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process's memory are Linux's")
+def test_too_little_memory_is_not_said_to_be_a_broken_file(loader, host):
+    import resource
+
+    path = host.base / "models" / "checkpoints" / "whole.ckpt"
+    torch.save({"a": torch.zeros(2**28, dtype=torch.uint8)}, path, _use_new_zipfile_serialization=False)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**26, limits[1]))
+    try:
+        with pytest.raises(RuntimeError, match="allocate memory"):
+            loader.load(path.name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        path.unlink()
 
 
 def test_a_pickle_and_half_precision_are_the_same_weights(loader, put):
