@@ -108,6 +108,10 @@ def test_tables_show_what_was_measured(lab):
     rows = {wish: row for wish in wanted}
     assert len(table.main_table(rows)) == 2 + len(table.VIDEOS) + len(table.LONGER)
     assert len(table.blends_table(rows)) == 2 + 4 and len(table.colours_table(rows)) == 2 + 2
-    assert len(table.chunks_table(rows)) == 2 + 2 * len(table.LONGER)
+    chunks = table.chunks_table(rows)
+    assert len(chunks) == 2 + 2 * len(table.LONGER)
+    assert chunks[0].split("|")[3:-1] == [f" {number} " for number in table.SHOWN]
+    known = sum(number <= table.LONG for number in table.SHOWN)
+    assert all((line.count(" 0.50 "), line.count(" - ")) == (known, len(table.SHOWN) - known) for line in chunks[2:])
     assert all(f"{name} 0.50 (0.50 to 0.50)" in table.line(row | {"setting": "both", "stories": 12}) for name in names)
     assert table.main_table({}) == table.main_table(rows)[:2]

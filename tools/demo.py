@@ -130,14 +130,29 @@ def check_checkpoint(client, checkpoint: str | None):
 
 def fill_in(prompt: dict, checkpoint: str | None, options: argparse.Namespace) -> dict:
     """The workflow in API form with the checkpoint, and the story, seed and steps if given."""
-    changes = {"StoryReelScript": options.story or {}}
+    changes = {}
     if checkpoint is not None:
         changes["CheckpointLoaderSimple"] = {"ckpt_name": checkpoint}
     sampling = {"seed": options.seed, "steps": options.steps}
     changes["KSampler"] = {name: value for name, value in sampling.items() if value is not None}
     for node in prompt.values():
         node["inputs"].update(changes.get(node["class_type"], {}))
+    if options.story:
+        first, *others = sorted(scripts_of(prompt), key=int)
+        prompt[first]["inputs"].update(options.story)
+        for id in others:  # what happens next: more of what the story ended with
+            prompt[id]["inputs"].update(options.story, scenes=last_scene(options.story["scenes"]))
     return prompt
+
+
+def scripts_of(prompt: dict) -> list[str]:
+    return [id for id, node in prompt.items() if node["class_type"] == "StoryReelScript"]
+
+
+def last_scene(scenes: str) -> str:
+    """Its line, without the caption."""
+    told = [line.rpartition("#")[0] or line for line in scenes.splitlines()]
+    return next((scene for scene in reversed(told) if scene.strip()), "")
 
 
 def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str | None) -> int:

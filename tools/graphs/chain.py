@@ -7,9 +7,9 @@ along predicted motion: both are drawn, and the one that is not muted makes them
 from dataclasses import dataclass
 
 from .films import STORM, TOP, TOY_FILM, TOY_VIDEO, WAVES, animate, come_to_life, draw
-from .following import ALONG_TOKENS, BY_MOTION, CHOICE, TOY_MOTION, follow
+from .following import ALONG_TOKENS, BY_MOTION, CHOICE, Motion, follow
 from .long import STREAMING_T2V, VID2VID, load_streaming, save_video, write
-from .parts import FIXED_SEED, SD15, Graph, Group, Node, load_checkpoint
+from .parts import FIXED_SEED, PAGES, SD15, Graph, Group, Node, load_checkpoint
 from .pictures import LOADER_BOX
 from .shots import DYNAMICRAFTER_INTERP, SD21, load_video_model, load_vision
 
@@ -70,10 +70,10 @@ def resize(film: tuple, size: int) -> dict[str, Node]:
     }
 
 
-def save_told(film: str, told: tuple[int, int], saved: tuple[int, int]) -> dict[str, Node]:
-    """Nodes 39 and 50: the film of node `film` with the captions of the story of node 2 over its shots, saved. told,
-    saved: where they stand."""
-    save, titles = save_video("39", 0), {"video": (film, 0), "story": ("2", 0), "shots": ("28", 0)}
+def save_told(film: str, shots: str, told: tuple[int, int], saved: tuple[int, int]) -> dict[str, Node]:
+    """Nodes 39 and 50: the film of node `film` with the captions of the story of node 2 over its shots, those of node
+    `shots`, saved. told, saved: where they stand."""
+    save, titles = save_video("39", 0), {"video": (film, 0), "story": ("2", 0), "shots": (shots, 0)}
     return {
         "39": Node("StoryReelSubtitles", "Subtitles", (*told, 340, 100), titles),
         "50": Node(save.type, "Save Film", (*saved, 520, 480), save.inputs),
@@ -81,11 +81,20 @@ def save_told(film: str, told: tuple[int, int], saved: tuple[int, int]) -> dict[
 
 
 def refine(
-    film: str, pixels: tuple, vae: tuple, clip: tuple, prompts: tuple[str, str], model: tuple, sigmas: tuple, **blending
+    film: str,
+    shots: str,
+    pixels: tuple,
+    vae: tuple,
+    clip: tuple,
+    prompts: tuple[str, str],
+    model: tuple,
+    sigmas: tuple,
+    **blending,
 ) -> dict[str, Node]:
     """Nodes 39 to 50: noise over the frames of the film of node `film`, and away again, in chunks that blend.
 
-    pixels: the frames, from node 40 or larger. model, sigmas: what denoises, and from where on.
+    shots: the node of the shots that it begins with. pixels: the frames, from node 40 or larger. model, sigmas: what
+    denoises, and from where on.
     """
     sampling = {"model": ("45", 0), "positive": ("41", 0), "negative": ("42", 0), "sampler": ("46", 0)}
     sampling |= {"sigmas": sigmas, "latent_image": ("43", 0), "cfg": 1.0, "noise_seed": FIXED_SEED["seed"]}
@@ -102,7 +111,7 @@ def refine(
         "47": Node("SamplerCustom", "Refine", (1700, BELOW, 340, 250), sampling),
         "48": Node("VAEDecode", "Decode Film", (1700, BELOW + 370, 340, 60), {"samples": ("47", 0), "vae": vae}),
         "49": Node("CreateVideo", "Create Film", (1700, BELOW + 550, 340, 110), video),
-        **save_told("49", (1700, BELOW + 780), (2110, BELOW)),
+        **save_told("49", shots, (1700, BELOW + 780), (2110, BELOW)),
     }
 
 
@@ -112,37 +121,38 @@ def refine_by_vid2vid(film: str, clip: tuple, vae: tuple) -> dict[str, Node]:
     larger = {"image": ("40", 0), "upscale_method": "bicubic", "width": 720, "height": 720, "crop": "center"}
     prompts = "high quality, detailed", "blurry, low resolution, noise, watermark, text"
     return {
-        **refine(film, ("51", 0), vae, clip, prompts, ("44", 0), ("44", 1)),
+        **refine(film, "28", ("51", 0), vae, clip, prompts, ("44", 0), ("44", 1)),
         "44": Node("StoryReelRefineSigmas", "Refine Sigmas", (1300, BELOW, 340, 140), {"model": ("52", 0)}),
         "51": Node("ImageScale", "Upscale", (0, BELOW + 230, 360, 140), larger),
         "52": Node(loader.type, "Load MS-Vid2Vid", (420, BELOW, 360, 240), loader.inputs, loader.models),
     }
 
 
-def refine_by_base(film: str, clip: tuple, vae: tuple, model: tuple, hero: str) -> dict[str, Node]:
-    """By the model that made the film longer: a little noise (SDEdit), for it has learned to begin with much."""
+def refine_by_base(film: str, shots: str, clip: tuple, vae: tuple, model: tuple) -> dict[str, Node]:
+    """By the model that made the film longer: a little noise (SDEdit), for it has learned to begin with much. The
+    prompt names no looks: those are in the film, and another story has others."""
     noise = {"model": model, "scheduler": "normal", "steps": 20, "denoise": 0.3}
     blending = dict(chunk=16, overlap=8, guidance=3.0, rescale=0.0)
     return {
-        **refine(film, ("40", 0), vae, clip, (hero, ""), model, ("44", 0), **blending),
+        **refine(film, shots, ("40", 0), vae, clip, ("a hero", ""), model, ("44", 0), **blending),
         "44": Node("BasicScheduler", "A Little Noise", (1300, BELOW, 340, 140), noise),
     }
 
 
-def framed(pictures: str, video: str, longer: str, film: str, refined: str) -> tuple[Group, ...]:
-    """Coloured frames, each around nodes whose ids are given with blanks between."""
+def framed(pictures: str, video: str, longer: str, film: str, refined: str, motion: str) -> tuple[Group, ...]:
+    """Coloured frames, each around nodes whose ids are given with blanks between; without ids there is none."""
     told = (
         ("Story", "#3F789E", "2"),
         ("Pictures", "#A86432", pictures),
         ("Video Model", "#8A5A9E", video),
-        ("Shots", "#4E8A5A", "26 28"),
-        (BY_MOTION, "#A86432", "60 61"),
+        ("Shots", "#4E8A5A", "26 28" if motion else "26"),
+        (BY_MOTION, "#A86432", motion),
         ("What Happens Next", "#3F789E", "31"),
         ("Model That Goes On", "#8A5A9E", longer),
         ("Long Film", "#4E8A5A", film),
         ("Finer Film", "#7A7A3A", refined),
     )
-    return tuple(Group(title, colour, tuple(ids.split())) for title, colour, ids in told)
+    return tuple(Group(title, colour, tuple(ids.split())) for title, colour, ids in told if ids)
 
 
 PICTURES = "1 3 4 5 6 7 8"
@@ -188,7 +198,7 @@ def story_to_long_video() -> Graph:
         + """ Nobody published its predictor: *none* interpolates, untrained.
 5. **Subtitles** are a track that players switch on; bypass it (Ctrl+B), and there is none."""
     )
-    groups = framed(PICTURES, "20 21 22 23 24 25", "30 32 33 34", "35 36 37 38", "39 40 43 46 49 50")
+    groups = framed(PICTURES, "20 21 22 23 24 25", "30 32 33 34", "35 36 37 38", "39 40 43 46 49 50", "60 61")
     return Graph("story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 
 
@@ -221,32 +231,37 @@ NOT_REFINED = """\
 alone."""
 
 
-def storyworld_story_to_long_video(longer: Longer = REMEMBERS) -> Graph:
-    """The same chain on the toy's models, which needs their files beside the pack: it is no example yet."""
-    video = load_video_model(TOY_VIDEO)
+def storyworld_story_to_long_video(longer: Longer = REMEMBERS, motion: Motion | None = None) -> Graph:
+    """The same chain on the toy's models. motion: the toy's, which needs files of its own beside the pack."""
+    video, moving = load_video_model(TOY_VIDEO), come_to_life()
+    page = {"images": ("7", 0), "story": ("2", 0), "page_width": 768}
+    if motion:
+        making, shots = {**shoot(moving), **follow(motion, ("1", 3))}, "28"
+    else:
+        making, shots = {id: moving[id] for id in ("24", "25", "26")}, "26"
     nodes = {
         "1": Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
         **draw(WAVES, (128, 128), TOY_FILM, seed=TOY_FILM["seed"]),
         "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
-        **shoot(come_to_life()),
-        **follow(TOY_MOTION, ("1", 3)),
-        **lengthen(longer, ("28", 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
+        **making,
+        "9": Node("StoryReelComicPage", "Comic Page", (1315, 640, 330, 225), page),
+        "10": Node("SaveImage", "Save Page", (2110, 0, 340, 400), {"images": ("9", 0), "filename_prefix": PAGES}),
+        **lengthen(longer, (shots, 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
     }
     if longer.refines:
-        hero = "a blue hero with a yellow pointed hat"
-        nodes |= refine_by_base("35", ("1", 1), ("1", 2), ("30", 0), hero)
+        nodes |= refine_by_base("35", shots, ("1", 1), ("1", 2), ("30", 0))
     else:
-        nodes |= save_told("35", (2930, 0), (3330, 0))
-    note = (
-        """\
+        nodes |= save_told("35", shots, (2930, 0), (3330, 0))
+    note = """\
 1. Press **Run**: the toys draw the story, bring every picture to life, and go on with the last one, which **What
 Happens Next** tells a line a chunk.
 2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped? Press **Run** again.
 """
-        + (REFINED if longer.refines else NOT_REFINED)
-        + f"\n4. {CHOICE}"
-    )
-    groups = framed(PICTURES, "20 24 25", "30 32 33 34", "35", "39 40 43 46 49 50" if longer.refines else "39 50")
+    note += REFINED if longer.refines else NOT_REFINED
+    if motion:
+        note += f"\n4. {CHOICE}"
+    film = "39 40 43 46 49 50" if longer.refines else "39 50"
+    groups = framed(f"{PICTURES} 9", "20 24 25", "30 32 33 34", "35", film, "60 61" if motion else "")
     return Graph("storyworld_story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 
 

@@ -49,9 +49,9 @@ BASE, CAM, APM = "base", "cam", "apm"
 # Measured: 3.1, 2.8 and 2.5 processor seconds a step on one thread, 164 minutes in all. That is 102 on two cores, if
 # they are 1.6 times as quick; drawing and encoding the clips has the rest of two hours.
 PLANS = {
-    BASE: Plan(steps=1600, batch=6, rate=8e-4, ema=0.998, warmup=100),
-    CAM: Plan(steps=1200, batch=6, rate=6e-4, ema=0.998, warmup=100),
-    APM: Plan(steps=600, batch=6, rate=2e-3, ema=0.99, warmup=50),
+    BASE: Plan(steps=1200, batch=6, rate=8e-4, ema=0.998, warmup=100),
+    CAM: Plan(steps=750, batch=6, rate=6e-4, ema=0.998, warmup=100),
+    APM: Plan(steps=350, batch=6, rate=2e-3, ema=0.99, warmup=50),
 }
 DATA = LongRecipe(seed=6000, count=3000)
 UNET = UNetConfig(

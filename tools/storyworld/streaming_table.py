@@ -6,10 +6,11 @@ from . import streaming_measure as measure
 from .table import Wanted, markdown, share, words
 
 LONG, LONGEST = 10, 20  # chunks
+SHOWN = (0, 1, 2, 4, 7, 10, 15, LONGEST)  # chunks of the table by chunk
 PARTS = ("drawn", *measure.STRENGTHS, measure.LAST_FRAME)
-VIDEOS = {name: 12 for name in PARTS}
-BLENDS = {f"both-blend-{blend}": 12 for blend in (measure.NONE, measure.SHARED, measure.RANDOMIZED)}
-LONGER = {f"{name}-chunks-{LONG}": 6 for name in ("both", "no-cam", "no-apm", measure.LAST_FRAME)}
+VIDEOS = {name: 8 for name in PARTS}
+BLENDS = {f"both-blend-{blend}": 6 for blend in (measure.NONE, measure.SHARED, measure.RANDOMIZED)}
+LONGER = {f"both-chunks-{LONGEST}": 4} | {f"{name}-chunks-{LONG}": 4 for name in ("no-apm", measure.LAST_FRAME)}
 COLOURED = {f"both-chunks-{LONGEST}{colour}": 4 for colour in ("", "-colour-1")}
 COLUMNS = ("hero_jump", "hero_step", "jump", "cuts", "colours", "shapes", "scene", "drift")
 OF_BLENDS = ("flow_deviation", "flow_jump", "jump", "colours", "drift")
@@ -41,14 +42,15 @@ def colours_table(rows: dict[Wanted, dict]) -> list[str]:
 
 
 def chunks_table(rows: dict[Wanted, dict]) -> list[str]:
-    """What is right at the end of each chunk, of which number 0 was drawn."""
+    """What is right at the end of some chunks, of which number 0 was drawn."""
     lines = []
     for wish in wanted():
         if wish.setting in LONGER and wish in rows:
             for name in BY_CHUNK:
-                means = ["-" if mean is None else f"{mean:.2f}" for mean, _, _ in rows[wish][f"{name}_by_chunk"]]
-                lines.append([wish.setting, name, *means])
-    return markdown(["setting", "right", *map(str, range(LONG + 1))], lines)
+                chunks = rows[wish][f"{name}_by_chunk"]
+                means = [chunks[number][0] if number < len(chunks) else None for number in SHOWN]
+                lines.append([wish.setting, name, *("-" if mean is None else f"{mean:.2f}" for mean in means)])
+    return markdown(["setting", "right", *map(str, SHOWN)], lines)
 
 
 def _table(rows: dict[Wanted, dict], settings: dict[str, int], columns: tuple[str, ...]) -> list[str]:
