@@ -1,6 +1,7 @@
 """The demo, started as a user starts it: pictures and a page where it says, or one sentence why not."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 pytestmark = pytest.mark.programs
 
 ROOT = Path(__file__).resolve().parents[1]
+KEPT = environment().CACHE / "demo" / "output" / "story"  # shots and chunks, run by run
 DEMO = [sys.executable, str(ROOT / "tools" / "demo.py")]
 
 TOY_STORY = """[Bob] a green hero
@@ -66,22 +68,64 @@ def drawn(done: subprocess.CompletedProcess, folder: Path) -> dict[str, Image.Im
     return images
 
 
-def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path):
+def killed_after_a_chunk(*arguments, cwd: Path) -> dict[Path, int]:
+    """Start the demo, and end it and its host without a warning as soon as a chunk is on disk: {a file of what was
+    finished by then: when it was written}."""
+    before = set(KEPT.glob("*/*/*"))
+    with open(cwd / "killed.log", "wb") as log:
+        process = subprocess.Popen(
+            [*DEMO, *map(str, arguments)],
+            cwd=cwd,
+            env=environment().clean_environ(),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 800
+    try:
+        while not set(KEPT.glob("long/*/chunk_*.avi")) - before:
+            assert process.poll() is None and time.monotonic() < deadline, (cwd / "killed.log").read_text()
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
+    finished = (path for path in set(KEPT.glob("*/*/*")) - before if path.suffix == ".avi")
+    return {path: path.stat().st_mtime_ns for path in finished}
+
+
+@pytest.fixture
+def kept():
+    """KEPT; what the test adds to it is gone afterwards."""
+    before = set(KEPT.glob("*/*"))
+    yield KEPT
+    for folder in set(KEPT.glob("*/*")) - before:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a group of processes is killed as POSIX does it")
+def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path, kept):
+    """And goes on where it was killed: in the chunks behind the shots of two pictures."""
     (tmp_path / "story.txt").write_text(TOY_STORY, encoding="utf-8")
-    done = demo("--story", "story.txt", "--output", "here", cwd=tmp_path)
+    told = ["--story", "story.txt", "--output", "here", "--seed", time.time_ns() % 2**32]
+    finished = killed_after_a_chunk(*told, cwd=tmp_path)
+    assert sum(path.name.startswith("shot_") for path in finished) == 2
+    done = demo(*told, cwd=tmp_path)
     images = drawn(done, tmp_path)
+    assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
     assert "toy models" in done.stdout and "60 words" in done.stdout
     assert sorted(images) == ["page_01.png", "picture_01.png", "picture_02.png"]
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"story_001"}
     assert images["picture_01.png"].size == (128, 128) and images["page_01.png"].width == 768
     (film,) = (path for path in written(done, tmp_path) if path.suffix == ".mp4")
     frames = frames_of(film)
-    assert len(frames) == 2 * 16 and {frame.shape for frame in frames} == {(128, 128, 3)}
+    assert len(frames) == 2 * 16 + 3 * 8 and {frame.shape for frame in frames} == {(128, 128, 3)}
     pictures = [np.asarray(images[f"picture_0{number}.png"].convert("RGB"), float) for number in (1, 2)]
-    for number, shot in enumerate((frames[:16], frames[16:])):
+    for number, shot in enumerate((frames[:16], frames[16:32])):
         away = [np.abs(shot[0] - picture).mean() for picture in pictures]
         assert away[number] < 10 < away[1 - number], "a shot begins with its picture"
         assert max(np.abs(frame - shot[0]).max() for frame in shot) > 60, "and something in it moves"
+    away = [np.abs(frames[-1] - picture).mean() for picture in pictures]
+    assert away[1] < away[0], "the film goes on with what the story ended with"
 
 
 def test_a_checkpoint_draws_too(tmp_path, tiny_checkpoint):

@@ -240,6 +240,29 @@ def test_a_wrong_setting_is_refused(lab):
         lab.video_measure.read_setting("animate-no-sound")
 
 
+def test_likeness_is_of_each_frame_with_the_first_and_with_the_one_before(host, lab):
+    """Pictures that repeat: all alike; else as the definitions have it, pair by pair."""
+    from storyreel.core.storyworld import world
+    from storyreel.host import storyworld
+    from storyworld.likeness import likeness
+
+    vision, clip = storyworld.load_clip_vision(), world.sample_clip(1, 2, wide=1.0)
+    frames = torch.from_numpy(world.render_clip(clip, 4).image).float() / 255
+    same = likeness(vision, frames[:1].expand(3, -1, -1, -1))
+    assert same == pytest.approx(dict(clip_first=1, patches_first=0, clip_frames=1, patches_frames=0), abs=1e-5)
+    found, seen = likeness(vision, frames), [vision.encode_image(frame[None]) for frame in frames]
+    for name, pairs in (("first", [(0, 1), (0, 2), (0, 3)]), ("frames", [(0, 1), (1, 2), (2, 3)])):
+        cosines, distances = [], []
+        for a, b in pairs:
+            cosines.append(torch.cosine_similarity(seen[a]["image_embeds"], seen[b]["image_embeds"]).item())
+            left, right = (seen[at]["penultimate_hidden_states"][0, 1:] for at in (a, b))
+            apart = [(x / x.norm() - y / y.norm()).norm().item() ** 2 for x, y in zip(left, right, strict=True)]
+            distances.append(np.mean(apart))
+        assert found[f"clip_{name}"] == pytest.approx(np.mean(cosines), abs=1e-4)
+        assert found[f"patches_{name}"] == pytest.approx(np.mean(distances), rel=1e-3)
+    assert found["patches_frames"] < found["patches_first"] and found["clip_first"] < found["clip_frames"] < 1
+
+
 def test_gates_name_what_is_not_reached(lab):
     from storyworld import video_table
 

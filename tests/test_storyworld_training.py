@@ -235,13 +235,13 @@ def test_the_predictor_says_what_it_reached_and_is_not_trained_twice(trained, la
 
 def test_semantic_motion_is_measured(trained):
     """As tokens, and decoded in every way; a clip that no model made is where it should be."""
-    settings = ("tokens", "drawn", "true", "predicted-text", "interpolated-single")
-    rest = ["--clips", "2", "--steps", "2", "--sheet", trained / "motion.png"]
+    settings = ("tokens", "drawn", "true", "predicted-text", "interpolated-single", "true-dynamicrafter")
+    rest = ["--clips", "2", "--steps", "2", "--video", trained / "video.safetensors", "--sheet", trained / "motion.png"]
     tokens, *decoded = measured("measure_motion.py", trained, "--rows", ",".join(settings), *rest)
     assert tokens["mse"] > 0 and tokens["gain_low"] <= tokens["gain"] <= tokens["gain_high"]
     assert [row["setting"] for row in decoded] == list(settings[1:])
     for row in decoded:
-        for name in ("seen", "every", "action"):
+        for name in ("seen", "every", "action", "patches_first", "patches_frames", "clip_first", "clip_frames"):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
     assert (trained / "motion.png").stat().st_size > 1000
 

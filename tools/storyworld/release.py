@@ -56,7 +56,7 @@ def lasting(folder: Path, reader: Path, _) -> dict[str, float]:
 
 def following(folder: Path, _, video_reader: Path) -> dict[str, float]:
     """How near the picture model comes to 10 clips by their own tokens, and by predicted ones once they can be had."""
-    studio = motion_measure.open_studio(folder, video_reader)
+    studio = motion_measure.open_studio(folder, None, video_reader)
     whose = motion_measure.TRUE, *{motion_measure.PREDICTED} & studio.predictors.keys()
     rows = {tokens: motion_measure.measure(studio, motion_measure.read_setting(tokens), 10, seed=0) for tokens in whose}
     return {f"{tokens} {figure}": row[figure] for tokens, row in rows.items() for figure in ("path", "pose")}

@@ -101,12 +101,11 @@ def make_tasks(setting: Setting, seed: int, index: int) -> list[Task]:
     return tasks
 
 
-class Studio:
-    """The models in the host's hands, and the judges of what they make."""
+class Maker:
+    """The models in the host's hands."""
 
-    def __init__(self, model, clip, vae, clip_vision, reader: Reader, video_reader: VideoReader, encoder: Autoencoder):
+    def __init__(self, model, clip, vae, clip_vision):
         self.model, self.clip, self.vae, self.clip_vision = model, clip, vae, clip_vision
-        self.reader, self.video_reader, self.encoder = reader, video_reader, encoder
 
     @torch.no_grad()
     def make(self, setting: Setting, task: Task) -> np.ndarray:
@@ -159,6 +158,14 @@ class Studio:
         return (self.vae.decode(latents) * 255).round().byte().numpy()
 
 
+class Studio(Maker):
+    """And the judges of what they make."""
+
+    def __init__(self, *models, reader: Reader, video_reader: VideoReader, encoder: Autoencoder):
+        super().__init__(*models)
+        self.reader, self.video_reader, self.encoder = reader, video_reader, encoder
+
+
 def as_input(images: np.ndarray) -> torch.Tensor:
     """The host's IMAGE."""
     return torch.from_numpy(images.copy()).float() / 255
@@ -173,11 +180,14 @@ def open_studio(video: Path, weights: Path | None, reader: Path, video_reader: P
         if folder:
             folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)
     storyworld.register_folder()
-    judges = shipping.filled(Reader(), reader), shipping.filled(VideoReader(), video_reader)
-    encoder = shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))
+    judges = {
+        "reader": shipping.filled(Reader(), reader),
+        "video_reader": shipping.filled(VideoReader(), video_reader),
+        "encoder": shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER))),
+    }
     model = dynamicrafter_loader.load(video.name).model
     parts = storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
-    return Studio(model, *parts, *judges, encoder)
+    return Studio(model, *parts, **judges)
 
 
 def psnr(images: np.ndarray, others: np.ndarray, where: np.ndarray | None = None) -> float:
