@@ -45,7 +45,8 @@ class StoryReelMeasureVideo(io.ComfyNode):
                     "reference",
                     types=[io.Video, io.Image],
                     optional=True,
-                    tooltip="A video of the same size and length that it should equal, for PSNR and SSIM.",
+                    tooltip="A video of the same size and length that it should equal, for PSNR and SSIM; with i3d any "
+                    "clip, for FVD and KVD.",
                 ),
                 io.Int.Input(
                     "chunk_length",
