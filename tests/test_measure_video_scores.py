@@ -182,9 +182,10 @@ def test_another_script_is_refused(measure, put, carphone):
 @pytest.fixture
 def facenet(monkeypatch):
     """facenet-pytorch, and whatever it needs of torchvision."""
-    package = pytest.importorskip("facenet_pytorch")
+    import facenet_pytorch
+
     provide_nms(monkeypatch)
-    return package
+    return facenet_pytorch
 
 
 @pytest.fixture
