@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import folder_paths
 from torch import Tensor
 
 from ..core.video import report
+from ..core.video.aesthetics import AestheticHead
 from ..core.video.borders import Change, Chunks
 from ..core.video.cuts import Cuts
 from ..core.video.drift import Drift
@@ -21,7 +23,9 @@ from ..core.video.likeness import Likeness
 from ..core.video.motion import Motion
 from ..core.video.pictures import fit
 from ..core.video.slices import Slice
+from ..core.video.video_sets import VideoSets
 from ..core.video.watching import Watcher, watch
+from . import video_scores
 from .measure import embed_pictures, embed_prompts, name_of
 from .video_frames import frames_of
 
@@ -32,10 +36,23 @@ RAFT = "RAFT (torchvision's raft_large, with the weights of optical_flow)"
 ELSEWHERE = {  # measures whose networks neither this pack nor the host builds
     "PIC by DreamSim": "needs DreamSim's network and weights.",
     "LPIPS": "needs a VGG or AlexNet backbone and LPIPS's weights.",
-    "re-identification": "needs a face detector (MTCNN) and FaceNet's weights.",
-    "aesthetic score": "needs the LAION head on CLIP ViT-L/14.",
-    "FVD, KVD": "need I3D's weights, and sets of videos on both sides.",
 }
+AESTHETIC, FACES, SETS = "aesthetic score", "re-identification", "FVD, KVD"
+UNCHOSEN = {  # what these need, where the user chose no file
+    AESTHETIC: "needs sac+logos+ava1-l14-linearMSE.pth in models/aesthetic, chosen at aesthetic_head, and CLIP "
+    "ViT-L/14 at clip_vision.",
+    FACES: "needs 20180402-114759-vggface2.pt in models/facenet, chosen at facenet, and the package facenet-pytorch.",
+    SETS: "need i3d_torchscript.pt in models/i3d, chosen at i3d, and a reference.",
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Files that the user chose, of models/aesthetic, models/facenet and models/i3d; None: none."""
+
+    aesthetic_head: str | None = None
+    facenet: str | None = None
+    i3d: str | None = None
 
 
 def measure(
@@ -48,13 +65,14 @@ def measure(
     clip,
     prompt: str,
     slice_height: float,
+    weights: Weights,
 ) -> tuple[dict, Slice]:
     """All figures, fit for JSON, and the X-T slice.
 
     video, reference: VIDEO or IMAGE. anchor: IMAGE, of which the first counts; None: the video's first frame.
     chunks: how it was put together, None if it was not. optical_flow: the host's OPTICAL_FLOW; None: OpenCV.
 
-    Raises ValueError for what does not fit together.
+    Raises ValueError for what does not fit together, and for a file that holds something else.
     """
     count, frames = frames_of(video)
     first = next(frames, None)
@@ -74,18 +92,34 @@ def measure(
         watchers.append(Motion(*flow))
     except ImportError as error:
         missing["MAWE, flow deviation"] = f"{error} Or connect a RAFT model to optical_flow."
+    chosen = {AESTHETIC: weights.aesthetic_head, FACES: weights.facenet, SETS: weights.i3d}
+    missing |= {measure: why for measure, why in UNCHOSEN.items() if chosen[measure] is None}
     if clip_vision is None:
         missing["CLIP text-image score, frame consistency, PIC"] = "need an image encoder: connect clip_vision."
+        missing.setdefault(AESTHETIC, "needs an image encoder: connect CLIP ViT-L/14 to clip_vision.")
     else:
-        watchers.append(_likeness(clip_vision, clip, prompt, anchor))
+        head = weights.aesthetic_head and video_scores.aesthetic_head(weights.aesthetic_head, clip_vision)
+        watchers.append(_likeness(clip_vision, clip, prompt, anchor, head))
         if clip is None or not prompt.strip():
             missing["CLIP text-image score"] = "needs a prompt, and the text encoder at clip."
+    if weights.facenet is not None:
+        try:
+            watchers.append(video_scores.reidentification(weights.facenet))
+        except ImportError as error:
+            missing[FACES] = str(error)
+    bar = comfy.utils.ProgressBar(count)
     if reference is None:
         missing["PSNR, SSIM"] = "need a reference."
+        missing.setdefault(SETS, "need a reference.")
     else:
-        watchers.append(Fidelity(frames_of(reference)[1]))
+        watchers.append(Fidelity(frames_of(reference)[1], strict=weights.i3d is None))
+        if weights.i3d is not None:
+            more, again = frames_of(reference)
+            bar.total += more
+            features = video_scores.video_features(weights.i3d)
+            watchers.append(VideoSets(features, _counted(again, bar), f"I3D ({Path(weights.i3d).name})"))
 
-    size = watch(_counted(chain([first], frames), count), watchers)
+    size = watch(_counted(chain([first], frames), bar), watchers)
     borders = chunks.borders(size[0]) if chunks else []
     if not chunks:
         missing["chunk borders"] = "need chunk_length."
@@ -94,8 +128,7 @@ def measure(
     return report.collect(size, watchers, borders, missing | ELSEWHERE), slice
 
 
-def _counted(frames: Iterable[Tensor], count: int) -> Iterator[Tensor]:
-    bar = comfy.utils.ProgressBar(count)
+def _counted(frames: Iterable[Tensor], bar: comfy.utils.ProgressBar) -> Iterator[Tensor]:
     for frame in frames:
         comfy.model_management.throw_exception_if_processing_interrupted()
         yield frame
@@ -120,12 +153,12 @@ def _raft(optical_flow) -> Flow:
     return flow
 
 
-def _likeness(clip_vision, clip, prompt: str, anchor: Tensor) -> Likeness:
+def _likeness(clip_vision, clip, prompt: str, anchor: Tensor, head: AestheticHead | None) -> Likeness:
     (towards,) = embed_pictures(clip_vision, anchor[None])
     told = None
     if clip is not None and prompt.strip():
         (told,) = embed_prompts(clip, (prompt,), len(towards))
-    return Likeness(lambda frames: embed_pictures(clip_vision, frames), name_of(clip_vision), towards, told)
+    return Likeness(lambda frames: embed_pictures(clip_vision, frames), name_of(clip_vision), towards, told, head)
 
 
 def place_for(prefix: str) -> Path:

@@ -4,8 +4,17 @@ from comfy_api.latest import io, ui
 
 from ..core.video import report
 from ..core.video.borders import Chunks
-from ..host import measure_video
+from ..host import measure_video, video_scores
+from ..host.folders import file_names
 from .story import CATEGORY
+
+NONE = "none"
+
+
+def _file(name: str, folder: str, tooltip: str, **kinds) -> io.Combo.Input:
+    """A file of models/`folder`, or none. Optional: prompts from before there was a choice go on as they were."""
+    options = [NONE, *file_names(folder, **kinds)]
+    return io.Combo.Input(name, options=options, default=NONE, optional=True, advanced=True, tooltip=tooltip)
 
 
 class StoryReelMeasureVideo(io.ComfyNode):
@@ -17,7 +26,8 @@ class StoryReelMeasureVideo(io.ComfyNode):
             category=CATEGORY,
             description="Cuts, motion, seams between chunks, drift, fit to the prompt: what papers on long video "
             "report, in figures, curves and a JSON file. What cannot be computed is listed with what it needs.",
-            search_aliases=["MAWE", "SCuts", "drift", "PSNR", "SSIM", "CLIP score", "optical flow", "consistency"],
+            search_aliases=["MAWE", "SCuts", "drift", "PSNR", "SSIM", "CLIP score", "optical flow", "consistency"]
+            + ["aesthetic score", "FVD", "KVD", "face", "re-identification"],
             is_output_node=True,
             inputs=[
                 io.MultiType.Input(
@@ -35,7 +45,8 @@ class StoryReelMeasureVideo(io.ComfyNode):
                     "reference",
                     types=[io.Video, io.Image],
                     optional=True,
-                    tooltip="A video of the same size and length that it should equal, for PSNR and SSIM.",
+                    tooltip="A video of the same size and length that it should equal, for PSNR and SSIM; with i3d any "
+                    "clip, for FVD and KVD.",
                 ),
                 io.Int.Input(
                     "chunk_length",
@@ -99,6 +110,25 @@ class StoryReelMeasureVideo(io.ComfyNode):
                     tooltip="Frames before the first border between chunks: those of the clip that Extend Video went "
                     "on from. 0: one chunk_length.",
                 ),
+                _file(
+                    "aesthetic_head",
+                    video_scores.AESTHETIC,
+                    "LAION's aesthetic predictor, in models/aesthetic, for the aesthetic score. Wants OpenAI's CLIP "
+                    "ViT-L/14 at clip_vision.",
+                ),
+                _file(
+                    "facenet",
+                    video_scores.FACENET,
+                    "FaceNet's weights, in models/facenet, for the re-identification of faces. Wants the package "
+                    "facenet-pytorch.",
+                ),
+                _file(
+                    "i3d",
+                    video_scores.I3D,
+                    "I3D as TorchScript, in models/i3d, for FVD and KVD against the reference, which then may have any "
+                    "size and length.",
+                    suffixes=video_scores.SCRIPTS,
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All figures, a line each."),
@@ -123,11 +153,15 @@ class StoryReelMeasureVideo(io.ComfyNode):
         clip_vision=None,
         clip=None,
         first_frames=0,
+        aesthetic_head=NONE,
+        facenet=NONE,
+        i3d=NONE,
     ) -> io.NodeOutput:
         path = measure_video.place_for(filename_prefix)
         chunks = Chunks(chunk_length, chunk_overlap, first_frames) if chunk_length else None
+        weights = measure_video.Weights(*(None if name == NONE else name for name in (aesthetic_head, facenet, i3d)))
         found, slice = measure_video.measure(
-            video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height
+            video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height, weights
         )
         measure_video.save(found, path)
         words, plot = report.in_words(found), report.draw(found, slice)

@@ -136,6 +136,8 @@ def _make_environment(venv: Path):
     _step("PyTorch", [*pip, "torch"])
     _step("torchvision, torchaudio", [*pip, "--no-deps", "torchvision", "torchaudio"])
     _step("the host's packages, ours, the tests'", [*pip, *(part for path in PACKAGES for part in ("-r", str(path)))])
+    # alone: it asks for releases of PyTorch and NumPy that are long gone, and works with those that are here
+    _step("facenet-pytorch", [*pip, "--no-deps", "facenet-pytorch"])
     _fit_to_torch(venv)
     # last: without the digest the next start makes the environment anew
     (venv / "storyreel.stamp").write_text(f"{VERSION} {_wanted()}")

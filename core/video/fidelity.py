@@ -43,30 +43,38 @@ class Fidelity(Watcher):
     """Compares every frame with the one of the reference. Series: psnr, None where the two are equal; ssim.
 
     Raises ValueError for a reference of another size or length, and for frames smaller than SSIM's window.
+    strict=False: these are told as not computed, since the reference is there for other measures, too.
     """
 
     name = "fidelity"
 
-    def __init__(self, reference: Iterator[Tensor]):
+    def __init__(self, reference: Iterator[Tensor], strict: bool = True):
         super().__init__("psnr", "ssim")
-        self._reference = reference
+        self._reference, self._strict = reference, strict
         self._equal = 0
 
     def see(self, frame: Tensor) -> None:
+        if self.unfit:
+            return
         number = len(self.series["psnr"])
         other = next(self._reference, None)
         if other is None:
-            raise ValueError(f"The reference ends after {number} frames, and the video goes on.")
+            return self._refuse(f"The reference ends after {number} frames, and the video goes on.")
         if other.shape != frame.shape:
             (height, width), (tall, wide) = frame.shape[:2], other.shape[:2]
-            raise ValueError(f"The reference is {wide} x {tall}, and the video is {width} x {height}.")
+            return self._refuse(f"The reference is {wide} x {tall}, and the video is {width} x {height}.")
         if min(frame.shape[:2]) < WINDOW:
-            raise ValueError(f"SSIM needs frames of at least {WINDOW} x {WINDOW} pixels.")
+            return self._refuse(f"SSIM needs frames of at least {WINDOW} x {WINDOW} pixels.")
         self._equal += torch.equal(frame, other)
         self.note(psnr=psnr(frame, other), ssim=ssim(frame, other))
 
+    def _refuse(self, why: str) -> None:
+        if self._strict:
+            raise ValueError(why)
+        self.unfit = {"PSNR, SSIM": why}
+
     def figures(self) -> dict:
         count = len(self.series["psnr"])
-        if next(self._reference, None) is not None:
-            raise ValueError(f"The video ends after {count} frames, and the reference goes on.")
+        if not self.unfit and next(self._reference, None) is not None:
+            self._refuse(f"The video ends after {count} frames, and the reference goes on.")
         return {"psnr": mean(self.series["psnr"]), "ssim": mean(self.series["ssim"]), "equal_frames": self._equal}

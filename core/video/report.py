@@ -21,6 +21,8 @@ PANELS = (  # what is drawn together: (its axis, {series: its label})
         "cosine to",
         {"consistency": "the frame before", "anchor_likeness": "the anchor", "prompt_likeness": "the prompt"},
     ),
+    ("cosine of", {"face_likeness": "faces"}),
+    ("points", {"aesthetic": "aesthetic score"}),
     ("dB", {"psnr": "PSNR"}),
     ("SSIM", {"ssim": "SSIM"}),
 )
@@ -33,12 +35,14 @@ def collect(
     """All that was found, fit for JSON. size: number of frames, height, width. borders: where chunks begin."""
     count, height, width = size
     found = {"frames": count, "width": width, "height": height}
-    found |= {watcher.name: watcher.figures() for watcher in watchers}
-    series = {name: values for watcher in watchers for name, values in watcher.series.items()}
+    figures = {watcher: watcher.figures() for watcher in watchers}
+    found |= {watcher.name: figures for watcher, figures in figures.items() if not watcher.unfit}
+    unfit = {measure: why for watcher in watchers for measure, why in watcher.unfit.items()}
+    series = {name: values for watcher in watchers if not watcher.unfit for name, values in watcher.series.items()}
     if borders:
         jumps = {name: jump_ratio(series[name], borders) for name in JUMPS if name in series}
         found["borders"] = {"at": list(borders), "jump_ratio": jumps}
-    return found | {"not_computed": dict(not_computed), "series": series}
+    return found | {"not_computed": unfit | dict(not_computed), "series": series}
 
 
 def in_words(found: dict) -> str:
@@ -71,10 +75,27 @@ def in_words(found: dict) -> str:
             f"  frame consistency: {_shown(likeness['consistency'])}",
             f"  PIC with this encoder in place of DreamSim: {_shown(likeness['anchor_likeness'])}",
         ]
+        if "aesthetic" in likeness:
+            lines.append(f"  aesthetic score by {likeness['aesthetic_by']}: {_shown(likeness['aesthetic'])} of 10")
+    if faces := found.get("faces"):
+        lines += [
+            "",
+            f"Faces by {faces['by']}, in {faces['frames_with_faces']} frames",
+            f"  re-identification, {faces['pairs']} pairs of frames: {_shown(faces['reidentification'])} of 100",
+        ]
     if fidelity := found.get("fidelity"):
         equal = fidelity["equal_frames"]
         lines += ["", "Against the reference", f"  PSNR: {_shown(fidelity['psnr'])} dB{_equal(equal)}"]
         lines.append(f"  SSIM: {_shown(fidelity['ssim'])}")
+    if sets := found.get("sets"):
+        ours, theirs = sets["windows"]
+        lines += [
+            "",
+            f"Windows of {sets['window']} frames in features of {sets['by']}: {ours}, and {theirs} of the reference",
+            f"  FVD: {_shown(sets['fvd'])}",
+            f"  KVD: {_shown(sets['kvd'])}",
+            "  Published figures are of thousands of clips: compare these with none but those of as many windows.",
+        ]
     lines += ["", "Not computed"]
     return "\n".join(lines + [f"  {name}: {why}" for name, why in found["not_computed"].items()])
 

@@ -7,12 +7,17 @@ from torch import Tensor
 
 
 class Watcher:
-    """One measure. name: of its group of figures. series: {name: one value a frame}, None where there is no value."""
+    """One measure. name: of its group of figures. series: {name: one value a frame}, None where there is no value.
+
+    unfit: {measure: why} of what turned out to have no figures, known once they were asked for; with it, nothing of the
+    group counts.
+    """
 
     name: str
 
     def __init__(self, *names: str):
         self.series: dict[str, list[float | None]] = {name: [] for name in names}
+        self.unfit: dict[str, str] = {}
 
     def see(self, frame: Tensor) -> None:
         """The next frame, [H, W, 3] from 0 to 1."""

@@ -1,4 +1,4 @@
-"""Image encoders of the host, real and tiny."""
+"""Image encoders of the host, real and tiny, and what looks at their embeddings."""
 
 import torch
 
@@ -15,3 +15,11 @@ def image_encoder(width: int):
     for parameter in made.model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return made
+
+
+def aesthetic_predictor() -> torch.nn.ModuleDict:
+    """LAION's V2 as its authors write it, `layers` with dropout between them, random weights."""
+    torch.manual_seed(0)
+    widths = {0: (768, 1024), 2: (1024, 128), 4: (128, 64), 6: (64, 16), 7: (16, 1)}
+    layers = [torch.nn.Linear(*widths[number]) if number in widths else torch.nn.Dropout(0.2) for number in range(8)]
+    return torch.nn.ModuleDict({"layers": torch.nn.Sequential(*layers)}).eval()
