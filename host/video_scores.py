@@ -12,7 +12,7 @@ from ..core.video.aesthetics import WIDTH, AestheticHead, read_head
 from ..core.video.faces import Reidentification
 from ..core.video.video_sets import WINDOW
 from .folders import path_of
-from .loading import describe, read_with_metadata
+from .loading import NO_MEMORY, describe, read_with_metadata
 from .measure import name_of
 
 AESTHETIC, FACENET, I3D = "aesthetic", "facenet", "i3d"  # folders of models
@@ -106,6 +106,8 @@ def video_features(name: str) -> Callable[[Tensor], Tensor]:
     try:
         script = torch.jit.load(path_of(I3D, name), map_location="cpu").eval()
     except RuntimeError as error:
+        if NO_MEMORY in str(error):
+            raise
         raise ValueError(f"{name} is no TorchScript file, or not a whole one; {expected}") from error
     taken = {argument.name for argument in script.forward.schema.arguments}
     if not ARGUMENTS <= taken:
