@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
@@ -86,7 +87,7 @@ def subtitle(video: Input.Video, story: Story, shots: Input.Video | None = None)
     shots: what the captions are shared out over, where the video goes on behind it. Raises ValueError for a story
     without captions, and for a PyAV that cannot write the track: better now than when all is sampled and saved.
     """
-    if tuple(int(part) for part in av.__version__.split(".")[:2]) < PYAV:
+    if tuple(map(int, re.findall(r"\d+", av.__version__)[:2])) < PYAV:  # 16.1rc1, too, is 16, 1
         raise ValueError(
             f"{NODE}: PyAV {av.__version__} cannot write subtitles; {'.'.join(map(str, PYAV))} or newer is expected: "
             "pip install -U av, with ComfyUI's Python, or bypass this node (Ctrl+B)."

@@ -178,3 +178,5 @@ def test_a_pyav_that_cannot_write_the_track_is_said_before_anything_is_saved(str
     monkeypatch.setattr(av, "__version__", "16.0.1")
     with pytest.raises(ValueError, match="PyAV 16.0.1 cannot write subtitles; 16.1 or newer is expected: pip install"):
         subtitle(streamed[0], story)
+    monkeypatch.setattr(av, "__version__", "16.1rc1")
+    assert "It rains." in subtitle(streamed[0], story)[1]
