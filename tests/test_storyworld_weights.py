@@ -195,8 +195,10 @@ def test_documents_show_the_rows_that_were_measured(lab):
     rows, table = lab.table.Rows(WEIGHTS / "measured.jsonl"), lab.table
     weights = hashlib.sha256((WEIGHTS / "unet.safetensors").read_bytes()).hexdigest()[:16]
     assert rows.missing(table.wanted(shipped=True), 0, weights) == []
-    others = {row["weights"] for row in rows.rows if row["model"] != "unet"}
-    assert len(others) >= 2 and not any(rows.missing(table.wanted(shipped=False), 0, other) for other in others)
+    others = {row["model"]: row["weights"] for row in rows.rows}
+    del others["unet"]
+    assert sorted(others) == ["unet_1", "unet_2", "unet_no_twins"]
+    assert not any(rows.missing(table.wanted(shipped=False), 0, other) for other in others.values())
     found = rows.of(weights)
     page, readme = ((folder / "README.md").read_text(encoding="utf-8") for folder in (WEIGHTS, ROOT))
     for lines in (table.main_table(found), table.factors_table(found), table.lengths_table(found)):
