@@ -9,7 +9,7 @@ from harness.tools import TOOLS, tools
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the streaming model."""
-    names = "streaming", "streaming_data", "streaming_measure", "streaming_table", "streaming_watch"
+    names = "streaming", "streaming_data", "streaming_measure", "streaming_starts", "streaming_table", "streaming_watch"
     with tools("storyworld", *names) as modules:
         yield modules
 
@@ -56,6 +56,28 @@ def test_each_part_begins_by_adding_nothing(lab):
     for injector in model.network.injectors:
         torch.nn.init.normal_(injector.proj_out.weight)
     assert not torch.equal(model(noisy, times, text, None, before), base)
+
+
+@torch.no_grad()
+def test_cam_begins_with_what_is_alike(lab):
+    """With a single frame to look at, that is what every frame is given; of several, the one that is most like it."""
+    injector = lab.streaming.StreamingModel().network.injectors[0]
+    lab.streaming_starts.look_at_what_is_alike(injector)
+    injector.proj_out.load_state_dict({"weight": torch.eye(96), "bias": torch.zeros(96)})
+    x, memory = torch.randn(4, 96, 2, 2), torch.randn(3, 96, 2, 2)
+    torch.testing.assert_close(injector(x, memory[:1], 1), x + memory[:1])
+    memory = torch.stack([x[2], *(torch.randn(2, 96, 2, 2))]) * 4
+    assert (injector(x, memory, 1) - x - memory[0])[2].abs().max() < 1e-2
+
+
+@torch.no_grad()
+def test_apm_begins_behind_the_words(lab):
+    """The image's tokens stand where paddings were, as they are, and what is said before them stays."""
+    look = lab.streaming.AppearanceAttention(8, 6, 1, text_tokens=5, image_tokens=2)
+    lab.streaming_starts.put_behind_the_words(look, torch.tensor(2.0))
+    text, away = torch.randn(1, 5, 6), torch.randn(1, 2, 6)
+    image = text[:, 3:] + 2 * torch.nn.functional.layer_norm(away, (6,))
+    torch.testing.assert_close(look.mix(text, image), torch.cat([text[:, :3], image], 1), rtol=0, atol=1e-3)
 
 
 def test_every_weight_belongs_to_one_part(lab):

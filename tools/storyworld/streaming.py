@@ -2,8 +2,9 @@
 
 In the paper's order. base: ModelScope's text-to-video UNet, which begins with all that the picture model knows.
 cam: the base stays as it is, CAM begins with a copy of its encoder, and learns to go on from 8 frames that it is shown.
-apm: both stay, and the anchor's tokens find their way into the text, from a gate that begins shut. (The paper's last
-stage trains CAM on; here nothing but APM learns, so that what it adds can be told.)
+apm: both stay, and the anchor's tokens find their way into the text. (The paper's last stage trains CAM on; here
+nothing but APM learns, so that what it adds can be told.)
+CAM and APM have few steps and do not begin from nothing, see `streaming_starts`.
 
 The noise schedule is ModelScope's, which is Stable Diffusion's. ModelScope predicts noise; this predicts velocity, as
 the picture model does, so that it can begin with it; the file says so to the loader.
@@ -22,7 +23,7 @@ import pack
 import torch
 from torch import Tensor, nn
 
-from . import layers
+from . import layers, streaming_starts
 from .autoencoder import Autoencoder
 from .clip import WIDTH, Towers
 from .clips_data import vision_embeds
@@ -39,19 +40,18 @@ pack.load_pack()
 from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
 from storyreel.core.networks.modelscope.config import UNetConfig  # noqa: E402
 from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
-from storyreel.core.networks.streaming.appearance import TokenExpander  # noqa: E402
+from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander  # noqa: E402
 from storyreel.core.networks.streaming.config import StreamingConfig  # noqa: E402
 from storyreel.core.networks.streaming.model import StreamingT2V  # noqa: E402
 from storyreel.core.storyworld import captions  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 BASE, CAM, APM = "base", "cam", "apm"
-# Measured: 3.1, 2.8 and 2.5 processor seconds a step on one thread, 164 minutes in all. That is 102 on two cores, if
-# they are 1.6 times as quick; drawing and encoding the clips has the rest of two hours.
+# Measured: 61 minutes of the first on one thread beside another training; 14 and MINUTES of the others on two.
 PLANS = {
     BASE: Plan(steps=1200, batch=6, rate=8e-4, ema=0.998, warmup=100),
     CAM: Plan(steps=750, batch=6, rate=6e-4, ema=0.998, warmup=100),
-    APM: Plan(steps=350, batch=6, rate=2e-3, ema=0.99, warmup=50),
+    APM: Plan(steps=350, batch=6, rate=6e-4, ema=0.99, warmup=50),
 }
 DATA = LongRecipe(seed=6000, count=3000)
 UNET = UNetConfig(
@@ -76,6 +76,7 @@ MOVED = {  # of the picture UNet's layers
     "output_blocks.1.1.": None,
 }
 DROP_TEXT, DROP_ANCHOR, DROP_BOTH = 0.06, 0.06, 0.06
+ALONE = 0.5  # share of APM's batches without CAM, which shows all looks there are and leaves none to be told
 OWN = {CAM: ("injectors.", "extractor."), APM: (".attn2.alpha", ".attn2.conv.", ".attn2.conv_ln.", "expander.")}
 
 
@@ -121,8 +122,9 @@ def begin(model: StreamingModel, part: str, pictures: dict[str, Tensor]) -> None
         base, copy = network.state_dict(), network.extractor.state_dict()
         copied = {name: base[name] for name in copy if not name.startswith("frame_encoder.")}
         network.extractor.load_state_dict(copied, strict=False)
-        layers.silence(network.extractor.frame_encoder.conv_out, *(one.proj_out for one in network.injectors))
-    # APM's gates begin at 0.
+        for injector in network.injectors:
+            streaming_starts.look_at_what_is_alike(injector)
+            layers.silence(injector.proj_out)
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,13 @@ def train_part(
     if part != BASE:
         model.load_state_dict(known, strict=False)
     begin(model, part, known)
+    network = model.network
+    if part == CAM:
+        first = network.input_blocks[0][0]
+        streaming_starts.see_latents(network.extractor.frame_encoder, first, clips, spread, plan, folder, name)
+    elif part == APM:
+        looks = [module for module in network.modules() if isinstance(module, AppearanceAttention)]
+        streaming_starts.say_looks(model.expander, looks, clips, read, plan, folder, name)
     for weight_name, weight in model.named_parameters():
         weight.requires_grad_(part_of(weight_name) == part)
 
@@ -183,7 +192,7 @@ def train_part(
         moved = torch.stack([clips.motion[chunk] for chunk in chunks])
         noisy, times, target = (tensor.to(device()) for tensor in noised(clean, alphas, generator, NOISIER))
         before = anchor = None
-        if part != BASE:
+        if part == CAM or part == APM and rng.random() >= ALONE:
             before = (clips.before[picks].to(device()).movedim(-1, 2) / 127.5 - 1).contiguous()
         if part == APM:
             pairs = zip(picks, told, strict=True)
