@@ -47,7 +47,7 @@ from storyreel.core.storyworld import captions  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 BASE, CAM, APM = "base", "cam", "apm"
-# Measured: 61 minutes of the first on one thread beside another training; 14 and MINUTES of the others on two.
+# Measured: 61 minutes of the first on one thread beside another training; 17 and 7 of the others on two.
 PLANS = {
     BASE: Plan(steps=1200, batch=6, rate=8e-4, ema=0.998, warmup=100),
     CAM: Plan(steps=750, batch=6, rate=6e-4, ema=0.998, warmup=100),

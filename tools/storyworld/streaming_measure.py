@@ -33,7 +33,7 @@ from .streaming_watch import Seen, watch_video  # noqa: E402
 from .video_measure import FRAMES, as_input  # noqa: E402
 
 CHUNKS = 4
-STEPS, SPACING, ETA, GUIDANCE = 20, "leading", 1.0, 3.0
+STEPS, SPACING, ETA, GUIDANCE = 14, "leading", 1.0, 3.0
 LAST_FRAME_STEPS, LAST_FRAME_SPACING, RESCALE = 16, "uniform_trailing", 0.7  # of DynamiCrafter
 REFINED = 0.4  # share of the steps that a refinement goes through
 DRAWN, LAST_FRAME = "drawn", "dynamicrafter"

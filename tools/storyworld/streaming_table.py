@@ -5,13 +5,13 @@ from __future__ import annotations
 from . import streaming_measure as measure
 from .table import Wanted, markdown, share, words
 
-LONG, LONGEST = 10, 20  # chunks
-SHOWN = (0, 1, 2, 4, 7, 10, 15, LONGEST)  # chunks of the table by chunk
+LONG, LONGEST = 8, 20  # chunks
+SHOWN = (0, 1, 2, 4, 8, 14, LONGEST)  # chunks of the table by chunk
 PARTS = ("drawn", *measure.STRENGTHS, measure.LAST_FRAME)
-VIDEOS = {name: 8 for name in PARTS}
+VIDEOS = {name: 6 for name in PARTS}
 BLENDS = {f"both-blend-{blend}": 6 for blend in (measure.NONE, measure.SHARED, measure.RANDOMIZED)}
-LONGER = {f"both-chunks-{LONGEST}": 4} | {f"{name}-chunks-{LONG}": 4 for name in ("no-apm", measure.LAST_FRAME)}
-COLOURED = {f"both-chunks-{LONGEST}{colour}": 4 for colour in ("", "-colour-1")}
+LONGER = {f"both-chunks-{LONGEST}": 2} | {f"{name}-chunks-{LONG}": 3 for name in ("no-apm", measure.LAST_FRAME)}
+COLOURED = {f"both-chunks-{LONGEST}{colour}": 2 for colour in ("", "-colour-1")}
 COLUMNS = ("hero_jump", "hero_step", "jump", "cuts", "colours", "shapes", "scene", "drift")
 OF_BLENDS = ("flow_deviation", "flow_jump", "jump", "colours", "drift")
 OF_COLOURS = ("colours", "scene", "drift", "last_drift", "cuts")
