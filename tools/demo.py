@@ -24,7 +24,7 @@ from environment import ROOT, SetupError
 PACK = "ComfyUI-StoryReel"
 NOT_SHIPPED = {"tests", "tools", "output", "workflows"}
 NAMES = {"StoryReelComicPage": "page", "StoryReelMeasureStory": "plot"}  # what a node's image is called; else picture
-TOY, REAL = "storyworld_story_to_shots", "story_comic_sd15"  # the workflow without and with a checkpoint
+TOY, REAL = "storyworld_story_to_long_video", "story_comic_sd15"  # the workflow without and with a checkpoint
 
 
 def main(arguments: list[str]) -> int:

@@ -131,7 +131,7 @@ def refine_by_vid2vid(film: str, clip: tuple, vae: tuple) -> dict[str, Node]:
 def refine_by_base(film: str, shots: str, clip: tuple, vae: tuple, model: tuple) -> dict[str, Node]:
     """By the model that made the film longer: a little noise (SDEdit), for it has learned to begin with much. The
     prompt names no looks: those are in the film, and another story has others."""
-    noise = {"model": model, "scheduler": "normal", "steps": 20, "denoise": 0.3}
+    noise = {"model": model, "scheduler": "normal", "steps": 4, "denoise": 0.2}
     blending = dict(chunk=16, overlap=8, guidance=3.0, rescale=0.0)
     return {
         **refine(film, shots, ("40", 0), vae, clip, ("a hero", ""), model, ("44", 0), **blending),
@@ -139,13 +139,15 @@ def refine_by_base(film: str, shots: str, clip: tuple, vae: tuple, model: tuple)
     }
 
 
-def framed(pictures: str, video: str, longer: str, film: str, refined: str, motion: str) -> tuple[Group, ...]:
+def framed(
+    pictures: str, video: str, shots: str, longer: str, film: str, refined: str, motion: str
+) -> tuple[Group, ...]:
     """Coloured frames, each around nodes whose ids are given with blanks between; without ids there is none."""
     told = (
         ("Story", "#3F789E", "2"),
         ("Pictures", "#A86432", pictures),
         ("Video Model", "#8A5A9E", video),
-        ("Shots", "#4E8A5A", "26 28" if motion else "26"),
+        ("Shots", "#4E8A5A", shots),
         (BY_MOTION, "#A86432", motion),
         ("What Happens Next", "#3F789E", "31"),
         ("Model That Goes On", "#8A5A9E", longer),
@@ -198,7 +200,7 @@ def story_to_long_video() -> Graph:
         + """ Nobody published its predictor: *none* interpolates, untrained.
 5. **Subtitles** are a track that players switch on; bypass it (Ctrl+B), and there is none."""
     )
-    groups = framed(PICTURES, "20 21 22 23 24 25", "30 32 33 34", "35 36 37 38", "39 40 43 46 49 50", "60 61")
+    groups = framed(PICTURES, "20 21 22 23 24 25", "26 28", "30 32 33 34", "35 36 37 38", "39 40 43 46 49 50", "60 61")
     return Graph("story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 
 
@@ -212,7 +214,7 @@ AT_THE_SEA = WAVES | {
 REMEMBERS = Longer(
     Node("StoryReelStreamingLoader", "Load StreamingT2V", LOADER_BOX, {"checkpoint": TOY_STREAMING}),
     {},
-    {"spacing": "leading", "steps": 20},
+    {"spacing": "leading", "steps": 14},
     {"guidance": 3.0, "chunks": 3, "anchor": -16},
     refines=True,
 )
@@ -224,7 +226,7 @@ GOES_ON = Longer(
     refines=False,
 )
 REFINED = """\
-3. **Refine** is a small step back and forth (SDEdit): a little noise over the whole film, *denoise* .3, and the video
+3. **Refine** is a small step back and forth (SDEdit): a little noise over the whole film, *denoise* .2, and the video
 model takes it away again, in chunks that blend. The published refiner, MS-Vid2Vid, has no counterpart here."""
 NOT_REFINED = """\
 3. Each chunk goes from the last frame back to the anchor. The film is not refined: this model cannot do it by text
@@ -245,7 +247,7 @@ def storyworld_story_to_long_video(longer: Longer = REMEMBERS, motion: Motion | 
         "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
         **making,
         "9": Node("StoryReelComicPage", "Comic Page", (1315, 640, 330, 225), page),
-        "10": Node("SaveImage", "Save Page", (2110, 0, 340, 400), {"images": ("9", 0), "filename_prefix": PAGES}),
+        "10": Node("SaveImage", "Save Page", (2110, 0, 340, 500), {"images": ("9", 0), "filename_prefix": PAGES}),
         **lengthen(longer, (shots, 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
     }
     if longer.refines:
@@ -261,8 +263,9 @@ Happens Next** tells a line a chunk.
     if motion:
         note += f"\n4. {CHOICE}"
     film = "39 40 43 46 49 50" if longer.refines else "39 50"
-    groups = framed(f"{PICTURES} 9", "20 24 25", "30 32 33 34", "35", film, "60 61" if motion else "")
+    made, along = ("26 28 10", "60 61") if motion else ("26 10", "")
+    groups = framed(f"{PICTURES} 9", "20 24 25", made, "30 32 33 34", "35", film, along)
     return Graph("storyworld_story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 
 
-GRAPHS = (story_to_long_video(),)
+GRAPHS = (story_to_long_video(), storyworld_story_to_long_video())
