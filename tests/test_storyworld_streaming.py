@@ -131,7 +131,7 @@ def test_tables_show_what_was_measured(lab):
     assert len(table.main_table(rows)) == 2 + len(table.VIDEOS) + len(table.LONGER)
     assert len(table.blends_table(rows)) == 2 + 4 and len(table.colours_table(rows)) == 2 + 2
     chunks = table.chunks_table(rows)
-    assert len(chunks) == 2 + 2 * len(table.LONGER)
+    assert len(chunks) == 2 + 2 * len(table.CHUNKED)
     assert chunks[0].split("|")[3:-1] == [f" {number} " for number in table.SHOWN]
     known = sum(number <= table.LONG for number in table.SHOWN)
     assert all((line.count(" 0.50 "), line.count(" - ")) == (known, len(table.SHOWN) - known) for line in chunks[2:])

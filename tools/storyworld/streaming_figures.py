@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .figures import GAP, INK, PAPER
 from .streaming_measure import Task
-from .streaming_table import BY_CHUNK, COLOURED, LONGER, wanted
+from .streaming_table import BY_CHUNK, CHUNKED, COLOURED, wanted
 from .table import Wanted
 
 NAME = 16  # pixels for a video's words
@@ -21,7 +21,7 @@ def plot(rows: dict[Wanted, dict], path: Path) -> None:
     """What is right at the end of each chunk, and how far colours have drifted, with 95 % intervals."""
     from matplotlib.figure import Figure
 
-    panels = {**{name: LONGER for name in BY_CHUNK}, "drift": COLOURED}
+    panels = {**{name: CHUNKED for name in BY_CHUNK}, "drift": CHUNKED | COLOURED}
     labels = {"colours": "hero's colours right", "scene": "scene right", "drift": "drift of colours, % of full range"}
     figure = Figure(figsize=(4 * len(panels), 3.4), layout="constrained", dpi=110)
     for axes, (name, settings) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):

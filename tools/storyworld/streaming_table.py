@@ -12,6 +12,7 @@ VIDEOS = {name: 6 for name in PARTS}
 BLENDS = {f"both-blend-{blend}": 6 for blend in (measure.NONE, measure.SHARED, measure.RANDOMIZED)}
 LONGER = {f"both-chunks-{LONGEST}": 2} | {f"{name}-chunks-{LONG}": 3 for name in ("no-apm", measure.LAST_FRAME)}
 COLOURED = {f"both-chunks-{LONGEST}{colour}": 2 for colour in ("", "-colour-1")}
+CHUNKED = {name: videos for name, videos in VIDEOS.items() if name != measure.DRAWN} | LONGER  # told chunk by chunk
 COLUMNS = ("hero_jump", "hero_step", "jump", "cuts", "colours", "shapes", "scene", "drift")
 OF_BLENDS = ("flow_deviation", "flow_jump", "jump", "colours", "drift")
 OF_COLOURS = ("colours", "scene", "drift", "last_drift", "cuts")
@@ -45,7 +46,7 @@ def chunks_table(rows: dict[Wanted, dict]) -> list[str]:
     """What is right at the end of some chunks, of which number 0 was drawn."""
     lines = []
     for wish in wanted():
-        if wish.setting in LONGER and wish in rows:
+        if wish.setting in CHUNKED and wish in rows:
             for name in BY_CHUNK:
                 chunks = rows[wish][f"{name}_by_chunk"]
                 means = [chunks[number][0] if number < len(chunks) else None for number in SHOWN]

@@ -1,0 +1,71 @@
+"""What the shipped streaming model of Storyworld is worth, on the real host: what a long video keeps of its start."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from harness.tools import tools
+
+pytestmark = pytest.mark.programs  # one is; all need the same models
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "tools" / "storyworld"
+STREAMING, VIDEO = (WEIGHTS / f"storyworld_{part}.safetensors" for part in ("streaming", "video"))
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with tools("storyworld", "shipping", "streaming_measure", "streaming_table", "table") as modules:
+        yield modules
+
+
+@pytest.fixture(scope="module")
+def studio(host, lab):
+    return lab.streaming_measure.open_studio(STREAMING, None, None, JUDGES / "reader.safetensors")
+
+
+def measured(studio, lab, name: str, videos: int) -> dict:
+    return lab.streaming_measure.measure(studio, lab.streaming_measure.read_setting(name), videos, seed=50)
+
+
+def weights() -> str:
+    """The name of the weights in measured rows: of this model and the baseline beside it."""
+    return hashlib.sha256(STREAMING.read_bytes() + VIDEO.read_bytes()).hexdigest()[:16]
+
+
+def test_its_card_tells_of_the_very_file():
+    card = STREAMING.with_suffix(".md").read_text(encoding="utf-8")
+    assert hashlib.sha256(STREAMING.read_bytes()).hexdigest() in card
+    for word in ("base steps", "cam steps", "apm steps", "frames 24", "reached: colours", "licence"):
+        assert word in card
+    assert STREAMING.stat().st_size <= 16e6
+
+
+def test_the_file_says_what_shapes_do_not(lab):
+    said = json.loads(lab.shipping.load(STREAMING)[1]["storyreel_streaming"])
+    assert (said["frames"], said["memory"], said["v_prediction"]) == (16, 8, True) and said["latents"]["spread"] > 0
+
+
+def test_the_reader_can_be_believed(studio, lab):
+    """Asserted before anything is measured with it, on long videos as the autoencoder gives them back."""
+    drawn = measured(studio, lab, "drawn-chunks-2", 4)
+    assert min(drawn["colours"], drawn["scene"]) >= 0.9 and drawn["cuts"] == 0 and drawn["jump"] < 3, drawn
+
+
+def test_cam_keeps_the_place_and_apm_the_looks(studio, lab):
+    """Three clips, a chunk each: without the two the hero is somewhere else, and another."""
+    both, neither = (measured(studio, lab, f"{name}-chunks-1", 3) for name in ("both", "neither"))
+    assert both["hero_jump"] < neither["hero_jump"] / 2 and both["jump"] < neither["jump"], (both, neither)
+    assert both["colours"] > neither["colours"] and both["scene"] >= 0.9, (both, neither)
+
+
+def test_documents_show_the_rows_that_were_measured(lab):
+    """Rows are of these very weights, and README and page show what they say."""
+    rows, table = lab.table.Rows(WEIGHTS / "measured_streaming.jsonl"), lab.streaming_table
+    found = rows.of(weights())
+    assert {*table.VIDEOS} <= {wish.setting for wish in found}
+    page, readme = ((folder / "README.md").read_text(encoding="utf-8") for folder in (WEIGHTS, ROOT))
+    for shown in (table.main_table, table.chunks_table, table.blends_table, table.colours_table):
+        assert "\n".join(shown(found)) in page
+    assert "\n".join(table.main_table(found)) in readme
