@@ -82,11 +82,9 @@ class TinyVideoNetwork(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def vit_l(host):
-    """CLIP ViT-L/14 at full size, with random weights."""
-    import comfy.clip_vision
-    from harness import tiny
-
-    return comfy.clip_vision.load(str(tiny.write("vit_l", host.base / "models" / "clip_vision")))
+    """CLIP ViT-L/14 by its depth, width and pictures; what is inside its layers is small."""
+    sizes = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=224)
+    return image_encoder(768, **sizes)
 
 
 def test_what_nobody_chose_is_listed_with_what_it_needs(measure, carphone):

@@ -191,7 +191,7 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
                 changes[id] = {"width": 64, "height": 64}
             case "SVD_img2vid_Conditioning":
                 changes[id] = {"width": 64, "height": 64, "video_frames": SHOT["frames"]}
-            case "AlignYourStepsScheduler" | "StoryReelRefineSigmas":
+            case "AlignYourStepsScheduler" | "BasicScheduler" | "StoryReelRefineSigmas":
                 changes[id] = {"steps": STEPS}
             case "StoryReelRandomizedBlending":
                 changes[id] = {"chunk": 3, "overlap": 1}
