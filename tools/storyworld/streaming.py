@@ -175,11 +175,13 @@ def train_part(
     begin(model, part, known)
     network = model.network
     if part == CAM:
-        first = network.input_blocks[0][0]
-        streaming_starts.see_latents(network.extractor.frame_encoder, first, clips, spread, plan, folder, name)
+        eyes, first = network.extractor.frame_encoder, network.input_blocks[0][0]
+        starts = torch.tensor([start for _, _, start in truths])
+        streaming_starts.see_latents(eyes, first, clips, starts, spread, plan, folder, name)
     elif part == APM:
         looks = [module for module in network.modules() if isinstance(module, AppearanceAttention)]
-        streaming_starts.say_looks(model.expander, looks, clips, read, plan, folder, name)
+        shown = [clip for clip, _, _ in truths]
+        streaming_starts.say_looks(model.expander, looks, clips, shown, read, plan, folder, name)
     for weight_name, weight in model.named_parameters():
         weight.requires_grad_(part_of(weight_name) == part)
 

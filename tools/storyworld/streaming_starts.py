@@ -40,10 +40,17 @@ def look_at_what_is_alike(injector: Injector) -> None:
 
 
 def see_latents(
-    eyes: FrameEncoder, first: nn.Module, clips: LongClips, spread: float, plan: Plan, folder: Path, name: str
+    eyes: FrameEncoder,
+    first: nn.Module,
+    clips: LongClips,
+    starts: Tensor,
+    spread: float,
+    plan: Plan,
+    folder: Path,
+    name: str,
 ) -> None:
-    """Have CAM's frame encoder see in pixels what the base's first layer sees in their latents."""
-    starts = torch.tensor([clips.recipe.sample(index)[2] for index in range(len(clips))])
+    """Have CAM's frame encoder see in pixels what the base's first layer sees in their latents. starts: where the chunk
+    of each clip begins."""
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         picks = torch.randint(len(clips), (SIGHT.batch,), generator=generator)
@@ -60,14 +67,15 @@ def say_looks(
     expander: TokenExpander,
     looks: Sequence[AppearanceAttention],
     clips: LongClips,
+    shown: Sequence[Clip],
     read: Captions,
     plan: Plan,
     folder: Path,
     name: str,
 ) -> None:
     """Have APM's tokens say of an anchor what a caption would, and put them behind the caption's words, in the place of
-    paddings."""
-    table, rows = said_of([clips.recipe.sample(index)[0] for index in range(len(clips))], read)
+    paddings. shown: what each clip shows."""
+    table, rows = said_of(shown, read)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         picks = torch.randint(len(clips), (WORDS.batch,), generator=generator)
@@ -75,9 +83,9 @@ def say_looks(
         return _missed(expander(clips.anchors[picks, frames].to(device()).float()), table[rows[picks]])
 
     train(f"{name}_words", nn.ModuleDict({"expander": expander}), loss, _as_short_as(plan, WORDS), folder)
-    padding = read([""])[0, -1]
+    scale = (table[rows] - read([""])[0, -1]).std(-1).mean()  # of what is put in the place of a padding
     for look in looks:
-        put_behind_the_words(look, (table[rows[:, : expander.count]] - padding).std(-1).mean())
+        put_behind_the_words(look, scale)
 
 
 def said_of(truths: Sequence[Clip], read: Captions) -> tuple[Tensor, Tensor]:
