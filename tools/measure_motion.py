@@ -24,9 +24,7 @@ from pathlib import Path
 
 import environment
 import measuring
-from measuring import JUDGES, SHIPPED
-
-VIDEO = SHIPPED / "storyworld_video.safetensors"
+from measuring import JUDGES, SHIPPED, VIDEO
 
 
 def main(arguments: list[str]) -> int:

@@ -21,10 +21,9 @@ from pathlib import Path
 
 import environment
 import measuring
-from measuring import JUDGES, PAGE, README, SHIPPED
+from measuring import JUDGES, PAGE, README, SHIPPED, VIDEO
 
 STREAMING = SHIPPED / "storyworld_streaming.safetensors"
-VIDEO = SHIPPED / "storyworld_video.safetensors"
 
 
 def main(arguments: list[str]) -> int:

@@ -21,9 +21,7 @@ from pathlib import Path
 
 import environment
 import measuring
-from measuring import JUDGES, PAGE, README, SHIPPED
-
-VIDEO = SHIPPED / "storyworld_video.safetensors"
+from measuring import JUDGES, PAGE, README, SHIPPED, VIDEO
 
 
 def main(arguments: list[str]) -> int:
