@@ -44,8 +44,9 @@ ROWS, END = 49408, 49407  # of the host's CLIP tokenizer: its tokens, and the la
 
 
 def register_folder() -> None:
-    """Tell the host where the weights are; a user's own `storyworld` folder comes first."""
+    """Tell the host where the weights are; a user's own `storyworld` folder comes first. Its own nodes load LoRAs."""
     folder_paths.add_model_folder_path(FOLDER, str(SHIPPED))
+    folder_paths.add_model_folder_path("loras", str(SHIPPED / "loras"))
 
 
 def names_with(shipped: str) -> list[str]:

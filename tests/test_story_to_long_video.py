@@ -1,7 +1,7 @@
 """The chain from a story to a long film, its models put in by their loaders.
 
-Storyworld's own video models are not trained yet: tiny ones of random weights stand in their places. What counts is
-that all parts fit together, and that each does its part.
+Tiny video models of random weights stand in the places of Storyworld's own. What counts is that all parts fit together,
+and that each does its part.
 """
 
 from dataclasses import replace
@@ -38,7 +38,9 @@ def toys(host, graphs, tmp_path_factory):
     motion.write_adapter(folder / "ipadapter" / following.TOY_ADAPTER, width=width, layers=[channels] * 7)
     predictor = PredictorConfig(tokens=motion.TOKENS, token_width=width, width=32, depth=1, heads=2, frames=20)
     motion.write_predictor(folder / "semantic_motion" / following.TOY_PREDICTOR, predictor)
-    kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion")}
+    layer = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+    motion.write_lora(folder / "loras" / following.TOY_LORA, layer, channels)
+    kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion", "loras")}
     for kind in kinds:
         folders.file_names(kind)  # from now on the host knows of it
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,17 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the video model."""
-    parts = "clips_data", "layers", "motion", "stages", "unet", "video", "video_measure", "video_reader"
+    parts = (
+        "clips_data",
+        "domain_adapter",
+        "layers",
+        "motion",
+        "stages",
+        "unet",
+        "video",
+        "video_measure",
+        "video_reader",
+    )
     with tools("storyworld", *parts) as modules:
         yield modules
 
@@ -102,6 +112,42 @@ def test_semantic_motion_is_not_told_in_words(lab):
     assert " in a " in texts and "hat" in texts and len({sees for _, sees in told}) == 2
     for word in ("ing left", "ing right", "waving", "sitting", "on the left", "on the right"):
         assert word not in texts
+
+
+@torch.no_grad()
+def test_the_domain_adapter_is_a_lora_to_the_host(lab, host):
+    """Put on for training, merged, and loaded by the host: the same UNet. At first it changes nothing."""
+    import comfy.sd
+    from storyreel.host.storyworld import load_model
+
+    def answer(unet) -> torch.Tensor:
+        torch.manual_seed(3)
+        noisy, context = torch.randn(2, 12, 16, 16), torch.randn(2, 77, 96)
+        options = lab.unet.TRAINING_OPTIONS
+        return unet(noisy, torch.tensor([10, 900]), context=context, transformer_options=options)
+
+    model = load_model()
+    weights = {name: tensor.float() for name, tensor in model.model.diffusion_model.state_dict().items()}
+    plain, put, merged = (lab.unet.build() for _ in range(3))
+    for unet in (plain, put, merged):
+        unet.load_state_dict(weights)
+    torch.manual_seed(1)
+    adapter = lab.domain_adapter.DomainAdapter(put)
+    adapter.put_on(put)
+    assert torch.equal(answer(put), answer(plain))
+    for change in adapter.layers.values():
+        torch.nn.init.normal_(change.up, std=0.05)
+    lab.domain_adapter.merge(merged, adapter.weights())
+    torch.testing.assert_close(answer(merged), answer(put), atol=1e-5, rtol=1e-4)
+    assert (answer(put) - answer(plain)).abs().max() > 0.01
+
+    loaded = comfy.sd.load_lora_for_models(model, None, adapter.weights(), 1.0, 0.0)[0]
+    assert len(loaded.patches) == len(adapter.layers)
+    loaded.patch_model()
+    changed = {name: tensor.float() for name, tensor in loaded.model.diffusion_model.state_dict().items()}
+    loaded.unpatch_model()
+    plain.load_state_dict(changed)
+    torch.testing.assert_close(answer(plain), answer(put), atol=5e-3, rtol=5e-3)
 
 
 def test_what_stands_beside_the_noise(lab):

@@ -177,6 +177,14 @@ def write_predictor(path: Path, config: PredictorConfig) -> Path:
     return path
 
 
+def write_lora(path: Path, layer: str, width: int) -> Path:
+    """A LoRA of one linear layer of this width."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {"lora_down": torch.randn(2, width), "lora_up": torch.randn(width, 2)}
+    save_file({f"{layer}.{name}.weight": weight * 0.1 for name, weight in weights.items()}, path)
+    return path
+
+
 # Clips
 
 

@@ -263,7 +263,7 @@ Happens Next** tells a line a chunk.
     if motion:
         note += f"\n4. {CHOICE}"
     film = "39 40 43 46 49 50" if longer.refines else "39 50"
-    made, along = ("26 28 10", "60 61") if motion else ("26 10", "")
+    made, along = ("26 28 10", "60 61 62") if motion else ("26 10", "")
     groups = framed(f"{PICTURES} 9", "20 24 25", made, "30 32 33 34", "35", film, along)
     return Graph("storyworld_story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 

@@ -1,8 +1,8 @@
 """Stages 9 and 10: an IP-Adapter-Plus (arXiv 2308.06721) and AnimateDiff's motion modules (arXiv 2307.04725) for the
 picture model, which stays as it is.
 
-At first single frames of clips are drawn by what the image tower sees in them: that makes the tokens in which motion is
-predicted. Then the adapter stays as it is, too, and motion modules learn what single frames cannot tell. In a share of
+At first single frames of clips are drawn by what the image tower sees in them, through an IP-Adapter and a domain
+adapter, a LoRA: that makes the tokens in which motion is predicted. Then both stay as they are, too, and motion modules learn what single frames cannot tell. In a share of
 the batches the adapter's layers do not look, and the tokens stand behind the text, as in StoryDiffusion (arXiv
 2405.01434, equation 8): both ways of decoding are learnt.
 """
@@ -21,9 +21,12 @@ from torch import Tensor, nn
 from .autoencoder import Autoencoder
 from .clip import WIDTH, Towers
 from .clips_data import RATES, ClipRecipe, place_of
+from .domain_adapter import DomainAdapter, merge
 from .layers import Operations, silence
 from .motion_data import DATA, draw_motions
+from .motion_starts import WORDS, Places, Sayings
 from .products import attend
+from .streaming_starts import as_short_as, missed
 from .trainer import Plan, device, train
 from .unet import CONFIG, TRAINING_OPTIONS, Captions, build, noised
 from .video import error_parts, together
@@ -38,7 +41,7 @@ from storyreel.core.networks.ip_adapter.layers import ImageLayers  # noqa: E402
 from storyreel.core.storyworld import captions, world  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
-ADAPTER_PLAN = Plan(steps=1600, batch=48, rate=1e-3, ema=0.995, warmup=100)
+ADAPTER_PLAN = Plan(steps=1800, batch=48, rate=1e-3, ema=0.995, warmup=100)
 MODULES_PLAN = Plan(steps=1200, batch=4, rate=8e-4, ema=0.995, warmup=100)
 TOKENS = 16
 PROJECTION = ResamplerConfig(
@@ -68,19 +71,23 @@ class Adapter(nn.Module):
         looks = looks_of(unet)
         self.image_proj = Resampler(PROJECTION, Operations, attend)
         self.ip_adapter = ImageLayers(dict.fromkeys(looks, (WIDTH, CHANNELS)), Operations, attend)
-        for number, look in looks.items():  # as IP-Adapter began, but without a say
+        for number, look in looks.items():  # as IP-Adapter began: an image is read as a text is
             self.ip_adapter[number].to_k_ip.weight.data.copy_(look.layer.to_k.weight)
-            nn.init.zeros_(self.ip_adapter[number].to_v_ip.weight)
+            self.ip_adapter[number].to_v_ip.weight.data.copy_(look.layer.to_v.weight)
         self.blocks = {look.block: number for number, look in looks.items()}
 
-    def looking_at(self, tokens: Tensor) -> dict[tuple[str, int], Callable]:
-        """For the UNet's cross-attention layers: frames look at their tokens [frames, TOKENS, WIDTH], too."""
+    def looking_at(self, tokens: Tensor | None, places: Places | None = None) -> dict[tuple[str, int], Callable]:
+        """For the UNet's cross-attention layers: frames look at their tokens [frames, TOKENS, WIDTH], too. places: what
+        their queries are asked by."""
 
-        def look(layer, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        def look(number: str, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
             heads = options["n_heads"]
-            return attend(q, k, v, heads) + layer(q, tokens, heads)
+            if places is not None:
+                places.ask(number, q)
+            read = attend(q, k, v, heads)
+            return read if tokens is None else read + self.ip_adapter[number](q, tokens, heads)
 
-        return {block: partial(look, self.ip_adapter[number]) for block, number in self.blocks.items()}
+        return {block: partial(look, number) for block, number in self.blocks.items()}
 
 
 class Lessons:
@@ -108,8 +115,17 @@ class Lessons:
         told = asdict(recipe), RATES, NOISIER, BLANK, BESIDE_TEXT, DROP_TEXT, DROP_IMAGE, DROP_BOTH
         self.name = place_of("lessons", recipe, told, autoencoder, towers.vision, self.unet)
 
-    def loss(self, count: int, frames: int, generator: torch.Generator, adapter: Adapter, around: Around) -> tuple:
-        """(what to minimise, its parts) of so many frames of each of `count` clips. around: a pass of the UNet."""
+    def loss(
+        self,
+        count: int,
+        frames: int,
+        generator: torch.Generator,
+        adapter: Adapter,
+        around: Around,
+        places: Places | None = None,
+    ) -> tuple[Tensor, dict]:
+        """(what to minimise, its parts) of so many frames of each of `count` clips. around: a pass of the UNet. places:
+        what the UNet's queries are asked by."""
         picks = torch.randint(len(self.clips), (count,), generator=generator)
         rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
         told = [tell(rng, self.truths[pick]) for pick in picks.tolist()]
@@ -123,33 +139,65 @@ class Lessons:
         context = self.read([text for text, _ in told]).repeat_interleave(frames, 0)
         tokens = adapter.image_proj(seen.flatten(0, 1)).to(context.dtype)
         options = TRAINING_OPTIONS | {"cond_or_uncond": [0] * count}
-        if rng.random() < BESIDE_TEXT:
+        beside = rng.random() < BESIDE_TEXT
+        if beside:
             context = torch.cat([context, tokens], 1)
-        else:
-            options |= {"patches_replace": {"attn2": adapter.looking_at(tokens)}}
+        options |= {"patches_replace": {"attn2": adapter.looking_at(None if beside else tokens, places)}}
         rows = noisy.flatten(0, 1), times.repeat_interleave(frames)
         with around(options):
             predicted = self.unet(*rows, context=context, transformer_options=options)
         error = (predicted.view_as(target).float() - target).square().mean(2)
-        return together(error_parts(error, self.clips.motion[at]))
+        parts = error_parts(error, self.clips.motion[at])
+        if places is not None:
+            parts["places"] = places.answer()
+        return together(parts)
 
 
-def train_adapter(folder: Path, name: str, lessons: Lessons, plan: Plan = ADAPTER_PLAN) -> Adapter:
-    """The adapter, trained on single frames."""
+def train_adapter(
+    folder: Path, name: str, lessons: Lessons, plan: Plan = ADAPTER_PLAN
+) -> tuple[Adapter, DomainAdapter]:
+    """Both adapters, trained on single frames."""
     torch.manual_seed(plan.seed)
     adapter = Adapter(lessons.unet).to(device())
+    say_what_is_seen(adapter.image_proj, lessons, plan, folder, name)
+    domain = DomainAdapter(lessons.unet).to(device())
+    domain.put_on(lessons.unet)
+    places = Places(list(adapter.ip_adapter), CHANNELS).to(device())
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
-        return lessons.loss(plan.batch, 1, generator, adapter, nullcontext)
+        return lessons.loss(plan.batch, 1, generator, adapter, nullcontext, places)
 
-    train(name, nn.ModuleDict({"adapter": adapter}), loss, plan, folder, lessons.name)
-    return adapter
+    modules = nn.ModuleDict({"adapter": adapter, "domain": domain, "places": places})
+    train(name, modules, loss, plan, folder, lessons.name)
+    return adapter, domain
 
 
-def train_modules(folder: Path, name: str, lessons: Lessons, adapter: dict[str, Tensor], plan: Plan = MODULES_PLAN):
-    """The motion modules, trained on whole clips. adapter: weights of the adapter that tells of their frames."""
+def say_what_is_seen(projection: nn.Module, lessons: Lessons, plan: Plan, folder: Path, name: str) -> None:
+    """Have the first of the image's tokens say what a caption would, so that layers that read text understand them."""
+    sayings = Sayings(lessons.truths, lessons.clips.recipe.frames, lessons.read)
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+        picks = torch.randint(len(lessons.clips), (WORDS.batch,), generator=generator)
+        frames = torch.randint(lessons.clips.recipe.frames, (WORDS.batch,), generator=generator)
+        tokens = projection(lessons.clips.seen[picks, frames].float().to(device()))
+        return missed(tokens[:, : sayings.count], sayings.of(picks, frames))
+
+    modules = nn.ModuleDict({"projection": projection})
+    train(f"{name}_words", modules, loss, as_short_as(plan, WORDS), folder, lessons.name)
+
+
+def train_modules(
+    folder: Path,
+    name: str,
+    lessons: Lessons,
+    adapter: dict[str, Tensor],
+    domain: dict[str, Tensor],
+    plan: Plan = MODULES_PLAN,
+):
+    """The motion modules, trained on whole clips. adapter, domain: weights of the adapters for single frames."""
     from storyreel.host.motion_module import HostMotionModules, in_their_places
 
+    merge(lessons.unet, domain)
     looking = Adapter(lessons.unet)
     looking.load_state_dict(adapter)
     looking.requires_grad_(False).eval().to(device())

@@ -152,6 +152,8 @@ def files(weights: Path | None) -> dict[str, Path]:
 def open_studio(weights: Path | None, video: Path | None, video_reader: Path, steps: int | None = None) -> Studio:
     """The models that ship, or those that a training left in a folder. video: the video model's file, for settings that
     name it. steps: of sampling, if not STEPS."""
+    import comfy.sd
+    import comfy.utils
     import folder_paths
     from storyreel.host import dynamicrafter_loader, folders, ip_adapter, motion, storyworld
 
@@ -167,7 +169,9 @@ def open_studio(weights: Path | None, video: Path | None, video_reader: Path, st
     predictors = {INTERPOLATED: motion.UNTRAINED}
     if files(weights)["predictor"].exists():
         predictors[PREDICTED] = names["predictor"]
-    parts = storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
+    lora = comfy.utils.load_torch_file(folders.path_of("loras", names["domain_adapter"]), safe_load=True)
+    adapted = comfy.sd.load_lora_for_models(storyworld.load_model(), None, lora, 1.0, 0.0)[0]
+    parts = adapted, storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
     loaded = {whose: motion.load_predictor(name, space) for whose, name in predictors.items()}
     film = None
     if video:

@@ -14,7 +14,7 @@ def ship(stages: Sequence[str], folder: Path, weights: Path, judges: Path) -> No
     def made(part: str) -> Path:
         return folder / f"{part}.safetensors"
 
-    parts = list(dict.fromkeys(shipping.MADE.get(stage, stage) for stage in stages))
+    parts = list(dict.fromkeys(part for stage in stages for part in shipping.MADE.get(stage, (stage,))))
     if not parts:
         every = *shipping.ABOUT, *shipping.JUDGES
         parts = [part for part in every if part not in shipping.ONCE_TRAINED or made(part).exists()]

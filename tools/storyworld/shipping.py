@@ -69,14 +69,21 @@ ABOUT = {
     "video": "Moves pictures of Storyworld, 16 frames: DynamiCrafter's UNet and image projection in small.",
     "streaming": "Makes clips of Storyworld from words, and longer ones of them: StreamingT2V in small.",
     "ip_adapter": "Has the picture model look at pictures: IP-Adapter-Plus in small, 16 tokens a picture.",
+    "domain_adapter": "Has the picture model know frames of clips, and every column of a picture: a LoRA of rank 16.",
     "motion_module": "Has frames of the picture model look at each other, up to 32: AnimateDiff v2's layout.",
     "predictor": "Predicts the tokens of frames between two pictures: StoryDiffusion's Semantic Motion Predictor.",
 }
-FOLDERS = {"ip_adapter": "ipadapter", "motion_module": "animatediff_models", "predictor": "semantic_motion"}
+FOLDERS = {
+    "ip_adapter": "ipadapter",
+    "domain_adapter": "loras",
+    "motion_module": "animatediff_models",
+    "predictor": "semantic_motion",
+}
 ONCE_TRAINED = ("video", "streaming", *FOLDERS)  # each of which ships whatever there is of the others
 JUDGES = ("reader", "video_reader")  # they measure, and are no part of the pack
-STREAMING = dict.fromkeys(("streaming_base", "streaming_cam", "streaming_apm"), "streaming")
-MADE = {"pictures": "unet", **STREAMING}  # {stage: the part that it is for}, where they are not called alike
+# {stage: what it makes}, of those that make something of another name, or more than one.
+MADE = dict.fromkeys(("streaming_base", "streaming_cam", "streaming_apm"), ("streaming",))
+MADE |= {"pictures": ("unet",), "ip_adapter": ("ip_adapter", "domain_adapter")}
 
 
 def file_name(part: str) -> str:

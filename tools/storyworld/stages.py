@@ -173,13 +173,14 @@ class Training:
 
     def ip_adapter(self) -> None:
         plan, lessons = self._shorter(motion.ADAPTER_PLAN), self._lessons()
-        model = motion.train_adapter(self.folder, "ip_adapter", lessons, plan)
+        model, domain = motion.train_adapter(self.folder, "ip_adapter", lessons, plan)
         self._save("ip_adapter", model.state_dict(), {}, plan, lessons.clips.recipe, {})
+        self._save("domain_adapter", domain.weights(), {}, plan, lessons.clips.recipe, {})
 
     def motion_module(self) -> None:
         plan, lessons = self._shorter(motion.MODULES_PLAN), self._lessons()
-        adapter = shipping.load(self._known("ip_adapter"))[0]
-        model = motion.train_modules(self.folder, "motion_module", lessons, adapter, plan)
+        adapters = [shipping.load(self._known(part))[0] for part in ("ip_adapter", "domain_adapter")]
+        model = motion.train_modules(self.folder, "motion_module", lessons, *adapters, plan)
         self._save("motion_module", model.state_dict(), {}, plan, lessons.clips.recipe, {})
 
     def predictor(self) -> None:

@@ -58,9 +58,9 @@ def see_latents(
         pixels = clips.before[picks, frames].to(device()).movedim(-1, 1) / 127.5 - 1
         with torch.no_grad():
             expected = first(clips.latents[picks, starts[picks] + frames].to(device()).float() / spread).float()
-        return _missed(eyes(pixels.contiguous()), expected)
+        return missed(eyes(pixels.contiguous()), expected)
 
-    train(f"{name}_sight", nn.ModuleDict({"eyes": eyes}), loss, _as_short_as(plan, SIGHT), folder)
+    train(f"{name}_sight", nn.ModuleDict({"eyes": eyes}), loss, as_short_as(plan, SIGHT), folder)
 
 
 def say_looks(
@@ -80,9 +80,9 @@ def say_looks(
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         picks = torch.randint(len(clips), (WORDS.batch,), generator=generator)
         frames = torch.randint(len(ANCHORS), (WORDS.batch,), generator=generator)
-        return _missed(expander(clips.anchors[picks, frames].to(device()).float()), table[rows[picks]])
+        return missed(expander(clips.anchors[picks, frames].to(device()).float()), table[rows[picks]])
 
-    train(f"{name}_words", nn.ModuleDict({"expander": expander}), loss, _as_short_as(plan, WORDS), folder)
+    train(f"{name}_words", nn.ModuleDict({"expander": expander}), loss, as_short_as(plan, WORDS), folder)
     scale = (table[rows] - read([""])[0, -1]).std(-1).mean()  # of what is put in the place of a padding
     for look in looks:
         put_behind_the_words(look, scale)
@@ -114,12 +114,12 @@ def put_behind_the_words(look: AppearanceAttention, scale: Tensor) -> None:
     nn.init.constant_(look.alpha, OPEN)
 
 
-def _missed(found: Tensor, expected: Tensor) -> tuple[Tensor, dict]:
+def missed(found: Tensor, expected: Tensor) -> tuple[Tensor, dict]:
     """The error, and its share of what there was to be found."""
     error = F.mse_loss(found.float(), expected)
     return error, {"share": error.item() / expected.square().mean().item()}
 
 
-def _as_short_as(plan: Plan, whole: Plan) -> Plan:
+def as_short_as(plan: Plan, whole: Plan) -> Plan:
     """Of a stage that is only tried out, this is, too."""
     return replace(whole, seed=plan.seed, steps=min(whole.steps, 10 * plan.steps), stop_after=None)
