@@ -1,6 +1,7 @@
 """What Storyworld's video model learns from: clips that tell nothing before the caption does, and what it is told."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -20,6 +21,7 @@ def lab(host):
         "domain_adapter",
         "layers",
         "motion",
+        "motion_starts",
         "stages",
         "unet",
         "video",
@@ -112,6 +114,48 @@ def test_semantic_motion_is_not_told_in_words(lab):
     assert " in a " in texts and "hat" in texts and len({sees for _, sees in told}) == 2
     for word in ("ing left", "ing right", "waving", "sitting", "on the left", "on the right"):
         assert word not in texts
+
+
+@torch.no_grad()
+def test_what_there_is_to_say_of_a_frame(lab):
+    """Of the whole clip what captions say, and of the frame where the hero is and which way it looks: between words,
+    and as it moves."""
+    training = lab.stages.Training(ROOT / "models" / "storyworld")
+    vocabulary = training._vocabulary()
+    read = lab.unet.Captions(training._towers(vocabulary), vocabulary)
+
+    def state(text: str) -> torch.Tensor:
+        end = (vocabulary.encode([text]) == vocabulary.end).float().argmax().item()
+        return read([text])[0, end - 1].float()
+
+    clip = replace(lab.motion.DATA.sample(3)[0], pan="", starts=("standing",), tempo=1.0)
+    (hero,) = clip.figures
+    hero = replace(hero, action="walking right", facing="right", x=0.38)
+    clips = [replace(clip, figures=(replace(hero, x=x),)) for x in (0.26, 0.38, 0.74)]
+    sayings = lab.motion_starts.Sayings(clips, 16, read)
+    found = sayings.of(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long))
+    assert found.shape == (3, sayings.count, lab.unet.WIDTH)
+    left, middle, right = (state(f"a hero {where}") for where in ("on the left", "in the middle", "on the right"))
+    torch.testing.assert_close(found[:, -2], torch.stack([left, (left + middle) / 2, right]), atol=0.02, rtol=0.02)
+    ahead, looking = (state(f"a hero looking {way}") for way in ("ahead", "right"))
+    turned = [(row - ahead).dot(looking - ahead) / (looking - ahead).square().sum() for row in found[:, -1]]
+    assert min(turned) > 0.8  # a start differs from another a little
+    later = sayings.of(torch.tensor([0, 0]), torch.tensor([0, 15]))
+    assert not torch.allclose(*later[:, -2], atol=0.05) and torch.equal(*later[:, :-2])
+
+
+def test_queries_are_asked_where_they_are(lab):
+    """Of queries that tell it there is little to be missed, of those that do not about the variance of places."""
+    places = lab.motion_starts.Places(["1"], 2)
+    line = torch.linspace(-1, 1, 8)
+    known = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).view(1, 64, 2).expand(3, -1, -1)
+    with torch.no_grad():
+        places.asked["1"].weight.copy_(torch.eye(2))
+        places.asked["1"].bias.zero_()
+    places.ask("1", known)
+    assert places.answer().item() < 1e-6
+    places.ask("1", torch.zeros(3, 64, 2))
+    assert places.answer().item() == pytest.approx(line.square().mean().item(), rel=1e-4)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import environment
 import measuring
-from measuring import JUDGES, SHIPPED, VIDEO
+from measuring import JUDGES, PAGE, README, SHIPPED, VIDEO
 
 
 def main(arguments: list[str]) -> int:
@@ -68,19 +68,21 @@ def main(arguments: list[str]) -> int:
 
 
 def fill_table(measured, seed: int, weights: str) -> int:
-    """Measure the rows that are missing, and print what there is as documents show it."""
-    from storyworld import motion_table
-    from storyworld.table import Rows
+    """Measure the rows that are missing, and write up what there is."""
+    from storyworld import motion_table, table
 
-    rows = Rows(SHIPPED / "measured_motion.jsonl")
+    rows = table.Rows(SHIPPED / "measured_motion.jsonl")
 
     def found() -> dict[str, dict]:
         return {row["setting"]: row for row in rows.rows if (row["seed"], row["weights"]) == (seed, weights)}
 
     missing = [name for name in motion_table.WANTED if name not in found()]
     rows.complete(missing, lambda name: measured(name, motion_table.WANTED[name]), motion_table.line)
-    tables = motion_table.tokens_table, motion_table.decoded_table, motion_table.likeness_table
-    print("\n\n".join("\n".join(table(found())) for table in tables))
+    tables = {"tokens": motion_table.tokens_table, "motion": motion_table.decoded_table}
+    for name, lines in tables.items():
+        table.fill(README, name, lines(found()))
+    for name, lines in {**tables, "likeness": motion_table.likeness_table}.items():
+        table.fill(PAGE, name, lines(found()))
     return 0
 
 

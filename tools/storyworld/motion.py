@@ -2,9 +2,9 @@
 picture model, which stays as it is.
 
 At first single frames of clips are drawn by what the image tower sees in them, through an IP-Adapter and a domain
-adapter, a LoRA: that makes the tokens in which motion is predicted. Then both stay as they are, too, and motion modules learn what single frames cannot tell. In a share of
-the batches the adapter's layers do not look, and the tokens stand behind the text, as in StoryDiffusion (arXiv
-2405.01434, equation 8): both ways of decoding are learnt.
+adapter, a LoRA: that makes the tokens in which motion is predicted. Then both stay as they are, too, and motion modules
+learn what single frames cannot tell. In a share of the batches the adapter's layers do not look, and the tokens stand
+behind the text, as in StoryDiffusion (arXiv 2405.01434, equation 8): both ways of decoding are learnt.
 """
 
 from collections.abc import Callable
