@@ -115,8 +115,7 @@ def test_the_loader_says_which_model_goes_on(toys, graphs):
 
 
 def along_motion(graphs, host, pictures: int) -> dict:
-    chain, toys = graphs.chain, graphs.following.TOY_MOTION
-    graph = by_motion(chain.storyworld_story_to_long_video(chain.GOES_ON, toys), graphs)
+    graph = by_motion(graphs.chain.storyworld_story_to_long_video(graphs.chain.GOES_ON), graphs)
     scenes = graph.nodes["2"].inputs["scenes"].splitlines()[:pictures]
     prompt = small(graph, host, overlap=1)
     prompt["2"]["inputs"]["scenes"] = "\n".join(scenes)

@@ -7,7 +7,7 @@ along predicted motion: both are drawn, and the one that is not muted makes them
 from dataclasses import dataclass
 
 from .films import STORM, TOP, TOY_FILM, TOY_VIDEO, WAVES, animate, come_to_life, draw
-from .following import ALONG_TOKENS, BY_MOTION, CHOICE, Motion, follow
+from .following import ALONG_TOKENS, BY_MOTION, CHOICE, TOY_MOTION, follow
 from .long import STREAMING_T2V, VID2VID, load_streaming, save_video, write
 from .parts import FIXED_SEED, PAGES, SD15, Graph, Group, Node, load_checkpoint
 from .pictures import LOADER_BOX
@@ -89,12 +89,13 @@ def refine(
     prompts: tuple[str, str],
     model: tuple,
     sigmas: tuple,
+    sampler: str,
     **blending,
 ) -> dict[str, Node]:
     """Nodes 39 to 50: noise over the frames of the film of node `film`, and away again, in chunks that blend.
 
-    shots: the node of the shots that it begins with. pixels: the frames, from node 40 or larger. model, sigmas: what
-    denoises, and from where on.
+    shots: the node of the shots that it begins with. pixels: the frames, from node 40 or larger. model, sigmas,
+    sampler: what denoises, from where on, and how.
     """
     sampling = {"model": ("45", 0), "positive": ("41", 0), "negative": ("42", 0), "sampler": ("46", 0)}
     sampling |= {"sigmas": sigmas, "latent_image": ("43", 0), "cfg": 1.0, "noise_seed": FIXED_SEED["seed"]}
@@ -107,7 +108,7 @@ def refine(
         "42": write("Negative Prompt", prompts[1], BELOW + 260, 90, clip),
         "43": Node("VAEEncode", "Encode Film", (0, BELOW + 490, 360, 60), {"pixels": pixels, "vae": vae}),
         "45": Node("StoryReelRandomizedBlending", "Randomized Blending", (1300, BELOW + 260, 340, 230), blended),
-        "46": Node("KSamplerSelect", "Sampler", (1300, BELOW + 610, 340, 60), {"sampler_name": "dpmpp_2m_sde"}),
+        "46": Node("KSamplerSelect", "Sampler", (1300, BELOW + 610, 340, 60), {"sampler_name": sampler}),
         "47": Node("SamplerCustom", "Refine", (1700, BELOW, 340, 250), sampling),
         "48": Node("VAEDecode", "Decode Film", (1700, BELOW + 370, 340, 60), {"samples": ("47", 0), "vae": vae}),
         "49": Node("CreateVideo", "Create Film", (1700, BELOW + 550, 340, 110), video),
@@ -121,7 +122,7 @@ def refine_by_vid2vid(film: str, clip: tuple, vae: tuple) -> dict[str, Node]:
     larger = {"image": ("40", 0), "upscale_method": "bicubic", "width": 720, "height": 720, "crop": "center"}
     prompts = "high quality, detailed", "blurry, low resolution, noise, watermark, text"
     return {
-        **refine(film, "28", ("51", 0), vae, clip, prompts, ("44", 0), ("44", 1)),
+        **refine(film, "28", ("51", 0), vae, clip, prompts, ("44", 0), ("44", 1), "dpmpp_2m_sde"),
         "44": Node("StoryReelRefineSigmas", "Refine Sigmas", (1300, BELOW, 340, 140), {"model": ("52", 0)}),
         "51": Node("ImageScale", "Upscale", (0, BELOW + 230, 360, 140), larger),
         "52": Node(loader.type, "Load MS-Vid2Vid", (420, BELOW, 360, 240), loader.inputs, loader.models),
@@ -129,12 +130,15 @@ def refine_by_vid2vid(film: str, clip: tuple, vae: tuple) -> dict[str, Node]:
 
 
 def refine_by_base(film: str, shots: str, clip: tuple, vae: tuple, model: tuple) -> dict[str, Node]:
-    """By the model that made the film longer: a little noise (SDEdit), for it has learned to begin with much. The
-    prompt names no looks: those are in the film, and another story has others."""
-    noise = {"model": model, "scheduler": "normal", "steps": 4, "denoise": 0.2}
-    blending = dict(chunk=16, overlap=8, guidance=3.0, rescale=0.0)
+    """By the model that made the film longer: a little noise (SDEdit), for it has learned to begin with much.
+
+    In so few steps a sampler that adds noise of its own would leave some. The prompt names neither looks nor scene:
+    those are in the film, and another story has others; so it is to guide little.
+    """
+    noise = {"model": model, "scheduler": "normal", "steps": 4, "denoise": 0.1}
+    blending = dict(chunk=16, overlap=8, guidance=1.5, rescale=0.0)
     return {
-        **refine(film, shots, ("40", 0), vae, clip, ("a hero", ""), model, ("44", 0), **blending),
+        **refine(film, shots, ("40", 0), vae, clip, ("a hero", ""), model, ("44", 0), "dpmpp_2m", **blending),
         "44": Node("BasicScheduler", "A Little Noise", (1300, BELOW, 340, 140), noise),
     }
 
@@ -226,45 +230,40 @@ GOES_ON = Longer(
     refines=False,
 )
 REFINED = """\
-3. **Refine** is a small step back and forth (SDEdit): a little noise over the whole film, *denoise* .2, and the video
+3. **Refine** is a small step back and forth (SDEdit): a little noise over the whole film, *denoise* .1, and the video
 model takes it away again, in chunks that blend. The published refiner, MS-Vid2Vid, has no counterpart here."""
 NOT_REFINED = """\
 3. Each chunk goes from the last frame back to the anchor. The film is not refined: this model cannot do it by text
 alone."""
 
 
-def storyworld_story_to_long_video(longer: Longer = REMEMBERS, motion: Motion | None = None) -> Graph:
-    """The same chain on the toy's models. motion: the toy's, which needs files of its own beside the pack."""
+def storyworld_story_to_long_video(longer: Longer = REMEMBERS) -> Graph:
+    """The same chain on the toy's models."""
     video, moving = load_video_model(TOY_VIDEO), come_to_life()
     page = {"images": ("7", 0), "story": ("2", 0), "page_width": 768}
-    if motion:
-        making, shots = {**shoot(moving), **follow(motion, ("1", 3))}, "28"
-    else:
-        making, shots = {id: moving[id] for id in ("24", "25", "26")}, "26"
     nodes = {
         "1": Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
         **draw(WAVES, (128, 128), TOY_FILM, seed=TOY_FILM["seed"]),
         "20": Node(video.type, video.title, (570, TOP, 310, 240), video.inputs),
-        **making,
+        **shoot(moving),
+        **follow(TOY_MOTION, ("1", 3)),
         "9": Node("StoryReelComicPage", "Comic Page", (1315, 640, 330, 225), page),
         "10": Node("SaveImage", "Save Page", (2110, 0, 340, 500), {"images": ("9", 0), "filename_prefix": PAGES}),
-        **lengthen(longer, (shots, 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
+        **lengthen(longer, ("28", 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
     }
     if longer.refines:
-        nodes |= refine_by_base("35", shots, ("1", 1), ("1", 2), ("30", 0))
+        nodes |= refine_by_base("35", "28", ("1", 1), ("1", 2), ("30", 0))
     else:
-        nodes |= save_told("35", shots, (2930, 0), (3330, 0))
+        nodes |= save_told("35", "28", (2930, 0), (3330, 0))
     note = """\
 1. Press **Run**: the toys draw the story, bring every picture to life, and go on with the last one, which **What
 Happens Next** tells a line a chunk.
 2. Every shot and every chunk is on disk (output/story) before the next begins. Stopped? Press **Run** again.
 """
     note += REFINED if longer.refines else NOT_REFINED
-    if motion:
-        note += f"\n4. {CHOICE}"
+    note += f"\n4. {CHOICE}"
     film = "39 40 43 46 49 50" if longer.refines else "39 50"
-    made, along = ("26 28 10", "60 61 62") if motion else ("26 10", "")
-    groups = framed(f"{PICTURES} 9", "20 24 25", made, "30 32 33 34", "35", film, along)
+    groups = framed(f"{PICTURES} 9", "20 24 25", "26 28 10", "30 32 33 34", "35", film, "60 61 62")
     return Graph("storyworld_story_to_long_video", note, (0, -165, 510, 305), nodes, groups)
 
 

@@ -1,0 +1,127 @@
+"""What the shipped files of semantic motion are worth, on the real host: between two pictures of the toy world the
+predictor beats interpolation, and the frames go where their tokens say."""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from harness.tools import tools
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "tools" / "storyworld"
+FILES = {
+    "ip_adapter": WEIGHTS / "ipadapter" / "storyworld_ip_adapter.safetensors",
+    "domain_adapter": WEIGHTS / "loras" / "storyworld_domain_adapter.safetensors",
+    "motion_module": WEIGHTS / "animatediff_models" / "storyworld_motion_module.safetensors",
+    "predictor": WEIGHTS / "semantic_motion" / "storyworld_predictor.safetensors",
+}
+VIDEO = WEIGHTS / "storyworld_video.safetensors"
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with tools("storyworld", "motion_measure", "motion_table", "motion_tokens", "shipping", "table") as modules:
+        yield modules
+
+
+@pytest.fixture(scope="module")
+def studio(host, lab):
+    return lab.motion_measure.open_studio(None, None, JUDGES / "video_reader.safetensors")
+
+
+def test_their_cards_tell_of_the_very_files():
+    for file in FILES.values():
+        card = file.with_suffix(".md").read_text(encoding="utf-8")
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in card and "licence" in card
+    sizes = {part: file.stat().st_size for part, file in FILES.items()}
+    assert sizes["motion_module"] + sizes["predictor"] <= 8e6 and sum(sizes.values()) <= 9e6
+
+
+def test_the_predictor_beat_interpolation_and_says_so():
+    from safetensors import safe_open
+    from storyreel.core.networks.semantic_motion.config import read_training
+
+    with safe_open(FILES["predictor"], "pt") as file:
+        told = read_training(file.metadata())
+    assert told["beats_interpolation"] and told["figures"]["gain_low"] > 0, told
+
+
+def test_it_beats_interpolation_on_other_clips(studio, lab):
+    row = lab.motion_tokens.measure("tokens", studio, 60, seed=50)
+    assert row["gain_low"] > 0 and row["cosine"] > row["cosine_interpolation"], row
+
+
+def test_frames_go_where_their_tokens_say(studio, lab):
+    """Where a hero crosses the picture in an arc, true tokens lead it nearer to its path than a line between the ends
+    does, in clips that nothing saw."""
+    measure = lab.motion_measure
+    tasks = (measure.make_task(50, index) for index in itertools.count())
+    arcs = (task for task in tasks if task.clip.figures[0].action.startswith("leaping"))
+    paths = {name: [] for name in ("true", "interpolated")}
+    for task in itertools.islice(arcs, 2):
+        for name, found in paths.items():
+            judged = measure.judge(studio, task, studio.make(measure.read_setting(name), task))
+            assert judged["seen"] >= 0.9
+            found.append(judged["path"])
+    assert sum(paths["true"]) < 0.7 * sum(paths["interpolated"]), paths
+
+
+def test_documents_show_the_rows_that_were_measured(lab):
+    """All rows of these very weights, in README and page."""
+    weights = hashlib.sha256(b"".join(file.read_bytes() for file in (VIDEO, *FILES.values()))).hexdigest()[:16]
+    rows = [json.loads(line) for line in (WEIGHTS / "measured_motion.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = {row["setting"]: row for row in rows if (row["seed"], row["weights"]) == (0, weights)}
+    table = lab.motion_table
+    assert [name for name in table.WANTED if name not in found] == []
+    page, readme = ((folder / "README.md").read_text(encoding="utf-8") for folder in (WEIGHTS, ROOT))
+    for shown in (table.tokens_table, table.decoded_table):
+        assert "\n".join(shown(found)) in page and "\n".join(shown(found)) in readme
+    assert "\n".join(table.likeness_table(found)) in page
+
+
+def test_a_users_graph_follows_the_toys_motion(host):
+    """By the host's own LoRA loader and this pack's nodes, from files that their lists name."""
+    names = {part: file.name for part, file in FILES.items()}
+    adapter, empty = names["ip_adapter"], dict(width=128, height=128, batch_size=1)
+    line = dict(frames=4, easing="linear", hold_start=0, hold_end=0, strength=1.0)
+    decoder = {"motion_module": names["motion_module"], "ip_adapter": adapter, "strength": 1.0}
+    decoder["noise_schedule"] = "the model's"
+    sampler = dict(steps=2, cfg=2.0, sampler_name="euler", scheduler="normal", denoise=1.0, seed=1)
+    graph = {
+        "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
+        "adapted": (
+            "LoraLoaderModelOnly",
+            dict(model=["toy", 0], lora_name=names["domain_adapter"], strength_model=1.0),
+        ),
+        "predictor": (
+            "StoryReelMotionPredictorLoader",
+            {"predictor": names["predictor"], "space": "IP-Adapter", "space.ip_adapter": adapter},
+        ),
+        "start": ("EmptyImage", dict(color=0x80C0FF, **empty)),
+        "end": ("EmptyImage", dict(color=0x40A040, **empty)),
+        "motion": (
+            "StoryReelPredictMotion",
+            dict(predictor=["predictor", 0], clip_vision=["toy", 3], start=["start", 0], end=["end", 0], **line),
+        ),
+        "apply": (
+            "StoryReelApplyMotion",
+            {"model": ["adapted", 0], "motion": ["motion", 0], "decoder": "IP-Adapter"}
+            | {f"decoder.{name}": value for name, value in decoder.items()},
+        ),
+        "prompt": ("CLIPTextEncode", dict(clip=["toy", 1], text="a hero in a meadow")),
+        "latent": ("EmptyLatentImage", dict(width=128, height=128, batch_size=4)),
+        "sampled": (
+            "KSampler",
+            dict(model=["apply", 0], positive=["prompt", 0], negative=["prompt", 0], latent_image=["latent", 0])
+            | sampler,
+        ),
+        "frames": ("VAEDecode", dict(samples=["sampled", 0], vae=["toy", 2])),
+        "shown": ("PreviewImage", dict(images=["frames", 0])),
+    }
+    run = host.run({id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in graph.items()})
+    (said,) = run.outputs["predictor"]["text"]
+    assert names["predictor"] in said and "untrained" not in said
+    (frames,) = run.values["frames"]
+    assert frames.shape == (4, 128, 128, 3) and frames.isfinite().all() and frames.std() > 0.05
