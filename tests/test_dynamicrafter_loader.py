@@ -196,6 +196,7 @@ def test_a_checkpoint_in_a_smaller_format(host, plain, dtype):
     assert (small - whole).abs().max() / whole.abs().max() < (0.5 if dtype == torch.float8_e4m3fn else 0.1)
 
 
+@torch.no_grad()  # as in the host; a graph would hold on to encoders of gigabytes
 def test_a_full_checkpoint_brings_its_encoders(host, plain):
     """Text encoder, image encoder and autoencoder under their published keys, around a tiny UNet."""
     from harness import tiny

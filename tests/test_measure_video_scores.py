@@ -100,6 +100,7 @@ def test_what_nobody_chose_is_listed_with_what_it_needs(measure, carphone):
     assert not {"likeness", "faces", "sets"} & set(found)
 
 
+@torch.no_grad()  # as in the host; a graph would hold on to the encoder
 def test_the_aesthetic_score_is_of_the_connected_encoders_embeddings(measure, put, vit_l, published, carphone):
     from storyreel.host.measure import embed_pictures
 

@@ -227,6 +227,7 @@ def whole(host):
     path.unlink()
 
 
+@torch.no_grad()  # as in the host; a graph would hold on to encoders of gigabytes
 def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
     loaded = whole
     assert loaded.kind is loader.STREAMING_T2V

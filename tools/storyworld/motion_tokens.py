@@ -39,6 +39,7 @@ PLAN = Plan(steps=600, batch=8, rate=1e-3, ema=0.99, warmup=50)
 CONFIG = PredictorConfig("mobilenetv2", GRID**2, CHANNELS, width=128, depth=2, heads=4, frames=FRAMES)
 
 
+@torch.no_grad()
 def measure(name: str, studio: Studio, clips: int, seed: int, steps: int | None = None) -> dict:
     """A row of the table: DRAWN, of so many clips, or REAL or LEARNT, of all films. steps: of training, if not PLAN's.
 
