@@ -36,7 +36,7 @@ def test_their_cards_tell_of_the_very_files():
         card = file.with_suffix(".md").read_text(encoding="utf-8")
         assert hashlib.sha256(file.read_bytes()).hexdigest() in card and "licence" in card
     sizes = {part: file.stat().st_size for part, file in FILES.items()}
-    assert sizes["motion_module"] + sizes["predictor"] <= 8e6 and sum(sizes.values()) <= 9e6
+    assert sizes.pop("domain_adapter") <= 1e6 and sum(sizes.values()) <= 8e6
 
 
 def test_the_predictor_beat_interpolation_and_says_so():
@@ -125,3 +125,9 @@ def test_a_users_graph_follows_the_toys_motion(host):
     assert names["predictor"] in said and "untrained" not in said
     (frames,) = run.values["frames"]
     assert frames.shape == (4, 128, 128, 3) and frames.isfinite().all() and frames.std() > 0.05
+
+
+def test_a_servers_own_loader_lists_the_lora(server):
+    """From the start on, with no node of this pack looked at before."""
+    inputs = server.client().object_info("LoraLoaderModelOnly")["LoraLoaderModelOnly"]["input"]["required"]
+    assert FILES["domain_adapter"].name in str(inputs["lora_name"])
