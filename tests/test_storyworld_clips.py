@@ -134,7 +134,7 @@ def test_what_there_is_to_say_of_a_frame(lab):
     clips = [replace(clip, figures=(replace(hero, x=x),)) for x in (0.26, 0.38, 0.74)]
     sayings = lab.motion_starts.Sayings(clips, 16, read)
     found = sayings.of(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long))
-    assert found.shape == (3, sayings.count, lab.unet.WIDTH)
+    assert found.shape == (3, 6, lab.unet.WIDTH)
     left, middle, right = (state(f"a hero {where}") for where in ("on the left", "in the middle", "on the right"))
     torch.testing.assert_close(found[:, -2], torch.stack([left, (left + middle) / 2, right]), atol=0.02, rtol=0.02)
     ahead, looking = (state(f"a hero looking {way}") for way in ("ahead", "right"))

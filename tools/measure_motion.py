@@ -39,12 +39,12 @@ def main(arguments: list[str]) -> int:
     decoded = [name for name in named if name not in motion_table.TOKENS]
     settings = measuring.settings(decoded, motion_measure.read_setting)
     files = motion_measure.files(options.weights)
+    needed = dict(files)
     if named and decoded == named and all(one.tokens != motion_measure.PREDICTED for one in settings):
-        del files["predictor"]  # decoders can be judged before there is one
-    files = files.values()
-    measuring.require(options.video, reader, *files)
+        del needed["predictor"]  # decoders can be judged before there is one
+    measuring.require(options.video, reader, *needed.values())
     studio = motion_measure.open_studio(options.weights, options.video, reader, options.steps)
-    origin = measuring.origin("motion", options.video, *files)
+    origin = measuring.origin("motion", options.video, *(file for file in files.values() if file.exists()))
     shown = []
 
     def measured(name: str, clips: int) -> dict:
@@ -78,11 +78,12 @@ def fill_table(measured, seed: int, weights: str) -> int:
 
     missing = [name for name in motion_table.WANTED if name not in found()]
     rows.complete(missing, lambda name: measured(name, motion_table.WANTED[name]), motion_table.line)
+    whole = found()
     tables = {"tokens": motion_table.tokens_table, "motion": motion_table.decoded_table}
     for name, lines in tables.items():
-        table.fill(README, name, lines(found()))
+        table.fill(README, name, lines(whole))
     for name, lines in {**tables, "likeness": motion_table.likeness_table}.items():
-        table.fill(PAGE, name, lines(found()))
+        table.fill(PAGE, name, lines(whole))
     return 0
 
 

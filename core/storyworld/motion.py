@@ -13,6 +13,7 @@ from .attributes import FACINGS, Clip, Figure
 from .pose import CHEERING, REST, SEATED, Pose, blend, raised_arm, stride
 
 GATHER = 4  # frames from the first pose into the action's own motion
+TURNED = 0.85  # the yaw of a hero that looks left or right
 EDGE = 0.18  # how near to an edge walking goes
 
 
@@ -44,7 +45,7 @@ def _start(figure: Figure, name: str, rng: Random) -> Pose:
     }[name]
     return replace(
         pose,
-        yaw=0.85 * FACINGS[figure.facing] + rng.uniform(-0.1, 0.1),
+        yaw=TURNED * FACINGS[figure.facing] + rng.uniform(-0.1, 0.1),
         tilt=rng.uniform(-6, 6),
         left_arm=pose.left_arm + rng.uniform(-15, 15),
         right_arm=pose.right_arm + rng.uniform(-15, 15),
@@ -55,7 +56,7 @@ def _acting(figure: Figure, time: float) -> tuple[Pose, float, float]:
     """The action's own pose, and how far it has carried the hero from its first place."""
     kind, _, way = figure.action.partition(" ")
     side = _side(way) if way else 0
-    facing = 0.85 * FACINGS[figure.facing]
+    facing = TURNED * FACINGS[figure.facing]
     breath = math.sin(math.tau * time / 16)
     calm = replace(REST, yaw=facing, squash=0.12 * breath, left_arm=28 + 3 * breath, right_arm=28 + 3 * breath)
     match kind:

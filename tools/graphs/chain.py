@@ -70,10 +70,10 @@ def resize(film: tuple, size: int) -> dict[str, Node]:
     }
 
 
-def save_told(film: str, shots: str, told: tuple[int, int], saved: tuple[int, int]) -> dict[str, Node]:
+def save_told(film: str, told: tuple[int, int], saved: tuple[int, int]) -> dict[str, Node]:
     """Nodes 39 and 50: the film of node `film` with the captions of the story of node 2 over its shots, those of node
-    `shots`, saved. told, saved: where they stand."""
-    save, titles = save_video("39", 0), {"video": (film, 0), "story": ("2", 0), "shots": (shots, 0)}
+    28, saved. told, saved: where they stand."""
+    save, titles = save_video("39", 0), {"video": (film, 0), "story": ("2", 0), "shots": ("28", 0)}
     return {
         "39": Node("StoryReelSubtitles", "Subtitles", (*told, 340, 100), titles),
         "50": Node(save.type, "Save Film", (*saved, 520, 480), save.inputs),
@@ -82,7 +82,6 @@ def save_told(film: str, shots: str, told: tuple[int, int], saved: tuple[int, in
 
 def refine(
     film: str,
-    shots: str,
     pixels: tuple,
     vae: tuple,
     clip: tuple,
@@ -94,7 +93,7 @@ def refine(
 ) -> dict[str, Node]:
     """Nodes 39 to 50: noise over the frames of the film of node `film`, and away again, in chunks that blend.
 
-    shots: the node of the shots that it begins with. pixels: the frames, from node 40 or larger. model, sigmas,
+    pixels: the frames, from node 40 or larger. model, sigmas,
     sampler: what denoises, from where on, and how.
     """
     sampling = {"model": ("45", 0), "positive": ("41", 0), "negative": ("42", 0), "sampler": ("46", 0)}
@@ -112,7 +111,7 @@ def refine(
         "47": Node("SamplerCustom", "Refine", (1700, BELOW, 340, 250), sampling),
         "48": Node("VAEDecode", "Decode Film", (1700, BELOW + 370, 340, 60), {"samples": ("47", 0), "vae": vae}),
         "49": Node("CreateVideo", "Create Film", (1700, BELOW + 550, 340, 110), video),
-        **save_told("49", shots, (1700, BELOW + 780), (2110, BELOW)),
+        **save_told("49", (1700, BELOW + 780), (2110, BELOW)),
     }
 
 
@@ -122,14 +121,14 @@ def refine_by_vid2vid(film: str, clip: tuple, vae: tuple) -> dict[str, Node]:
     larger = {"image": ("40", 0), "upscale_method": "bicubic", "width": 720, "height": 720, "crop": "center"}
     prompts = "high quality, detailed", "blurry, low resolution, noise, watermark, text"
     return {
-        **refine(film, "28", ("51", 0), vae, clip, prompts, ("44", 0), ("44", 1), "dpmpp_2m_sde"),
+        **refine(film, ("51", 0), vae, clip, prompts, ("44", 0), ("44", 1), "dpmpp_2m_sde"),
         "44": Node("StoryReelRefineSigmas", "Refine Sigmas", (1300, BELOW, 340, 140), {"model": ("52", 0)}),
         "51": Node("ImageScale", "Upscale", (0, BELOW + 230, 360, 140), larger),
         "52": Node(loader.type, "Load MS-Vid2Vid", (420, BELOW, 360, 240), loader.inputs, loader.models),
     }
 
 
-def refine_by_base(film: str, shots: str, clip: tuple, vae: tuple, model: tuple) -> dict[str, Node]:
+def refine_by_base(film: str, clip: tuple, vae: tuple, model: tuple) -> dict[str, Node]:
     """By the model that made the film longer: a little noise (SDEdit), for it has learned to begin with much.
 
     In so few steps a sampler that adds noise of its own would leave some. The prompt names neither looks nor scene:
@@ -138,7 +137,7 @@ def refine_by_base(film: str, shots: str, clip: tuple, vae: tuple, model: tuple)
     noise = {"model": model, "scheduler": "normal", "steps": 4, "denoise": 0.1}
     blending = dict(chunk=16, overlap=8, guidance=1.5, rescale=0.0)
     return {
-        **refine(film, shots, ("40", 0), vae, clip, ("a hero", ""), model, ("44", 0), "dpmpp_2m", **blending),
+        **refine(film, ("40", 0), vae, clip, ("a hero", ""), model, ("44", 0), "dpmpp_2m", **blending),
         "44": Node("BasicScheduler", "A Little Noise", (1300, BELOW, 340, 140), noise),
     }
 
@@ -252,9 +251,9 @@ def storyworld_story_to_long_video(longer: Longer = REMEMBERS) -> Graph:
         **lengthen(longer, ("28", 0), ("1", 1), ("1", 2), ("1", 3), AT_THE_SEA),
     }
     if longer.refines:
-        nodes |= refine_by_base("35", "28", ("1", 1), ("1", 2), ("30", 0))
+        nodes |= refine_by_base("35", ("1", 1), ("1", 2), ("30", 0))
     else:
-        nodes |= save_told("35", "28", (2930, 0), (3330, 0))
+        nodes |= save_told("35", (2930, 0), (3330, 0))
     note = """\
 1. Press **Run**: the toys draw the story, bring every picture to life, and go on with the last one, which **What
 Happens Next** tells a line a chunk.

@@ -23,7 +23,12 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(len(weight), rank, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + (self.up @ self.down.flatten(1)).view_as(weight)
+        return weight + product(self.up, self.down).view_as(weight)
+
+
+def product(up: Tensor, down: Tensor) -> Tensor:
+    """[outputs, inputs of each] of the two factors of a change."""
+    return up.flatten(1) @ down.flatten(1)
 
 
 class DomainAdapter(nn.Module):
@@ -67,5 +72,5 @@ def merge(unet: nn.Module, weights: Mapping[str, Tensor]) -> None:
         for key, down in weights.items():
             if key.endswith(DOWN):
                 layer = unet.get_submodule(key.removeprefix(PREFIX).removesuffix(DOWN))
-                change = weights[key.removesuffix(DOWN) + UP].flatten(1) @ down.flatten(1)
+                change = product(weights[key.removesuffix(DOWN) + UP], down)
                 layer.weight += change.view_as(layer.weight).to(layer.weight.device)

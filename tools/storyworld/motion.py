@@ -26,7 +26,7 @@ from .layers import Operations, silence
 from .motion_data import DATA, draw_motions
 from .motion_starts import WORDS, Places, Sayings
 from .products import attend
-from .streaming_starts import as_short_as, missed
+from .starts import learn_to_say
 from .trainer import Plan, device, train
 from .unet import CONFIG, TRAINING_OPTIONS, Captions, build, noised
 from .video import error_parts, together
@@ -159,7 +159,9 @@ def train_adapter(
     """Both adapters, trained on single frames."""
     torch.manual_seed(plan.seed)
     adapter = Adapter(lessons.unet).to(device())
-    say_what_is_seen(adapter.image_proj, lessons, plan, folder, name)
+    sayings = Sayings(lessons.truths, lessons.clips.recipe.frames, lessons.read)
+    told = f"{name}_words", adapter.image_proj, lessons.clips.seen, sayings.of, WORDS, plan, folder, lessons.name
+    learn_to_say(*told)
     domain = DomainAdapter(lessons.unet).to(device())
     domain.put_on(lessons.unet)
     places = Places(list(adapter.ip_adapter), CHANNELS).to(device())
@@ -170,20 +172,6 @@ def train_adapter(
     modules = nn.ModuleDict({"adapter": adapter, "domain": domain, "places": places})
     train(name, modules, loss, plan, folder, lessons.name)
     return adapter, domain
-
-
-def say_what_is_seen(projection: nn.Module, lessons: Lessons, plan: Plan, folder: Path, name: str) -> None:
-    """Have the first of the image's tokens say what a caption would, so that layers that read text understand them."""
-    sayings = Sayings(lessons.truths, lessons.clips.recipe.frames, lessons.read)
-
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
-        picks = torch.randint(len(lessons.clips), (WORDS.batch,), generator=generator)
-        frames = torch.randint(lessons.clips.recipe.frames, (WORDS.batch,), generator=generator)
-        tokens = projection(lessons.clips.seen[picks, frames].float().to(device()))
-        return missed(tokens[:, : sayings.count], sayings.of(picks, frames))
-
-    modules = nn.ModuleDict({"projection": projection})
-    train(f"{name}_words", modules, loss, as_short_as(plan, WORDS), folder, lessons.name)
 
 
 def train_modules(
@@ -212,7 +200,7 @@ def train_modules(
         around = partial(in_their_places, lessons.unet, modules, plan.batch * frames)
         return lessons.loss(plan.batch, frames, generator, looking, around)
 
-    made_of = place_of("modules", lessons.clips.recipe, (lessons.name,), looking)
+    made_of = place_of("modules", lessons.clips.recipe, (lessons.name,), looking, lessons.unet)
     train(name, nn.ModuleDict({"motion": modules}), loss, plan, folder, made_of)
     return modules
 

@@ -18,22 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .streaming_starts import SAID, said_of
+from .starts import said_of
 from .trainer import Plan
 from .unet import Captions
 
 pack.load_pack()
 from storyreel.core.storyworld import captions  # noqa: E402
 from storyreel.core.storyworld.attributes import FACINGS, PLACES, Clip  # noqa: E402
-from storyreel.core.storyworld.motion import place_at, view_at  # noqa: E402
+from storyreel.core.storyworld.motion import TURNED, place_at, view_at  # noqa: E402
 
 WORDS = Plan(steps=1000, batch=64, rate=2e-3, ema=0.98, warmup=50)
-TURNED = 0.85  # the yaw of a hero that looks left or right
 
 
 class Sayings:
-    """What there is to say of every frame of clips, as the text tower says it: SAID of the whole clip, and of the frame
-    where the hero is and which way it looks."""
+    """What there is to say of every frame of clips, as the text tower says it: looks and scene of the whole clip, and
+    where in the frame the hero is and which way it looks."""
 
     def __init__(self, truths: Sequence[Clip], frames: int, read: Captions):
         self.table, self.rows = said_of(truths, read)
@@ -42,34 +41,25 @@ class Sayings:
         x = torch.tensor([[x for _, x, _ in clip] for clip in poses]) - views
         yaw = torch.tensor([[pose.yaw for pose, _, _ in clip] for clip in poses]) / TURNED
         self.turns = (
-            (_between(x, PLACES), _states(captions.PLACES, read)),
-            (_between(yaw, FACINGS), _states(captions.FACINGS, read)),
+            (_between(x, PLACES), _said(captions.PLACES, read)),
+            (_between(yaw, FACINGS), _said(captions.FACINGS, read)),
         )
 
-    @property
-    def count(self) -> int:
-        return len(SAID) + len(self.turns)
-
     def of(self, clips: Tensor, frames: Tensor) -> Tensor:
-        """[B, count, D] of so many frames."""
+        """[B, 6, D] of so many frames."""
         turned = [shares[clips, frames].to(states) @ states for shares, states in self.turns]
         return torch.cat([self.table[self.rows[clips]], torch.stack(turned, 1)], 1)
 
 
 def _between(values: Tensor, words: dict[str, float]) -> Tensor:
     """Shares of words [..., words] that stand for values in this order: of the two that a value lies between."""
-    known = torch.tensor(list(words.values()))
-    values = values.clamp(known[0].item(), known[-1].item())[..., None]
-    gaps = [(values[..., 0] - low) / (high - low) for low, high in pairwise(known.tolist())]
-    rising = torch.stack([torch.ones_like(gaps[0]), *(gap.clamp(0, 1) for gap in gaps), torch.zeros_like(gaps[0])], -1)
-    return rising[..., :-1] - rising[..., 1:]
+    gaps = [((values - low) / (high - low)).clamp(0, 1) for low, high in pairwise(words.values())]
+    beyond = torch.stack([torch.ones_like(values), *gaps, torch.zeros_like(values)], -1)
+    return beyond[..., :-1] - beyond[..., 1:]
 
 
-def _states(phrases: dict[str, str], read: Captions) -> Tensor:
-    """The text tower's state of the last word of each phrase [phrases, D]."""
-    texts = [f"a hero {phrase}" for phrase in phrases.values()]
-    last = (read.vocabulary.encode(texts) == read.vocabulary.end).float().argmax(1) - 1
-    return read(texts)[range(len(texts)), last].float()
+def _said(phrases: dict[str, str], read: Captions) -> Tensor:
+    return read.last_words([f"a hero {phrase}" for phrase in phrases.values()])
 
 
 class Places(nn.Module):

@@ -4,15 +4,14 @@ written down. Measured: after 150 steps of CAM the loss is .45, and .54 where it
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pack
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .streaming_data import ANCHORS, MEMORY, LongClips
+from .starts import as_short_as, learn_to_say, missed, said_of
+from .streaming_data import MEMORY, LongClips
 from .trainer import Plan, device, train
 from .unet import Captions
 
@@ -20,12 +19,10 @@ pack.load_pack()
 from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander  # noqa: E402
 from storyreel.core.networks.streaming.frame_encoder import FrameEncoder  # noqa: E402
 from storyreel.core.networks.streaming.injector import Injector  # noqa: E402
-from storyreel.core.storyworld import captions  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 SIGHT = Plan(steps=400, batch=32, rate=3e-3, ema=0.98, warmup=20)
 WORDS = Plan(steps=1500, batch=256, rate=5e-3, ema=0.99, warmup=50)
-SAID = ({"size", "shape", "colour"}, {"hat", "hat colour"}, {"scarf colour"}, {"scene"})  # by each of APM's tokens
 OPEN = 1.2785  # SiLU of it is 1
 
 
@@ -76,27 +73,10 @@ def say_looks(
     """Have APM's tokens say of an anchor what a caption would, and put them behind the caption's words, in the place of
     paddings. shown: what each clip shows."""
     table, rows = said_of(shown, read)
-
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
-        picks = torch.randint(len(clips), (WORDS.batch,), generator=generator)
-        frames = torch.randint(len(ANCHORS), (WORDS.batch,), generator=generator)
-        return missed(expander(clips.anchors[picks, frames].to(device()).float()), table[rows[picks]])
-
-    train(f"{name}_words", nn.ModuleDict({"expander": expander}), loss, as_short_as(plan, WORDS), folder)
+    learn_to_say(f"{name}_words", expander, clips.anchors, lambda picks, _: table[rows[picks]], WORDS, plan, folder)
     scale = (table[rows] - read([""])[0, -1]).std(-1).mean()  # of what is put in the place of a padding
     for look in looks:
         put_behind_the_words(look, scale)
-
-
-def said_of(truths: Sequence[Clip], read: Captions) -> tuple[Tensor, Tensor]:
-    """What there is to say of clips: the text tower's states of the last words of phrases [phrases, D], and which of
-    these are of each clip [clips, len(SAID)]."""
-    numbers: dict[str, int] = {}
-    rows = [[numbers.setdefault(captions.caption(clip, named), len(numbers)) for named in SAID] for clip in truths]
-    encoded = read.vocabulary.encode(list(numbers))
-    last = (encoded == read.vocabulary.end).float().argmax(1) - 1
-    states = [read([phrase])[0, end] for phrase, end in zip(numbers, last.tolist(), strict=True)]
-    return torch.stack(states).float(), torch.tensor(rows)
 
 
 @torch.no_grad()
@@ -112,14 +92,3 @@ def put_behind_the_words(look: AppearanceAttention, scale: Tensor) -> None:
     look.conv.weight[places, places, middle] = -1
     nn.init.constant_(look.conv_ln.weight, scale.item())
     nn.init.constant_(look.alpha, OPEN)
-
-
-def missed(found: Tensor, expected: Tensor) -> tuple[Tensor, dict]:
-    """The error, and its share of what there was to be found."""
-    error = F.mse_loss(found.float(), expected)
-    return error, {"share": error.item() / expected.square().mean().item()}
-
-
-def as_short_as(plan: Plan, whole: Plan) -> Plan:
-    """Of a stage that is only tried out, this is, too."""
-    return replace(whole, seed=plan.seed, steps=min(whole.steps, 10 * plan.steps), stop_after=None)

@@ -81,6 +81,11 @@ class Captions:
         x, _ = self.text.encoder(x, mask=mask.to(x.dtype))
         return self.text.final_layer_norm(x)
 
+    def last_words(self, texts: list[str]) -> Tensor:
+        """What the tower makes of the last word of each text [B, WIDTH]."""
+        ends = (self.vocabulary.encode(texts) == self.vocabulary.end).float().argmax(1)
+        return self(texts)[torch.arange(len(texts)), ends - 1].float()
+
 
 def noised(
     clean: Tensor, alphas: Tensor, generator: torch.Generator, noisier: float = 1.0, blank: float = 0.0
