@@ -7,12 +7,13 @@ from ..host import dynamicrafter_decode as decode
 from ..host import dynamicrafter_loader as loader
 from ..host import dynamicrafter_sampling as sampling
 from ..host.loading import LARGE_PRECISIONS
+from .node import StoryReelNode
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/DynamiCrafter"
 
 
-class StoryReelDynamiCrafterLoader(io.ComfyNode):
+class StoryReelDynamiCrafterLoader(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -72,7 +73,7 @@ class StoryReelDynamiCrafterLoader(io.ComfyNode):
         )
 
 
-class StoryReelDynamiCrafterConditioning(io.ComfyNode):
+class StoryReelDynamiCrafterConditioning(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -140,7 +141,7 @@ class StoryReelDynamiCrafterConditioning(io.ComfyNode):
         return io.NodeOutput(*told, ui={"text": [said]} if said else None)
 
 
-class StoryReelDynamiCrafterGuider(io.ComfyNode):
+class StoryReelDynamiCrafterGuider(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -182,7 +183,7 @@ class StoryReelDynamiCrafterGuider(io.ComfyNode):
         return io.NodeOutput(guider)
 
 
-class StoryReelDynamiCrafterRescale(io.ComfyNode):
+class StoryReelDynamiCrafterRescale(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -211,7 +212,7 @@ class StoryReelDynamiCrafterRescale(io.ComfyNode):
         return io.NodeOutput(sampling.patch_rescale(model, rescale))
 
 
-class StoryReelDynamiCrafterGate(io.ComfyNode):
+class StoryReelDynamiCrafterGate(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -243,7 +244,7 @@ class StoryReelDynamiCrafterGate(io.ComfyNode):
         return io.NodeOutput(sampling.patch_gate(model, outer, middle))
 
 
-class StoryReelDDIMSampler(io.ComfyNode):
+class StoryReelDDIMSampler(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -277,7 +278,7 @@ class StoryReelDDIMSampler(io.ComfyNode):
         return io.NodeOutput(sampling.DDIM(eta, keep_clean))
 
 
-class StoryReelDDIMSigmas(io.ComfyNode):
+class StoryReelDDIMSigmas(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -304,7 +305,7 @@ class StoryReelDDIMSigmas(io.ComfyNode):
         return io.NodeOutput(sampling.sigmas_of(model, spacing, steps))
 
 
-class StoryReelToonCrafterDecode(io.ComfyNode):
+class StoryReelToonCrafterDecode(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -7,6 +7,7 @@ from ..core.attention.presets import FIXED, PRESETS
 from ..core.attention.sharing import Rules
 from ..host.attention import Reach
 from ..host.consistent_patch import BLOCKS, apply_consistent_attention
+from .node import StoryReelNode
 from .types import StoryType
 
 
@@ -105,7 +106,7 @@ def _check(preset: str, given: dict) -> None:
             raise ValueError(f"{name} is {value}; {item.min} to {item.max} is expected.")
 
 
-class StoryReelConsistentAttention(io.ComfyNode):
+class StoryReelConsistentAttention(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

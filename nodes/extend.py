@@ -5,12 +5,13 @@ from comfy_api.latest import io
 from ..host import extend
 from ..host import streaming_loader as loader
 from ..host.loading import LARGE_PRECISIONS
+from .node import StoryReelNode
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/StreamingT2V"
 
 
-class StoryReelStreamingLoader(io.ComfyNode):
+class StoryReelStreamingLoader(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -74,7 +75,7 @@ class StoryReelStreamingLoader(io.ComfyNode):
         return io.NodeOutput(found.model, found.clip, found.vae, found.clip_vision, said, ui={"text": [said]})
 
 
-class StoryReelExtendVideo(io.ComfyNode):
+class StoryReelExtendVideo(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

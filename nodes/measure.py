@@ -6,6 +6,7 @@ from ..core.plot import bars
 from ..core.story.similarity import Similarity, measure_story
 from ..core.story.story import UNNAMED, Story
 from ..host.measure import embed_pictures, embed_prompts, name_of
+from .node import StoryReelNode
 from .story import CATEGORY
 from .types import StoryType
 
@@ -34,7 +35,7 @@ def report(story: Story, similarity: Similarity, encoder: str) -> str:
     return "\n".join(lines)
 
 
-class StoryReelMeasureStory(io.ComfyNode):
+class StoryReelMeasureStory(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

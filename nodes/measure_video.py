@@ -6,6 +6,7 @@ from ..core.video import report
 from ..core.video.borders import Chunks
 from ..host import measure_video, video_scores
 from ..host.folders import file_names
+from .node import StoryReelNode
 from .story import CATEGORY
 
 NONE = "none"
@@ -17,7 +18,7 @@ def _file(name: str, folder: str, tooltip: str, **kinds) -> io.Combo.Input:
     return io.Combo.Input(name, options=options, default=NONE, optional=True, advanced=True, tooltip=tooltip)
 
 
-class StoryReelMeasureVideo(io.ComfyNode):
+class StoryReelMeasureVideo(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

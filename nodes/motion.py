@@ -10,6 +10,7 @@ from ..host.ip_adapter import FOLDER as ADAPTERS
 from ..host.ip_adapter import load_tokens
 from ..host.motion_apply import apply_to_dynamicrafter, apply_to_sd15
 from ..host.motion_module import FOLDER as MODULES
+from .node import StoryReelNode
 from .story import CATEGORY
 from .types import MotionType, PredictorType
 
@@ -61,7 +62,7 @@ def sd15_decoder(chosen: dict) -> dict:
     }
 
 
-class StoryReelMotionPredictorLoader(io.ComfyNode):
+class StoryReelMotionPredictorLoader(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -120,7 +121,7 @@ class StoryReelMotionPredictorLoader(io.ComfyNode):
         return io.NodeOutput(found, found.trained, ui={"text": [found.trained]})
 
 
-class StoryReelPredictMotion(io.ComfyNode):
+class StoryReelPredictMotion(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -203,7 +204,7 @@ class StoryReelPredictMotion(io.ComfyNode):
         return io.NodeOutput(made, ui={"text": [made.told]})
 
 
-class StoryReelSpliceMotions(io.ComfyNode):
+class StoryReelSpliceMotions(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -232,7 +233,7 @@ class StoryReelSpliceMotions(io.ComfyNode):
         return io.NodeOutput(trajectory.splice(first, second, overlap))
 
 
-class StoryReelMotionPlot(io.ComfyNode):
+class StoryReelMotionPlot(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -251,7 +252,7 @@ class StoryReelMotionPlot(io.ComfyNode):
         return io.NodeOutput(draw(motion))
 
 
-class StoryReelApplyMotion(io.ComfyNode):
+class StoryReelApplyMotion(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

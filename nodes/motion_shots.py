@@ -5,11 +5,12 @@ from comfy_api.latest import io
 from ..host import shots
 from ..host.runs import run_key
 from .motion import CATEGORY, sd15_decoders
+from .node import StoryReelNode
 from .shots import seed_and_rate
 from .types import PredictorType
 
 
-class StoryReelAnimateStoryByMotion(io.ComfyNode):
+class StoryReelAnimateStoryByMotion(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

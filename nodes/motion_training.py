@@ -8,6 +8,7 @@ from ..core.video.training_plot import draw
 from ..host import motion_training as training
 from ..host.motion_joint import Decoder, Joint
 from .motion import CATEGORY, NONE, sd15_decoder, sd15_decoders
+from .node import StoryReelNode
 from .types import PredictorType
 
 GIVEN = {"start and end": (2, False), "start, end and some between": (2, True), "start alone": (1, False)}
@@ -48,7 +49,7 @@ def _joint(decoder: list[io.Input]) -> list[io.Input]:
     ]
 
 
-class StoryReelTrainMotionPredictor(io.ComfyNode):
+class StoryReelTrainMotionPredictor(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -5,10 +5,11 @@ from comfy_api.latest import io
 from ..core.story import fonts
 from ..core.story.layout import LAYOUTS
 from ..core.story.page import compose
+from .node import StoryReelNode
 from .types import StoryType
 
 
-class StoryReelComicPage(io.ComfyNode):
+class StoryReelComicPage(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -3,12 +3,13 @@
 from comfy_api.latest import io
 
 from ..host import blending
+from .node import StoryReelNode
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/StreamingT2V"
 
 
-class StoryReelRandomizedBlending(io.ComfyNode):
+class StoryReelRandomizedBlending(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -71,7 +72,7 @@ class StoryReelRandomizedBlending(io.ComfyNode):
         return io.NodeOutput(blending.patch_blending(model, chunk, overlap, guidance, rescale, seed))
 
 
-class StoryReelRefineSigmas(io.ComfyNode):
+class StoryReelRefineSigmas(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

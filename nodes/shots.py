@@ -7,10 +7,11 @@ from ..host import shots
 from ..host.conditioning import pick_row
 from ..host.runs import run_key
 from ..host.video_file import rate_of
+from .node import StoryReelNode
 from .story import CATEGORY
 
 
-class StoryReelKeyframePairs(io.ComfyNode):
+class StoryReelKeyframePairs(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -43,7 +44,7 @@ class StoryReelKeyframePairs(io.ComfyNode):
         return io.NodeOutput(list(starts), list(ends), told)
 
 
-class StoryReelJoinClips(io.ComfyNode):
+class StoryReelJoinClips(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -98,7 +99,7 @@ def seed_and_rate() -> list[io.Input]:
     return [seed, rate]
 
 
-class StoryReelAnimateStory(io.ComfyNode):
+class StoryReelAnimateStory(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -174,7 +175,7 @@ class StoryReelAnimateStory(io.ComfyNode):
 UNLINKED = object()  # in the place of an input that nothing is linked to; None is one that was not looked at yet
 
 
-class StoryReelEitherVideo(io.ComfyNode):
+class StoryReelEitherVideo(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -211,7 +212,7 @@ class StoryReelEitherVideo(io.ComfyNode):
         return io.NodeOutput(video if instead is None else instead)
 
 
-class StoryReelTakeKeyframes(io.ComfyNode):
+class StoryReelTakeKeyframes(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -236,7 +237,7 @@ class StoryReelTakeKeyframes(io.ComfyNode):
         return io.NodeOutput(*shots.take(images, index))
 
 
-class StoryReelKeepShot(io.ComfyNode):
+class StoryReelKeepShot(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -263,7 +264,7 @@ class StoryReelKeepShot(io.ComfyNode):
         return io.NodeOutput(f"{run} {number}")
 
 
-class StoryReelJoinShots(io.ComfyNode):
+class StoryReelJoinShots(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -11,6 +11,7 @@ from ..core.story.styles import DEFAULT_STYLE, NO_STYLE
 from ..host.conditioning import encode_story
 from ..host.latents import MAX_SIZE, MIN_SIZE, SCALE, check_size, empty_story_latent
 from ..host.story_files import load_styles
+from .node import StoryReelNode
 from .types import StoryType
 
 CATEGORY = "StoryReel"
@@ -30,7 +31,7 @@ SCENES = """\
 NEGATIVE = "bad anatomy, extra limbs, deformed hands, blurry, low quality, text, watermark"
 
 
-class StoryReelScript(io.ComfyNode):
+class StoryReelScript(StoryReelNode):
     @classmethod
     def define_schema(cls):
         styles, _ = load_styles()
@@ -111,7 +112,7 @@ def _read(characters: str, scenes: str, style: str, negative: str) -> tuple[Stor
     return read_script(characters, scenes, style, negative, styles)
 
 
-class StoryReelEncodeStory(io.ComfyNode):
+class StoryReelEncodeStory(StoryReelNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -141,7 +142,7 @@ class StoryReelEncodeStory(io.ComfyNode):
         return io.NodeOutput(*encode_story(clip, story.prompts, story.negative))
 
 
-class StoryReelStoryLatent(io.ComfyNode):
+class StoryReelStoryLatent(StoryReelNode):
     @classmethod
     def define_schema(cls):
         size = {"default": 768, "min": MIN_SIZE, "max": MAX_SIZE, "step": SCALE}

@@ -4,10 +4,11 @@ from comfy_api.latest import io
 
 from ..host import storyworld
 from ..host.loading import PRECISIONS
+from .node import StoryReelNode
 from .story import CATEGORY
 
 
-class StoryReelLoadStoryworld(io.ComfyNode):
+class StoryReelLoadStoryworld(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

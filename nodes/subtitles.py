@@ -3,11 +3,12 @@
 from comfy_api.latest import io
 
 from ..host.subtitles import subtitle
+from .node import StoryReelNode
 from .story import CATEGORY
 from .types import StoryType
 
 
-class StoryReelSubtitles(io.ComfyNode):
+class StoryReelSubtitles(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

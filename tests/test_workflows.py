@@ -191,7 +191,7 @@ def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots):
 
 
 # What a node says about its run, and all texts that can be read on the page.
-SAID = "id => app.graph.getNodeById(Number(id)).widgets.filter(w => w.name === 'said').map(w => w.value)"
+SAID = "id => app.graph.getNodeById(Number(id)).widgets.filter(w => w.name === 'storyreel_messages').map(w => w.value)"
 SHOWN = "() => [...document.querySelectorAll('textarea')].map(area => area.value)"
 
 # Sets every widget of our nodes to another value; `turn` chooses which for lists. A preset's own widgets follow it.
