@@ -20,7 +20,7 @@ from .problems import Problems, ScriptError, did_you_mean, listed, quoted
 from .story import UNNAMED, Character, Frame, Story
 from .styles import NO_STYLE, PLACE, Style
 
-__all__ = ["MOST_CAPTION", "MOST_FRAMES", "MOST_PROMPT", "NO_CHARACTER", "ScriptError", "check_caption", "read_script"]
+__all__ = ["ScriptError", "check_caption", "read_script", "unknown_style"]
 
 NO_CHARACTER = "NC"
 MOST_FRAMES = 10_000  # and as many characters
@@ -79,8 +79,7 @@ def read_script(
     chosen = styles.get(style)
     frames = _read_scenes(scenes, cast, chosen or Style(NO_STYLE, PLACE), problems, remarks)
     if chosen is None:
-        hint = did_you_mean(style, styles, '"{}"') or f"; there are {listed(map(quoted, styles), len(styles))}"
-        problems.add("", f'style "{quoted(style)}" does not exist{hint}')
+        problems.add("", unknown_style(style, styles))
     words = tidy(without_comments(negative))
     if len(words) > MOST_PROMPT:
         problems.add("negative", f"it is {len(words)} characters long; at most {MOST_PROMPT} are read")
@@ -93,6 +92,12 @@ def read_script(
         negative=tidy(f"{chosen.negative} {words}"),
     )
     return story, tuple(remarks)
+
+
+def unknown_style(style: str, styles: Mapping[str, Style]) -> str:
+    """The sentence on a style that is not among `styles`."""
+    hint = did_you_mean(style, styles, '"{}"') or f"; there are {listed(map(quoted, styles), len(styles))}"
+    return f'style "{quoted(style)}" does not exist{hint}'
 
 
 def check_caption(caption: str) -> str:
