@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..host import extend
 from ..host import streaming_loader as loader
+from ..host.kept_files import kept_files
 from ..host.loading import LARGE_PRECISIONS
 from .node import StoryReelNode
 from .story import CATEGORY
@@ -219,23 +220,27 @@ class StoryReelExtendVideo(StoryReelNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_) -> int:
+        return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
     def execute(
         cls, frames, fps, chunks, anchor, colour_anchor, images, chunk_frames, anchor_image=None, **told
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            *extend.extend(
-                cls.hidden.dynprompt,
-                cls.hidden.unique_id,
-                extend.Told(length=chunk_frames, **told),
-                frames=frames,
-                fps=fps,
-                chunks=chunks,
-                anchor=anchor,
-                anchor_image=anchor_image,
-                colour_anchor=colour_anchor,
-                images=images,
-            )
+        video, pictures = extend.extend(
+            cls.hidden.dynprompt,
+            cls.hidden.unique_id,
+            extend.Told(length=chunk_frames, **told),
+            frames=frames,
+            fps=fps,
+            chunks=chunks,
+            anchor=anchor,
+            anchor_image=anchor_image,
+            colour_anchor=colour_anchor,
+            images=images,
         )
+        kept_files.add(cls.hidden.unique_id, [video.get_stream_source()])
+        return io.NodeOutput(video, pictures)
 
 
 NODES = [StoryReelStreamingLoader, StoryReelExtendVideo]

@@ -6,6 +6,7 @@ from ..core.video import report
 from ..core.video.borders import Chunks
 from ..host import measure_video, video_scores
 from ..host.folders import file_names
+from ..host.kept_files import kept_files
 from .node import StoryReelNode
 from .story import CATEGORY
 
@@ -30,6 +31,7 @@ class StoryReelMeasureVideo(StoryReelNode):
             search_aliases=["MAWE", "SCuts", "drift", "PSNR", "SSIM", "CLIP score", "optical flow", "consistency"]
             + ["aesthetic score", "FVD", "KVD", "face", "re-identification"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.MultiType.Input(
                     "video",
@@ -140,6 +142,10 @@ class StoryReelMeasureVideo(StoryReelNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_) -> int:
+        return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
     def execute(
         cls,
         video,
@@ -165,6 +171,7 @@ class StoryReelMeasureVideo(StoryReelNode):
             video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height, weights
         )
         measure_video.save(found, path)
+        kept_files.add(cls.hidden.unique_id, [path])
         words, plot = report.in_words(found), report.draw(found, slice)
         return io.NodeOutput(words, plot, slice.picture(), str(path), ui=ui.PreviewText(words))
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..host import shots
-from ..host.runs import run_key
+from ..host.kept_files import kept_files
 from .motion import CATEGORY, sd15_decoders
 from .node import StoryReelNode
 from .shots import seed_and_rate
@@ -73,9 +73,12 @@ class StoryReelAnimateStoryByMotion(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, keyframes, **told) -> io.NodeOutput:
-        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id, shots.UNCOUNTED)
-        graph, video = shots.expand_motion(run, keyframes, told)
+    def fingerprint_inputs(cls, **_) -> int:
+        return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
+    def execute(cls, **inputs) -> io.NodeOutput:
+        graph, video = shots.expand_motion(cls.hidden.dynprompt, cls.hidden.unique_id, inputs)
         return io.NodeOutput(video, expand=graph)
 
 

@@ -25,10 +25,31 @@ class StoryReelNode(io.ComfyNode):
             cls.execute = classmethod(_checked(execute.__func__))
 
 
+class InnerNode(StoryReelNode):
+    """A node inside an expansion of ours. Anywhere else it refuses to run: a shared graph could give it any value.
+
+    outer: the ids of the nodes that expand into it. Its schema needs `HIDDEN`.
+    """
+
+    HIDDEN = [io.Hidden.unique_id, io.Hidden.dynprompt]
+    outer: tuple[str, ...] = ()
+
+    @classmethod
+    def outer_node(cls) -> str:
+        """The id of the node that expanded into this one. Raises ValueError where none of ours did."""
+        prompt = getattr(cls.hidden, "dynprompt", None)
+        parent = None if prompt is None else prompt.get_parent_node_id(cls.hidden.unique_id)
+        if parent is None or prompt.get_node(parent)["class_type"] not in cls.outer:
+            raise ValueError(f"{cls.FINALIZE_SCHEMA().node_id} works only inside {' and '.join(cls.outer)}.")
+        return parent
+
+
 def _checked(execute: Callable) -> Callable:
     @functools.wraps(execute)
     def wrapped(cls, **values) -> io.NodeOutput:
         schema = cls.FINALIZE_SCHEMA()
+        if issubclass(cls, InnerNode):
+            cls.outer_node()
         try:
             values = _read(schema.inputs, values, schema.is_input_list)
         except ValueError as error:
