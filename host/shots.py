@@ -8,15 +8,21 @@ from pathlib import Path
 
 import comfy.model_management
 import numpy as np
+import torch
 from comfy.samplers import KSampler
 from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
 from ..core.inputs import check_finite, shown
 from ..core.video import files
+from ..core.video.trajectory import Trajectory
+from . import dynamicrafter_conditioning as conditioning
 from . import runs
 from .conditioning import pick_row
 from .dynamicrafter_decode import decode_clip, takes_references
+from .dynamicrafter_model import parts_of
+from .motion import check_given
+from .motion_apply import apply_to_sd15
 from .video_file import ExactVideo, rate_of
 
 BY_DYNAMICRAFTER, BY_MOTION = "StoryReelAnimateStory", "StoryReelAnimateStoryByMotion"
@@ -40,6 +46,30 @@ class _Shots:
     sample: Callable[[GraphBuilder, int, dict], list]
 
 
+def check_dynamicrafter(told: dict) -> None:
+    """Raise ValueError for inputs of StoryReelAnimateStory that make no shot, whatever the keyframes are."""
+    model = parts_of(told["model"])
+    conditioning.check_shot(
+        model, told["clip_vision"], told["vae"], told["mode"], told["width"], told["height"], told["frames"]
+    )
+    for name in PROMPTS:
+        model.check_text(told[name][0][0])
+
+
+def check_motion(told: dict, decoder: dict) -> None:
+    """Raise ValueError for inputs of StoryReelAnimateStoryByMotion that make no shot, whatever the keyframes are.
+
+    decoder: its choices as `apply_to_sd15` takes them.
+    """
+    if told["vae"] is None:
+        raise ValueError(f"{BY_MOTION}: vae is empty, the checkpoint carries none; use Load VAE.")
+    predictor, frames = told["predictor"], told["frames"]
+    check_given(predictor, 2)
+    apply_to_sd15(
+        told["model"], Trajectory(torch.zeros(frames, *predictor.space.shape), predictor.space.space), **decoder
+    )
+
+
 def expand_dynamicrafter(prompt, node: str, told: dict) -> tuple[dict, list]:
     """The graph that makes the shots still missing with DynamiCrafter, and the link to its VIDEO.
 
@@ -51,7 +81,7 @@ def expand_dynamicrafter(prompt, node: str, told: dict) -> tuple[dict, list]:
     mode = told["mode"]
 
     def sample(graph: GraphBuilder, number: int, pictures: dict) -> list:
-        conditioning = graph.node(
+        shown = graph.node(
             "StoryReelDynamiCrafterConditioning",
             positive=pick_row(told["positive"], number),
             negative=pick_row(told["negative"], number),
@@ -62,9 +92,9 @@ def expand_dynamicrafter(prompt, node: str, told: dict) -> tuple[dict, list]:
         guider = graph.node(
             "StoryReelDynamiCrafterGuider",
             model=told["model"],
-            positive=conditioning.out(0),
-            image_only=conditioning.out(1),
-            negative=conditioning.out(2),
+            positive=shown.out(0),
+            image_only=shown.out(1),
+            negative=shown.out(2),
             **{name: told[name] for name in ("text_scale", "image_scale", "rescale")},
         )
         sampled = graph.node(
@@ -73,7 +103,7 @@ def expand_dynamicrafter(prompt, node: str, told: dict) -> tuple[dict, list]:
             guider=guider.out(0),
             sampler=told["sampler"],
             sigmas=told["sigmas"],
-            latent_image=conditioning.out(3),
+            latent_image=shown.out(3),
         )
         return sampled.out(0)
 

@@ -1,12 +1,14 @@
 """StreamingT2V: a shot becomes a long video."""
 
+from dataclasses import fields
+
 from comfy_api.latest import io
 
 from ..host import extend
 from ..host import streaming_loader as loader
 from ..host.kept_files import kept_files
 from ..host.loading import LARGE_PRECISIONS
-from .node import StoryReelNode
+from .node import PreflightNode, StoryReelNode
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/StreamingT2V"
@@ -76,7 +78,7 @@ class StoryReelStreamingLoader(StoryReelNode):
         return io.NodeOutput(found.model, found.clip, found.vae, found.clip_vision, said, ui={"text": [said]})
 
 
-class StoryReelExtendVideo(StoryReelNode):
+class StoryReelExtendVideo(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -101,6 +103,7 @@ class StoryReelExtendVideo(StoryReelNode):
                 io.MultiType.Input(
                     "frames",
                     types=[io.Image, io.Video],
+                    lazy=True,
                     tooltip="The clip that goes on, as IMAGE or VIDEO, in the size of the video to be. A VIDEO is read "
                     "frame by frame, and its sound stays on its part.",
                 ),
@@ -222,6 +225,12 @@ class StoryReelExtendVideo(StoryReelNode):
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
         return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
+    def preflight(cls, chunk_frames, **inputs) -> None:
+        names = {field.name for field in fields(extend.Told)}
+        told = {name: value for name, value in inputs.items() if name in names}
+        extend.extender_of(extend.Told(length=chunk_frames, **told))
 
     @classmethod
     def execute(

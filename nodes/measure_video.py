@@ -7,7 +7,7 @@ from ..core.video.borders import Chunks
 from ..host import measure_video, video_scores
 from ..host.folders import file_names
 from ..host.kept_files import kept_files
-from .node import StoryReelNode
+from .node import PreflightNode
 from .story import CATEGORY
 
 NONE = "none"
@@ -19,7 +19,7 @@ def _file(name: str, folder: str, tooltip: str, **kinds) -> io.Combo.Input:
     return io.Combo.Input(name, options=options, default=NONE, optional=True, advanced=True, tooltip=tooltip)
 
 
-class StoryReelMeasureVideo(StoryReelNode):
+class StoryReelMeasureVideo(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -36,6 +36,7 @@ class StoryReelMeasureVideo(StoryReelNode):
                 io.MultiType.Input(
                     "video",
                     types=[io.Video, io.Image],
+                    lazy=True,
                     tooltip="The video, or its frames. A file is read frame by frame, however long it is.",
                 ),
                 io.Image.Input(
@@ -144,6 +145,10 @@ class StoryReelMeasureVideo(StoryReelNode):
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
         return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
+    def preflight(cls, filename_prefix, **_) -> None:
+        measure_video.place_for(filename_prefix)
 
     @classmethod
     def execute(

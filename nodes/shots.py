@@ -8,7 +8,7 @@ from ..host.conditioning import pick_row
 from ..host.kept_files import kept_files
 from ..host.shots import join as join_shots
 from ..host.video_file import rate_of
-from .node import InnerNode, StoryReelNode
+from .node import InnerNode, PreflightNode, StoryReelNode
 from .story import CATEGORY
 
 OUTER = (shots.BY_DYNAMICRAFTER, shots.BY_MOTION)
@@ -102,7 +102,7 @@ def seed_and_rate() -> list[io.Input]:
     return [seed, rate]
 
 
-class StoryReelAnimateStory(StoryReelNode):
+class StoryReelAnimateStory(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -129,7 +129,7 @@ class StoryReelAnimateStory(StoryReelNode):
                     "one holds on.",
                 ),
                 io.Conditioning.Input("negative", tooltip="The same, or a single one for all."),
-                io.Image.Input("keyframes", tooltip="The pictures of the story, in their order."),
+                io.Image.Input("keyframes", lazy=True, tooltip="The pictures of the story, in their order."),
                 io.Combo.Input(
                     "mode",
                     options=list(shots.MODES),
@@ -171,6 +171,10 @@ class StoryReelAnimateStory(StoryReelNode):
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
         return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
+    def preflight(cls, **inputs) -> None:
+        shots.check_dynamicrafter(inputs)
 
     @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:
