@@ -17,6 +17,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
 
+from ..core.inputs import check_finite
 from ..core.video import chunks as chain
 from ..core.video import files
 from ..core.video.colour import pull_colours
@@ -154,6 +155,7 @@ def make_chunks(
         comfy.model_management.throw_exception_if_processing_interrupted()
         made = extender.make(number, before, anchor, progress and progress.of_chunk(number))
         made = pull_colours(made, anchor, colour_anchor)
+        check_finite(f"{NODE}: chunk {number + 1}", made)  # else it would be kept as finished
         store.keep(number, made, extender.overlap, start.clip.rate)
         return made
 

@@ -64,7 +64,7 @@ class PreflightNode(StoryReelNode):
         if missing:
             others = {name: _value_alone(value) for name, value in values.items() if name not in lazy}
             with _fit_errors(schema.node_id):
-                others = _read(schema.inputs, others)
+                others = read_values(schema.inputs, others)
             with _fit_errors():
                 cls.preflight(**others)
         return missing
@@ -85,7 +85,7 @@ def _checked(execute: Callable) -> Callable:
             cls.outer_node()
         with messages.collecting() as said:
             with _fit_errors(schema.node_id):
-                values = _read(schema.inputs, values, schema.is_input_list)
+                values = read_values(schema.inputs, values, schema.is_input_list)
             with _fit_errors():
                 result = execute(cls, **values)
         return _with_text(result, said)
@@ -107,7 +107,7 @@ def _fit_errors(node: str = "") -> Iterator[None]:
         raise
 
 
-def _read(declared: list[io.Input], values: dict, lists: bool = False) -> dict:
+def read_values(declared: list[io.Input], values: dict, lists: bool = False) -> dict:
     """The values of declared inputs, read; others as they are. lists: every value is a list of such values."""
     values = dict(values)
     for entry in declared:
@@ -128,7 +128,7 @@ def _read_one(entry: io.Input, value, name: str):
     if isinstance(entry, io.DynamicCombo.Input):
         options = {option.key: option.inputs for option in entry.options}
         value = value if isinstance(value, dict) else {entry.id: value}
-        return _read(options[inputs.read_choice(name, value.get(entry.id), list(options))], value)
+        return read_values(options[inputs.read_choice(name, value.get(entry.id), list(options))], value)
     if isinstance(entry, io.MultiType.Input):
         if isinstance(value, Input.Video) and io.Video in entry.io_types:
             return _read_video(name, value)

@@ -170,6 +170,68 @@ def test_images_of_any_depth_become_the_same_three_channels(host, depth):
     assert torch.equal(found["join plain"][1], found["join other"][1]) and found["join plain"][1].shape[-1] == 3
 
 
+FORMS = {
+    "gray": lambda plain: plain[..., :1],
+    "alpha": lambda plain: torch.cat([plain, torch.rand(*plain.shape[:-1], 1)], -1),
+    "half": lambda plain: plain.half(),
+    "bytes": lambda plain: (plain * 255).round().byte(),
+}
+
+
+def node(kind: str, /, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def in_every_node(images: list, start: list, end: list) -> dict:
+    """Nodes that look at images, by the included models."""
+    text = {"positive": ["text", 0], "negative": ["text", 0]}
+    size = dict(mode="interpolate", width=64, height=64, frames=3, fs=0)
+    tokens = {"space": "IP-Adapter", "space.ip_adapter": "storyworld_ip_adapter.safetensors"}
+    held = dict(easing="linear", hold_start=0, hold_end=0, strength=1.0, frames=4)
+    figures = dict(chunk_length=0, chunk_overlap=8, prompt="", slice_height=0.5, filename_prefix="forms/figures")
+    return {
+        "world": node("StoryReelLoadStoryworld", precision="auto"),
+        "text": node("CLIPTextEncode", clip=["world", 1], text="a hero"),
+        "story": node("StoryReelScript", characters="a cat", scenes="runs\nsits", style="(No style)", negative=""),
+        "shot": node(
+            "StoryReelDynamiCrafterConditioning", **text, **size, clip_vision=["world", 3], vae=["world", 2],
+            start_image=start, end_image=end,
+        ),
+        "predictor": node("StoryReelMotionPredictorLoader", predictor="none", **tokens),
+        "motion": node(
+            "StoryReelPredictMotion", predictor=["predictor", 0], clip_vision=["world", 3], start=start, end=end, **held
+        ),
+        "likeness": node("StoryReelMeasureStory", images=images, story=["story", 0], clip_vision=["world", 3]),
+        "video": node("CreateVideo", images=images, fps=8.0),
+        "figures": node("StoryReelMeasureVideo", video=["video", 0], anchor=start, **figures),
+        "titles": node("StoryReelSubtitles", video=["video", 0], story=["story", 0]),
+        "save": node("SaveVideo", video=["titles", 0], filename_prefix="forms/film", format="auto", codec="auto"),
+        **{f"see {id}": node("PreviewAny", source=[id, slot]) for id, slot in (("shot", 0), ("motion", 0))},
+        "see likeness": node("PreviewAny", source=["likeness", 0]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_node_sees_the_same_in_images_of_any_form(host, form):
+    """DynamiCrafter's conditioning, a predicted motion, figures of a story and of a video, a video with subtitles."""
+    plain = (images() * 255).round() / 255
+    if form == "gray":
+        plain = plain[..., :1].expand(-1, -1, -1, 3).contiguous()
+    if form == "half":
+        plain = plain.half().float()
+
+    def made(given_images: torch.Tensor) -> list:
+        with given(host, images=given_images, start=given_images[:1], end=plain[1:]) as values:
+            found = host.run(values | in_every_node(["images", 0], ["start", 0], ["end", 0])).values
+        (text, told), (_, report) = found["shot"][0][0], (None, found["figures"][0])
+        return [text, *(value for value in told.values() if isinstance(value, torch.Tensor)), found["motion"][0].tokens,
+                found["likeness"][0], report]  # fmt: skip
+
+    for first, second in zip(made(plain), made(FORMS[form](plain)), strict=True):
+        same = torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+        assert same
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (1, 32, 32), (1, 1, 32, 32)])
 def test_masks_are_taken_as_the_hosts_own_nodes_take_them(shape):
     from storyreel.core.inputs import read_masks
