@@ -65,7 +65,9 @@ def read_images(name: str, images) -> Tensor:
         images = images.float() / 255
     elif not images.is_floating_point():
         raise ValueError(f"{name} holds numbers of the format {images.dtype}; images from 0 to 1 are expected.")
-    images = images[..., :3].float()
+    if images.shape[-1] == 4:
+        images = images[..., :3]
+    images = images.float()
     check_finite(name, images)
     return images if images.shape[-1] == 3 else images.expand(-1, -1, -1, 3)
 

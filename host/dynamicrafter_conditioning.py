@@ -92,12 +92,33 @@ def _read(conditioning: list, name: str) -> list:
     return [[text[:, :TEXT_TOKENS], extras] for text, extras in pick_row(conditioning, 0)]
 
 
-def _check(clip_vision, vae, start: Tensor, end: Tensor | None, mode: str, frames: int) -> None:
+def check_shot(model, clip_vision, vae, mode: str, width: int, height: int, frames: int) -> None:
+    """Raise ValueError for what `condition` or a DynamiCrafter model would refuse, before there is a picture."""
+    _check_parts(clip_vision, vae)
+    model.check_mode(mode)
+    factor = 8 * 2 ** (len(model.sizes.channel_mult) - 1)
+    if width % factor or height % factor:
+        raise ValueError(f"The video is {width} x {height} pixels; sides that are multiples of {factor} are expected.")
+    if mode != "animate" and frames < 3:
+        raise ValueError(f"{mode} over {frames} frames leaves none between the ends; at least 3 are expected.")
+    made, read = vae.latent_channels, model.latent_format.latent_channels
+    if made != read:
+        raise ValueError(
+            f"The VAE gives latents of {made} channels, and this {model.named} works on {read}; take the VAE that "
+            "comes with its checkpoint, or the one that its help page names."
+        )
+
+
+def _check_parts(clip_vision, vae) -> None:
     missing = {"clip_vision": (clip_vision, "Load CLIP Vision and CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors")}
     missing["vae"] = (vae, "Load VAE and vae-ft-mse-840000-ema-pruned.safetensors")
     for name, (value, where) in missing.items():
         if value is None:
             raise ValueError(f"{NODE}: {name} is empty, the checkpoint carries none; use {where}.")
+
+
+def _check(clip_vision, vae, start: Tensor, end: Tensor | None, mode: str, frames: int) -> None:
+    _check_parts(clip_vision, vae)
     if mode == "interpolate" and end is None:
         raise ValueError(f"{NODE}: interpolate needs end_image, and it is empty.")
     if mode != "interpolate" and end is not None:

@@ -161,7 +161,8 @@ class DynamiCrafter(ClipModel):
             image = kwargs[IMAGE_TOKENS].to(device, text.dtype)
         else:
             image = self.image_tokens(kwargs[VISION_TOKENS], device).to(text.dtype)
-        self._check(kwargs.get(MODE, "animate"), kwargs["noise"].shape[-2:])
+        self.check_mode(kwargs.get(MODE, "animate"))
+        check_size(kwargs["noise"].shape[-2:], 2 ** (len(self.sizes.channel_mult) - 1))
         latents = kwargs[CONCAT_LATENTS]
         channels = self.latent_format.latent_channels
         if latents.ndim != 4 or latents.shape[1] != channels:
@@ -183,14 +184,14 @@ class DynamiCrafter(ClipModel):
             "fs": ClipCondition(torch.tensor([fs], device=device)),
         }
 
-    def _check(self, mode: str, size) -> None:
+    def check_mode(self, mode: str) -> None:
+        """Raise ValueError for a mode that the checkpoint was not trained for."""
         kind = self.kind
         if mode != "animate" and kind is not None and not kind.interpolates:
             raise ValueError(
                 f"{mode} is asked of a checkpoint that is taken for {kind.name}, which only animates a first picture; "
                 "load 512_interp or ToonCrafter, or choose what this file is in StoryReelDynamiCrafterLoader."
             )
-        check_size(size, 2 ** (len(self.sizes.channel_mult) - 1))
 
 
 def parts_of(model: comfy.model_patcher.ModelPatcher) -> DynamiCrafter:

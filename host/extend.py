@@ -17,6 +17,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 from torch import Tensor
 
+from ..core.inputs import check_finite
 from ..core.video import chunks as chain
 from ..core.video import files
 from ..core.video.colour import pull_colours
@@ -25,7 +26,7 @@ from .conditioning import pick_row
 from .extend_chunk import NODE, Extender, Told
 from .extend_models import extender_of
 
-UNCOUNTED = ("positive", "negative", "chunks", "fps", "images")  # inputs that the name of a run leaves out
+PROMPTS = ("positive", "negative")  # which the name of a run leaves out: a chunk's own name holds its own rows
 NOT_READ = f"{NODE}: images is off, so no frame was read into memory; switch it on, or use the VIDEO."
 
 
@@ -133,7 +134,7 @@ class Progress:
 def chunk_names(prompt, node: str, extender: Extender, count: int) -> list[str]:
     """A name for each chunk: of the one before, and of what the model reads of its own rows of both prompts."""
     halves = extender.told.positive, extender.told.negative
-    beyond = [runs.upstream_key(prompt, node, name) for name in ("positive", "negative")]
+    beyond = [runs.upstream_key(prompt, node, name) for name in PROMPTS]
     names, name = [], ""
     for number in range(count):
         rows = [
@@ -154,6 +155,7 @@ def make_chunks(
         comfy.model_management.throw_exception_if_processing_interrupted()
         made = extender.make(number, before, anchor, progress and progress.of_chunk(number))
         made = pull_colours(made, anchor, colour_anchor)
+        check_finite(f"{NODE}: chunk {number + 1}", made)  # else it would be kept as finished
         store.keep(number, made, extender.overlap, start.clip.rate)
         return made
 
@@ -185,7 +187,9 @@ def extend(
     clip = video_file.open_clip(frames, fps)
     start = read_start(clip, extender.overlap, anchor if anchor_image is None else anchor_image)
     extender.check_size(start.last.shape[2], start.last.shape[1])
-    run = runs.name_of([runs.run_key(prompt, node, UNCOUNTED), start.name])
+    counted = {name: value for name, value in vars(told).items() if name not in PROMPTS}
+    counted |= {"length": extender.length, "overlap": extender.overlap, "colour_anchor": colour_anchor}
+    run = runs.name_of([runs.run_key(prompt, node, counted), start.name])
     store = Store(runs.run_folder("long", run), chunk_names(prompt, node, extender, chunks))
     progress = Progress(told.model, chunks, len(told.sigmas) - 1, node)
     for _ in make_chunks(extender, start, store, colour_anchor, progress):

@@ -1,11 +1,14 @@
 """Folders of models that the host may not know yet, where people keep files of these kinds already."""
 
+import os
 from pathlib import Path
 
 import folder_paths
 
+from ..core.inputs import shown
 from .storyworld import SHIPPED
 
+LONGEST = 200  # bytes of a name, below what file systems take, so that a suffix and a number still fit
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -25,6 +28,29 @@ def folder_of(folder: str) -> str:
     """Where a new file of this kind goes."""
     _register(folder)
     return folder_paths.get_folder_paths(folder)[0]
+
+
+def inside(folder: str | Path, name: str, what: str) -> Path:
+    """The path of `name` in `folder`, for every file and folder that the pack writes to.
+
+    By the names alone: a link inside the host's folders is the user's own. what: what the name is, for the sentence.
+
+    Raises ValueError for a name that leads out of the folder or that no file can have.
+    """
+    problem = ""
+    if not isinstance(name, str) or not name.strip():
+        problem = "a name is expected"
+    elif "\0" in name:
+        problem = "a name without null characters is expected"
+    elif any(len(part.encode("utf-8", "surrogatepass")) > LONGEST for part in Path(name).parts):
+        problem = f"a name of at most {LONGEST} bytes is expected"
+    else:
+        root = os.path.abspath(folder)
+        path = Path(os.path.abspath(os.path.join(root, name)))
+        if path != Path(root) and path.is_relative_to(root):
+            return path
+        problem = f"a name inside {root} is expected"
+    raise ValueError(f"{what} is {shown(name)}; {problem}.")
 
 
 def _register(folder: str) -> None:

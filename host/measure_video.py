@@ -26,6 +26,7 @@ from ..core.video.slices import Slice
 from ..core.video.video_sets import VideoSets
 from ..core.video.watching import Watcher, watch
 from . import video_scores
+from .folders import inside
 from .measure import embed_pictures, embed_prompts, name_of
 from .video_frames import frames_of
 
@@ -167,7 +168,8 @@ def place_for(prefix: str) -> Path:
     Raises ValueError for a prefix that names no file or leads out of that folder.
     """
     output = folder_paths.get_output_directory()
-    if not Path(prefix).name.strip(". ") or not folder_paths.is_within_directory(output, os.path.join(output, prefix)):
+    path = inside(output, prefix, f"{NODE}: filename_prefix")
+    if prefix.endswith(("/", os.sep)) or not path.name.strip(". "):
         raise ValueError(f"{NODE}: filename_prefix {prefix!r} names no file inside the output folder.")
     folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, output)
     return Path(folder, f"{name}_{number:05}_.json")

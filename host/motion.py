@@ -168,6 +168,8 @@ def predict(
     Raises ValueError for what the predictor was not trained for, and for pictures that do not fit the shot.
     """
     trajectory.check_knots(knots, frames)
+    if strength:
+        check_given(predictor, len(knots))
     times = trajectory.clock(knots, frames, easing, hold_start, hold_end)
     encoded = [predictor.space.encode(clip_vision, picture, frames) for picture in pictures]
     given = torch.cat(encoded).float()
@@ -182,13 +184,20 @@ def predict(
     return Trajectory(tokens, predictor.space.space, predictor.space.nothing(clip_vision), told)
 
 
+def check_given(predictor: Predictor, pictures: int) -> None:
+    """Raise ValueError unless the predictor was trained to be given so many pictures."""
+    if predictor.network is None:
+        return
+    config = predictor.network.model.config
+    if pictures == 1 and config.ends == 2:
+        raise ValueError("The motion predictor was trained on a start and an end picture, and end is empty.")
+    if pictures > 1 and config.ends == 1:
+        raise ValueError("The motion predictor was trained on a start picture alone; leave the other pictures empty.")
+
+
 def _difference(network: ModelPatcher, given: Tensor, knots: Sequence[int], frames: int) -> tuple[Tensor, str]:
     """(what the predictor adds at even steps [L, N, D], what there is to say about its use)"""
     config = network.model.config
-    if len(knots) == 1 and config.ends == 2:
-        raise ValueError("The motion predictor was trained on a start and an end picture, and end is empty.")
-    if len(knots) > 1 and config.ends == 1:
-        raise ValueError("The motion predictor was trained on a start picture alone; leave the other pictures empty.")
     remark = "" if config.keyframes or len(knots) < 3 else " (which saw no pictures between when it was trained)"
     comfy.model_management.load_model_gpu(network)
     interpolated = trajectory.follow(given, knots, trajectory.clock(knots, frames))

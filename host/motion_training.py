@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from ..core.networks.semantic_motion.config import TRAINING, PredictorConfig, re
 from ..core.networks.semantic_motion.predictor import MotionPredictor
 from ..core.networks.semantic_motion.training import Clip, Figures
 from ..core.training import Plan, seeded, train
-from .folders import folder_of
+from .folders import folder_of, inside
 from .motion import FOLDER, Predictor, Space, load_predictor
 from .motion_clips import (
     NODE,
@@ -69,9 +68,8 @@ class Trained:
 
 def input_folder(name: str) -> Path:
     """A folder inside the host's input folder. Raises ValueError for another one."""
-    root = folder_paths.get_input_directory()
-    path = _inside(root, name)
-    if not path.is_relative_to(root) or not path.is_dir():
+    path = inside(folder_paths.get_input_directory(), name, f"{NODE}: clips")
+    if not path.is_dir():
         raise ValueError(f"{NODE}: there is no folder {name!r} in ComfyUI's input folder; put clips into one there.")
     return path
 
@@ -83,11 +81,9 @@ def stamp_of(name: str) -> str:
 
 def output_file(name: str) -> Path:
     """Where a predictor of this name goes. Raises ValueError for a name that leads out of the folder."""
-    root, name = folder_of(FOLDER), name.strip().removesuffix(".safetensors")
-    path = _inside(root, f"{name}.safetensors")
-    if not name or not path.is_relative_to(root):
-        raise ValueError(f"{NODE}: {name!r} is no name for a file in models/{FOLDER}; my_motion is one.")
-    return path
+    name = name.strip().removesuffix(".safetensors")
+    path = inside(folder_of(FOLDER), name, f"{NODE}: name")
+    return path.with_name(f"{path.name}.safetensors")
 
 
 def train_in_host(
@@ -230,11 +226,6 @@ def memory_of(config: PredictorConfig, plan: Plan, recipe: Recipe) -> int:
         weights = sum(weight.numel() for weight in MotionPredictor(config).parameters())
     kept = plan.batch * recipe.frames * config.tokens * config.width * config.depth
     return BYTES_A_WEIGHT * weights + BYTES_A_CHANNEL * kept
-
-
-def _inside(root: str, name: str) -> Path:
-    """By the names alone: links inside the host's folders are the user's own."""
-    return Path(os.path.abspath(os.path.join(root, name)))
 
 
 def _metadata(path: Path) -> dict[str, str] | None:

@@ -5,55 +5,79 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import folder_paths
+import nodes
 import numpy as np
 import torch
 from comfy_execution.graph_utils import is_link
-from comfy_execution.utils import get_executing_context
+
+from ..core.inputs import shown
+from .folders import inside
 
 PLAYERS = ("video-preview", "audioUI")  # the frontend's own: inputs of a node once its file is loaded, and not before
 KEY = re.compile(r"[0-9a-f]{24}")
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
-def run_key(prompt, node: str, leave_out: Collection[str] = ()) -> str:
-    """A name for what a node will compute: of its inputs, all that stands before it, the files that these name, the
-    pack's version, and, where the host calls a node once for each entry of a list, the number of the call. What a node
-    says of itself to the host (`fingerprint_inputs`, `IS_CHANGED`) counts, too: a file of styles, a folder of clips.
+def run_key(prompt, node: str, values: Mapping[str, object]) -> str:
+    """A name for what a node will compute from these values of its inputs: of what they hold and the pack's version.
 
-    prompt: the host's DynamicPrompt. leave_out: inputs of the node that do not count. Node ids do not count either, so
-    a graph that was saved, shared or laid out anew keeps its key. A file counts with its size and its time of change.
+    A number, a text and a tensor count by what they hold, wherever they come from: images, masks, prompts, sigmas. What
+    cannot be looked into, a MODEL for instance, counts by the graph that makes it, see `upstream_key`.
+
+    prompt: the host's DynamicPrompt. Node ids and titles do not count, so a graph that was saved, shared or laid out
+    differently keeps its key. Where the host calls a node once for each entry of a list, every call has its own values.
     """
-    context = get_executing_context()
-    call = context.list_index if context is not None else None
-    return name_of([_graph(prompt, node, leave_out), call or 0, _version()])
+    held = [
+        [name, content_name(value, upstream_key(prompt, node, name)), [_stamps(text) for text in _texts(value)]]
+        for name, value in sorted(values.items())
+    ]
+    return name_of([held, _version()])
+
+
+def _texts(value) -> Iterator[str]:
+    """The texts in a value, any of which may name a file."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key in sorted(value):
+            yield from _texts(value[key])
 
 
 def upstream_key(prompt, node: str, name: str) -> str:
-    """A name for what a node's input `name` is linked to, as `run_key` names a node."""
-    value = prompt.get_node(node)["inputs"].get(name)
-    return name_of([_graph(prompt, value[0]), value[1]]) if is_link(value) else name_of([value])
+    """A name for what a node's input `name` is linked to: of the nodes before it, their inputs and the files that these
+    name. A file counts with its size and its time of change.
+
+    What a node tells the host of itself (`fingerprint_inputs`, `IS_CHANGED`) counts, too: a folder of clips, say. A
+    node of ours may read less than its inputs hold: then what its `inputs_that_count` gives stands for them.
+    """
+    inputs = prompt.get_node(node)["inputs"]
+    found = {key: value for key, value in inputs.items() if key == name or key.startswith(f"{name}.")}
+    return name_of([[key, _linked(prompt, value)] for key, value in sorted(found.items())])
 
 
-def _graph(prompt, node: str, leave_out: Collection[str] = ()) -> str:
+def _linked(prompt, value) -> list:
     known: dict[str, str] = {}
 
-    def digest(id: str, leave_out: Collection[str] = ()) -> str:
+    def digest(id: str) -> str:
         if id not in known:
             told = prompt.get_node(id)
-            uncounted = {*leave_out, *PLAYERS}
-            inputs = {name: value_of(value) for name, value in sorted(told["inputs"].items()) if name not in uncounted}
+            inputs = {name: value for name, value in told["inputs"].items() if name not in PLAYERS}
+            read = getattr(nodes.NODE_CLASS_MAPPINGS.get(told["class_type"]), "inputs_that_count", None)
+            if read is not None and not any(map(is_link, inputs.values())):
+                inputs = read(**inputs)
+            inputs = {name: value_of(value) for name, value in sorted(inputs.items())}
             # What a node of the host declares to depend on beyond its inputs; one that says it always does, says NaN.
             known[id] = name_of([told["class_type"], inputs, told.get("is_changed")])
         return known[id]
 
-    def value_of(value):
+    def value_of(value) -> list:
         return [digest(value[0]), value[1]] if is_link(value) else [value, _stamps(value)]
 
-    return digest(node, leave_out)
+    return value_of(value)
 
 
 def name_of(value) -> str:
@@ -107,9 +131,9 @@ class FramesName:
 
 def run_folder(kind: str, run: str) -> Path:
     """Where a run's files lie, in the host's output folder. Raises ValueError for a run that is no key."""
-    if not KEY.fullmatch(run):
-        raise ValueError(f"{run!r} is no key of a run.")
-    return Path(folder_paths.get_output_directory()) / "story" / kind / run
+    if not isinstance(run, str) or not KEY.fullmatch(run):
+        raise ValueError(f"run is {shown(run)}, which is no key of a run.")
+    return inside(folder_paths.get_output_directory(), f"story/{kind}/{run}", "run")
 
 
 def _stamps(value) -> list:

@@ -1,24 +1,37 @@
 """A story's shots, one after the other: each is on disk before the next begins, and none is made twice."""
 
-from collections.abc import Callable, Iterator
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
 import numpy as np
+import torch
 from comfy.samplers import KSampler
 from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
+from ..core.inputs import check_finite, shown
 from ..core.video import files
+from ..core.video.trajectory import Trajectory
+from . import dynamicrafter_conditioning as conditioning
+from . import runs
 from .conditioning import pick_row
 from .dynamicrafter_decode import decode_clip, takes_references
-from .runs import name_of, run_folder
+from .dynamicrafter_model import parts_of
+from .motion import check_given
+from .motion_apply import apply_to_sd15
 from .video_file import ExactVideo, rate_of
 
 BY_DYNAMICRAFTER, BY_MOTION = "StoryReelAnimateStory", "StoryReelAnimateStoryByMotion"
 MODES = ("interpolate", "animate")
-UNCOUNTED = ("fps",)  # inputs that the key of a run leaves out: they change no frame of a shot
+PROMPTS = ("positive", "negative")
+# Inputs that the key of a run leaves out: a shot has its own images, prompts and seed in its own name, and the frame
+# rate changes no frame of it.
+UNCOUNTED = ("keyframes", *PROMPTS, "seed", "fps")
+SHOT = re.compile(r"shot_\d{3,6}_[0-9a-f]{12}")
 SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
 
 
@@ -33,17 +46,42 @@ class _Shots:
     sample: Callable[[GraphBuilder, int, dict], list]
 
 
-def expand_dynamicrafter(run: str, keyframes: Tensor, mode: str, told: dict) -> tuple[dict, list]:
+def check_dynamicrafter(told: dict) -> None:
+    """Raise ValueError for inputs of StoryReelAnimateStory that make no shot, whatever the keyframes are."""
+    model = parts_of(told["model"])
+    conditioning.check_shot(
+        model, told["clip_vision"], told["vae"], told["mode"], told["width"], told["height"], told["frames"]
+    )
+    for name in PROMPTS:
+        model.check_text(told[name][0][0])
+
+
+def check_motion(told: dict, decoder: dict) -> None:
+    """Raise ValueError for inputs of StoryReelAnimateStoryByMotion that make no shot, whatever the keyframes are.
+
+    decoder: its choices as `apply_to_sd15` takes them.
+    """
+    if told["vae"] is None:
+        raise ValueError(f"{BY_MOTION}: vae is empty, the checkpoint carries none; use Load VAE.")
+    predictor, frames = told["predictor"], told["frames"]
+    check_given(predictor, 2)
+    apply_to_sd15(
+        told["model"], Trajectory(torch.zeros(frames, *predictor.space.shape), predictor.space.space), **decoder
+    )
+
+
+def expand_dynamicrafter(prompt, node: str, told: dict) -> tuple[dict, list]:
     """The graph that makes the shots still missing with DynamiCrafter, and the link to its VIDEO.
 
-    run: see `runs.run_key`. keyframes: [K, H, W, 3]: K - 1 transitions, or in mode "animate" K shots. told: the other
-    inputs of StoryReelAnimateStory.
+    prompt: the host's DynamicPrompt. node: the id of StoryReelAnimateStory in it. told: its inputs. keyframes
+    [K, H, W, 3] make K - 1 transitions, or in mode "animate" K shots.
 
     Raises ValueError for too few keyframes.
     """
+    mode = told["mode"]
 
     def sample(graph: GraphBuilder, number: int, pictures: dict) -> list:
-        conditioning = graph.node(
+        shown = graph.node(
             "StoryReelDynamiCrafterConditioning",
             positive=pick_row(told["positive"], number),
             negative=pick_row(told["negative"], number),
@@ -54,9 +92,9 @@ def expand_dynamicrafter(run: str, keyframes: Tensor, mode: str, told: dict) -> 
         guider = graph.node(
             "StoryReelDynamiCrafterGuider",
             model=told["model"],
-            positive=conditioning.out(0),
-            image_only=conditioning.out(1),
-            negative=conditioning.out(2),
+            positive=shown.out(0),
+            image_only=shown.out(1),
+            negative=shown.out(2),
             **{name: told[name] for name in ("text_scale", "image_scale", "rescale")},
         )
         sampled = graph.node(
@@ -65,18 +103,17 @@ def expand_dynamicrafter(run: str, keyframes: Tensor, mode: str, told: dict) -> 
             guider=guider.out(0),
             sampler=told["sampler"],
             sigmas=told["sigmas"],
-            latent_image=conditioning.out(3),
+            latent_image=shown.out(3),
         )
         return sampled.out(0)
 
-    shots = _Shots(BY_DYNAMICRAFTER, mode, mode == "interpolate", sample)
-    return _expand(shots, run, keyframes, told)
+    return _expand(_Shots(BY_DYNAMICRAFTER, mode, mode == "interpolate", sample), prompt, node, told)
 
 
-def expand_motion(run: str, keyframes: Tensor, told: dict) -> tuple[dict, list]:
+def expand_motion(prompt, node: str, told: dict) -> tuple[dict, list]:
     """The graph that makes the transitions still missing along predicted motion, and the link to its VIDEO.
 
-    run, keyframes: as above. told: the other inputs of StoryReelAnimateStoryByMotion.
+    As above, for StoryReelAnimateStoryByMotion.
 
     Raises ValueError for too few keyframes.
     """
@@ -108,76 +145,112 @@ def expand_motion(run: str, keyframes: Tensor, told: dict) -> tuple[dict, list]:
         )
         return sampled.out(0)
 
-    return _expand(_Shots(BY_MOTION, "a transition", True, sample), run, keyframes, told)
+    return _expand(_Shots(BY_MOTION, "a transition", True, sample), prompt, node, told)
 
 
 def _seed(told: dict, number: int) -> int:
     return (told["seed"] + number) % 2**64
 
 
-def _expand(shots: _Shots, run: str, keyframes: Tensor, told: dict) -> tuple[dict, list]:
+def _expand(shots: _Shots, prompt, node: str, told: dict) -> tuple[dict, list]:
     """One branch for each missing shot, from its keyframes to its file, which begins once the shot before is there."""
-    least = 1 + shots.transitions
+    keyframes, least = told["keyframes"], 1 + shots.transitions
     if len(keyframes) < least:
         held = f"{len(keyframes)} picture{'s' * (len(keyframes) != 1)}"
         raise ValueError(f"{shots.node}: keyframes holds {held}; {shots.kind} needs at least {least}.")
-    graph, count = GraphBuilder(), len(keyframes) - shots.transitions
-    last = ""
-    for number in range(count):
-        if shot_path(run, number).exists():
+    run = runs.run_key(prompt, node, {name: value for name, value in told.items() if name not in UNCOUNTED})
+    names = shot_names(prompt, node, told, shots.transitions)
+    graph, last = GraphBuilder(), ""
+    # The host keeps the results of inner nodes, too. What is asked for here is missing, whatever is kept of it.
+    expansion = uuid.uuid4().hex
+    for number, name in enumerate(names):
+        if shot_path(run, name).exists():
             continue
-        ends = graph.node("StoryReelTakeKeyframes", images=keyframes, index=number, after=last)
+        ends = graph.node("StoryReelTakeKeyframes", images=keyframes, index=number, after=last, expansion=expansion)
         pictures = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if shots.transitions else {})
         kept = graph.node(
             "StoryReelKeepShot",
             samples=shots.sample(graph, number, pictures),
             vae=told["vae"],
             run=run,
-            number=number,
+            shot=name,
             fps=told["fps"],
+            expansion=expansion,
             **pictures,
         )
         last = kept.out(0)
     joined = graph.node(
-        "StoryReelJoinShots", run=run, count=count, after=last, shared_ends=shots.transitions, fps=told["fps"]
+        "StoryReelJoinShots",
+        run=run,
+        shots=" ".join(names),
+        after=last,
+        shared_ends=shots.transitions,
+        fps=told["fps"],
+        expansion=expansion,
     )
     return graph.finalize(), joined.out(0)
 
 
-def shot_path(run: str, number: int | str) -> Path:
-    """Where a shot lies, or by its name another file of the same run. Raises ValueError for a run that is no key."""
-    name = number if isinstance(number, str) else f"shot_{number + 1:03}"
-    return run_folder("shots", run) / f"{name}.avi"
+def shot_names(prompt, node: str, told: dict, transitions: bool) -> list[str]:
+    """A name for each shot: of its number, and of the images, prompts and seed that it is made from.
+
+    So another prompt or image makes its own shots again, and no other ones.
+    """
+    keyframes, names = told["keyframes"], []
+    beyond = {name: runs.upstream_key(prompt, node, name) for name in PROMPTS}
+    for number in range(len(keyframes) - transitions):
+        images = keyframes[number : number + 1 + transitions]
+        rows = [runs.content_name(pick_row(told[name], number), beyond[name]) for name in PROMPTS]
+        made_from = runs.name_of([runs.content_name(images, ""), rows, _seed(told, number)])
+        names.append(f"shot_{number + 1:03}_{made_from[:12]}")
+    return names
+
+
+def shot_path(run: str, shot: str) -> Path:
+    """Where a shot of `shot_names` lies. Raises ValueError for a run that is no key, and for another name."""
+    if not isinstance(shot, str) or not SHOT.fullmatch(shot):
+        raise ValueError(f"shot is {shown(shot)}, which is no name of a shot.")
+    return runs.run_folder("shots", run) / f"{shot}.avi"
 
 
 def take(images: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Keyframe `index` of [K, H, W, 3] and the one after it; the last is followed by itself."""
+    """Keyframe `index` of [K, H, W, 3] and the one after it; the last is followed by itself.
+
+    Raises ValueError for an index that the images do not have.
+    """
+    if index >= len(images):
+        raise ValueError(f"index is {index}, and images holds {len(images)}.")
     return images[index : index + 1], images[min(index + 1, len(images) - 1)][None]
 
 
-def keep(samples: Tensor, vae, start: Tensor, end: Tensor | None, run: str, number: int, fps: float) -> None:
-    """Decode a shot and write it, with ToonCrafter's decoder where the VAE has it and both ends are known."""
+def keep(samples: Tensor, vae, start: Tensor, end: Tensor | None, run: str, shot: str, fps: float) -> None:
+    """Decode a shot and write it, with ToonCrafter's decoder where the VAE has it and both ends are known.
+
+    Raises ValueError for frames with NaN: they would be kept as finished.
+    """
+    path = shot_path(run, shot)
     if end is not None and takes_references(vae):
         frames = decode_clip(vae, samples, start, end)
     else:
         frames = vae.decode(samples)
-    files.write_frames(shot_path(run, number), files.to_bytes(frames), rate_of(fps))
+    check_finite("the decoded shot", frames)
+    files.write_frames(path, files.to_bytes(frames), rate_of(fps))
 
 
-def join(run: str, count: int, shared_ends: bool, fps: float) -> ExactVideo:
+def join(run: str, shots: Sequence[str], shared_ends: bool, fps: float) -> ExactVideo:
     """The shots of a run as one VIDEO, read and written frame by frame."""
+    paths = [shot_path(run, shot) for shot in shots]
 
     def frames() -> Iterator[np.ndarray]:
-        for number in range(count):
+        for number, path in enumerate(paths):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            shot = files.read_frames(shot_path(run, number))
+            shot = files.read_frames(path)
             if number and shared_ends:
                 next(shot)
             yield from shot
 
     rate = rate_of(fps)
-    whole = shot_path(run, f"all_{name_of([count, shared_ends, str(rate)])[:8]}")
-    newest = max(shot_path(run, number).stat().st_mtime_ns for number in range(count))
-    if not whole.exists() or whole.stat().st_mtime_ns < newest:
+    whole = runs.run_folder("shots", run) / f"all_{runs.name_of([list(shots), shared_ends, str(rate)])[:8]}.avi"
+    if not whole.exists():
         files.write_frames(whole, frames(), rate)
     return ExactVideo(str(whole))

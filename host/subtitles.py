@@ -84,16 +84,23 @@ def without_subtitles(video: Input.Video) -> Input.Video:
 def subtitle(video: Input.Video, story: Story, shots: Input.Video | None = None) -> tuple[SubtitledVideo, str]:
     """(the video with the story's captions, these as a SubRip file)
 
-    shots: what the captions are shared out over, where the video goes on behind it. Raises ValueError for a story
-    without captions, and for a PyAV that cannot write the track: better now than when all is sampled and saved.
+    shots: what the captions are shared out over, where the video goes on behind it. Raises ValueError as
+    `check_subtitles`.
     """
+    check_subtitles(story)
+    end = video.get_duration()
+    cues = subtitles.spread(story.captions, end if shots is None else shots.get_duration(), end)
+    return SubtitledVideo(video, cues), subtitles.to_srt(cues)
+
+
+def check_subtitles(story: Story) -> None:
+    """Raise ValueError for a story without captions, and for a PyAV that cannot write the track."""
     if tuple(map(int, re.findall(r"\d+", av.__version__)[:2])) < PYAV:  # 16.1rc1, too, is 16, 1
         raise ValueError(
             f"{NODE}: PyAV {av.__version__} cannot write subtitles; {'.'.join(map(str, PYAV))} or newer is expected: "
             "pip install -U av, with ComfyUI's Python, or bypass this node (Ctrl+B)."
         )
     if not any(story.captions):
-        raise ValueError(f"{NODE}: the STORY has no captions: write them behind a # in the scenes of Story Script.")
-    end = video.get_duration()
-    cues = subtitles.spread(story.captions, end if shots is None else shots.get_duration(), end)
-    return SubtitledVideo(video, cues), subtitles.to_srt(cues)
+        raise ValueError(
+            f"{NODE}: the STORY has no captions: write them in Captions, or behind a # in the scenes of Story Script."
+        )

@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import InputImpl, Types
 from torch import Tensor
 
+from ..core.inputs import read_images
 from ..core.video import files
 from ..core.video.sound import Sound, read_sound
 from .subtitles import without_subtitles
@@ -42,7 +43,8 @@ def open_clip(frames, fps: float) -> Clip:
         return Clip(lambda: decode(frames), frames.get_frame_rate(), sound)
     parts = frames.get_components()
     sound = parts.audio and Sound(parts.audio["waveform"][0].cpu().float().numpy(), int(parts.audio["sample_rate"]))
-    return Clip(lambda: iter(parts.images[..., :3].cpu().float().numpy()), Fraction(parts.frame_rate), sound)
+    images = read_images("frames", parts.images)
+    return Clip(lambda: iter(images.cpu().numpy()), Fraction(parts.frame_rate), sound)
 
 
 def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from comfy_api.latest import Input, InputImpl
 from torch import Tensor
 
+from ..core.inputs import read_images
 from .subtitles import without_subtitles
 from .video_file import decode, to_tensor
 
@@ -17,5 +18,5 @@ def frames_of(source: Input.Video | Tensor) -> tuple[int, Iterator[Tensor]]:
     source = without_subtitles(source)
     if isinstance(source, InputImpl.VideoFromFile):
         return round(source.get_duration() * source.get_frame_rate()), map(to_tensor, decode(source, deep=True))
-    images = source if isinstance(source, Tensor) else source.get_components().images
-    return len(images), (image[..., :3].float().cpu() for image in images)
+    images = read_images("video", source if isinstance(source, Tensor) else source.get_components().images)
+    return len(images), (image.cpu() for image in images)

@@ -15,6 +15,7 @@ class StoryReelExtension(ComfyExtension):
         from . import (
             animate,
             attention,
+            captions,
             extend,
             measure,
             measure_video,
@@ -29,7 +30,7 @@ class StoryReelExtension(ComfyExtension):
             subtitles,
         )
 
-        pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
+        pictures = [*storyworld.NODES, *story.NODES, *captions.NODES, *attention.NODES, *page.NODES]
         films = [*animate.NODES, *shots.NODES, *motion.NODES, *motion_shots.NODES, *motion_training.NODES]
         films += [*extend.NODES, *refine.NODES]
         return [*pictures, *films, *subtitles.NODES, *measure.NODES, *measure_video.NODES]

@@ -1,11 +1,14 @@
 """StreamingT2V: a shot becomes a long video."""
 
+from dataclasses import fields
+
 from comfy_api.latest import io
 
 from ..host import extend
 from ..host import streaming_loader as loader
+from ..host.kept_files import kept_files
 from ..host.loading import LARGE_PRECISIONS
-from .node import StoryReelNode
+from .node import PreflightNode, StoryReelNode
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/StreamingT2V"
@@ -75,7 +78,7 @@ class StoryReelStreamingLoader(StoryReelNode):
         return io.NodeOutput(found.model, found.clip, found.vae, found.clip_vision, said, ui={"text": [said]})
 
 
-class StoryReelExtendVideo(StoryReelNode):
+class StoryReelExtendVideo(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -100,6 +103,7 @@ class StoryReelExtendVideo(StoryReelNode):
                 io.MultiType.Input(
                     "frames",
                     types=[io.Image, io.Video],
+                    lazy=True,
                     tooltip="The clip that goes on, as IMAGE or VIDEO, in the size of the video to be. A VIDEO is read "
                     "frame by frame, and its sound stays on its part.",
                 ),
@@ -219,23 +223,33 @@ class StoryReelExtendVideo(StoryReelNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_) -> int:
+        return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
+    def preflight(cls, chunk_frames, **inputs) -> None:
+        names = {field.name for field in fields(extend.Told)}
+        told = {name: value for name, value in inputs.items() if name in names}
+        extend.extender_of(extend.Told(length=chunk_frames, **told))
+
+    @classmethod
     def execute(
         cls, frames, fps, chunks, anchor, colour_anchor, images, chunk_frames, anchor_image=None, **told
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            *extend.extend(
-                cls.hidden.dynprompt,
-                cls.hidden.unique_id,
-                extend.Told(length=chunk_frames, **told),
-                frames=frames,
-                fps=fps,
-                chunks=chunks,
-                anchor=anchor,
-                anchor_image=anchor_image,
-                colour_anchor=colour_anchor,
-                images=images,
-            )
+        video, pictures = extend.extend(
+            cls.hidden.dynprompt,
+            cls.hidden.unique_id,
+            extend.Told(length=chunk_frames, **told),
+            frames=frames,
+            fps=fps,
+            chunks=chunks,
+            anchor=anchor,
+            anchor_image=anchor_image,
+            colour_anchor=colour_anchor,
+            images=images,
         )
+        kept_files.add(cls.hidden.unique_id, [video.get_stream_source()])
+        return io.NodeOutput(video, pictures)
 
 
 NODES = [StoryReelStreamingLoader, StoryReelExtendVideo]

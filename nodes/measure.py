@@ -6,7 +6,7 @@ from ..core.plot import bars
 from ..core.story.similarity import Similarity, measure_story
 from ..core.story.story import UNNAMED, Story
 from ..host.measure import embed_pictures, embed_prompts, name_of
-from .node import StoryReelNode
+from .node import PreflightNode
 from .story import CATEGORY
 from .types import StoryType
 
@@ -35,7 +35,7 @@ def report(story: Story, similarity: Similarity, encoder: str) -> str:
     return "\n".join(lines)
 
 
-class StoryReelMeasureStory(StoryReelNode):
+class StoryReelMeasureStory(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -46,7 +46,7 @@ class StoryReelMeasureStory(StoryReelNode):
             "that computed them. Compare figures of one encoder only.",
             search_aliases=["CLIP score", "consistency", "similarity"],
             inputs=[
-                io.Image.Input("images", tooltip="The story's pictures, one a frame, in its order."),
+                io.Image.Input("images", lazy=True, tooltip="The story's pictures, one a frame, in its order."),
                 StoryType.Input("story", tooltip="Who is in which frame, and the prompts."),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-L or ViT-H are usual."),
                 io.Clip.Input(

@@ -6,7 +6,8 @@ from ..core.video import report
 from ..core.video.borders import Chunks
 from ..host import measure_video, video_scores
 from ..host.folders import file_names
-from .node import StoryReelNode
+from ..host.kept_files import kept_files
+from .node import PreflightNode
 from .story import CATEGORY
 
 NONE = "none"
@@ -18,7 +19,7 @@ def _file(name: str, folder: str, tooltip: str, **kinds) -> io.Combo.Input:
     return io.Combo.Input(name, options=options, default=NONE, optional=True, advanced=True, tooltip=tooltip)
 
 
-class StoryReelMeasureVideo(StoryReelNode):
+class StoryReelMeasureVideo(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -30,10 +31,12 @@ class StoryReelMeasureVideo(StoryReelNode):
             search_aliases=["MAWE", "SCuts", "drift", "PSNR", "SSIM", "CLIP score", "optical flow", "consistency"]
             + ["aesthetic score", "FVD", "KVD", "face", "re-identification"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.MultiType.Input(
                     "video",
                     types=[io.Video, io.Image],
+                    lazy=True,
                     tooltip="The video, or its frames. A file is read frame by frame, however long it is.",
                 ),
                 io.Image.Input(
@@ -140,6 +143,14 @@ class StoryReelMeasureVideo(StoryReelNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_) -> int:
+        return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
+    def preflight(cls, filename_prefix, **_) -> None:
+        measure_video.place_for(filename_prefix)
+
+    @classmethod
     def execute(
         cls,
         video,
@@ -165,6 +176,7 @@ class StoryReelMeasureVideo(StoryReelNode):
             video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height, weights
         )
         measure_video.save(found, path)
+        kept_files.add(cls.hidden.unique_id, [path])
         words, plot = report.in_words(found), report.draw(found, slice)
         return io.NodeOutput(words, plot, slice.picture(), str(path), ui=ui.PreviewText(words))
 

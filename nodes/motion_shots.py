@@ -3,14 +3,14 @@
 from comfy_api.latest import io
 
 from ..host import shots
-from ..host.runs import run_key
-from .motion import CATEGORY, sd15_decoders
-from .node import StoryReelNode
+from ..host.kept_files import kept_files
+from .motion import CATEGORY, sd15_decoder, sd15_decoders
+from .node import PreflightNode
 from .shots import seed_and_rate
 from .types import PredictorType
 
 
-class StoryReelAnimateStoryByMotion(StoryReelNode):
+class StoryReelAnimateStoryByMotion(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -34,7 +34,9 @@ class StoryReelAnimateStoryByMotion(StoryReelNode):
                     "positive", tooltip="One prompt a shot, as Encode Story gives them; the last one holds on."
                 ),
                 io.Conditioning.Input("negative", tooltip="The same, or a single one for all."),
-                io.Image.Input("keyframes", tooltip="The pictures of the story, in their order, at least two."),
+                io.Image.Input(
+                    "keyframes", lazy=True, tooltip="The pictures of the story, in their order, at least two."
+                ),
                 io.DynamicCombo.Input(
                     "decoder",
                     options=[io.DynamicCombo.Option(name, inputs) for name, inputs in sd15_decoders().items()],
@@ -73,9 +75,16 @@ class StoryReelAnimateStoryByMotion(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, keyframes, **told) -> io.NodeOutput:
-        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id, shots.UNCOUNTED)
-        graph, video = shots.expand_motion(run, keyframes, told)
+    def fingerprint_inputs(cls, **_) -> int:
+        return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
+    def preflight(cls, **inputs) -> None:
+        shots.check_motion(inputs, sd15_decoder(inputs["decoder"]))
+
+    @classmethod
+    def execute(cls, **inputs) -> io.NodeOutput:
+        graph, video = shots.expand_motion(cls.hidden.dynprompt, cls.hidden.unique_id, inputs)
         return io.NodeOutput(video, expand=graph)
 
 

@@ -6,9 +6,10 @@ masks and latents in one form without NaN.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from comfy_api.latest import Input, io
+from comfy_api.latest import Input, InputImpl, Types, io
 
 from ..core import inputs
 from ..core.text import encodable
@@ -25,33 +26,88 @@ class StoryReelNode(io.ComfyNode):
             cls.execute = classmethod(_checked(execute.__func__))
 
 
+class InnerNode(StoryReelNode):
+    """A node inside an expansion of ours. Anywhere else it refuses to run: a shared graph could give it any value.
+
+    outer: the ids of the nodes that expand into it. Its schema needs `HIDDEN`.
+    """
+
+    HIDDEN = [io.Hidden.unique_id, io.Hidden.dynprompt]
+    outer: tuple[str, ...] = ()
+
+    @classmethod
+    def outer_node(cls) -> str:
+        """The id of the node that expanded into this one. Raises ValueError where none of ours did."""
+        prompt = getattr(cls.hidden, "dynprompt", None)
+        parent = None if prompt is None else prompt.get_parent_node_id(cls.hidden.unique_id)
+        if parent is None or prompt.get_node(parent)["class_type"] not in cls.outer:
+            raise ValueError(f"{cls.FINALIZE_SCHEMA().node_id} works only inside {' and '.join(cls.outer)}.")
+        return parent
+
+
+class PreflightNode(StoryReelNode):
+    """A node behind long work, for instance a sampler, whose result it takes by a lazy input.
+
+    The host makes a lazy input only when the node asks for it. Before, all other inputs are there and are checked: what
+    is wrong with them costs no sampling.
+    """
+
+    @classmethod
+    def preflight(cls, **values) -> None:
+        """Raise ValueError for inputs, without the lazy ones, that `execute` would refuse."""
+
+    @classmethod
+    def check_lazy_status(cls, **values) -> list[str]:
+        schema = cls.FINALIZE_SCHEMA()
+        lazy = {entry.id for entry in schema.inputs if entry.lazy}
+        missing = [name for name in lazy if name in values and values[name] is None]
+        if missing:
+            others = {name: _value_alone(value) for name, value in values.items() if name not in lazy}
+            with _fit_errors(schema.node_id):
+                others = read_values(schema.inputs, others)
+            with _fit_errors():
+                cls.preflight(**others)
+        return missing
+
+
+def _value_alone(value):
+    """Where the host checks for lazy inputs, it gives those of a dynamic choice as (value, name)."""
+    if isinstance(value, tuple):
+        return value[0]
+    return {name: _value_alone(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
 def _checked(execute: Callable) -> Callable:
     @functools.wraps(execute)
     def wrapped(cls, **values) -> io.NodeOutput:
         schema = cls.FINALIZE_SCHEMA()
-        try:
-            values = _read(schema.inputs, values, schema.is_input_list)
-        except ValueError as error:
-            raise ValueError(f"{schema.node_id}: {error}") from error
+        if issubclass(cls, InnerNode):
+            cls.outer_node()
         with messages.collecting() as said:
-            result = _encodable_errors(execute, cls, values)
+            with _fit_errors(schema.node_id):
+                values = read_values(schema.inputs, values, schema.is_input_list)
+            with _fit_errors():
+                result = execute(cls, **values)
         return _with_text(result, said)
 
     return wrapped
 
 
-def _encodable_errors(execute: Callable, cls, values: dict) -> io.NodeOutput:
-    """An error whose text no connection can carry would end the host's worker."""
+@contextmanager
+def _fit_errors(node: str = "") -> Iterator[None]:
+    """Errors whose text can be sent: one that cannot would end the host's worker. node: put before a ValueError."""
     try:
-        return execute(cls, **values)
+        yield
     except Exception as error:
         text = str(error)
-        if encodable(text) == text:
-            raise
-        raise ValueError(encodable(text)) from None
+        if node and isinstance(error, ValueError):
+            raise ValueError(encodable(f"{node}: {text}")) from error
+        if encodable(text) != text:
+            raise ValueError(encodable(text)) from None
+        raise
 
 
-def _read(declared: list[io.Input], values: dict, lists: bool = False) -> dict:
+def read_values(declared: list[io.Input], values: dict, lists: bool = False) -> dict:
     """The values of declared inputs, read; others as they are. lists: every value is a list of such values."""
     values = dict(values)
     for entry in declared:
@@ -72,10 +128,10 @@ def _read_one(entry: io.Input, value, name: str):
     if isinstance(entry, io.DynamicCombo.Input):
         options = {option.key: option.inputs for option in entry.options}
         value = value if isinstance(value, dict) else {entry.id: value}
-        return _read(options[inputs.read_choice(name, value.get(entry.id), list(options))], value)
+        return read_values(options[inputs.read_choice(name, value.get(entry.id), list(options))], value)
     if isinstance(entry, io.MultiType.Input):
         if isinstance(value, Input.Video) and io.Video in entry.io_types:
-            return value
+            return _read_video(name, value)
         return inputs.read_images(name, value) if io.Image in entry.io_types else value
     if isinstance(entry, io.Combo.Input):
         return inputs.read_choice(name, value, entry.options)
@@ -85,15 +141,30 @@ def _read_one(entry: io.Input, value, name: str):
     return value if read is None else read(name, value)
 
 
+def _read_text(name: str, value) -> str:
+    text = inputs.read_text(name, value)
+    if text != value:
+        messages.warn(f"{name}: half of an emoji, as a program leaves it that cuts a text, was replaced.")
+    return text
+
+
 def _read_video(name: str, value) -> Input.Video:
+    """A VIDEO; one that is in memory has images in the form of `read_images`."""
     if not isinstance(value, Input.Video):
         raise ValueError(f"{name} is {inputs.shown(value)}; a VIDEO is expected.")
-    return value
+    if not isinstance(value, InputImpl.VideoFromComponents):
+        return value
+    parts = value.get_components()
+    images = inputs.read_images(name, parts.images)
+    if images is parts.images:
+        return value
+    parts = Types.VideoComponents(images=images, audio=parts.audio, frame_rate=parts.frame_rate)
+    return InputImpl.VideoFromComponents(parts)
 
 
 READERS = {
     io.Boolean.Input: inputs.read_switch,
-    io.String.Input: inputs.read_text,
+    io.String.Input: _read_text,
     io.Image.Input: inputs.read_images,
     io.Mask.Input: inputs.read_masks,
     io.Latent.Input: inputs.read_latent,

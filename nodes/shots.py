@@ -5,10 +5,13 @@ from comfy_api.latest import InputImpl, Types, io
 from ..core.video import clips
 from ..host import shots
 from ..host.conditioning import pick_row
-from ..host.runs import run_key
+from ..host.kept_files import kept_files
+from ..host.shots import join as join_shots
 from ..host.video_file import rate_of
-from .node import StoryReelNode
+from .node import InnerNode, PreflightNode, StoryReelNode
 from .story import CATEGORY
+
+OUTER = (shots.BY_DYNAMICRAFTER, shots.BY_MOTION)
 
 
 class StoryReelKeyframePairs(StoryReelNode):
@@ -99,7 +102,7 @@ def seed_and_rate() -> list[io.Input]:
     return [seed, rate]
 
 
-class StoryReelAnimateStory(StoryReelNode):
+class StoryReelAnimateStory(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -126,7 +129,7 @@ class StoryReelAnimateStory(StoryReelNode):
                     "one holds on.",
                 ),
                 io.Conditioning.Input("negative", tooltip="The same, or a single one for all."),
-                io.Image.Input("keyframes", tooltip="The pictures of the story, in their order."),
+                io.Image.Input("keyframes", lazy=True, tooltip="The pictures of the story, in their order."),
                 io.Combo.Input(
                     "mode",
                     options=list(shots.MODES),
@@ -166,9 +169,16 @@ class StoryReelAnimateStory(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, keyframes, mode, **told) -> io.NodeOutput:
-        run = run_key(cls.hidden.dynprompt, cls.hidden.unique_id, shots.UNCOUNTED)
-        graph, video = shots.expand_dynamicrafter(run, keyframes, mode, told)
+    def fingerprint_inputs(cls, **_) -> int:
+        return kept_files.generation(cls.hidden.unique_id)
+
+    @classmethod
+    def preflight(cls, **inputs) -> None:
+        shots.check_dynamicrafter(inputs)
+
+    @classmethod
+    def execute(cls, **inputs) -> io.NodeOutput:
+        graph, video = shots.expand_dynamicrafter(cls.hidden.dynprompt, cls.hidden.unique_id, inputs)
         return io.NodeOutput(video, expand=graph)
 
 
@@ -212,7 +222,13 @@ class StoryReelEitherVideo(StoryReelNode):
         return io.NodeOutput(video if instead is None else instead)
 
 
-class StoryReelTakeKeyframes(StoryReelNode):
+def _expansion() -> io.String.Input:
+    return io.String.Input("expansion", tooltip="Which expansion of Animate Story the node is part of.")
+
+
+class StoryReelTakeKeyframes(InnerNode):
+    outer = OUTER
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -221,10 +237,12 @@ class StoryReelTakeKeyframes(StoryReelNode):
             category=CATEGORY,
             description="Inside Animate Story: the ends of one shot, once the shot before it is on disk.",
             is_dev_only=True,
+            hidden=InnerNode.HIDDEN,
             inputs=[
                 io.Image.Input("images", tooltip="The pictures of the story."),
                 io.Int.Input("index", default=0, min=0, tooltip="Which shot, counted from 0."),
                 io.String.Input("after", default="", tooltip="The shot before."),
+                _expansion(),
             ],
             outputs=[
                 io.Image.Output(display_name="start", tooltip="Its picture."),
@@ -233,11 +251,13 @@ class StoryReelTakeKeyframes(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, images, index, after) -> io.NodeOutput:
+    def execute(cls, images, index, after, expansion) -> io.NodeOutput:
         return io.NodeOutput(*shots.take(images, index))
 
 
-class StoryReelKeepShot(StoryReelNode):
+class StoryReelKeepShot(InnerNode):
+    outer = OUTER
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -246,25 +266,29 @@ class StoryReelKeepShot(StoryReelNode):
             category=CATEGORY,
             description="Inside Animate Story: decodes a shot and writes it to the output folder.",
             is_dev_only=True,
+            hidden=InnerNode.HIDDEN,
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampled shot."),
                 io.Vae.Input("vae", tooltip="The autoencoder."),
                 io.Image.Input("start_image", tooltip="The picture that it starts from."),
                 io.Image.Input("end_image", optional=True, tooltip="The picture that it ends at."),
                 io.String.Input("run", tooltip="The key of the run."),
-                io.Int.Input("number", min=0, tooltip="Which shot, counted from 0."),
-                io.Float.Input("fps", tooltip="Frames a second."),
+                io.String.Input("shot", tooltip="The name of the shot."),
+                io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames a second."),
+                _expansion(),
             ],
             outputs=[io.String.Output(tooltip="Says that the shot is on disk.")],
         )
 
     @classmethod
-    def execute(cls, samples, vae, start_image, run, number, fps, end_image=None) -> io.NodeOutput:
-        shots.keep(samples["samples"], vae, start_image, end_image, run, number, fps)
-        return io.NodeOutput(f"{run} {number}")
+    def execute(cls, samples, vae, start_image, run, shot, fps, expansion, end_image=None) -> io.NodeOutput:
+        shots.keep(samples["samples"], vae, start_image, end_image, run, shot, fps)
+        return io.NodeOutput(f"{run} {shot}")
 
 
-class StoryReelJoinShots(StoryReelNode):
+class StoryReelJoinShots(InnerNode):
+    outer = OUTER
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -273,19 +297,23 @@ class StoryReelJoinShots(StoryReelNode):
             category=CATEGORY,
             description="Inside Animate Story: the shots on disk as one video.",
             is_dev_only=True,
+            hidden=InnerNode.HIDDEN,
             inputs=[
                 io.String.Input("run", tooltip="The key of the run."),
-                io.Int.Input("count", min=1, tooltip="How many shots."),
+                io.String.Input("shots", tooltip="The names of the shots, in their order."),
                 io.String.Input("after", default="", tooltip="The last shot."),
                 io.Boolean.Input("shared_ends", tooltip="A shot begins with the frame that the one before ends with."),
-                io.Float.Input("fps", tooltip="Frames a second."),
+                io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames a second."),
+                _expansion(),
             ],
             outputs=[io.Video.Output(tooltip="The whole story.")],
         )
 
     @classmethod
-    def execute(cls, run, count, after, shared_ends, fps) -> io.NodeOutput:
-        return io.NodeOutput(shots.join(run, count, shared_ends, fps))
+    def execute(cls, run, shots, after, shared_ends, fps, expansion) -> io.NodeOutput:
+        video = join_shots(run, shots.split(), shared_ends, fps)
+        kept_files.add(cls.outer_node(), [video.get_stream_source()])
+        return io.NodeOutput(video)
 
 
 INSIDE = [StoryReelTakeKeyframes, StoryReelKeepShot, StoryReelJoinShots]

@@ -2,13 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..host.subtitles import subtitle
-from .node import StoryReelNode
+from ..host.subtitles import check_subtitles, subtitle
+from .node import PreflightNode
 from .story import CATEGORY
 from .types import StoryType
 
 
-class StoryReelSubtitles(StoryReelNode):
+class StoryReelSubtitles(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -19,11 +19,12 @@ class StoryReelSubtitles(StoryReelNode):
             "and off. The pictures stay as they are.",
             search_aliases=["captions", "subtitle track", "srt", "mov_text", "closed captions"],
             inputs=[
-                io.Video.Input("video", tooltip="The story's film, as it will be saved."),
+                io.Video.Input("video", lazy=True, tooltip="The story's film, as it will be saved."),
                 StoryType.Input("story", tooltip="The story whose captions are shown, one for each of its frames."),
                 io.Video.Input(
                     "shots",
                     optional=True,
+                    lazy=True,
                     tooltip="Where the film goes on behind the story, as by Extend Video: the story's own part of it, "
                     "from Animate Story. The captions are shared out evenly over its length, and the last one stays. "
                     "Not connected: over the whole film.",
@@ -34,6 +35,10 @@ class StoryReelSubtitles(StoryReelNode):
                 io.String.Output(display_name="srt", tooltip="The same subtitles as the text of an .srt file."),
             ],
         )
+
+    @classmethod
+    def preflight(cls, story) -> None:
+        check_subtitles(story)
 
     @classmethod
     def execute(cls, video, story, shots=None) -> io.NodeOutput:

@@ -45,10 +45,10 @@ def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
     from storyreel.host import shots
 
     parts = [frames(4, seed=seed) for seed in range(3)]
-    run = "0" * 24
-    for number, part in enumerate(parts):
-        write_frames(shots.shot_path(run, number), part, Fraction(8))
-    video = shots.join(run, 3, True, 8.0)
+    run, names = "0" * 24, [f"shot_00{number}_0123456789ab" for number in (1, 2, 3)]
+    for name, part in zip(names, parts, strict=True):
+        write_frames(shots.shot_path(run, name), part, Fraction(8))
+    video = shots.join(run, names, True, 8.0)
     expected = np.concatenate([parts[0], parts[1][1:], parts[2][1:]])
     components = video.get_components()
     assert torch.equal(components.images, to_pictures(expected)) and components.frame_rate == 8
@@ -56,34 +56,20 @@ def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
     with av.open(str(tmp_path / "video.mp4")) as container:
         assert container.streams.video[0].codec.name == "h264"
         assert len(list(container.decode(video=0))) == len(expected)
-    assert len(shots.join(run, 3, False, 8.0).get_components().images) == 12
+    assert len(shots.join(run, names, False, 8.0).get_components().images) == 12
 
-    changed = frames(4, seed=9)
-    write_frames(shots.shot_path(run, 2), changed, Fraction(8))
-    again = shots.join(run, 3, True, 8.0).get_components().images
+    changed, names[2] = frames(4, seed=9), "shot_003_ba9876543210"
+    write_frames(shots.shot_path(run, names[2]), changed, Fraction(8))
+    again = shots.join(run, names, True, 8.0).get_components().images
     assert torch.equal(again[-3:], to_pictures(changed[1:])), "a shot that was made anew is in the film"
 
 
-@pytest.mark.parametrize("run", ["../../../escaped", "", "0" * 23, "/etc"])
-def test_a_run_cannot_leave_the_output_folder(host, run):
-    from storyreel.host import shots
-
-    with pytest.raises(ValueError, match="is no key of a run"):
-        shots.shot_path(run, 0)
-
-
-def test_without_pictures_nothing_comes_to_life(host):
-    from storyreel.host import shots
-
-    with pytest.raises(ValueError, match="keyframes holds 0 pictures; animate needs at least 1"):
-        shots.expand_dynamicrafter("0" * 24, torch.zeros(0, 8, 8, 3), "animate", {})
-
-
-def key(prompt: dict, node: str = "9") -> str:
+def key(prompt: dict, node: str = "9", **values) -> str:
+    """Of a node with an object, a MODEL for instance, at its input `positive`."""
     from comfy_execution.graph import DynamicPrompt
     from storyreel.host import runs
 
-    return runs.run_key(DynamicPrompt(prompt), node)
+    return runs.run_key(DynamicPrompt(prompt), node, {"positive": object(), **values})
 
 
 def graph(**changes) -> dict:
@@ -100,7 +86,8 @@ def test_a_run_has_the_key_of_all_that_it_is_made_of(host):
     file.write_bytes(b"first")
     plain = key(graph())
     assert key(graph()) == plain
-    assert len({plain, key(graph(seed=2)), key(graph(text="a hero runs")), key(graph(model="other.ckpt"))}) == 4
+    changed = key(graph(), seed=2), key(graph(text="a hero runs")), key(graph(model="other.ckpt"))
+    assert len({plain, *changed}) == 4
     unrelated = graph() | {"7": {"class_type": "EmptyImage", "inputs": {"width": 8}}}
     assert key(unrelated) == plain
 
@@ -221,7 +208,7 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
         assert sampled(resumed.events) == 2
         assert (first.read_bytes(), first.stat().st_mtime_ns) == before
         whole, *shots = [path.name for path in written()]
-        assert whole.startswith("all_") and shots == ["shot_001.avi", "shot_002.avi", "shot_003.avi"]
+        assert whole.startswith("all_") and [name[:8] for name in shots] == ["shot_001", "shot_002", "shot_003"]
 
     client = stocked_server.client()
     unbroken = client.run(animation())

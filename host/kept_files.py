@@ -1,0 +1,30 @@
+"""Files that results of nodes stand for, as long as the host keeps these results.
+
+A VIDEO of ours is a file. The host keeps the VIDEO and takes its node for done, also after the file is gone. A node
+asks here in its `fingerprint_inputs`: the answer changes when one of its files is missing, and the host runs it again.
+"""
+
+import os
+from collections.abc import Iterable
+
+
+class KeptFiles:
+    """The files of each node, by the node's id in the graph, for as long as the process and the host's results live."""
+
+    def __init__(self):
+        self._paths: dict[str, set[str]] = {}
+        self._generations: dict[str, int] = {}
+
+    def add(self, node: str, paths: Iterable[str | os.PathLike]) -> None:
+        self._paths.setdefault(node, set()).update(map(os.fspath, paths))
+
+    def generation(self, node: str) -> int:
+        """A number that is another one after a file of the node has gone."""
+        generation = self._generations.setdefault(node, 0)
+        if any(not os.path.exists(path) for path in self._paths.get(node, ())):
+            self._paths.pop(node)
+            self._generations[node] = generation = generation + 1
+        return generation
+
+
+kept_files = KeptFiles()

@@ -1,0 +1,273 @@
+"""Values by links, which the host does not check: every node checks them by its own schema before it works."""
+
+import math
+
+import pytest
+import torch
+from harness.values import given
+
+NUMBERS = {"text": "7", "list": [7], "NaN": math.nan, "infinity": math.inf, "nothing like it": {}, "switch": True}
+LATENT_CHANNELS = 4
+
+
+def images(count: int = 2, side: int = 64, channels: int = 3) -> torch.Tensor:
+    return torch.rand(count, side, side, channels, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def pack(host) -> dict:
+    """{node id: class}, but for the inner nodes of expansions, which run nowhere else."""
+    from storyreel.nodes.node import InnerNode
+
+    found = {name: cls for name, cls in host.nodes.items() if name.startswith("StoryReel")}
+    assert len(found) > 25
+    return {name: cls for name, cls in found.items() if not issubclass(cls, InnerNode)}
+
+
+def declared(cls) -> list[tuple[str, object, callable]]:
+    """(name, input, how a value of it is given) of all inputs, those within the options of a choice, too."""
+    from comfy_api.latest import io
+
+    found = []
+    for entry in cls.GET_SCHEMA().inputs:
+        found.append((entry.id, entry, lambda value, entry=entry: {entry.id: value}))
+        for option in entry.options if isinstance(entry, io.DynamicCombo.Input) else ():
+            for inner in option.inputs:
+
+                def wrapped(value, entry=entry, option=option, inner=inner):
+                    return {entry.id: {entry.id: option.key, inner.id: value}}
+
+                found.append((inner.id, inner, wrapped))
+    return found
+
+
+def refusal(cls, values: dict) -> str:
+    """The sentence with which a node refuses values, before it looks at any other input."""
+    if cls.GET_SCHEMA().is_input_list:
+        values = {name: [value] for name, value in values.items()}
+    with pytest.raises(ValueError) as refused:
+        cls.execute(**values)
+    return str(refused.value)
+
+
+def wrong_values(entry) -> list:
+    from comfy_api.latest import io
+
+    if isinstance(entry, io.Int.Input | io.Float.Input):
+        wrong = list(NUMBERS.values())
+        wrong += [entry.min - 1] if entry.min is not None else []
+        wrong += [entry.max + 1] if entry.max is not None else []
+        return wrong + ([0.5] if isinstance(entry, io.Int.Input) else [])
+    if isinstance(entry, io.Boolean.Input):
+        return [1, "true", math.nan, None.__class__]
+    if isinstance(entry, io.DynamicCombo.Input | io.Combo.Input):
+        return ["evil", 0, math.nan, ["none"], "../" * 9]
+    if isinstance(entry, io.String.Input):
+        return [7, math.nan, ["text"], b"text"]
+    return []
+
+
+def test_every_number_choice_switch_and_text_is_held_against_its_schema(pack):
+    """About 1,500 tries: one sentence with the node, the input, what came and what was expected."""
+    tried = 0
+    for node, cls in pack.items():
+        for name, entry, give in declared(cls):
+            for value in wrong_values(entry):
+                said = refusal(cls, give(value))
+                assert said.startswith(f"{node}: {name} is ") and " expected." in said, (node, name, value, said)
+                assert len(said) < 400 and said.count("\n") == 0
+                tried += 1
+    assert tried > 800
+
+
+def test_every_number_has_bounds(pack):
+    """Without them nothing could be refused."""
+    from comfy_api.latest import io
+
+    for node, cls in pack.items():
+        for name, entry, _ in declared(cls):
+            if isinstance(entry, io.Int.Input | io.Float.Input):
+                assert entry.min is not None and entry.max is not None, (node, name)
+
+
+def tensors(kind: str) -> dict[str, object]:
+    """{what is wrong: a value} for inputs of a type."""
+    holed = images()
+    holed[1, 3, 5, 0] = math.nan
+    if kind == "IMAGE":
+        return {
+            "frame 2 of 2": holed,
+            "infinity": torch.full((1, 8, 8, 3), math.inf),
+            "no images": torch.zeros(0, 8, 8, 3),
+            "a tensor": torch.rand(8, 8),
+            "'a.png'": "a.png",
+            "int32": torch.zeros(1, 8, 8, 3, dtype=torch.int32),
+        }
+    if kind == "MASK":
+        return {"frame 2 of 2": holed[..., 0], "a tensor": torch.rand(8), "'mask'": "mask"}
+    if kind == "LATENT":
+        samples = torch.zeros(3, LATENT_CHANNELS, 8, 8)
+        samples[2] = math.inf
+        return {"frame 3 of 3": {"samples": samples}, "no samples": {"samples": samples[:0]}, "LATENT": {}}
+    if kind == "SIGMAS":
+        return {
+            "1 noise levels": torch.ones(1),
+            "0 noise levels": torch.ones(0),
+            "nan": torch.tensor([1.0, math.nan, 0.0]),
+            "-1.0": torch.tensor([1.0, -1.0]),
+        }
+    if kind == "CONDITIONING":
+        text = torch.zeros(1, 77, 8)
+        text[0, 4] = math.nan
+        pooled = {"pooled_output": torch.full((1, 8), math.nan)}
+        return {"frame 1 of 1": [[text, {}]], "NaN": [[torch.zeros(1, 77, 8), pooled]], "CONDITIONING": []}
+    return {"a VIDEO is expected": "video.mp4"} if kind == "VIDEO" else {}
+
+
+@pytest.mark.parametrize("kind", ["IMAGE", "MASK", "LATENT", "SIGMAS", "CONDITIONING", "VIDEO"])
+def test_every_tensor_is_refused_at_the_door_by_name(pack, kind):
+    """NaN and infinity with the number of the frame; what is no such value at all with what it is."""
+    tried = 0
+    for node, cls in pack.items():
+        for name, entry, give in declared(cls):
+            if kind in entry.get_io_type().split(","):
+                for what, value in tensors(kind).items():
+                    if kind == "VIDEO" and entry.get_io_type() != "VIDEO":
+                        continue
+                    said = refusal(cls, give(value))
+                    assert said.startswith(f"{node}: {name}") and what in said, (node, name, what, said)
+                    tried += 1
+    assert tried
+
+
+@pytest.mark.parametrize("depth", ["gray", "alpha", "half", "bfloat16", "bytes"])
+def test_images_of_any_depth_become_the_same_three_channels(host, depth):
+    """Through Comic Page and Join Clips, in the host: what comes out is what the plain images give."""
+    plain = (images() * 255).round() / 255
+    if depth == "gray":
+        plain = plain[..., :1].expand(-1, -1, -1, 3)
+    forms = {
+        "gray": plain[..., :1],
+        "alpha": torch.cat([plain, torch.rand(2, 64, 64, 1)], -1),
+        "half": plain.half(),
+        "bfloat16": plain.bfloat16(),
+        "bytes": (plain * 255).round().byte(),
+    }
+    if depth in ("half", "bfloat16"):
+        plain = forms[depth].float()
+    story = dict(characters="a cat", scenes="runs #\nsleeps #", style="(No style)", negative="")
+    with given(host, plain=plain, other=forms[depth]) as values:
+        prompt = values | {"story": {"class_type": "StoryReelScript", "inputs": story}}
+        for name in ("plain", "other"):
+            page = dict(images=[name, 0], story=["story", 0], layout="four panel", font="Comic Neue (bundled)")
+            prompt[f"page {name}"] = {"class_type": "StoryReelComicPage", "inputs": page}
+            prompt[f"show {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"page {name}", 0]}}
+            joined = dict(images=[name, 0], fps=8.0, shared_ends=False, closed=False)
+            prompt[f"join {name}"] = {"class_type": "StoryReelJoinClips", "inputs": joined}
+            prompt[f"look {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"join {name}", 1]}}
+        found = host.run(prompt).values
+    assert torch.equal(found["page plain"][0], found["page other"][0])
+    assert torch.equal(found["join plain"][1], found["join other"][1]) and found["join plain"][1].shape[-1] == 3
+
+
+FORMS = {
+    "gray": lambda plain: plain[..., :1],
+    "alpha": lambda plain: torch.cat([plain, torch.rand(*plain.shape[:-1], 1)], -1),
+    "half": lambda plain: plain.half(),
+    "bytes": lambda plain: (plain * 255).round().byte(),
+}
+
+
+def node(kind: str, /, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def in_every_node(images: list, start: list, end: list) -> dict:
+    """Nodes that look at images, by the included models."""
+    text = {"positive": ["text", 0], "negative": ["text", 0]}
+    size = dict(mode="interpolate", width=64, height=64, frames=3, fs=0)
+    tokens = {"space": "IP-Adapter", "space.ip_adapter": "storyworld_ip_adapter.safetensors"}
+    held = dict(easing="linear", hold_start=0, hold_end=0, strength=1.0, frames=4)
+    figures = dict(chunk_length=0, chunk_overlap=8, prompt="", slice_height=0.5, filename_prefix="forms/figures")
+    return {
+        "world": node("StoryReelLoadStoryworld", precision="auto"),
+        "text": node("CLIPTextEncode", clip=["world", 1], text="a hero"),
+        "story": node("StoryReelScript", characters="a cat", scenes="runs\nsits", style="(No style)", negative=""),
+        "shot": node(
+            "StoryReelDynamiCrafterConditioning", **text, **size, clip_vision=["world", 3], vae=["world", 2],
+            start_image=start, end_image=end,
+        ),
+        "predictor": node("StoryReelMotionPredictorLoader", predictor="none", **tokens),
+        "motion": node(
+            "StoryReelPredictMotion", predictor=["predictor", 0], clip_vision=["world", 3], start=start, end=end, **held
+        ),
+        "likeness": node("StoryReelMeasureStory", images=images, story=["story", 0], clip_vision=["world", 3]),
+        "video": node("CreateVideo", images=images, fps=8.0),
+        "figures": node("StoryReelMeasureVideo", video=["video", 0], anchor=start, **figures),
+        "titles": node("StoryReelSubtitles", video=["video", 0], story=["story", 0]),
+        "save": node("SaveVideo", video=["titles", 0], filename_prefix="forms/film", format="auto", codec="auto"),
+        **{f"see {id}": node("PreviewAny", source=[id, slot]) for id, slot in (("shot", 0), ("motion", 0))},
+        "see likeness": node("PreviewAny", source=["likeness", 0]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_node_sees_the_same_in_images_of_any_form(host, form):
+    """DynamiCrafter's conditioning, a predicted motion, figures of a story and of a video, a video with subtitles."""
+    plain = (images() * 255).round() / 255
+    if form == "gray":
+        plain = plain[..., :1].expand(-1, -1, -1, 3).contiguous()
+    if form == "half":
+        plain = plain.half().float()
+
+    def made(given_images: torch.Tensor) -> list:
+        with given(host, images=given_images, start=given_images[:1], end=plain[1:]) as values:
+            found = host.run(values | in_every_node(["images", 0], ["start", 0], ["end", 0])).values
+        (text, told), (_, report) = found["shot"][0][0], (None, found["figures"][0])
+        return [text, *(value for value in told.values() if isinstance(value, torch.Tensor)), found["motion"][0].tokens,
+                found["likeness"][0], report]  # fmt: skip
+
+    for first, second in zip(made(plain), made(FORMS[form](plain)), strict=True):
+        same = torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+        assert same
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (1, 32, 32), (1, 1, 32, 32)])
+def test_masks_are_taken_as_the_hosts_own_nodes_take_them(shape):
+    from storyreel.core.inputs import read_masks
+
+    mask = torch.rand(shape)
+    assert torch.equal(read_masks("mask", mask), mask.reshape(1, 32, 32))
+
+
+def test_what_is_plain_already_is_not_copied():
+    from storyreel.core.inputs import read_images, read_latent, read_masks
+
+    plain, latent = images(), {"samples": torch.zeros(1, 4, 8, 8)}
+    assert read_images("images", plain).data_ptr() == plain.data_ptr()
+    assert read_latent("latent", latent) is latent
+    assert read_masks("mask", plain[..., 0]).data_ptr() == plain.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value", "said"),
+    [
+        ("StoryReelComicPage", "page_width", 1_000_000, "page_width is 1000000; 256 to 8192 is expected"),
+        ("StoryReelComicPage", "layout", "evil", "layout is 'evil'; one of automatic, four panel, classic is expected"),
+        ("StoryReelStoryLatent", "width", math.nan, "width is nan; a whole number is expected"),
+    ],
+)
+def test_a_wrong_value_by_a_link_is_one_sentence_in_the_host(host, node, name, value, said):
+    story = dict(characters="a cat", scenes="runs\nsleeps", style="(No style)", negative="")
+    inputs = {
+        "StoryReelComicPage": dict(images=["pictures", 0], layout="automatic", font="Comic Neue (bundled)"),
+        "StoryReelStoryLatent": dict(width=64, height=64, noise="different"),
+    }[node]
+    with given(host, value=value, pictures=images()) as values:
+        prompt = values | {
+            "story": {"class_type": "StoryReelScript", "inputs": story},
+            "node": {"class_type": node, "inputs": {**inputs, "story": ["story", 0], name: ["value", 0]}},
+            "any": {"class_type": "PreviewAny", "inputs": {"source": ["node", 0]}},
+        }
+        with pytest.raises(RuntimeError, match=f"{node}: {said}"):
+            host.run(prompt)

@@ -1,0 +1,111 @@
+"""What inputs alone tell is refused before anything is sampled: the images, the film and the shots are not made."""
+
+import copy
+
+import pytest
+import torch
+from harness.values import GiveValue, given
+
+
+def node(kind: str, /, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+class Late(GiveValue):
+    """Gives images, and notes that it was asked to: it stands for a long sampling."""
+
+    asked: list[str] = []
+
+    def give(self, name):
+        self.asked.append(name)
+        return (torch.rand(3, 64, 64, 3),)
+
+
+@pytest.fixture
+def refused(host):
+    """refused(node) -> the sentence; fails if what the node gets from `late` was made."""
+    Late.asked.clear()
+    base = {
+        "late": node("Late", name="images"),
+        "world": node("StoryReelLoadStoryworld", precision="auto"),
+        "story": node(
+            "StoryReelScript", characters="[Pim] a hero", scenes="[Pim] waves #", style="(No style)", negative=""
+        ),
+        "text": node("StoryReelEncodeStory", clip=["world", 1], story=["story", 0]),
+        "video_model": node(
+            "StoryReelDynamiCrafterLoader", checkpoint="storyworld_video.safetensors", kind="auto", precision="auto"
+        ),
+        "sampler": node("StoryReelDDIMSampler", eta=1.0, keep_clean=False),
+        "sigmas": node("StoryReelDDIMSigmas", model=["video_model", 0], spacing="uniform_trailing", steps=1),
+    }
+
+    def run(kind: str, **inputs) -> str:
+        schema = host.nodes[kind].GET_SCHEMA()
+        show = node("PreviewAny", source=["tested", 0]) if schema.outputs else None
+        with host.node(Late), given(host, **{"NaN": float("nan"), "million": 1_000_000}) as values:
+            prompt = copy.deepcopy(base) | values | {"tested": node(kind, **inputs), "show": show}
+            used = needed(prompt, "show")
+            with pytest.raises(RuntimeError) as error:
+                host.run({id: entry for id, entry in prompt.items() if id in used})
+        assert Late.asked == [], "it was made first"
+        return str(error.value)
+
+    return run
+
+
+def needed(prompt: dict, id: str) -> set[str]:
+    links = [value for value in prompt[id]["inputs"].values() if isinstance(value, list)]
+    return {id}.union(*(needed(prompt, link[0]) for link in links))
+
+
+SHARED = dict(vae=["world", 2], clip_vision=["world", 3], sampler=["sampler", 0], sigmas=["sigmas", 0], seed=1, fps=8.0)
+SHARED |= dict(positive=["text", 0], negative=["text", 1])
+SHOT = SHARED | dict(model=["video_model", 0], keyframes=["late", 0], mode="interpolate", width=64, height=64, frames=4)
+SHOT |= dict(fs=0, text_scale=1.0, image_scale=1.0, rescale=0.0)
+LONG = SHARED | dict(model=["video_model", 0], frames=["late", 0], anchor=0, chunks=1, chunk_frames=4, overlap=1)
+LONG |= dict(guidance=1.0, cam_strength=1.0, apm_strength=1.0, colour_anchor=0.0, images=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (dict(width=72), "The video is 72 x 64 pixels; sides that are multiples of"),
+        (dict(frames=["million", 0]), "StoryReelAnimateStory: frames is 1000000; 3 to 4096 is expected"),
+        (dict(rescale=["NaN", 0]), "StoryReelAnimateStory: rescale is nan; a number is expected"),
+        (dict(model=["world", 0]), "a DynamiCrafter model is expected"),
+    ],
+)
+def test_a_shot_that_cannot_be_is_refused_before_its_keyframes_are_made(refused, changed, said):
+    assert said in refused("StoryReelAnimateStory", **SHOT | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (dict(overlap=4), "chunks of 4 frames that begin with 4 of those before have nothing new|goes on from 1 frame"),
+        (dict(model=["world", 0]), "made for no given frames"),
+        (dict(guidance=["NaN", 0]), "StoryReelExtendVideo: guidance is nan"),
+        (dict(chunks=["million", 0]), "StoryReelExtendVideo: chunks is 1000000"),
+    ],
+)
+def test_chunks_that_cannot_be_are_refused_before_the_film_is_made(refused, changed, said):
+    text = refused("StoryReelExtendVideo", **LONG | changed)
+    assert any(part in text for part in said.split("|")), text
+
+
+def test_subtitles_of_a_story_without_captions_are_refused_before_the_film_is_made(refused):
+    assert "the STORY has no captions" in refused("StoryReelSubtitles", video=["late", 0], story=["story", 0])
+
+
+def test_a_file_for_figures_that_cannot_be_is_refused_before_the_video_is_made(host, refused):
+    told = dict(video=["late", 0], chunk_length=0, chunk_overlap=8, prompt="", slice_height=0.5)
+    assert "filename_prefix is '../x'" in refused("StoryReelMeasureVideo", **told, filename_prefix="../x")
+
+
+def test_with_right_inputs_the_images_are_asked_for(host):
+    """Else the tests above could never fail."""
+    Late.asked.clear()
+    told = dict(video=["late", 0], chunk_length=0, chunk_overlap=8, prompt="", slice_height=0.5, filename_prefix="x")
+    with host.node(Late):
+        host.run({"late": node("Late", name="images"), "tested": node("StoryReelMeasureVideo", **told)})
+    assert Late.asked == ["images"]
