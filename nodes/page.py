@@ -3,14 +3,14 @@
 from comfy_api.latest import io
 
 from ..core.story import fonts
-from ..core.story.layout import LAYOUTS
+from ..core.story.layout import LAYOUTS, check_width
 from ..core.story.page import compose
 from ..host import messages
-from .node import StoryReelNode
+from .node import PreflightNode
 from .types import StoryType
 
 
-class StoryReelComicPage(StoryReelNode):
+class StoryReelComicPage(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -21,7 +21,7 @@ class StoryReelComicPage(StoryReelNode):
             search_aliases=["comic", "storyboard", "caption", "typesetting", "story page"],
             has_intermediate_output=True,  # so that what it says is there after a cached run, too
             inputs=[
-                io.Image.Input("images", tooltip="One picture for each frame of the story, in its order."),
+                io.Image.Input("images", lazy=True, tooltip="One picture for each frame of the story, in its order."),
                 StoryType.Input("story", tooltip="The story: its captions are lettered into the panels."),
                 io.Combo.Input(
                     "layout",
@@ -92,6 +92,11 @@ class StoryReelComicPage(StoryReelNode):
                 io.Image.Output(display_name="pages", tooltip="The comic pages, one picture each, in reading order."),
             ],
         )
+
+    @classmethod
+    def preflight(cls, layout, page_width=1536, border=10, **_) -> None:
+        if layout == "automatic":
+            check_width(page_width, border)
 
     @classmethod
     def execute(

@@ -350,6 +350,14 @@ def test_what_a_page_remarks_appears_on_the_node(host):
     assert run.values["3"][0].shape[0] == 1
 
 
+def test_what_the_inputs_alone_tell_is_refused_before_the_images_are_made(host):
+    first = len(host.events)
+    with pytest.raises(RuntimeError, match="page_width is 256, which leaves no room for panels"):
+        host.run(prompt(page_width=256, border=64))
+    ran = {data["node"] for name, data in host.events[first:] if name == "executing" and data["node"]}
+    assert "1" in ran and "2" not in ran
+
+
 def test_half_an_emoji_in_a_caption_is_a_page(host):
     story = prompt()
     story["1"]["inputs"]["scenes"] = "[Bob] waves #Hello \ud83d\n[Bob] sits #\n[Bob] runs #\ude00"
