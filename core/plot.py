@@ -3,7 +3,6 @@ shows is in figures beside it, and nobody should lose an hour's work for it."""
 
 import functools
 import io
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -25,10 +24,18 @@ def chart(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "matplotlib":
                 raise
-        logging.warning("StoryReel: %s", MISSING)
         return _written(MISSING)
 
     return drawn
+
+
+def missing() -> str:
+    """What charts need and this Python does not have, in one sentence, or ""."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError:
+        return MISSING
+    return ""
 
 
 def new_figure(width: float, height: float):

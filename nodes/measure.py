@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..core.plot import bars
+from ..core import plot as charts
 from ..core.story.similarity import Similarity, measure_story
 from ..core.story.story import UNNAMED, Story
+from ..host import messages
 from ..host.measure import embed_pictures, embed_prompts, name_of
 from .node import PreflightNode
 from .story import CATEGORY
@@ -73,7 +74,9 @@ class StoryReelMeasureStory(PreflightNode):
         if similarity.prompts:
             series["likeness to the prompt"] = similarity.prompts
         encoder = name_of(clip_vision)
-        plot = bars([str(number) for number in range(1, len(images) + 1)], series, "frame", f"cosine, {encoder}")
+        plot = charts.bars([str(number) for number in range(1, len(images) + 1)], series, "frame", f"cosine, {encoder}")
+        if missing := charts.missing():
+            messages.warn(missing)
         return io.NodeOutput(report(story, similarity, encoder), plot)
 
 

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io, ui
 
+from ..core import plot as charts
 from ..core.video import report
 from ..core.video.borders import Chunks
-from ..host import measure_video, video_scores
+from ..host import measure_video, messages, video_scores
 from ..host.folders import file_names
 from ..host.kept_files import kept_files
 from ..host.messages import current_node
@@ -177,6 +178,8 @@ class StoryReelMeasureVideo(PreflightNode):
         )
         measure_video.save(found, path)
         kept_files.add(current_node(), [path])
+        if missing := charts.missing():
+            messages.warn(missing)
         words, plot = report.in_words(found), report.draw(found, slice)
         return io.NodeOutput(words, plot, slice.picture(), str(path), ui=ui.PreviewText(words))
 

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..core import plot as charts
 from ..core.video import trajectory
 from ..core.video.trajectory_plot import draw
-from ..host import motion
+from ..host import messages, motion
 from ..host.folders import file_names
 from ..host.ip_adapter import FOLDER as ADAPTERS
 from ..host.ip_adapter import load_tokens
@@ -249,6 +250,8 @@ class StoryReelMotionPlot(StoryReelNode):
 
     @classmethod
     def execute(cls, motion) -> io.NodeOutput:
+        if missing := charts.missing():
+            messages.warn(missing)
         return io.NodeOutput(draw(motion))
 
 

@@ -2,9 +2,11 @@
 
 from comfy_api.latest import io
 
+from ..core import plot as charts
 from ..core.networks.semantic_motion.config import PredictorConfig
 from ..core.training import Plan
 from ..core.video.training_plot import draw
+from ..host import messages
 from ..host import motion_training as training
 from ..host.kept_files import kept_files
 from ..host.messages import current_node
@@ -207,6 +209,8 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
         made, trained = training.train_in_host(predictor, clip_vision, clips, name, config, plan, recipe, joint)
         kept_files.add(current_node(), [trained.path])
         report = f"{trained.path.name}: {trained.figures.told}"
+        if missing := charts.missing():
+            messages.warn(missing)
         curve = draw(trained.log, trained.figures.mse_interpolation, report)
         return io.NodeOutput(made, report, curve, ui={"text": [report]})
 

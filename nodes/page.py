@@ -3,13 +3,14 @@
 from comfy_api.latest import io
 
 from ..core.story import fonts
-from ..core.story.layout import LAYOUTS
+from ..core.story.layout import LAYOUTS, check_width
 from ..core.story.page import compose
-from .node import StoryReelNode
+from ..host import messages
+from .node import PreflightNode
 from .types import StoryType
 
 
-class StoryReelComicPage(StoryReelNode):
+class StoryReelComicPage(PreflightNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -18,8 +19,9 @@ class StoryReelComicPage(StoryReelNode):
             category="StoryReel",
             description="Lays a story's pictures out on comic pages and letters their captions.",
             search_aliases=["comic", "storyboard", "caption", "typesetting", "story page"],
+            has_intermediate_output=True,  # so that what it says is there after a cached run, too
             inputs=[
-                io.Image.Input("images", tooltip="One picture for each frame of the story, in its order."),
+                io.Image.Input("images", lazy=True, tooltip="One picture for each frame of the story, in its order."),
                 StoryType.Input("story", tooltip="The story: its captions are lettered into the panels."),
                 io.Combo.Input(
                     "layout",
@@ -33,7 +35,8 @@ class StoryReelComicPage(StoryReelNode):
                     options=fonts.names(),
                     default=fonts.BUNDLED,
                     tooltip="The letters of the captions. The bundled font writes the languages of Europe, Chinese, "
-                    "Japanese and Korean; the others are those installed on the machine that runs ComfyUI.",
+                    "Japanese and Korean; the others are those installed on the machine that runs ComfyUI. What a font "
+                    "lacks is drawn with another one.",
                 ),
                 io.Int.Input(
                     "panels_per_page",
@@ -91,10 +94,15 @@ class StoryReelComicPage(StoryReelNode):
         )
 
     @classmethod
+    def preflight(cls, layout, page_width=1536, border=10, **_) -> None:
+        if layout == "automatic":
+            check_width(page_width, border)
+
+    @classmethod
     def execute(
         cls, images, story, layout, font, panels_per_page=0, page_width=1536, border=10, caption_size=0, seed=0
     ) -> io.NodeOutput:
-        pages = compose(
+        pages, remarks = compose(
             images,
             story.captions,
             layout,
@@ -105,6 +113,8 @@ class StoryReelComicPage(StoryReelNode):
             caption_size=caption_size,
             seed=seed,
         )
+        for remark in remarks:
+            messages.warn(remark)
         return io.NodeOutput(pages)
 
 

@@ -1,15 +1,15 @@
 """From a written story to what a sampler needs: the script, its conditioning and its latents."""
 
-import logging
-
 from comfy_api.latest import io
 
+from ..core.inputs import shown
 from ..core.story.noise import DIFFERENT, NOISE_POLICIES, noise_indices
-from ..core.story.script import read_script
+from ..core.story.script import read_script, unknown_style
 from ..core.story.story import Story
-from ..core.story.styles import DEFAULT_STYLE, NO_STYLE
+from ..core.story.styles import DEFAULT_STYLE
+from ..host import messages
 from ..host.conditioning import encode_story
-from ..host.latents import MAX_SIZE, MIN_SIZE, SCALE, check_size, empty_story_latent
+from ..host.latents import MAX_SIZE, MIN_SIZE, SCALE, empty_story_latent
 from ..host.story_files import load_styles
 from .node import StoryReelNode
 from .types import StoryType
@@ -41,20 +41,26 @@ class StoryReelScript(StoryReelNode):
             category=CATEGORY,
             description="Write a story: who is in it, and one line for each picture.",
             search_aliases=["storydiffusion", "comic script", "story prompts", "characters"],
+            has_intermediate_output=True,  # so that what it says is there after a cached run, too
             inputs=[
                 io.String.Input(
                     "characters",
                     multiline=True,
+                    dynamic_prompts=True,
                     default=CHARACTERS,
-                    tooltip="One character a line: [Name] what they look like. Text after a # is a remark. A text "
-                    "without any [Name] describes the one character who is in every frame.",
+                    tooltip="One character a line: [Name] what they look like. Text after the last # is a remark; \\# "
+                    "writes a #. A text without any [Name] describes the one character who is in every frame. {a|b} "
+                    "and // comments work as in CLIP Text Encode.",
                 ),
                 io.String.Input(
                     "scenes",
                     multiline=True,
+                    dynamic_prompts=True,
                     default=SCENES,
                     tooltip="One frame a line: [Name] what happens #caption. Use [NC] for a frame without "
-                    "characters. Without a # the line itself is the caption; with an empty one there is none.",
+                    "characters. Without a # the line itself is the caption; with an empty one there is none. The "
+                    "last # of a line begins the caption; \\# writes one, as in #We're \\#1!. {a|b} and // comments "
+                    "work as in CLIP Text Encode.",
                 ),
                 io.Combo.Input(
                     "style",
@@ -66,6 +72,7 @@ class StoryReelScript(StoryReelNode):
                 io.String.Input(
                     "negative",
                     multiline=True,
+                    dynamic_prompts=True,
                     default=NEGATIVE,
                     tooltip="What no frame should show. The style's own negative words are put before it.",
                 ),
@@ -78,16 +85,15 @@ class StoryReelScript(StoryReelNode):
         )
 
     @classmethod
-    def validate_inputs(cls, characters, scenes, style):
-        # An input that comes by a link is None here and is read when the node runs.
-        try:
-            if characters is not None and scenes is not None:
-                _read(characters, scenes, style or NO_STYLE, "")
-            elif style is not None:
-                _read("", "-", style, "")
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, style):
+        # In place of the host's own check, which does not know why a style of the user's is missing. The texts are read
+        # when the node runs, before any sampler: a mistake is then told once, whether it was typed or came by a link.
+        if style is None:  # it comes by a link
+            return True
+        if not isinstance(style, str):
+            return f"style is {shown(style)}; a style's name is expected."
+        styles, fault = load_styles()
+        return style in styles or f"{unknown_style(style, styles)} {fault}".strip()
 
     @classmethod
     def fingerprint_inputs(cls, **_):
@@ -96,20 +102,11 @@ class StoryReelScript(StoryReelNode):
 
     @classmethod
     def execute(cls, characters, scenes, style, negative) -> io.NodeOutput:
-        _, fault = load_styles()
-        story, remarks = _read(characters, scenes, style, negative)
+        styles, fault = load_styles()
+        story, remarks = read_script(characters, scenes, style, negative, styles)
         for remark in filter(None, (fault, *remarks)):
-            logging.warning("StoryReelScript: %s", remark)
-        for name in story.unused:
-            logging.info("StoryReelScript: [%s] is described but is in no frame", name)
+            messages.warn(remark)
         return io.NodeOutput(story)
-
-
-def _read(characters: str, scenes: str, style: str, negative: str) -> tuple[Story, tuple[str, ...]]:
-    styles, fault = load_styles()
-    if fault and style not in styles:
-        raise ValueError(fault)
-    return read_script(characters, scenes, style, negative, styles)
 
 
 class StoryReelEncodeStory(StoryReelNode):
@@ -167,14 +164,6 @@ class StoryReelStoryLatent(StoryReelNode):
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="One empty sample a frame, for a sampler.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, width, height):
-        try:
-            check_size(width=width, height=height)
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(cls, story: Story, width, height, noise) -> io.NodeOutput:

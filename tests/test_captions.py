@@ -37,6 +37,11 @@ def test_more_lines_than_frames_are_refused():
         with_captions(story(), "a\nb\nc\nd")
 
 
+def test_a_caption_too_long_is_refused_with_its_line():
+    with pytest.raises(ValueError, match="captions line 2: the caption is 2001 characters long; at most 2000 are"):
+        with_captions(story(), "a\n" + "b" * 2001)
+
+
 def node(kind: str, /, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs}
 

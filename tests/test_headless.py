@@ -108,9 +108,8 @@ BAD_VALUES = [  # node, input, value, what the refusal must say
     ("StoryReelConsistentAttention", "preset.sampling_rate", 2, "bigger than max of 1"),
     ("StoryReelConsistentAttention", "preset.blocks", "left", "'left' not in ['up',"),
     ("StoryReelConsistentAttention", "preset", "grand", "preset is grand; one of low-vram, mask, paper, custom is"),
-    ("StoryReelScript", "scenes", "[Mia] runs\n[Mai] runs after her", "line 2: [Mai] is not a character; did you mean"),
     ("StoryReelScript", "style", "Cubist", 'style "Cubist" does not exist; there are'),
-    ("StoryReelStoryLatent", "width", 77, "width is 77; a multiple of 8"),
+    ("StoryReelStoryLatent", "width", 48, "smaller than min of 64"),
     ("StoryReelStoryLatent", "noise", "white", "'white' not in ['different',"),
     ("StoryReelComicPage", "layout", "spiral", "'spiral' not in ['automatic',"),
     ("StoryReelComicPage", "border", -1, "smaller than min of 0"),
@@ -132,3 +131,22 @@ def test_a_bad_value_is_refused(client, node, name, value, words):
     named = [error for error in answer[bad]["errors"] if error["extra_info"]["input_name"] == name]
     assert words in " ".join(f"{error['message']} {error['details']}" for error in named)
     assert name in caught.value.reasons()
+
+
+FOUND_BY_THE_NODE = [  # node, input, value, what the error must say
+    ("StoryReelScript", "scenes", "[Mia] runs\n[Mai] runs after her", "line 2: [Mai] is not a character; did you mean"),
+    ("StoryReelStoryLatent", "width", 77, "width is 77; a multiple of 8"),
+]
+
+
+@pytest.mark.parametrize(("node", "name", "value", "words"), FOUND_BY_THE_NODE)
+def test_a_mistake_that_a_node_finds_is_told_once_and_before_any_step(client, node, name, value, words):
+    prompt = workflows.small_prompt("story_comic_sd15", seed=3)
+    bad = workflows.find(prompt, node)
+    prompt[bad]["inputs"][name] = value
+    result = client.run(prompt)
+    assert result.status == "error" and result.error["node_id"] == bad
+    assert result.error["exception_message"].count(words) == 1
+    assert not [
+        data for kind, data in result.events if kind == "progress" and data["node"] in workflows.samplers(prompt)
+    ]

@@ -9,7 +9,8 @@ import pytest
 from fontTools.ttLib import TTCollection, TTFont
 from PIL import Image, ImageDraw
 from storyreel.core.story import fonts
-from storyreel.core.story.lettering import LEGIBLE, Letterer, clean, pieces, wrap
+from storyreel.core.story.lettering import LEGIBLE, Letterer, clean
+from storyreel.core.story.wrapping import pieces, wrap
 
 ENGLISH = "At the river the bridge is gone; only two wet ropes and a well-worn sign are left — but Alice has an idea."
 JAPANESE = "川に着くと、橋はなくなっていた……残っていたのは「ロープ」二本と（誰にも）読めない看板だけだった！"
@@ -93,6 +94,20 @@ def test_a_word_too_long_for_a_line_is_cut_and_keeps_its_accents():
     assert not whole
     assert "".join(lines) == "ab" + "e\u0330" * 6
     assert not any(unicodedata.combining(line[0]) for line in lines)
+
+
+@pytest.mark.parametrize("text", ["word " * 8_000, "a" * 100_000, "字" * 100_000, "a" + "\u0301" * 70_000])
+def test_what_is_measured_grows_with_the_text_alone(text):
+    measured = 0
+
+    def measure(line):
+        nonlocal measured
+        measured += len(line)
+        return by_letters(line)
+
+    lines, _ = wrap(text, 60, measure)
+    assert squeezed("".join(lines)) == squeezed(text)
+    assert measured < 12 * len(text)
 
 
 # Fitting.

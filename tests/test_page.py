@@ -1,13 +1,18 @@
 """Comic pages as pictures: pixels kept, every caption in its panel, one clear sentence where it cannot be."""
 
-import logging
 import shutil
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from storyreel.core.story import fonts
+from storyreel.core.story import page as drawing
 from storyreel.core.story.layout import LAYOUTS, pages
-from storyreel.core.story.page import compose
+from storyreel.core.story.lettering import Letterer
+from storyreel.core.story.page import compose as compose_with_remarks
 
 CAPTIONS = [
     "The news says there is treasure in the forest.",
@@ -17,6 +22,11 @@ CAPTIONS = [
     "Night falls… and nobody has brought a lamp.",
     "The chest is open!",
 ]
+
+
+def compose(*args, **kwargs):
+    """The pages alone."""
+    return compose_with_remarks(*args, **kwargs)[0]
 
 
 def pictures(count, width=320, height=240):
@@ -97,13 +107,12 @@ def test_the_caption_size_bounds_the_letters():
     assert heights == sorted(set(heights))
 
 
-def test_a_caption_without_enough_room_is_logged_and_loses_nothing(caplog):
+def test_a_caption_without_enough_room_is_a_remark_and_loses_nothing():
     images = pictures(4, 96, 64)
     captions = ["", "", "", "a very long tale " * 40]
     (bare,) = compose(images, [""] * 4, "four panel")
-    with caplog.at_level(logging.WARNING):
-        (sheet,) = compose(images, captions, "four panel")
-    assert [record.getMessage().split(" is ")[0] for record in caplog.records] == ["The caption of frame 4"]
+    (sheet,), remarks = compose_with_remarks(images, captions, "four panel")
+    assert [remark.split(" is ")[0] for remark in remarks] == ["The caption of frame 4"]
     assert sheet.shape[0] > bare.shape[0], "the page grows where a box needs it"
     assert (sheet[-1] == 1).all(), "the box ends within the page"
 
@@ -142,31 +151,164 @@ def test_a_wrong_number_of_pictures_is_one_sentence():
         compose(pictures(3), CAPTIONS)
 
 
-def test_missing_glyphs_are_named_with_their_frames():
-    captions = ["Hello", "snow 🎈", "", "𓀀 and 🎈"]
-    with pytest.raises(ValueError) as refusal:
-        compose(pictures(4), captions)
-    assert str(refusal.value).endswith("frame 2: 🎈 (U+1F388); frame 4: 𓀀 (U+13000), 🎈 (U+1F388).")
+# Letters that a font does not have.
+
+
+def test_a_glyph_that_no_font_has_is_a_box_and_a_remark(installed):
+    images = pictures(3)
+    captions = ["Hello", "snow \U0010fffd", "\u0378 and \U0010fffd"]
+    sheets, (remark,) = compose_with_remarks(images, captions, "four panel")
+    bare = compose(images, captions[:1] + [""] * 2, "four panel")
+    assert remark == (
+        "No font here has a glyph for \U0010fffd (U+10FFFD) in frame 2, \u0378 (U+0378) in frame 3, "
+        "\U0010fffd (U+10FFFD) in frame 3; a box is drawn for each."
+    )
+    (place,) = pages("four panel", 3, (320, 240))
+    for panel in place.panels[1:]:
+        assert changed(sheets[0][rectangle(panel)], bare[0][rectangle(panel)]) is not None
+
+
+def test_the_box_of_a_missing_glyph_is_an_outline_as_high_as_a_letter():
+    letterer = Letterer(fonts.load(fonts.BUNDLED))
+    ((text, font),) = letterer.runs("\U0010fffd", 40)
+    mask = font.getmask(text)
+    width, height = mask.size
+    dark = torch.tensor(list(mask)).reshape(height, width) > 128
+    left, top, right, bottom = mask.getbbox()
+    assert 12 < right - left < 40 and 24 < bottom - top < 36
+    middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
+    for row, column in ((top + 1, middle_x), (bottom - 2, middle_x), (middle_y, left + 1), (middle_y, right - 2)):
+        assert dark[row, column]
+    assert not dark[middle_y, middle_x]
+
+
+def test_many_missing_glyphs_make_a_short_remark(installed):
+    _, (remark,) = compose_with_remarks(pictures(1), ["".join(map(chr, range(0xE000, 0xE200)))])
+    assert "U+E000" in remark and "and 5" in remark and len(remark) < 500
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A machine on which the user has installed one font, Comic Neue under another name."""
-    folders = [".fonts", "Library/Fonts", "local/Microsoft/Windows/Fonts"]
-    for folder in folders:
-        (tmp_path / folder).mkdir(parents=True)
-        shutil.copy(fonts.FOLDER / fonts.LATIN, tmp_path / folder / "Installed.otf")
-    for name, value in {"HOME": tmp_path, "USERPROFILE": tmp_path, "LOCALAPPDATA": tmp_path / "local"}.items():
-        monkeypatch.setenv(name, str(value))
-    return "Installed.otf"
+    """A machine on which nothing but one font is installed, Comic Neue under another name: (its name, the folder)."""
+    folder = tmp_path / "fonts"
+    folder.mkdir()
+    shutil.copy(fonts.FOLDER / fonts.LATIN, folder / "Installed.otf")
+    monkeypatch.setattr(fonts, "font_folders", lambda: [folder])
+    return "Installed.otf", folder
 
 
-def test_an_installed_font_is_offered_and_used_alone(installed):
-    assert installed in fonts.names()
+def one_glyph(path, character, color=False):
+    """A font with one square glyph; with color, one whose plain shape is empty, as in color fonts of layers."""
+    pen = TTGlyphPen(None)
+    if not color:
+        for move, point in zip("mlll", [(100, 0), (100, 700), (700, 700), (700, 0)], strict=True):
+            pen.moveTo(point) if move == "m" else pen.lineTo(point)
+        pen.closePath()
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(character): "square"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (800, 0), "square": (800, 100)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+
+
+def test_an_installed_font_is_offered_and_what_it_lacks_comes_from_the_bundled_one(installed):
+    name, _ = installed
+    assert name in fonts.names()
     images = pictures(1)
-    assert torch.equal(compose(images, ["Pack a rope!"], font=installed), compose(images, ["Pack a rope!"]))
-    with pytest.raises(ValueError, match=r"'Installed.otf' has no glyph .* frame 1: 绳 \(U\+7EF3\)\."):
-        compose(images, ["绳!"], font=installed)
+    assert torch.equal(compose(images, ["Pack a rope!"], font=name), compose(images, ["Pack a rope!"]))
+    sheets, remarks = compose_with_remarks(images, ["绳 rope, Привет!"], font=name)
+    assert not remarks
+    (bare,) = compose(images, [""])
+    assert changed(sheets[0], bare) is not None
+
+
+def test_what_the_bundled_fonts_lack_comes_from_any_installed_font_that_draws_it(installed):
+    _, folder = installed
+    (folder / "A broken.ttf").write_bytes(b"no font at all")
+    (folder / "A nowhere.ttf").symlink_to(folder / "nowhere.ttf")
+    one_glyph(folder / "B color.ttf", "😀", color=True)
+    one_glyph(folder / "C.ttf", "😀")
+    one_glyph(folder / "D.ttf", "🎈")
+    images = pictures(2)
+    faces = [Path(face.path).name for face in fonts.fallback("😀🎈\U0010fffd")]
+    assert faces == ["C.ttf", "D.ttf"]
+    _, remarks = compose_with_remarks(images, ["Hello 😀", "🎈"])
+    assert not remarks
+    (folder / "C.ttf").unlink()
+    _, (remark,) = compose_with_remarks(images, ["Hello 😀", "🎈"])
+    assert "😀 (U+1F600 GRINNING FACE) in frame 1;" in remark
+
+
+def test_no_installed_font_is_opened_while_the_bundled_ones_have_every_glyph(installed, monkeypatch):
+    monkeypatch.setattr(fonts, "fallback", lambda characters: pytest.fail(f"looked for {characters}"))
+    _, remarks = compose_with_remarks(pictures(6), CAPTIONS)
+    assert not remarks
+
+
+def test_a_chosen_font_that_cannot_be_drawn_gives_way_to_the_bundled_one(installed):
+    _, folder = installed
+    (folder / "Broken.ttf").write_bytes(b"no font at all")
+    images = pictures(1)
+    sheets, (remark,) = compose_with_remarks(images, ["Pack a rope!"], font="Broken.ttf")
+    assert "Broken.ttf" in remark and "The bundled font is used" in remark
+    assert torch.equal(sheets, compose(images, ["Pack a rope!"]))
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "options"),
+    [
+        (1, (4, 4096), dict(page_width=8192)),
+        (64, (64, 64), dict(page_width=8192, panels_per_page=64)),
+        (300, (64, 64), dict(page_width=8192)),
+    ],
+    ids=["a tall image", "many panels", "many pages"],
+)
+def test_pages_that_would_fill_the_memory_are_refused_in_a_sentence(count, size, options):
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"pages? of 8192 x \d+ pixels are \d+ megapixels, and 250 at most are drawn"):
+        compose(torch.zeros(1, size[1], size[0], 3).expand(count, -1, -1, -1), [""] * count, **options)
+    assert time.process_time() - start < 5
+
+
+def test_captions_that_make_a_page_too_high_are_refused_too(monkeypatch):
+    monkeypatch.setattr(drawing, "MOST_PIXELS", 64 * 64)
+    with pytest.raises(ValueError, match="megapixels"):
+        compose(pictures(1, 40, 40), ["a long tale " * 100], "four panel", border=1)
+
+
+CAPTIONS_THAT_ARE_HARD = {
+    "a mark": "\u0301",
+    "marks": "\u0301\u0316" * 900,
+    "accents": "a" + "\u0301" * 1999,
+    "letters": "a" * 2000,
+    "characters": "字" * 2000,
+    "words": "word " * 400,
+    "missing": "\U0010fffd" * 2000,
+    "joiners": "a\u200d" * 1000,
+    "spaces": "a\u00a0" * 1000,
+    "flags": "🏴\U000e0067\U000e0062\U000e007f" * 100,
+    "controls": "a\x01\x7f\x85b",
+    "half an emoji": "\ufffd",
+    "right to left": "שלום \u202eabc",
+}
+
+
+@pytest.mark.parametrize("caption", CAPTIONS_THAT_ARE_HARD.values(), ids=CAPTIONS_THAT_ARE_HARD)
+@pytest.mark.parametrize("size", [(320, 240), (1, 1), (8, 300)], ids=str)
+def test_any_caption_is_lettered(caption, size):
+    start = time.process_time()
+    sheets, remarks = compose_with_remarks(pictures(4, *size), ["", caption, "", ""], "four panel")
+    assert sheets.isfinite().all()
+    assert all(len(remark) < 1000 for remark in remarks)
+    assert time.process_time() - start < 10
 
 
 # The node on the real host.
@@ -196,6 +338,33 @@ def test_the_host_refuses_bad_values_by_name(host):
     for name, value in {"layout": "manga", "font": "Nowhere.ttf", "border": -1, "panels_per_page": 100}.items():
         with pytest.raises(ValueError, match=name):
             host.validate(prompt(**{name: value}))
+
+
+def test_what_a_page_remarks_appears_on_the_node(host):
+    story = prompt()
+    story["1"]["inputs"]["scenes"] = "[Bob] waves #Hello \U0010fffd\n[Bob] sits #\n[Bob] runs #" + "tale " * 390
+    run = host.run(story)
+    glyph, length = run.outputs["3"]["text"]
+    assert "U+10FFFD" in glyph and "frame 1" in glyph
+    assert length.startswith("The caption of frame 3 is too long")
+    assert run.values["3"][0].shape[0] == 1
+
+
+def test_what_the_inputs_alone_tell_is_refused_before_the_images_are_made(host):
+    first = len(host.events)
+    with pytest.raises(RuntimeError, match="page_width is 256, which leaves no room for panels"):
+        host.run(prompt(page_width=256, border=64))
+    ran = {data["node"] for name, data in host.events[first:] if name == "executing" and data["node"]}
+    assert "1" in ran and "2" not in ran
+
+
+def test_half_an_emoji_in_a_caption_is_a_page(host):
+    story = prompt()
+    story["1"]["inputs"]["scenes"] = "[Bob] waves #Hello \ud83d\n[Bob] sits #\n[Bob] runs #\ude00"
+    run = host.run(story)
+    assert run.values["3"][0].shape[0] == 1
+    for text in run.outputs.get("3", {}).get("text", ()):
+        text.encode("utf-8")
 
 
 def test_too_few_pictures_are_told_to_the_user(host):

@@ -1,10 +1,11 @@
 """The story script: what a reader of the syntax may rely on, and what a writer is told."""
 
 import dataclasses
+import time
 
 import pytest
 from storyreel.core.story.noise import DIFFERENT, PER_CHARACTER, SAME, noise_indices
-from storyreel.core.story.script import ScriptError, read_script
+from storyreel.core.story.script import MOST_CAPTION, MOST_FRAMES, MOST_PROMPT, ScriptError, read_script
 from storyreel.core.story.story import UNNAMED
 from storyreel.core.story.styles import NO_STYLE, Style
 
@@ -209,6 +210,156 @@ def test_a_description_cannot_borrow_another():
 
 def test_a_name_in_a_broken_line_is_not_reported_again_in_every_frame():
     assert len(problems("[Bob a man", "[Bob] sits\n[Bob] runs")) == 1
+
+
+# Number signs, comments and what cannot be seen.
+
+
+def test_an_escaped_number_sign_is_text_everywhere():
+    story = read(
+        r"[Agent \#1] a man \#7 # the hero", "[Agent \\#1] runs \\#2 #We're \\#1!\n[Agent \\#1] waits \\#\n[NC] a\\b #"
+    )
+    assert [(c.name, c.description) for c in story.characters] == [("Agent #1", "a man #7")]
+    assert story.prompts == ("a man #7 runs #2", "a man #7 waits #", r"a\b")
+    assert story.captions == ("We're #1!", "Agent #1 waits #", "")
+
+
+def test_a_second_number_sign_is_pointed_out():
+    _, remarks = read_script(BOB, "[Bob] wins #We're #1!\n[Bob] sits #one\n[Bob] \\# #two", NO_STYLE, "", STYLES)
+    assert len(remarks) == 1
+    assert "scenes line 1:" in remarks[0] and r"\#" in remarks[0]
+
+
+COMMENTED = [  # characters, scenes
+    (
+        f"// who\n{BOB} // the hero",
+        "// how it begins\n[Bob] sits // he is tired\n\n  // the end\n[Bob] runs #Go! // louder",
+    ),
+    (
+        f"/* who */\n{BOB}/* the hero */",
+        "/* how it\nbegins */\n[Bob] sits/* he is tired */\n[Bob] runs #Go! /* louder */ // x /*",
+    ),
+]
+
+
+@pytest.mark.parametrize(("characters", "scenes"), COMMENTED, ids=["lines", "blocks"])
+def test_comments_are_no_frames_and_no_words(characters, scenes):
+    story = read(characters, scenes, negative="ugly // very\n/* or */ blurry")
+    assert story.characters[0].description == "a man in a black suit"
+    assert [frame.text for frame in story.frames] == ["a man in a black suit sits", "a man in a black suit runs"]
+    assert story.captions == ("Bob sits", "Go!")
+    assert story.negative == "ugly blurry"
+
+
+def test_what_only_looks_like_a_comment_stays():
+    scenes = "[Bob] reads http://x.org/a // b\n[Bob] and/or me /* open\n[Bob] 1//2 #http://x.org"
+    assert read(BOB, scenes).captions == ("Bob reads http://x.org/a", "Bob and/or me /* open", "http://x.org")
+
+
+def test_a_comment_keeps_the_lines_count():
+    assert problems(BOB, "// one\n[Bob] sits\n// two\n[Zed] runs")[0].startswith("scenes line 4: [Zed]")
+
+
+@pytest.mark.parametrize(
+    "code", [0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0x2066, 0xFEFF, 0xFE0F, 0x34F, 7]
+)
+def test_an_unseen_character_in_a_tag_is_named(code):
+    hidden, name = f"B{chr(code)}ob", f"U+{code:04X}"
+    (line,) = problems(BOB, f"[{hidden}] sits")
+    assert line.startswith("scenes line 1:") and name in line
+    (line,) = problems(f"[{hidden}] a man", "[Bob] sits")
+    assert line.startswith(("characters line 1:", "scenes line 1:")) and name in line
+    (line,) = problems(PAIR, f"[Alice] sits\n[Bob{chr(code)}] sits")
+    assert name in line
+
+
+def test_a_joiner_that_spells_a_name_is_a_letter():
+    for name in ("می\u200cرود", "क्\u200dष", "👩\u200d🚀", "❤\ufe0f"):
+        assert read(f"[{name}] a person", f"[{name}] sits").cast == (frozenset({name}),)
+
+
+def test_a_byte_order_mark_is_no_text():
+    assert read(f"\ufeff{BOB}", "\ufeff[Bob] sits").prompts == ("a man in a black suit sits",)
+    assert problems(BOB, "\u200b #nothing")[0].endswith("the frame has no text; say what it shows")
+
+
+def test_half_an_emoji_in_a_message_can_be_sent():
+    for found in (problems(BOB, "[B\ud83d] sits"), problems(BOB, "[Bob] sits", "I\ude00k")):
+        found[0].encode("utf-8")
+
+
+# Sizes. Texts of 1 MB, as a server takes them.
+
+MB = 1_000_000
+NAMES = "\n".join(f"[Name {number}] a person" for number in range(700))
+
+
+def of_size(text, size=MB):
+    return (text * (size // len(text) + 1))[:size]
+
+
+LARGE = {  # characters, scenes: each would take minutes, or all memory, if it were read with no bound
+    "unknown names": (NAMES, "\n".join(f"[Nmae {number}x] sits {'a' * 1400}" for number in range(700))),
+    "long unknown names": (NAMES, "\n".join(f"[{'N' * 1400}{number}] sits" for number in range(700))),
+    "distinct unknown names": ("\n".join(f"[a{i}" for i in range(50_000)), "".join(f"[b{i}]" for i in range(50_000))),
+    "one word": (BOB, "a" * MB),
+    "one line": (BOB, of_size("a word ")),
+    "lines": (BOB, of_size("x\n")),
+    "characters": ("".join(f"[a{i}]x\n" for i in range(100_000)), "[a1] x"),
+    "open brackets": (BOB, "[" * MB),
+    "closed brackets": ("]" * MB, "]" * MB),
+    "empty tags": ("[]" * 500_000, of_size("[]")),
+    "nested brackets": (BOB, "[" * 500_000 + "]" * 500_000),
+    "wide brackets": (BOB, of_size("【Bob】")),
+    "number signs": (BOB, "#" * MB),
+    "a description in every tag": (f"[B] {'a ' * 250_000}", of_size("[B]")),
+    "a description in every frame": (f"[B] {'a ' * 9_000}", of_size("[B]x\n")),
+    "open comments": (BOB, of_size("/*")),
+    "accents": (BOB, "a" + of_size("\u0316\u0301")),
+    "unseen": (BOB, of_size("[\u200b]")),
+    "untagged": (f"{BOB}\n" + of_size("abc\n"), "[Bob] sits"),
+    "repeated": (of_size(f"{BOB}\n"), "[Bob] sits"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_script_of_a_megabyte_is_read_in_time_with_a_short_answer(name):
+    start = time.process_time()
+    with pytest.raises(ScriptError) as error:
+        read(*LARGE[name])
+    assert time.process_time() - start < 2
+    assert len(str(error.value)) < 12_000
+    assert len(error.value.problems) <= 20
+
+
+def test_the_first_mistakes_are_spelled_out_and_the_others_counted():
+    with pytest.raises(ScriptError) as error:
+        read(BOB, "[Zed] sits\n" * 700)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "The script has 700 problems:"
+    assert lines[1].startswith("scenes line 1:") and lines[20].startswith("scenes line 20:")
+    assert lines[21:] == ["... and 680 more"]
+
+
+@pytest.mark.parametrize(
+    ("scenes", "said"),
+    [
+        (f"[Bob] sits\n[Bob] runs #{'a' * (MOST_CAPTION + 1)}", "scenes line 2: the caption is 2001 characters long"),
+        ("[Bob] sits\n" * (MOST_FRAMES + 1), "scenes line 10001:"),
+        (f"[Bob] {'a' * MOST_PROMPT} #", "scenes line 1: its prompt is over 20000"),
+        (f"[Bob] {'a' * MOST_CAPTION}", "write # and a shorter one"),
+    ],
+    ids=["caption", "frames", "prompt", "caption that is the scene"],
+)
+def test_sizes_have_stated_bounds(scenes, said):
+    (line,) = problems(BOB, scenes)
+    assert said in line
+
+
+def test_what_is_within_the_bounds_is_read():
+    story = read(BOB, f"[NC] {'a' * MOST_PROMPT} #{'b' * MOST_CAPTION}\n" + "[Bob] sits\n" * (MOST_FRAMES - 1))
+    assert len(story.frames) == MOST_FRAMES
+    assert (len(story.prompts[0]), len(story.captions[0])) == (MOST_PROMPT, MOST_CAPTION)
 
 
 # Which frames share a noise.

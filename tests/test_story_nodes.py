@@ -1,9 +1,12 @@
 """The story nodes on the real host: reading and refusing scripts, encoding them, and the latents to sample."""
 
 import json
+import os
+import sys
 
 import pytest
 import torch
+from storyreel.core.story.styles import PUBLISHED_STYLES
 
 BOB = "[Bob] a man in a black suit"
 PAIR = f"{BOB}\n[Alice] a woman in a white shirt"
@@ -44,7 +47,7 @@ def styles_file(host):
     path = host.base / "user" / "default" / "storyreel" / "styles.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     yield path
-    path.unlink(missing_ok=True)
+    path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 # The script.
@@ -61,27 +64,87 @@ def test_the_example_that_the_node_comes_with_is_a_story(host):
     assert {frozenset({character.name}) for character in story.characters} < set(story.cast)
 
 
-def test_all_problems_are_found_before_anything_runs(host):
-    with pytest.raises(ValueError) as refusal:
-        host.validate(shown(script(scenes="[Bbo] reads\n[Alice] runs\n[Alicia sings")))
+def failure(host, prompt):
+    """What the user sees of a prompt that fails: the one error that the page gets, and which nodes had run."""
+    first = len(host.events)
+    host.validate(prompt)
+    with pytest.raises(RuntimeError) as error:
+        host.run(prompt)
+    assert sum(name == "execution_error" for name, _ in host.events[first:]) == 1
+    ran = {data["node"] for name, data in host.events[first:] if name == "executing" and data["node"]}
+    return str(error.value), ran
+
+
+def linked(text):
+    return {"class_type": "PrimitiveStringMultiline", "inputs": {"value": text}}
+
+
+@pytest.mark.parametrize("by_link", [False, True], ids=["typed", "linked"])
+def test_all_problems_are_told_once_and_before_any_sampling(host, by_link):
+    scenes = "[Bbo] reads\n[Alice] runs\n[Alicia sings"
+    latent = dict(story=["2", 0], width=64, height=64, noise="different")
+    prompt = shown(
+        linked(scenes),
+        script(scenes=["1", 0] if by_link else scenes),
+        {"class_type": "StoryReelStoryLatent", "inputs": latent},
+    )
+    text, ran = failure(host, prompt)
+    assert text.count("The script has 2 problems:") == 1
     for said in ("scenes line 1: [Bbo] is not a character; did you mean [Bob]?", "scenes line 3"):
-        assert said in str(refusal.value)
+        assert text.count(said) == 1
+    assert ran <= {"1", "2"}
 
 
-def test_an_unknown_style_is_refused_by_name(host):
-    with pytest.raises(ValueError, match='style "Comic bok" does not exist; did you mean "Comic book"?'):
+def test_an_unknown_style_is_refused_by_name_and_once(host):
+    with pytest.raises(ValueError) as refusal:
         host.validate(shown(script(style="Comic bok")))
+    ((_, entry),) = refusal.value.node_errors.items()
+    (error,) = entry["errors"]
+    assert error["details"] == 'style - style "Comic bok" does not exist; did you mean "Comic book"?'
+
+
+@pytest.mark.parametrize(
+    "style", [3, {"a": 1}, "Comic \ud83d", "x" * 100_000], ids=["number", "object", "half", "long"]
+)
+def test_a_style_that_is_no_name_is_refused_in_a_sentence(host, style):
+    with pytest.raises(ValueError) as refusal:
+        host.validate(shown(script(style=style)))
+    ((_, entry),) = refusal.value.node_errors.items()
+    (error,) = entry["errors"]
+    assert error["details"].startswith("style - style ") and len(error["details"]) < 500
+    error["details"].encode("utf-8")
 
 
 def test_texts_that_come_by_a_link_are_read_when_they_are_there(host):
-    good, bad = (
-        {"class_type": "PrimitiveStringMultiline", "inputs": {"value": text}} for text in (SCENES, "[Zed] sits")
-    )
-    assert len(host.run(shown(good, script(scenes=["1", 0]))).values["2"][0].frames) == 4
-    with pytest.raises(RuntimeError, match=r"scenes line 1: \[Zed\] is not a character"):
-        host.run(shown(bad, script(scenes=["1", 0])))
+    assert len(host.run(shown(linked(SCENES), script(scenes=["1", 0]))).values["2"][0].frames) == 4
     with pytest.raises(ValueError, match="style"):
-        host.validate(shown(good, script(scenes=["1", 0], style="none of them")))
+        host.validate(shown(linked(SCENES), script(scenes=["1", 0], style="none of them")))
+
+
+def test_choices_and_comments_are_offered_as_in_the_hosts_own_encoder(host):
+    inputs = host.nodes["StoryReelScript"].INPUT_TYPES()["required"]
+    own = host.nodes["CLIPTextEncode"].INPUT_TYPES()["required"]["text"][1]
+    for name in ("characters", "scenes", "negative"):
+        assert inputs[name][1]["dynamicPrompts"] is own["dynamicPrompts"] is True
+
+
+def test_remarks_appear_on_the_node_and_stay_after_a_cached_run(host):
+    prompt = shown(script(characters=f"a lonely man\n{PAIR}", scenes="[Bob] wins #We're #1!"))
+    for _ in range(2):
+        said = host.run(prompt, cached=True).outputs["1"]["text"]
+        assert len(said) == 2
+        assert said[0] == "characters line 1 has no [Tag] and is ignored"
+        assert said[1].startswith("scenes line 1:")
+
+
+def test_half_an_emoji_is_a_story_and_an_error_that_can_be_sent(host):
+    story = host.run(shown(script(characters="[Bob] a man \ud83d", scenes="[Bob] waves #Hi \ude00!"))).values["1"][0]
+    assert story.captions == ("Hi \ufffd!",)
+    for text in (*story.prompts, *story.captions, story.negative):
+        text.encode("utf-8")
+    text, _ = failure(host, shown(script(scenes="[Bob\ud83d] sits")))
+    assert "scenes line 1" in text
+    text.encode("utf-8")
 
 
 def test_own_styles_are_offered_used_and_noticed_when_they_change(host, styles_file):
@@ -96,21 +159,50 @@ def test_own_styles_are_offered_used_and_noticed_when_they_change(host, styles_f
     )
 
 
-def test_a_bad_styles_file_is_named_and_leaves_the_published_styles(host, styles_file, caplog):
-    styles_file.write_text('[{"name": "Woodcut", "prompt": "no place"}]')
+ENTRY = '{"name": "Woodcut", "prompt": "woodcut, {prompt}"}'
+BROKEN = {  # a way to write the file -> what is said of it
+    "bad entry": ('[{"name": "Woodcut", "prompt": "no place"}]', 'entry 1 ("Woodcut")'),
+    "no text": (b"\xff\xfe\x00[", "cannot be read as UTF-8"),
+    "empty": (b"", "is not valid JSON"),
+    "deep": ("[" * 200_000, "is nested too deeply"),
+    "large": ("[" + " " * 3_000_000 + "]", "is larger than"),
+    "garbage": ('[3, null, "a", [], {}, 0.5, true, {"name": 7}]', "3 more entries cannot be used"),
+    "surrogate": ('[{"name": "Wood\\ud83dcut", "prompt": "{prompt}"}]', "half a character"),
+    "folder": (lambda path: path.mkdir(), "is not a file"),
+    "pipe": (lambda path: os.mkfifo(path), "is not a file"),
+    "dangling link": (lambda path: path.symlink_to(path.parent / "nowhere"), "cannot be read"),
+    "link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_bad_styles_file_is_named_on_the_node_and_costs_its_own_styles_alone(host, styles_file, kind):
+    content, said = BROKEN[kind]
+    if callable(content):
+        if sys.platform == "win32":
+            pytest.skip("needs a POSIX file system")
+        content(styles_file)
+    else:
+        styles_file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    options = host.nodes["StoryReelScript"].INPUT_TYPES()["required"]["style"][1]["options"]
+    assert options == [style.name for style in PUBLISHED_STYLES]
+
+    prompt = shown(script(style="Line art"))
+    for _ in range(2):
+        (text,) = host.run(prompt, cached=True).outputs["1"]["text"]
+        assert text.startswith(str(styles_file)) and said in text
+        assert len(text) < 1000
     with pytest.raises(ValueError) as refusal:
         host.validate(shown(script(style="Woodcut")))
-    assert str(styles_file) in str(refusal.value)
-    assert 'entry 1 ("Woodcut")' in str(refusal.value)
-
-    assert len(host.run(shown(script(style="Line art"))).values["1"][0].frames) == 4
-    assert str(styles_file) in caplog.text
+    assert 'style "Woodcut" does not exist' in str(refusal.value) and said in str(refusal.value)
 
 
-def test_a_styles_file_that_is_no_text_is_named(host, styles_file):
-    styles_file.write_bytes(b"\xff\xfe\x00[")
-    with pytest.raises(ValueError, match="cannot be read as UTF-8"):
-        host.validate(shown(script(style="Woodcut")))
+def test_a_bad_entry_of_the_styles_file_costs_no_other(host, styles_file):
+    styles_file.write_text(f"[7, {ENTRY}, {ENTRY}]")
+    run = host.run(shown(script(style="Woodcut")))
+    assert run.values["1"][0].prompts[1] == "woodcut, rain on a window"
+    (text,) = run.outputs["1"]["text"]
+    assert "entry 1 is a number" in text and "entry 3: the name" in text
 
 
 # Encoding.
@@ -256,16 +348,23 @@ def test_a_frame_taken_out_of_the_batch_keeps_its_noise(host):
     assert torch.equal(batch[3:], one)
 
 
-@pytest.mark.parametrize("size", [100, 56, 20000])
-def test_a_size_that_no_picture_can_have_is_refused(host, size):
-    latent = {
-        "class_type": "StoryReelStoryLatent",
-        "inputs": dict(story=["1", 0], width=size, height=64, noise="different"),
-    }
-    with pytest.raises(ValueError, match=f"width is {size}; a multiple of 8"):
-        host.validate(shown(script(), latent))
+@pytest.mark.parametrize("size", [100, 1004])
+@pytest.mark.parametrize("by_link", [False, True], ids=["typed", "linked"])
+def test_a_size_that_no_image_can_have_is_told_once_and_before_any_sampling(host, size, by_link):
+    inputs = dict(story=["1", 0], width=["2", 0] if by_link else size, height=64, noise="different")
+    number = {"class_type": "PrimitiveInt", "inputs": {"value": size}}
+    text, ran = failure(host, shown(script(), number, {"class_type": "StoryReelStoryLatent", "inputs": inputs}))
+    assert text.count(f"width is {size}; a multiple of 8") == 1
+    assert ran <= {"1", "2", "3"}
     with pytest.raises(ValueError, match=f"height is {size}"):
         call(host, "StoryReelStoryLatent", story=story_of(host), width=64, height=size, noise="different")
+
+
+@pytest.mark.parametrize("size", [56, 20000])
+def test_a_size_out_of_range_is_refused_by_the_host(host, size):
+    inputs = dict(story=["1", 0], width=size, height=64, noise="different")
+    with pytest.raises(ValueError, match="width"):
+        host.validate(shown(script(), {"class_type": "StoryReelStoryLatent", "inputs": inputs}))
 
 
 # Together.

@@ -40,31 +40,63 @@ def test_own_styles_are_read():
         {"name": "木版", "prompt": "{prompt}"},
     ]
     assert read_styles(json.dumps(entries), "styles.json") == (
-        Style("Woodcut", "woodcut, {prompt}", "photo"),
-        Style("木版", "{prompt}"),
+        (Style("Woodcut", "woodcut, {prompt}", "photo"), Style("木版", "{prompt}")),
+        (),
     )
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("", "not valid JSON"),
         ("[{", "not valid JSON"),
-        ('{"Woodcut": "woodcut, {prompt}"}', "should hold a list"),
-        ('[{"name": "A", "prompt": "{prompt}"}, "B"]', "entry 2"),
-        ('[{"prompt": "{prompt}"}]', 'entry 1 has no "name"'),
-        ('[{"name": "A", "prompt": "no place"}]', 'entry 1 ("A"): "prompt"'),
-        ('[{"name": "A"}]', 'entry 1 ("A"): "prompt"'),
-        ('[{"name": "A", "prompt": "{prompt}", "negative_prompt": 3}]', 'entry 1 ("A"): "negative_prompt"'),
-        (
-            '[{"name": "A", "prompt": "{prompt}"}, {"name": "A", "prompt": "{prompt}"}]',
-            'entry 2: the name "A" is taken',
-        ),
+        ('{"Woodcut": "woodcut, {prompt}"}', "holds an object; a list, [{"),
+        ('"Woodcut"', 'holds "Woodcut"'),
+        ("NaN", "holds a number"),
+        ("null", "holds null"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ("[1" + "0" * 5_000 + "]", "not valid JSON"),
     ],
 )
-def test_a_bad_file_is_named_with_its_entry(text, said):
+def test_a_file_without_entries_is_refused_in_one_sentence(text, said):
     with pytest.raises(StyleFileError) as error:
         read_styles(text, "styles.json")
-    message = str(error.value)
-    assert message.startswith("styles.json")
+    assert_sentence(str(error.value), "styles.json", said)
+
+
+GOOD = '{"name": "A", "prompt": "{prompt}"}'
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('"B"', 'entry 2 is "B"'),
+        ("null", "entry 2 is null"),
+        ("[[[[]]]]", "entry 2 is a list"),
+        ('{"prompt": "{prompt}"}', 'entry 2 has no "name"'),
+        ('{"name": " ", "prompt": "{prompt}"}', 'entry 2 has no "name"'),
+        ('{"name": 7, "prompt": "{prompt}"}', 'entry 2: "name" is a number'),
+        ('{"name": NaN, "prompt": "{prompt}"}', 'entry 2: "name" is a number'),
+        ('{"name": "B\\nb", "prompt": "{prompt}"}', 'entry 2: "name" is "B b"; one line'),
+        (f'{{"name": "{"B" * 101}", "prompt": "{{prompt}}"}}', "100 characters at most"),
+        ('{"name": "B\\ud83d", "prompt": "{prompt}"}', 'entry 2: "name" holds half a character'),
+        ('{"name": "B", "prompt": "{prompt} \\ude00"}', 'entry 2 ("B"): "prompt" holds half a character'),
+        ('{"name": "B", "prompt": "no place"}', 'entry 2 ("B"): "prompt"'),
+        ('{"name": "B"}', 'entry 2 ("B"): "prompt"'),
+        ('{"name": "B", "prompt": {"a": 1}}', 'entry 2 ("B"): "prompt" is an object'),
+        ('{"name": "B", "prompt": "{prompt}", "negative_prompt": 3}', 'entry 2 ("B"): "negative_prompt" is a number'),
+        (GOOD, 'entry 2: the name "A" is taken'),
+    ],
+)
+def test_a_bad_entry_is_named_and_costs_no_other(entry, said):
+    styles, (fault,) = read_styles(f'[{GOOD}, {entry}, {{"name": "C", "prompt": "{{prompt}}"}}]', "styles.json")
+    assert [style.name for style in styles] == ["A", "C"]
+    assert_sentence(fault, "styles.json", said)
+
+
+def assert_sentence(message, start, said):
+    assert message.startswith(start) and message.endswith(".")
     assert said in message
-    assert "\n" not in message
+    assert "\n" not in message and len(message) < 300
+    message.encode("utf-8")

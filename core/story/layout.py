@@ -88,6 +88,12 @@ def pages(
     raise ValueError(f"layout is {layout!r}, expected one of {', '.join(LAYOUTS)}.")
 
 
+def check_width(page_width: int, border: int = 10) -> None:
+    """Raise ValueError for an automatic page too narrow for its borders."""
+    if page_width <= 4 * border:
+        raise ValueError(f"page_width is {page_width}, which leaves no room for panels between borders of {border} px.")
+
+
 def four_panel(count: int, size: tuple[int, int], border: int = 10) -> list[Page]:
     """Pages of two by two equal panels."""
     places = _places(count)
@@ -160,8 +166,7 @@ def automatic(
 
     Panels are 2 x border apart and as far from the edge. Pictures are divided among the pages as evenly as can be.
     """
-    if page_width <= 4 * border:
-        raise ValueError(f"page_width is {page_width}, which leaves no room for panels between borders of {border} px.")
+    check_width(page_width, border)
     rng = random.Random(seed)
     page_count = math.ceil(count / (panels_per_page or MOST_PANELS))
     result, first = [], 0

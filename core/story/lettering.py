@@ -1,36 +1,20 @@
-"""Captions as lines of text: which glyphs draw them, where lines may break, and the largest size that fits.
-
-Where lines may break follows the parts of Unicode's UAX #14 and of JLREQ (W3C, "Requirements for Japanese Text Layout",
-3.1.7 and 3.1.10) that captions need: between words; between Chinese characters and kana, but with closing marks and
-small kana never first on a line, opening marks never last, and paired dashes and dots never apart. Korean breaks
-between words. No word is hyphenated.
-"""
+"""Captions as lines of text: which glyphs draw them, and the largest size that fits."""
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import ImageFont
 
-from .fonts import Face
+from .fonts import BOXES, Face
+from .wrapping import JOINERS, SPACES, UNBREAKABLE, clings, ideographic, wrap
 
 LEGIBLE = 9  # pixels an em below which no caption is set
 SHARE_LARGE, SHARE_SMALL = 0.32, 0.5  # of the room's height that text may fill, at the largest and the smallest size
 
-NOT_FIRST = frozenset(
-    "、。，．・：；？！゛゜´｀¨ヽヾゝゞ々〻ー〜～‐–…‥）］｝〉》」』】〕〗〙〟｠»›’”％‰°′″℃"
-    "ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶㇰㇱㇲㇳㇴㇵㇶㇷㇸㇹㇺㇻㇼㇽㇾㇿ"
-    "｡､｣･ｧｨｩｪｫｬｭｮｯｰﾞﾟ,.:;?!)]}%"
-)
-NOT_LAST = frozenset("（［｛〈《「『【〔〖〘〝｟｢«‹‘“＄￥＃¥$#([{")
-SPACES = " \u3000\u200b"
-DASHES = "-‐–—"
-HANGUL = (("\u1100", "\u11ff"), ("\u3130", "\u318f"), ("\uac00", "\ud7a3"))
-JOINERS = "\u200c\u200d"
-UNBREAKABLE = "\u00a0\u202f"
-# Marks that steer a layout and are never seen.
-STEERING = re.compile("[\u00ad\u200e\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+# Marks that steer a layout, a glyph's form or a flag, and are never seen.
+STEERING = re.compile("[\u00ad\u034f\u200e\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]")
 
 
 @dataclass(frozen=True)
@@ -50,35 +34,54 @@ class Lettering:
 
 
 class Letterer:
-    """Sets text in the first of `faces` that has each character's glyph."""
+    """Sets text in the first of `faces` that has each character's glyph; what none has becomes a box."""
 
     def __init__(self, faces: Sequence[Face]):
         self.faces = tuple(faces)
+        # Quotation marks, dashes and dots are as wide as a character in Chinese and Japanese, and narrow in English.
+        self._wide_first = tuple(sorted(self.faces, key=lambda face: not face.wide))
+        self._found: dict[tuple[str, bool], Face] = {}
 
     def missing(self, text: str) -> list[str]:
         """The characters of `text` that no face has a glyph for, each once, in order."""
         text = _visible(clean(text))
-        return [c for c in dict.fromkeys(text) if c not in JOINERS and not any(face.covers(c) for face in self.faces)]
+        return [c for c in dict.fromkeys(text) if c not in JOINERS and not self._covered(c)]
 
     def runs(self, line: str, size: int) -> Iterator[tuple[str, ImageFont.FreeTypeFont]]:
-        """The line in pieces of one face each. No character may be missing."""
-        line = "".join(c for c in _visible(line) if c not in JOINERS or any(face.covers(c) for face in self.faces))
-        # Quotation marks, dashes and dots are as wide as a character in Chinese and Japanese, and narrow in English.
-        wide_first = sorted(self.faces, key=lambda face: not face.wide) if any(map(_ideographic, line)) else self.faces
-        run, current = "", None
-        for character in line:
-            ambiguous = unicodedata.east_asian_width(character) == "A" and not character.isalpha()
-            order = wide_first if ambiguous else self.faces
-            if current is not None and _clings(character) and current.covers(character):
-                face = current
-            else:
-                face = next(face for face in order if face.covers(character))
-            if face is not current and run:
-                yield run, current.at(size)
-                run = ""
-            run, current = run + character, face
+        """The line in pieces of one face each."""
+        line = _visible(line)
+        wide_first = any(map(ideographic, line))
+        run, current = [], None
+        for letter in _letters(line):
+            whole = self._face(letter, wide_first)
+            for character in letter:
+                if character in JOINERS and not self._covered(character):
+                    continue
+                if whole is not BOXES:
+                    face = whole
+                elif current is None or not (clings(character) and current.covers(character)):
+                    face = self._face(character, wide_first)
+                if face is not current and run:
+                    yield "".join(run), current.at(size)
+                    run = []
+                run.append(character)
+                current = face
         if run:
-            yield run, current.at(size)
+            yield "".join(run), current.at(size)
+
+    def _covered(self, character: str) -> bool:
+        return self._face(character, False) is not BOXES
+
+    def _face(self, letter: str, wide_first: bool) -> Face:
+        """The face that draws a letter with all its marks; `BOXES` if there is none."""
+        face = self._found.get((letter, wide_first))
+        if face is None:
+            ambiguous = unicodedata.east_asian_width(letter[0]) == "A" and not letter[0].isalpha()
+            order = self._wide_first if wide_first and ambiguous else self.faces
+            needed = letter if len(letter) == 1 else [c for c in letter if c not in JOINERS]
+            face = next((face for face in order if all(map(face.covers, needed))), BOXES)
+            self._found[letter, wide_first] = face
+        return face
 
     def measure(self, line: str, size: int) -> float:
         """Width of a line in pixels."""
@@ -87,7 +90,7 @@ class Letterer:
     def ink(self, line: str, size: int) -> tuple[int, int]:
         """How far a line's ink reaches above and below the baseline, in pixels."""
         boxes = [font.getbbox(run, anchor="ls") for run, font in self.runs(line, size)]
-        return max(0, *(-box[1] for box in boxes)), max(0, *(box[3] for box in boxes))
+        return max([0, *(-box[1] for box in boxes)]), max([0, *(box[3] for box in boxes)])
 
     def fit(self, text: str, width: int, height: int, largest: int) -> Lettering:
         """Set `text` in a room of width x height px, at most `largest` px high and as large as fits.
@@ -96,23 +99,28 @@ class Letterer:
         `LEGIBLE`. Where that is not enough it is set at `LEGIBLE`, takes what it needs, and `fits` is False.
         """
         text = clean(text)
-        low, high = LEGIBLE + 1, largest
         best = self._set(text, width, height, LEGIBLE, largest)
+        if not best.fits:
+            return best
+        low, high = LEGIBLE + 1, largest
         while low <= high:
             size = (low + high) // 2
             attempt = self._set(text, width, height, size, largest)
-            if attempt.fits:
+            if attempt is not None and attempt.fits:
                 best, low = attempt, size + 1
             else:
                 high = size - 1
-        return self._balanced(best, text) if best.fits else best
+        return self._balanced(best, text)
 
-    def _set(self, text: str, width: int, height: int, size: int, largest: int) -> Lettering:
-        """`text` at one size; a word is cut only where it is too long at `LEGIBLE`."""
-        lines, whole = wrap(text, width, lambda line: self.measure(line, size))
-        lettering = self._block(lines, size)
+    def _set(self, text: str, width: int, height: int, size: int, largest: int) -> Lettering | None:
+        """`text` at one size, None where it plainly takes too much; at `LEGIBLE` a word that is too long is cut."""
         small = 1 if size == LEGIBLE else (largest - size) / (largest - LEGIBLE)
         room = height * (SHARE_LARGE + (SHARE_SMALL - SHARE_LARGE) * small)
+        most_lines = None if size == LEGIBLE else int(room / size) + 2  # a line is at least as high as its letters
+        lines, whole = wrap(text, width, lambda line: self.measure(line, size), most_lines)
+        if len(lines) == most_lines:
+            return None
+        lettering = self._block(lines, size)
         fits = lettering.height <= room and lettering.width <= width and (whole or size == LEGIBLE)
         return replace(lettering, fits=fits)
 
@@ -126,7 +134,7 @@ class Letterer:
         best = lettering.lines
         while narrow < wide:
             middle = (narrow + wide) // 2
-            attempt, whole = wrap(text, middle, measure)
+            attempt, whole = wrap(text, middle, measure, len(best) + 1)
             if whole and len(attempt) == len(best):
                 best, wide = attempt, middle
             else:
@@ -135,7 +143,7 @@ class Letterer:
 
     def _block(self, lines: Sequence[str], size: int) -> Lettering:
         inks = [self.ink(line, size) for line in lines]
-        # Even a line of low letters keeps the height of a capital, so that neighbouring captions look alike.
+        # Even a line of low letters keeps the height of a capital, so that neighboring captions look alike.
         ascent = max(round(0.7 * size), *(above for above, _ in inks))
         descent = max(round(0.2 * size), *(below for _, below in inks))
         pitch = max(round(1.18 * size), ascent + descent + 1)
@@ -147,78 +155,25 @@ class Letterer:
 def clean(text: str) -> str:
     """`text` with composed accents and syllables, single spaces, and French marks and dashes bound to their word."""
     text = STEERING.sub("", unicodedata.normalize("NFC", text))
-    text = re.sub(r"[ \t\r\n\v\f]+", " ", text).strip(SPACES + UNBREAKABLE + JOINERS)
+    text = re.sub(r"[ \t\r\n\v\f\x1c-\x1f\x85]+", " ", text).strip(SPACES + UNBREAKABLE + JOINERS)
     text = re.sub(r"((?:^|\s)[«‹]) ", "\\1\u00a0", text)
     return re.sub(r" (?=[»›!?:;](?!\w)|[–—] )", "\u00a0", text)
-
-
-def wrap(text: str, width: float, measure: Callable[[str], float]) -> tuple[list[str], bool]:
-    """Lines of at most `width`, as `measure` tells it, and whether every unbreakable piece stayed whole.
-
-    A piece that is wider than a line is cut between letters. At least one letter stands on every line.
-    """
-    lines, whole, line = [], True, ""
-    for piece in pieces(text):
-        if not line or measure((line + piece).rstrip(SPACES)) <= width:
-            line += piece
-        else:
-            lines.append(line.rstrip(SPACES))
-            line = piece
-        while measure(line.rstrip(SPACES)) > width:
-            head, rest = _cut(line, width, measure)
-            if not rest.strip(SPACES):  # a single letter, wider than the line
-                break
-            lines.append(head)
-            line = rest
-            whole = False
-    return [*lines, line.rstrip(SPACES)], whole
-
-
-def _cut(line: str, width: float, measure: Callable[[str], float]) -> tuple[str, str]:
-    """The longest beginning of `line` that is within `width`, and the rest; marks stay with their letter."""
-    ends = [i for i in range(1, len(line) + 1) if i == len(line) or not _clings(line[i])]
-    end = ends[0]
-    for candidate in ends[1:]:
-        if measure(line[:candidate]) > width:
-            break
-        end = candidate
-    return line[:end], line[end:]
-
-
-def pieces(text: str) -> list[str]:
-    """`text` cut wherever a line may break; spaces stay at the end of the piece before them."""
-    breaks = [i for i in range(1, len(text)) if _may_break(text, i)]
-    return [text[start:end] for start, end in zip([0, *breaks], [*breaks, len(text)], strict=True) if end > start]
-
-
-def _may_break(text: str, i: int) -> bool:
-    """Whether a line may begin with text[i], i > 0."""
-    before, after = text[i - 1], text[i]
-    if after in SPACES or _clings(after) or before == "\u200d":
-        return False
-    if before in SPACES:
-        return True
-    if after in NOT_FIRST or before in NOT_LAST:
-        return False
-    if _ideographic(before) or _ideographic(after):
-        # Straight quotes do not tell whether they open or close; a space that must not break is a letter here.
-        return not {before, after} & {'"', "'", *UNBREAKABLE}
-    # Everything else is inside a word, or a pair such as —— that nothing may part.
-    return before in DASHES and after.isalpha() and text[i - 2 : i - 1].isalnum()
-
-
-def _ideographic(character: str) -> bool:
-    """Chinese characters, kana, their punctuation and full-width forms; not hangul, whose words are spaced."""
-    if unicodedata.east_asian_width(character) in "WF":
-        return not any(first <= character <= last for first, last in HANGUL)
-    return "\uff61" <= character <= "\uff9f"
-
-
-def _clings(character: str) -> bool:
-    """Whether a character belongs to the one before it: accents, vowel signs, joiners."""
-    return unicodedata.category(character).startswith("M") or character in JOINERS
 
 
 def _visible(text: str) -> str:
     """`text` as it is drawn: every kind of space the one that all fonts have."""
     return re.sub("[\u00a0\u2000-\u200a\u202f\u205f]", " ", text).replace("\u200b", "")
+
+
+def _letters(line: str) -> Iterator[str]:
+    """Every character with the marks that belong to it."""
+    if line.isascii():
+        yield from line
+        return
+    start = 0
+    for i in range(1, len(line)):
+        if not clings(line[i]):
+            yield line[start:i]
+            start = i
+    if line:
+        yield line[start:]

@@ -1,6 +1,5 @@
 """Comic pages drawn: pictures in thin frames on white, and their captions in boxes at the lower edge."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +9,13 @@ from PIL import Image, ImageDraw
 from . import fonts
 from .layout import Page, Panel, pages
 from .lettering import LEGIBLE, Letterer, Lettering, clean
+from .lines import code_point
+from .problems import listed
 
 PAPER, INK = (255, 255, 255), (24, 22, 26)
 BOX = (*PAPER, 236)  # a little of the picture shows through
 SMOOTH = 4  # a box is drawn this many times larger, so that its round corners come out smooth
+MOST_PIXELS = 250_000_000  # of all pages together, which are 3 GB as an IMAGE
 
 
 def compose(
@@ -27,42 +29,67 @@ def compose(
     border: int = 10,
     caption_size: int = 0,
     seed: int = 0,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Comic pages of pictures [frames, height, width, 3], values 0 to 1, with one caption each, which may be empty.
 
     layout, panels_per_page, page_width, border, seed: see `layout.pages`. font: one of `fonts.names`. caption_size: the
     largest letters in pixels an em, 0 for a size that suits the page.
-    Returns [pages, height, width, 3] on the CPU, shorter pages continued in white.
-    Raises ValueError where pictures and captions differ in number, and for characters that the font cannot draw.
+    Returns [pages, height, width, 3] on the CPU, shorter pages continued in white, and remarks: sentences on captions
+    that could not be lettered as they should be.
+    Raises ValueError where pictures and captions differ in number, and for pages that take too much memory.
     """
     if len(images) != len(captions):
         raise ValueError(
             f"{len(images)} pictures arrived for a story of {len(captions)} frames; a comic page needs one picture for "
             "each frame, in the story's order."
         )
+    width, height = images.shape[2], images.shape[1]
+    places = pages(layout, len(images), (width, height), border, seed, panels_per_page, page_width)
+    _check_size(places, max(page.height for page in places))
+
     captions = [clean(caption) for caption in captions]
-    letterer = Letterer(fonts.load(font, captions))
-    _refuse_missing(letterer, captions, font)
-
-    pictures = [_picture(image) for image in images]
-    places = pages(layout, len(pictures), pictures[0].size, border, seed, panels_per_page, page_width)
-    drawn = [_draw(page, pictures, captions, letterer, border, caption_size) for page in places]
+    letterer, remarks = _letterer(font, captions)
+    drawn = []
+    for page in places:
+        sheet, more = _draw(page, images, captions, letterer, border, caption_size)
+        drawn.append(sheet)
+        remarks += more
     height = max(page.height for page in drawn)
-    return torch.stack([torch.from_numpy(_lengthened(page, height)) for page in drawn]).float() / 255
+    _check_size(places, height)
+    result = torch.empty(len(drawn), height, drawn[0].width, 3)
+    for row, sheet in zip(result, drawn, strict=True):
+        row.copy_(torch.from_numpy(_lengthened(sheet, height)))
+    return result.div_(255), tuple(remarks)
 
 
-def _refuse_missing(letterer: Letterer, captions: Sequence[str], font: str):
-    """One error for the whole story, so that it is mended in one go."""
+def _check_size(places: Sequence[Page], height: int) -> None:
+    """Raise ValueError for pages that would fill the memory. They are all as high as the highest one."""
+    pixels = len(places) * places[0].width * height
+    if pixels > MOST_PIXELS:
+        raise ValueError(
+            f"{len(places)} {'page' if len(places) == 1 else 'pages'} of {places[0].width} x {height} pixels are "
+            f"{pixels / 1e6:.0f} megapixels, and {MOST_PIXELS / 1e6:.0f} at most are drawn; choose a smaller "
+            "page_width, smaller pictures, or a shorter story."
+        )
+
+
+def _letterer(font: str, captions: Sequence[str]) -> tuple[Letterer, list[str]]:
+    """What sets the captions, and remarks on a font that cannot be drawn and on characters that no font has."""
+    faces, remarks = fonts.load(font, captions), []
+    if font != fonts.BUNDLED and (fault := faces[0].fault):
+        remarks.append(f"{fault} The bundled font is used in its place.")
+        faces = faces[1:]
+    letterer = Letterer(faces)
+    if missing := letterer.missing(" ".join(captions)):
+        letterer = Letterer([*faces, *fonts.fallback(missing)])
     found = [
-        f"frame {number}: " + ", ".join(f"{character} (U+{ord(character):04X})" for character in missing)
+        f"{character} ({code_point(character).replace(' (', ' ').rstrip(')')}) in frame {number}"
         for number, caption in enumerate(captions, start=1)
-        if (missing := letterer.missing(caption))
+        for character in letterer.missing(caption)
     ]
     if found:
-        raise ValueError(
-            f"The font {font!r} has no glyph for some characters of the captions; choose a font that has them, or "
-            f"write them otherwise. {'; '.join(found)}."
-        )
+        remarks.append(f"No font here has a glyph for {listed(found, len(found))}; a box is drawn for each.")
+    return letterer, remarks
 
 
 def _picture(image: torch.Tensor) -> Image.Image:
@@ -78,17 +105,19 @@ def _lengthened(page: Image.Image, height: int) -> np.ndarray:
 
 def _draw(
     page: Page,
-    pictures: Sequence[Image.Image],
+    images: torch.Tensor,
     captions: Sequence[str],
     letterer: Letterer,
     border: int,
     caption_size: int,
-) -> Image.Image:
+) -> tuple[Image.Image, list[str]]:
+    """A page, longer where a caption asks for it, and a remark on every caption that is too long for its panel."""
+    remarks = []
     sheet = Image.new("RGB", (page.width, page.height), PAPER)
     pen = ImageDraw.Draw(sheet)
     line = min(border // 3, max(1, round(page.width / 550)))
     for panel in page.panels:
-        picture = pictures[panel.frame]
+        picture = _picture(images[panel.frame])
         if picture.size != (panel.width, panel.height):
             picture = picture.resize((panel.width, panel.height), Image.Resampling.LANCZOS)
         right, bottom = panel.x + panel.width - 1, panel.y + panel.height - 1
@@ -97,27 +126,26 @@ def _draw(
     # Captions come last: one that outgrows its panel must not lose its end to the next picture.
     for panel in page.panels:
         if captions[panel.frame]:
-            sheet = _write(sheet, panel, captions[panel.frame], letterer, caption_size or page.width / 45)
-    return sheet
+            sheet, fits = _write(sheet, panel, captions[panel.frame], letterer, caption_size or page.width / 45)
+            if not fits:
+                remarks.append(
+                    f"The caption of frame {panel.frame + 1} is too long for its panel of {panel.width} x "
+                    f"{panel.height} pixels, even in letters of {LEGIBLE} pixels: its box covers more than half of the "
+                    "picture. Shorten it, or give the frame more room."
+                )
+    return sheet, remarks
 
 
-def _write(sheet: Image.Image, panel: Panel, caption: str, letterer: Letterer, caption_size: float) -> Image.Image:
-    """The page with a panel's caption, longer where the caption asks for it."""
+def _write(
+    sheet: Image.Image, panel: Panel, caption: str, letterer: Letterer, caption_size: float
+) -> tuple[Image.Image, bool]:
+    """The page with a panel's caption, longer where the caption asks for it, and whether the caption fits its panel."""
     largest = max(LEGIBLE, round(min(caption_size, panel.width / 14)))
     margin = round(0.5 * largest)
     pad_x, pad_y = _padding(largest)
     # The box, its padding included, is to stay within half of the panel; see `Letterer.fit` for what text may take.
     room = max(1, panel.width - 2 * margin - 2 * pad_x), max(1, panel.height - 4 * pad_y)
     lettering = letterer.fit(caption, *room, largest)
-    if not lettering.fits:
-        logging.warning(
-            "The caption of frame %d is too long for its panel of %d x %d pixels, even in letters of %d pixels: its "
-            "box covers more than half of the picture. Shorten it, or give the frame more room.",
-            panel.frame + 1,
-            panel.width,
-            panel.height,
-            lettering.size,
-        )
     pad_x, pad_y = _padding(lettering.size)
     width, height = lettering.width + 2 * pad_x, lettering.height + 2 * pad_y
     left = max(0, panel.x + (panel.width - width) // 2)
@@ -126,7 +154,7 @@ def _write(sheet: Image.Image, panel: Panel, caption: str, letterer: Letterer, c
         sheet = Image.fromarray(_lengthened(sheet, top + height + margin))
     _box(sheet, left, top, width, height, lettering.size)
     _letters(sheet, left + pad_x, top + pad_y, lettering, letterer)
-    return sheet
+    return sheet, lettering.fits
 
 
 def _padding(size: int) -> tuple[int, int]:
@@ -135,16 +163,23 @@ def _padding(size: int) -> tuple[int, int]:
 
 
 def _box(sheet: Image.Image, left: int, top: int, width: int, height: int, size: int):
-    shape = Image.new("RGBA", (width * SMOOTH, height * SMOOTH), (*INK, 0))
+    radius, line = round(0.4 * size * SMOOTH), max(SMOOTH, round(size / 16 * SMOOTH))
+    # Only its edges are drawn large: between them all rows and columns are the same.
+    edge = max(radius, line) // SMOOTH + 2
+    across, down = _stretched(width, edge), _stretched(height, edge)
+    shape = Image.new("RGBA", ((max(across) + 1) * SMOOTH, (max(down) + 1) * SMOOTH), (*INK, 0))
     ImageDraw.Draw(shape).rounded_rectangle(
-        (0, 0, shape.width - 1, shape.height - 1),
-        radius=round(0.4 * size * SMOOTH),
-        fill=BOX,
-        outline=(*INK, 255),
-        width=max(SMOOTH, round(size / 16 * SMOOTH)),
+        (0, 0, shape.width - 1, shape.height - 1), radius=radius, fill=BOX, outline=(*INK, 255), width=line
     )
-    shape = shape.resize((width, height), Image.Resampling.BOX)
+    small = np.array(shape.resize((shape.width // SMOOTH, shape.height // SMOOTH), Image.Resampling.BOX))
+    shape = Image.fromarray(small[np.ix_(down, across)])
     sheet.paste(shape.convert("RGB"), (left, top), shape.getchannel("A"))
+
+
+def _stretched(length: int, edge: int) -> list[int]:
+    """Indices that make a line of `length` px of one of 2 x `edge` + 1 at most, by repeating its middle."""
+    repeats = max(0, length - 2 * edge - 1)
+    return [i if i <= edge else max(edge, i - repeats) for i in range(length)]
 
 
 def _letters(sheet: Image.Image, left: int, top: int, lettering: Lettering, letterer: Letterer):

@@ -1,46 +1,68 @@
-"""The story script: two plain texts in, a `Story` out.
+r"""The story script: two plain texts in, a `Story` out.
 
 The syntax is that of the published StoryDiffusion app, line by line: `[Bob] a man in a black suit` describes a
 character, `[Bob] at home, reads the paper #Monday` is a frame with its caption, `[NC]` marks a frame without
 characters. Only the half-width # marks a caption or a remark, and the last one of a line counts.
 
-Differences from that app: blank lines are skipped, white space is tidied, captions show names instead of tags, a
-character may go unused, any number of characters and frames is allowed, and what cannot be right is reported, all of
-it at once.
+Differences from that app: `\#` writes a number sign, comments and blank lines are skipped, white space is tidied,
+captions show names instead of tags, a character may go unused, and what cannot be right is reported, all of it at once.
+Sizes are bounded, so that no text of the size that a server takes can occupy it for long: see the constants.
 """
 
-import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from .lines import invisible, misplaced, read_lines, split_at_mark, tidy, unescaped, visible, without_comments
+from .problems import Problems, ScriptError, did_you_mean, listed, quoted
 from .story import UNNAMED, Character, Frame, Story
 from .styles import NO_STYLE, PLACE, Style
 
+__all__ = ["ScriptError", "check_caption", "read_script", "unknown_style"]
+
 NO_CHARACTER = "NC"
+MOST_FRAMES = 10_000  # and as many characters
+MOST_CAPTION = 2_000  # characters, which is a full page of letters
+MOST_PROMPT = 20_000  # characters of one frame's prompt, or of the negative one
+MOST_TEXT = 10_000_000  # characters of all prompts together
+
 _TAG = re.compile(r"\[([^\[\]]*)\]")
 # What an input method for Chinese or Japanese types when its user wants [ and ].
 _WIDE_TAG = re.compile(r"[［【]([^\[\]［］【】]*)[］】]")
 
 
-class ScriptError(ValueError):
-    """A script cannot be read. `problems` holds one line for each thing to mend; str() gives all of them."""
-
-    def __init__(self, problems: list[str]):
-        self.problems = tuple(problems)
-        head = [] if len(problems) == 1 else [f"The script has {len(problems)} problems:"]
-        super().__init__("\n".join([*head, *problems]))
-
-
 @dataclass
 class _Cast:
-    """The characters text, read: each name with its line and with its description as typed."""
+    """The characters text, read: each name with its line and with its description, tidied but for a space before it."""
 
     line: dict[str, int] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
-    # Lines whose tag could not be read: a name found in one of them is not reported a second time as unknown.
+    # Beginnings of lines whose tag could not be read: a name in one of them is not reported again as unknown.
     broken: list[str] = field(default_factory=list)
+
+    def add_broken(self, line: str) -> None:
+        if len(self.broken) < 50:
+            self.broken.append(visible(line[:200]))
+
+    def knows(self, tag: str) -> bool:
+        return tag == NO_CHARACTER or (tag != UNNAMED and tag in self.words)
+
+    def was_tried(self, tag: str) -> bool:
+        return tag != UNNAMED and visible(tag) in self._broken_text
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [name for name in self.words if name != UNNAMED]
+
+    @cached_property
+    def by_visible(self) -> dict[str, str]:
+        return {visible(name): name for name in [*self.names, NO_CHARACTER]}
+
+    @cached_property
+    def _broken_text(self) -> str:
+        return "\n".join(self.broken)
 
 
 def read_script(
@@ -49,129 +71,176 @@ def read_script(
     """Read a script.
 
     Returns the story, and remarks: sentences on what is not wrong but may surprise the author.
-    Raises ScriptError with every problem of both texts and of the style's name.
+    Raises ScriptError with the problems of both texts and of the style's name.
     """
-    problems: list[str] = []
+    problems = Problems()
     remarks: list[str] = []
     cast = _read_characters(characters, problems, remarks)
     chosen = styles.get(style)
-    frames = _read_scenes(scenes, cast, chosen or Style(NO_STYLE, PLACE), problems)
+    frames = _read_scenes(scenes, cast, chosen or Style(NO_STYLE, PLACE), problems, remarks)
     if chosen is None:
-        hint = _did_you_mean(style, styles, '"{}"') or f"; there are {', '.join(styles)}"
-        problems.append(f'style "{style}" does not exist{hint}')
-    if problems:
-        raise ScriptError(problems)
+        problems.add("", unknown_style(style, styles))
+    words = tidy(without_comments(negative))
+    if len(words) > MOST_PROMPT:
+        problems.add("negative", f"it is {len(words)} characters long; at most {MOST_PROMPT} are read")
+    problems.check()
 
     story = Story(
-        characters=tuple(Character(name, _tidy(words)) for name, words in cast.words.items()),
+        characters=tuple(Character(name, words.strip()) for name, words in cast.words.items()),
         frames=tuple(frames),
         style=style,
-        negative=_tidy(f"{chosen.negative} {negative}"),
+        negative=tidy(f"{chosen.negative} {words}"),
     )
     return story, tuple(remarks)
 
 
-def _read_characters(text: str, problems: list[str], remarks: list[str]) -> _Cast:
+def unknown_style(style: str, styles: Mapping[str, Style]) -> str:
+    """The sentence on a style that is not among `styles`."""
+    hint = did_you_mean(style, styles, '"{}"') or f"; there are {listed(map(quoted, styles), len(styles))}"
+    return f'style "{quoted(style)}" does not exist{hint}'
+
+
+def check_caption(caption: str) -> str:
+    """What is wrong with a caption, or ""."""
+    if len(caption) <= MOST_CAPTION:
+        return ""
+    return f"the caption is {len(caption)} characters long; at most {MOST_CAPTION} are lettered"
+
+
+def _read_characters(text: str, problems: Problems, remarks: list[str]) -> _Cast:
     cast = _Cast()
     untagged = []
-    for number, line in _lines(text):
+    for count, (number, line) in enumerate(read_lines(text)):
         where = f"characters line {number}"
+        if count == MOST_FRAMES:
+            problems.add(where, f"the characters text goes on behind {MOST_FRAMES} lines, the most that are read")
+            break
         tag = _TAG.search(line)
         wide = None if tag else _WIDE_TAG.match(line)
         if stray := _stray_bracket(line[: tag.start()] if tag else line):
-            problems.append(f"{where}: {stray}")
-            cast.broken.append(line)
+            problems.add(where, stray)
+            cast.add_broken(line)
         elif wide:
-            problems.append(f"{where}: {wide[0]} is not a tag; write [{_tidy(wide[1])}]")
-            cast.broken.append(line)
+            problems.add(where, f"{quoted(wide[0])} is not a tag; write [{quoted(wide[1])}]")
+            cast.add_broken(line)
         elif not tag:
-            untagged.append((number, line))
+            untagged.append((number, unescaped(line)))
         else:
             _describe(cast, tag, where, number, problems)
 
     if cast.words:
-        remarks += [f"characters line {number} has no [Tag] and is ignored" for number, _ in untagged]
+        if untagged:
+            lines = listed((str(number) for number, _ in untagged), len(untagged))
+            many = len(untagged) > 1
+            verb = "have no [Tag] and are" if many else "has no [Tag] and is"
+            remarks.append(f"characters line{'s' * many} {lines} {verb} ignored")
         for name, words in cast.words.items():
-            if held := [tag for tag in _tags(words) if _is_known(tag, cast)]:
-                problems.append(
-                    f"characters line {cast.line[name]}: the description of [{name}] holds the tag [{held[0]}]; "
-                    "put it in words"
+            if held := next((tag for tag in _tags(words) if cast.knows(tag)), None):
+                problems.add(
+                    f"characters line {cast.line[name]}",
+                    f"the description of [{quoted(name)}] holds the tag [{quoted(held)}]; put it in words",
                 )
     elif untagged and not cast.broken:
-        cast.words[UNNAMED] = " ".join(line for _, line in untagged)
+        cast.words[UNNAMED] = tidy(" ".join(line for _, line in untagged))
+        _check_length(UNNAMED, cast, "characters", problems)
     return cast
 
 
-def _describe(cast: _Cast, tag: re.Match, where: str, number: int, problems: list[str]) -> None:
-    name = _tidy(tag[1])
-    words, remark, _ = tag.string[tag.end() :].rpartition("#")
-    if not remark:
-        words = tag.string[tag.end() :]
+def _describe(cast: _Cast, tag: re.Match, where: str, number: int, problems: Problems) -> None:
+    name = tidy(unescaped(tag[1]))
+    words, _, _ = split_at_mark(tag.string[tag.end() :])
     if not name:
-        problems.append(f"{where}: the tag is empty; write a name in it")
+        problems.add(where, "the tag is empty; write a name in it")
     elif name == NO_CHARACTER:
-        problems.append(f'{where}: [{NO_CHARACTER}] means "no character" and cannot be described')
+        problems.add(where, f'[{NO_CHARACTER}] means "no character" and cannot be described')
+    elif unseen := misplaced(name):
+        problems.add(where, f"[{quoted(visible(name))}] holds the invisible character {unseen}; write it without")
+        cast.add_broken(tag[0])
     elif name in cast.words:
-        problems.append(f"{where}: [{name}] is described in line {cast.line[name]} already; keep one of the two")
+        problems.add(where, f"[{quoted(name)}] is described in line {cast.line[name]} already; keep one of the two")
     else:
-        if not _tidy(words):
-            problems.append(f"{where}: [{name}] has no description; write one after the tag")
-        cast.words[name], cast.line[name] = words, number
+        if not visible(tidy(words)):
+            problems.add(where, f"[{quoted(name)}] has no description; write one after the tag")
+        cast.words[name], cast.line[name] = " " * words[:1].isspace() + tidy(words), number
+        _check_length(name, cast, where, problems)
 
 
-def _read_scenes(text: str, cast: _Cast, style: Style, problems: list[str]) -> list[Frame]:
-    frames = []
-    for number, line in _lines(text):
+def _check_length(name: str, cast: _Cast, where: str, problems: Problems) -> None:
+    if (length := len(cast.words[name])) > MOST_PROMPT:
+        problems.add(where, f"the description is {length} characters long; at most {MOST_PROMPT} are read")
+        cast.words[name] = ""
+
+
+def _read_scenes(text: str, cast: _Cast, style: Style, problems: Problems, remarks: list[str]) -> list[Frame]:
+    frames, several_marks, room = [], [], MOST_TEXT
+    unnamed, count = cast.words.get(UNNAMED, ""), 0
+    for count, (number, line) in enumerate(read_lines(text), 1):
         where = f"scenes line {number}"
-        scene, mark, caption = line.rpartition("#")
-        if not mark:
-            scene = caption = line
-        pieces = _TAG.split(scene)
-        faults = [stray for piece in pieces[::2] if (stray := _stray_bracket(piece))]
+        if count > MOST_FRAMES:
+            problems.add(where, f"the scenes text goes on behind {MOST_FRAMES} frames, the most that a story may have")
+            break
+        scene, caption, marks = split_at_mark(tidy(line))
+        if marks > 1:
+            several_marks.append(number)
         tags = _tags(scene)
-        faults += [_unknown(tag, cast) for tag in tags if not _is_known(tag, cast) and not _was_tried(tag, cast)]
-        for wide in _WIDE_TAG.finditer("".join(pieces[::2])):
-            if _is_known(name := _tidy(wide[1]), cast) or _was_tried(name, cast):
-                faults.append(f"{wide[0]} is not a tag; write [{name}]")
-
         shown = tuple(tag for tag in tags if tag in cast.words)
-        if not shown and not _tidy("".join(pieces[::2])):
-            faults.append("the frame has no text; say what it shows")
-        problems += [f"{where}: {fault}" for fault in faults]
+        _check_scene(scene, tags, shown, cast, where, problems)
 
-        words = _fill(scene, {name: f"{words} " for name, words in cast.words.items()})
-        if UNNAMED in cast.words and NO_CHARACTER not in tags:
+        words = _fill(scene, lambda name: f"{cast.words[name]} " if name in cast.words else None, MOST_PROMPT)
+        if unnamed and NO_CHARACTER not in tags:
             shown = (UNNAMED,)
-            words = f"{_tidy(cast.words[UNNAMED])},{words}"
-        frames.append(
-            Frame(
-                line=number,
-                text=words,
-                prompt=_tidy(style.apply(words)),
-                characters=shown,
-                caption=_fill(caption, {name: name for name in cast.words}),
+            words = f"{unnamed},{words}"
+        length = len(style.prompt) + (len(words) - len(PLACE)) * style.prompt.count(PLACE)
+        room -= length
+        if room < 0:
+            problems.add(
+                where, f"up to here all prompts together hold over {MOST_TEXT} characters, the most of a story"
             )
+            break
+        if length > MOST_PROMPT:
+            problems.add(where, f"its prompt is over {MOST_PROMPT} characters long, the most that are read")
+            continue
+        caption = _fill(
+            scene if caption is None else caption, lambda name: name if name in cast.words else None, MOST_CAPTION
         )
-    if not frames:
-        problems.append(
-            'the scenes text has no frames; write one line a picture, such as "[Bob] at home, reads the paper #Monday"'
+        if fault := check_caption(caption):
+            problems.add(where, f"{fault}{'' if marks else '; write # and a shorter one behind the scene'}")
+            continue
+        frames.append(Frame(number, words, tidy(style.apply(words)), shown, caption))
+    if not count:
+        problems.add(
+            "",
+            'the scenes text has no frames; write one line a picture, such as "[Bob] at home, reads the paper #Monday"',
+        )
+    if several_marks:
+        many = len(several_marks) > 1
+        remarks.append(
+            f"scenes line{'s' * many} {listed(map(str, several_marks), len(several_marks))}: of several # the last one "
+            r"begins the caption; write \# where it is text"
         )
     return frames
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    # Composed form, so that a name is the same name whichever way its accents or kana marks were typed.
-    for number, line in enumerate(unicodedata.normalize("NFC", text).splitlines(), 1):
-        if line := line.strip():
-            yield number, line
-
-
-def _tidy(text: str) -> str:
-    return " ".join(text.split())
+def _check_scene(
+    scene: str, tags: tuple[str, ...], shown: tuple[str, ...], cast: _Cast, where: str, problems: Problems
+) -> None:
+    pieces = _TAG.split(scene)[::2]
+    for piece in pieces:
+        if stray := _stray_bracket(piece):
+            problems.add(where, stray)
+    for tag in tags:
+        if not cast.knows(tag) and not cast.was_tried(tag):
+            problems.add(where, lambda tag=tag: _unknown(tag, cast))
+    text = "".join(pieces)
+    for wide, name in {match[0]: tidy(match[1]) for match in _WIDE_TAG.finditer(text)}.items():
+        if cast.knows(name) or cast.was_tried(name):
+            problems.add(where, f"{quoted(wide)} is not a tag; write [{quoted(name)}]")
+    if not shown and not visible(text).strip():
+        problems.add(where, "the frame has no text; say what it shows")
 
 
 def _tags(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_tidy(name) for name in _TAG.findall(text)))
+    return tuple(dict.fromkeys(tidy(name) for name in _TAG.findall(text)))
 
 
 def _stray_bracket(text: str) -> str:
@@ -180,47 +249,42 @@ def _stray_bracket(text: str) -> str:
     return '"]" closes no tag; "[" is missing before it' if "]" in text else ""
 
 
-def _fill(text: str, words: Mapping[str, str]) -> str:
-    """`text` with the words for every known [Tag], without [NC], tidied.
+def _fill(text: str, words_of: Callable[[str], str | None], most: int) -> str:
+    """`text` with the words for every known [Tag], without [NC], tidied; cut a little behind `most` characters.
 
     A tag may touch the letters around it, as is usual in scripts without spaces; where words are written with spaces
     ("[Bob]sits") one is put in.
     """
-    filled = ""
+    filled, length = [""], 0
     for index, piece in enumerate(_TAG.split(text)):
         if index % 2:
-            name = _tidy(piece)
-            piece = "" if name == NO_CHARACTER else words.get(name, f"[{piece}]")
-        if _is_spaced_letter(filled[-1:]) and _is_spaced_letter(piece[:1]):
-            filled += " "
-        filled += piece
-    return _tidy(filled)
+            name = tidy(piece)
+            words = "" if name == NO_CHARACTER else words_of(name)
+            piece = f"[{piece}]" if words is None else words
+        if not piece:
+            continue
+        if _is_spaced_letter(filled[-1][-1:]) and _is_spaced_letter(piece[0]):
+            filled.append(" ")
+        filled.append(piece)
+        length += len(piece)
+        if length > 2 * most:  # no white space to tidy would bring it back within bounds
+            break
+    return tidy("".join(filled))
 
 
 def _is_spaced_letter(letter: str) -> bool:
     return letter.isalnum() and unicodedata.east_asian_width(letter) not in ("W", "F", "H")
 
 
-def _is_known(tag: str, cast: _Cast) -> bool:
-    return tag == NO_CHARACTER or (tag != UNNAMED and tag in cast.words)
-
-
-def _was_tried(tag: str, cast: _Cast) -> bool:
-    return tag != UNNAMED and any(tag in line for line in cast.broken)
-
-
 def _unknown(tag: str, cast: _Cast) -> str:
     if not tag:
         return f"the tag is empty; write a character's name or {NO_CHARACTER} in it"
-    names = [name for name in cast.words if name != UNNAMED]
-    hint = _did_you_mean(tag, [*names, NO_CHARACTER], "[{}]")
-    if not hint and names:
-        hint = f"; there are {', '.join(f'[{name}]' for name in names)}"
-    return f"[{tag}] is not a character{hint or f'; describe it in the characters text: [{tag}] ...'}"
-
-
-def _did_you_mean(word: str, choices: Iterable[str], form: str) -> str:
-    """A question after the nearest of `choices`, or nothing. One letter of two may differ: many names have only two."""
-    by_folded = {choice.casefold(): choice for choice in choices}
-    near = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.5)
-    return f"; did you mean {form.format(by_folded[near[0]])}?" if near else ""
+    if unseen := misplaced(tag):
+        return f"[{quoted(visible(tag))}] holds the invisible character {unseen}; write it without"
+    twin = cast.by_visible.get(visible(tag))
+    if twin and (unseen := invisible(tag) or invisible(twin)):
+        return f"[{quoted(tag)}] is not a character; it differs from [{quoted(twin)}] by the invisible {unseen}"
+    hint = did_you_mean(tag, [*cast.names, NO_CHARACTER], "[{}]")
+    if not hint and cast.names:
+        hint = f"; there are {listed((f'[{quoted(name)}]' for name in cast.names), len(cast.names))}"
+    return f"[{quoted(tag)}] is not a character{hint or f'; describe it in the characters text: [{quoted(tag)}] ...'}"

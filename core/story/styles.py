@@ -7,13 +7,18 @@ read from JSON in the list form that style files for SDXL share: `{"name": ..., 
 import json
 from dataclasses import dataclass
 
+from ..text import encodable
+from .problems import quoted
+
 PLACE = "{prompt}"
 NO_STYLE = "(No style)"
 DEFAULT_STYLE = "Japanese Anime"
+MOST_NAME = 100  # characters of a style's name
+FORM = f'a list, [{{"name": "...", "prompt": "... {PLACE} ...", "negative_prompt": "..."}}],'
 
 
 class StyleFileError(ValueError):
-    """A file of user styles cannot be used; the message names the file, the entry and what was expected."""
+    """A file of user styles, or an entry of it, cannot be used; the message says which, and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -76,40 +81,63 @@ PUBLISHED_STYLES = (
 )
 
 
-def read_styles(text: str, source: str) -> tuple[Style, ...]:
+def read_styles(text: str, source: str) -> tuple[tuple[Style, ...], tuple[str, ...]]:
     """Read a user's styles from JSON `text`; `source` is the file's name for messages.
 
-    Raises StyleFileError for the first entry that cannot be used.
+    Returns the styles that can be used, and a sentence on each entry that cannot.
+    Raises StyleFileError for a text that holds no list of entries.
     """
     try:
         entries = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StyleFileError(f"{source} is not valid JSON: {error}.") from error
+    except RecursionError:
+        raise StyleFileError(f"{source} is nested too deeply; {FORM} is expected.") from None
+    except ValueError as error:  # a JSONDecodeError, or a number with too many digits
+        raise StyleFileError(f"{source} is not valid JSON: {error}.") from None
     if not isinstance(entries, list):
-        raise StyleFileError(
-            f'{source} should hold a list, [{{"name": "...", "prompt": "... {PLACE} ...", "negative_prompt": "..."}}], '
-            f"but holds a {type(entries).__name__}."
-        )
+        raise StyleFileError(f"{source} holds {_shown(entries)}; {FORM} is expected.")
     styles: dict[str, Style] = {}
+    faults = []
     for number, entry in enumerate(entries, 1):
-        style = _read_entry(entry, f"{source}, entry {number}")
-        if style.name in styles:
-            raise StyleFileError(f'{source}, entry {number}: the name "{style.name}" is taken by an earlier entry.')
-        styles[style.name] = style
-    return tuple(styles.values())
+        try:
+            style = _read_entry(entry, f"{source}, entry {number}")
+            if style.name in styles:
+                raise StyleFileError(f'{source}, entry {number}: the name "{style.name}" is taken by an earlier entry.')
+            styles[style.name] = style
+        except StyleFileError as error:
+            faults.append(str(error))
+    return tuple(styles.values()), tuple(faults)
 
 
 def _read_entry(entry: object, where: str) -> Style:
     if not isinstance(entry, dict):
-        raise StyleFileError(f'{where} should be an object with "name" and "prompt", but is {json.dumps(entry)}.')
-    name = entry.get("name")
-    if not isinstance(name, str) or not name.strip():
+        raise StyleFileError(f'{where} is {_shown(entry)}; an object with "name" and "prompt" is expected.')
+    name = _text_of(entry, "name", where).strip()
+    if not name:
         raise StyleFileError(f'{where} has no "name".')
+    if len(name) > MOST_NAME or not name.isprintable():
+        raise StyleFileError(
+            f'{where}: "name" is {_shown(name)}; one line of {MOST_NAME} characters at most is expected.'
+        )
     where = f'{where} ("{name}")'
-    prompt = entry.get("prompt")
-    if not isinstance(prompt, str) or PLACE not in prompt:
+    prompt = _text_of(entry, "prompt", where)
+    if PLACE not in prompt:
         raise StyleFileError(f'{where}: "prompt" should be a text with {PLACE} where the scene goes.')
-    negative = entry.get("negative_prompt", "")
-    if not isinstance(negative, str):
-        raise StyleFileError(f'{where}: "negative_prompt" should be a text.')
-    return Style(name.strip(), prompt, negative)
+    return Style(name, prompt, _text_of(entry, "negative_prompt", where))
+
+
+def _text_of(entry: dict, key: str, where: str) -> str:
+    text = entry.get(key, "")
+    if not isinstance(text, str):
+        raise StyleFileError(f'{where}: "{key}" is {_shown(text)}; a text is expected.')
+    if encodable(text) != text:
+        raise StyleFileError(f'{where}: "{key}" holds half a character (a lone surrogate); write it whole.')
+    return text
+
+
+def _shown(value: object) -> str:
+    """What a file holds, in a sentence: short, whatever it is."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, str):
+        return f'"{quoted(value)}"'
+    return "a number" if isinstance(value, int | float) and not isinstance(value, bool) else json.dumps(value)
