@@ -69,7 +69,7 @@ def read_images(name: str, images) -> Tensor:
         images = images[..., :3]
     images = images.float()
     check_finite(name, images)
-    return images if images.shape[-1] == 3 else images.expand(-1, -1, -1, 3)
+    return images if images.shape[-1] == 3 else images.repeat(1, 1, 1, 3)
 
 
 def read_masks(name: str, masks) -> Tensor:

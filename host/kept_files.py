@@ -15,10 +15,12 @@ class KeptFiles:
         self._paths: dict[str, set[str]] = {}
         self._generations: dict[str, int] = {}
 
-    def add(self, node: str, paths: Iterable[str | os.PathLike]) -> None:
-        self._paths.setdefault(node, set()).update(map(os.fspath, paths))
+    def add(self, node: str | None, paths: Iterable[str | os.PathLike]) -> None:
+        """node: from `messages.current_node`; outside of the host there is none, and nothing is kept."""
+        if node is not None:
+            self._paths.setdefault(node, set()).update(map(os.fspath, paths))
 
-    def generation(self, node: str) -> int:
+    def generation(self, node: str | None) -> int:
         """A number that is another one after a file of the node has gone."""
         generation = self._generations.setdefault(node, 0)
         if any(not os.path.exists(path) for path in self._paths.get(node, ())):

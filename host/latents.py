@@ -1,11 +1,27 @@
 """The empty latent of a story: one sample a frame, each with the number of the noise it starts from."""
 
 import comfy.model_management
+import comfy.supported_models
 import torch
 
 MIN_SIZE = 64
 MAX_SIZE = 16384
+PLAIN_SIZE = 512  # of SD1.5, and where no model says another
+TRAINED_SIZES = (  # sides in pixels that the published models of a family were trained at
+    (comfy.supported_models.SD15, PLAIN_SIZE),
+    (comfy.supported_models.SD20, 768),
+    (comfy.supported_models.SDXL, 1024),
+)
 SCALE = 8  # pixels a latent position, for the VAEs of SD1.5, SD2 and SDXL; the host rescales empty latents for others
+
+
+def trained_size(model) -> int:
+    """Sides in pixels of the images that a MODEL's family was trained on; None: of no model."""
+    if model is None:
+        return PLAIN_SIZE
+    config = model.model.model_config
+    own = getattr(config, "trained_size", None)
+    return own or next((size for family, size in TRAINED_SIZES if isinstance(config, family)), 1024)
 
 
 def check_size(**sizes: int | None) -> None:

@@ -79,9 +79,10 @@ class StoryworldLatents(comfy.latent_formats.LatentFormat):
 
 
 class StoryworldModel(comfy.supported_models_base.BASE):
-    """A UNet like Stable Diffusion's, v-prediction under the same noise schedule."""
+    """A UNet like Stable Diffusion's, v-prediction under the same noise schedule. trained_size: sides in pixels."""
 
     unet_extra_config = {}
+    trained_size = 128
     latent_format = StoryworldLatents
     memory_usage_factor = 1.0
 

@@ -8,6 +8,7 @@ from ..host import extend
 from ..host import streaming_loader as loader
 from ..host.kept_files import kept_files
 from ..host.loading import LARGE_PRECISIONS
+from ..host.messages import current_node
 from .node import PreflightNode, StoryReelNode
 from .story import CATEGORY
 
@@ -224,7 +225,7 @@ class StoryReelExtendVideo(PreflightNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
-        return kept_files.generation(cls.hidden.unique_id)
+        return kept_files.generation(current_node())
 
     @classmethod
     def preflight(cls, chunk_frames, **inputs) -> None:
@@ -248,7 +249,7 @@ class StoryReelExtendVideo(PreflightNode):
             colour_anchor=colour_anchor,
             images=images,
         )
-        kept_files.add(cls.hidden.unique_id, [video.get_stream_source()])
+        kept_files.add(current_node(), [video.get_stream_source()])
         return io.NodeOutput(video, pictures)
 
 

@@ -8,6 +8,7 @@ from ..core.video.borders import Chunks
 from ..host import measure_video, messages, video_scores
 from ..host.folders import file_names
 from ..host.kept_files import kept_files
+from ..host.messages import current_node
 from .node import PreflightNode
 from .story import CATEGORY
 
@@ -32,7 +33,6 @@ class StoryReelMeasureVideo(PreflightNode):
             search_aliases=["MAWE", "SCuts", "drift", "PSNR", "SSIM", "CLIP score", "optical flow", "consistency"]
             + ["aesthetic score", "FVD", "KVD", "face", "re-identification"],
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.MultiType.Input(
                     "video",
@@ -145,7 +145,7 @@ class StoryReelMeasureVideo(PreflightNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
-        return kept_files.generation(cls.hidden.unique_id)
+        return kept_files.generation(current_node())
 
     @classmethod
     def preflight(cls, filename_prefix, **_) -> None:
@@ -177,7 +177,7 @@ class StoryReelMeasureVideo(PreflightNode):
             video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height, weights
         )
         measure_video.save(found, path)
-        kept_files.add(cls.hidden.unique_id, [path])
+        kept_files.add(current_node(), [path])
         if missing := charts.missing():
             messages.warn(missing)
         words, plot = report.in_words(found), report.draw(found, slice)

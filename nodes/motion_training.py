@@ -9,6 +9,7 @@ from ..core.video.training_plot import draw
 from ..host import messages
 from ..host import motion_training as training
 from ..host.kept_files import kept_files
+from ..host.messages import current_node
 from ..host.motion_joint import Decoder, Joint
 from .motion import CATEGORY, NONE, sd15_decoder, sd15_decoders
 from .node import StoryReelNode
@@ -63,7 +64,6 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
             "that beats interpolation on clips that it did not see.",
             search_aliases=["SMP", "semantic motion", "training"],
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 PredictorType.Input(
                     "predictor", tooltip="From Load Motion Predictor, with none: whose image tokens are learnt."
@@ -174,7 +174,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
 
     @classmethod
     def fingerprint_inputs(cls, clips, **_) -> str:
-        return f"{training.stamp_of(clips)} {kept_files.generation(cls.hidden.unique_id)}"
+        return f"{training.stamp_of(clips)} {kept_files.generation(current_node())}"
 
     @classmethod
     def execute(
@@ -207,7 +207,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
             told = {part: video_model[part] for part in ("model", "vae", "positive", "weight", "size", "frames")}
             joint = Joint(decoder=Decoder(**sd15_decoder(video_model)), **told)
         made, trained = training.train_in_host(predictor, clip_vision, clips, name, config, plan, recipe, joint)
-        kept_files.add(cls.hidden.unique_id, [trained.path])
+        kept_files.add(current_node(), [trained.path])
         report = f"{trained.path.name}: {trained.figures.told}"
         if missing := charts.missing():
             messages.warn(missing)

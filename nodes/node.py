@@ -6,6 +6,7 @@ masks and latents in one form without NaN.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -78,9 +79,11 @@ def _value_alone(value):
 
 
 def _checked(execute: Callable) -> Callable:
+    names = list(inspect.signature(execute).parameters)[1:]
+
     @functools.wraps(execute)
-    def wrapped(cls, **values) -> io.NodeOutput:
-        schema = cls.FINALIZE_SCHEMA()
+    def wrapped(cls, *args, **values) -> io.NodeOutput:
+        schema, values = cls.FINALIZE_SCHEMA(), {**dict(zip(names, args, strict=False)), **values}
         if issubclass(cls, InnerNode):
             cls.outer_node()
         with messages.collecting() as said:

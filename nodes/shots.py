@@ -6,6 +6,7 @@ from ..core.video import clips
 from ..host import shots
 from ..host.conditioning import pick_row
 from ..host.kept_files import kept_files
+from ..host.messages import current_node
 from ..host.shots import join as join_shots
 from ..host.video_file import rate_of
 from .node import InnerNode, PreflightNode, StoryReelNode
@@ -170,7 +171,7 @@ class StoryReelAnimateStory(PreflightNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
-        return kept_files.generation(cls.hidden.unique_id)
+        return kept_files.generation(current_node())
 
     @classmethod
     def preflight(cls, **inputs) -> None:
@@ -312,7 +313,7 @@ class StoryReelJoinShots(InnerNode):
     @classmethod
     def execute(cls, run, shots, after, shared_ends, fps, expansion) -> io.NodeOutput:
         video = join_shots(run, shots.split(), shared_ends, fps)
-        kept_files.add(cls.outer_node(), [video.get_stream_source()])
+        kept_files.add(current_node(), [video.get_stream_source()])
         return io.NodeOutput(video)
 
 

@@ -9,7 +9,7 @@ from ..core.story.story import Story
 from ..core.story.styles import DEFAULT_STYLE
 from ..host import messages
 from ..host.conditioning import encode_story
-from ..host.latents import MAX_SIZE, MIN_SIZE, SCALE, empty_story_latent
+from ..host.latents import MAX_SIZE, SCALE, empty_story_latent, trained_size
 from ..host.story_files import load_styles
 from .node import StoryReelNode
 from .types import StoryType
@@ -27,6 +27,8 @@ SCENES = """\
 [NC] a storm over a lighthouse, high waves, dark clouds #Then the wind turned.
 [Pip] runs along a cliff path in the rain #But Pip could smell a warm stove a mile away.
 [Mia] and [Pip] sit by a glowing stove in a round room #And that is how the lighthouse got its keepers."""
+
+TRAINED = "0: what the model's family was trained at (SD1.5 512, SD2.x 768, SDXL 1024); 512 without a model."
 
 NEGATIVE = "bad anatomy, extra limbs, deformed hands, blurry, low quality, text, watermark"
 
@@ -101,6 +103,18 @@ class StoryReelScript(StoryReelNode):
         return repr(load_styles())
 
     @classmethod
+    def inputs_that_count(cls, characters, scenes, style, negative) -> dict:
+        """What images, shots and patches read of a story, for the names of their work: no caption and no remark."""
+        try:
+            story, _ = read_script(characters, scenes, style, negative, load_styles()[0])
+        except ValueError:  # the node will refuse it
+            return dict(characters=characters, scenes=scenes, style=style, negative=negative)
+        return {
+            "frames": [[frame.prompt, sorted(frame.characters)] for frame in story.frames],
+            "negative": story.negative,
+        }
+
+    @classmethod
     def execute(cls, characters, scenes, style, negative) -> io.NodeOutput:
         styles, fault = load_styles()
         story, remarks = read_script(characters, scenes, style, negative, styles)
@@ -142,7 +156,7 @@ class StoryReelEncodeStory(StoryReelNode):
 class StoryReelStoryLatent(StoryReelNode):
     @classmethod
     def define_schema(cls):
-        size = {"default": 768, "min": MIN_SIZE, "max": MAX_SIZE, "step": SCALE}
+        size = {"default": 0, "min": 0, "max": MAX_SIZE, "step": SCALE}
         return io.Schema(
             node_id="StoryReelStoryLatent",
             display_name="Story Latent (StoryReel)",
@@ -151,8 +165,8 @@ class StoryReelStoryLatent(StoryReelNode):
             search_aliases=["empty latent", "story noise", "same noise"],
             inputs=[
                 StoryType.Input("story", tooltip="A story from the Story Script node."),
-                io.Int.Input("width", **size, tooltip="Width of every picture in pixels, a multiple of 8."),
-                io.Int.Input("height", **size, tooltip="Height of every picture in pixels, a multiple of 8."),
+                io.Int.Input("width", **size, tooltip=f"Width of every image in pixels, a multiple of 8. {TRAINED}"),
+                io.Int.Input("height", **size, tooltip=f"Height of every image in pixels, a multiple of 8. {TRAINED}"),
                 io.Combo.Input(
                     "noise",
                     options=list(NOISE_POLICIES),
@@ -161,13 +175,17 @@ class StoryReelStoryLatent(StoryReelNode):
                     "published StoryDiffusion app silently gives one noise to all frames after the first ones. "
                     "'same per character' goes by the first character named in a frame.",
                 ),
+                io.Model.Input(
+                    "model", optional=True, tooltip="The model that will sample, for a width and height of 0."
+                ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="One empty sample a frame, for a sampler.")],
         )
 
     @classmethod
-    def execute(cls, story: Story, width, height, noise) -> io.NodeOutput:
-        return io.NodeOutput(empty_story_latent(noise_indices(story, noise), width, height))
+    def execute(cls, story: Story, width, height, noise, model=None) -> io.NodeOutput:
+        side = trained_size(model)
+        return io.NodeOutput(empty_story_latent(noise_indices(story, noise), width or side, height or side))
 
 
 NODES = [StoryReelScript, StoryReelEncodeStory, StoryReelStoryLatent]

@@ -109,7 +109,7 @@ BAD_VALUES = [  # node, input, value, what the refusal must say
     ("StoryReelConsistentAttention", "preset.blocks", "left", "'left' not in ['up',"),
     ("StoryReelConsistentAttention", "preset", "grand", "preset is grand; one of low-vram, mask, paper, custom is"),
     ("StoryReelScript", "style", "Cubist", 'style "Cubist" does not exist; there are'),
-    ("StoryReelStoryLatent", "width", 48, "smaller than min of 64"),
+    ("StoryReelStoryLatent", "width", -8, "smaller than min of 0"),
     ("StoryReelStoryLatent", "noise", "white", "'white' not in ['different',"),
     ("StoryReelComicPage", "layout", "spiral", "'spiral' not in ['automatic',"),
     ("StoryReelComicPage", "border", -1, "smaller than min of 0"),
@@ -136,6 +136,7 @@ def test_a_bad_value_is_refused(client, node, name, value, words):
 FOUND_BY_THE_NODE = [  # node, input, value, what the error must say
     ("StoryReelScript", "scenes", "[Mia] runs\n[Mai] runs after her", "line 2: [Mai] is not a character; did you mean"),
     ("StoryReelStoryLatent", "width", 77, "width is 77; a multiple of 8"),
+    ("StoryReelStoryLatent", "width", 48, "width is 48; a multiple of 8 from 64"),
 ]
 
 

@@ -194,7 +194,7 @@ def test_what_is_no_clip_is_refused_by_name(learn, tmp_path):
 def test_clips_lie_in_the_input_folder(host, name):
     from storyreel.host.motion_training import input_folder
 
-    with pytest.raises(ValueError, match="there is no folder .* in ComfyUI's input folder"):
+    with pytest.raises(ValueError, match="there is no folder .* in ComfyUI's input folder|clips is .* expected"):
         input_folder(name)
 
 
@@ -205,7 +205,7 @@ def test_predictors_lie_in_their_folder(host):
     assert output_file("mine") == output_file(" mine.safetensors") == folder / "mine.safetensors"
     assert output_file("people/walking") == folder / "people" / "walking.safetensors"
     for name in ("", "  ", "../mine", "/mine", ".safetensors"):
-        with pytest.raises(ValueError, match="is no name for a file in models/semantic_motion"):
+        with pytest.raises(ValueError, match="name is .*; a name .*is expected"):
             output_file(name)
 
 

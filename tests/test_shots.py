@@ -110,6 +110,25 @@ def test_what_a_node_tells_the_host_of_itself_counts(host):
     assert second == again and len({first, second, key(graph())}) == 3
 
 
+def test_a_model_patched_with_a_story_counts_by_what_patches_read_of_it(host):
+    """Consistent Self-Attention reads who is in which frame: a caption, a remark or an unused character is not read."""
+
+    def patched(scenes: str, characters: str = "[Pim] a blue hero") -> dict:
+        told = dict(characters=characters, scenes=scenes, style="(No style)", negative="")
+        return {
+            "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "model.ckpt"}},
+            "2": {"class_type": "StoryReelScript", "inputs": told},
+            "3": {"class_type": "StoryReelConsistentAttention", "inputs": {"model": ["1", 0], "story": ["2", 0]}},
+            "9": {"class_type": "StoryReelAnimateStoryByMotion", "inputs": {"positive": ["3", 0]}},
+        }
+
+    plain = key(patched("[Pim] waves #Hello wrold\n[NC] rain"))
+    assert key(patched("[Pim]  waves #Hello world\n\n[NC] rain")) == plain
+    assert key(patched("[Pim] waves\n[NC] rain", "[Pim] a blue hero # my hero\n[Pom] another")) == plain
+    assert key(patched("[Pim] waves\n[Pim] rain")) != plain != key(patched("[Pim] sits\n[NC] rain"))
+    assert len({key(patched("[Nobody] is told of")), key(patched("[Nobody] is seen")), plain}) == 3, "a wrong script"
+
+
 def test_a_file_by_its_whole_path_counts(host, tmp_path):
     file = tmp_path / "clip.mp4"
     file.write_bytes(b"first")

@@ -396,3 +396,14 @@ def test_a_story_is_sampled_in_one_batch(host, tiny_checkpoint):
     # one noise for all, so that only the prompts can make the pictures differ
     assert all(not torch.equal(images[0], image) for image in images[1:])
     assert any(event == "progress" and data["max"] == 6 for event, data in run.events)  # five prompts and the negative
+
+
+@pytest.mark.parametrize(("name", "side"), [(None, 512), ("sd15", 512), ("sdxl_slim", 1024), ("world", 128)])
+def test_without_a_size_a_latent_has_that_of_the_models_family(host, tiny_checkpoint, name, side):
+    from storyreel.host import storyworld
+
+    model = {} if name is None else {"model": storyworld.load_model()}
+    if name not in (None, "world"):
+        model = {"model": host.load_checkpoint(tiny_checkpoint(name))[0]}
+    (latent,) = call(host, "StoryReelStoryLatent", story=story_of(host), width=0, height=64, noise="different", **model)
+    assert latent["samples"].shape[2:] == (8, side // 8)
