@@ -63,7 +63,7 @@ def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.nd
             if duration and frame.pts >= end:
                 return
             kept = "gbrpf32le" if deep and frame.format.name not in BYTES else "rgb24"
-            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format=kept), round(frame.rotation / 90)))
+            yield files.upright(frame, kept)
 
 
 def to_tensor(frame: np.ndarray) -> Tensor:

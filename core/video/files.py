@@ -56,10 +56,18 @@ def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sound
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """The frames of a file, [H, W, 3] uint8, one at a time."""
+    """The frames of a file, upright, [H, W, 3] uint8, one at a time.
+
+    Raises av.error.FFmpegError for a file that is no video, and IndexError for one without pictures.
+    """
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield upright(frame)
+
+
+def upright(frame: av.VideoFrame, format: str = "rgb24") -> np.ndarray:
+    """A decoded frame as an array, turned as its file says: a phone on its side writes frames that lie."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format=format), round(frame.rotation / 90)))
 
 
 def write_tensor(path: Path, tensor: Tensor) -> None:
