@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.supported_models_base
+import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
@@ -170,12 +171,12 @@ class DynamiCrafter(ClipModel):
                 f"The VAE gives latents of {latents.shape[1]} channels, and this {self.named} works on {channels}; "
                 "take the VAE that comes with its checkpoint, or the one that its help page names."
             )
-        latents = self.process_latent_in(latents.to(device))
         if len(latents) != frames:
             raise ValueError(
                 f"The CONDITIONING was made for {len(latents)} frames, and the LATENT holds {frames}; take both from "
                 "one StoryReelDynamiCrafterConditioning."
             )
+        latents = self.process_latent_in(_of_size(latents.to(device), *kwargs["noise"].shape[-2:]))
         fs = kwargs.get(FS)
         fs = self.sizes.default_fs if fs is None else fs
         return {
@@ -192,6 +193,13 @@ class DynamiCrafter(ClipModel):
                 f"{mode} is asked of a checkpoint that is taken for {kind.name}, which only animates a first picture; "
                 "load 512_interp or ToonCrafter, or choose what this file is in StoryReelDynamiCrafterLoader."
             )
+
+
+def _of_size(latents: Tensor, height: int, width: int) -> Tensor:
+    """Latents [T, channels, h, w], resized as the host's SVD does: they cover the size, and are cut from the middle."""
+    if latents.shape[-2:] == (height, width):
+        return latents
+    return comfy.utils.common_upscale(latents, width, height, "bilinear", "center")
 
 
 def parts_of(model: comfy.model_patcher.ModelPatcher) -> DynamiCrafter:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import av
 import comfy.model_management
+import numpy as np
 import torch
 from safetensors.torch import safe_open, save_file
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..core.networks.semantic_motion.training import LEAST_FRAMES, TOKENS, Clip
 from ..core.video import files
 from ..core.video.pictures import fit
+from . import messages
 from .motion import Space
 
 NODE = "StoryReelTrainMotionPredictor"
@@ -30,7 +32,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 def clips_in(folder: Path) -> list[Path]:
-    """The videos in a folder and in those inside it, by their names."""
+    """What is named like a video in a folder and in those inside it, by their names. See `usable`."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
@@ -49,10 +51,41 @@ def latent_paths(vae, size: int, clips: Sequence[Path], stride: int, folder: Pat
     return _paths(_latents_by(vae, size), clips, stride, folder)
 
 
+def usable(clips: Sequence[Path], stride: int, paths: Sequence[Path]) -> list[int]:
+    """Numbers of the clips that are videos of enough frames, or whose tokens are there. A message names each other one.
+
+    Raises ValueError if there is none.
+    """
+    reasons = [None if path.exists() else _unusable(clip, stride) for clip, path in zip(clips, paths, strict=True)]
+    lines = [f"{clip.name} is skipped: it {reason}." for clip, reason in zip(clips, reasons, strict=True) if reason]
+    if clips and len(lines) == len(clips):
+        found = f"{len(clips)} file{'s' * (len(clips) > 1)}"
+        raise ValueError(f"{NODE}: the folder holds {found} and no clip to learn from: {lines[0]}")
+    for line in lines:
+        messages.warn(f"{NODE}: {line}")
+    return [number for number, reason in enumerate(reasons) if not reason]
+
+
+def _unusable(clip: Path, stride: int) -> str | None:
+    """Why nothing can be learnt from a file, so far as its first frames tell."""
+    if clip.is_dir():
+        return "is a folder"
+    try:
+        found = sum(1 for _ in islice(files.read_frames(clip), 0, (LEAST_FRAMES - 1) * stride + 1, stride))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        return f"cannot be read as a video ({error})"
+    except IndexError:
+        return "has no pictures"
+    if found >= LEAST_FRAMES:
+        return None
+    held = f"{found} frame{'s' * (found != 1)}"
+    return f"has {held} at a stride of {stride}; at least {LEAST_FRAMES} are expected, two ends and one between"
+
+
 def make_tokens(
     space: Space, clip_vision, clips: Sequence[Path], stride: int, paths: Sequence[Path], tell: Tell
 ) -> list[Clip]:
-    """Write those of `token_paths` that are not there. Raises ValueError for a file that is no clip, or a short one."""
+    """Write those of `token_paths` that are not there. Raises as `files.read_frames` for what is not `usable`."""
     _write_missing(_tokens_by(space, clip_vision), TOKENS, clips, stride, paths, partial(tell, "clip"))
     made = []
     for path in paths:
@@ -62,7 +95,7 @@ def make_tokens(
 
 
 def make_latents(vae, size: int, clips: Sequence[Path], stride: int, paths: Sequence[Path], tell: Tell) -> None:
-    """Write those of `latent_paths` that are not there. Raises ValueError as `make_tokens`."""
+    """Write those of `latent_paths` that are not there. Raises as `make_tokens`."""
     _write_missing(_latents_by(vae, size), LATENTS, clips, stride, paths, partial(tell, "latents of clip"))
 
 
@@ -105,20 +138,32 @@ def _write_missing(
 def _encoded(encode: Encode, clip: Path, stride: int) -> Tensor:
     """float16, a row for each frame."""
     parts = []
-    try:
-        frames = islice(files.read_frames(clip), 0, None, stride)
-        while some := list(islice(frames, files.FRAMES_AT_ONCE)):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            parts.append(_half(encode, files.to_pictures(some)))
-    except (av.error.FFmpegError, IndexError) as error:  # IndexError: sound alone
-        raise ValueError(f"{NODE}: {clip.name} cannot be read as a video ({error}).") from error
-    count = sum(map(len, parts))
-    if count < LEAST_FRAMES:
-        raise ValueError(
-            f"{NODE}: {clip.name} has {count} frames at a stride of {stride}; at least {LEAST_FRAMES} are expected, "
-            "two ends and one between."
-        )
+    frames = islice(_readable(clip), 0, None, stride)
+    while some := list(islice(frames, files.FRAMES_AT_ONCE)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        parts.append(_half(encode, files.to_pictures(some)))
     return torch.cat(parts)
+
+
+def _readable(clip: Path) -> Iterator[np.ndarray]:
+    """The frames of a clip up to one that cannot be decoded, as the host reads it, or that has another size."""
+    frames = files.read_frames(clip)
+    first = next(frames)
+    yield first
+    for number in count(2):
+        try:
+            frame = next(frames, None)
+        except av.error.FFmpegError as error:
+            reason = f"cannot be read ({error})"
+        else:
+            if frame is None:
+                return
+            if frame.shape == first.shape:
+                yield frame
+                continue
+            reason = "has another size"
+        messages.warn(f"{NODE}: frame {number} of {clip.name} {reason}; the clip ends before it.")
+        return
 
 
 def _half(encode: Encode, pictures: Tensor) -> Tensor:
@@ -134,8 +179,11 @@ def _name_of(encode: Encode) -> str:
 
 
 def _identity(path: Path) -> list:
-    told = path.stat()
-    return [path.name, told.st_size, told.st_mtime_ns]
+    try:
+        stat = path.stat()
+    except OSError:  # a link to nowhere
+        return [path.name]
+    return [path.name, stat.st_size, stat.st_mtime_ns]
 
 
 def digest(value) -> str:

@@ -33,6 +33,7 @@ from .motion_clips import (
     make_tokens,
     stamp,
     token_paths,
+    usable,
     write,
 )
 from .motion_joint import FrozenVideo, Joint, VideoError
@@ -130,7 +131,8 @@ def run(
 
     work: for tokens, latents and unfinished runs. A training that is in `target` already is not repeated.
 
-    Raises ValueError for clips and a video model that cannot serve, and if `target` is of another training.
+    Files that are no clips are skipped, and change nothing, see `motion_clips.usable`. Raises ValueError if they all
+    are, for a video model that cannot serve, and if `target` is of another training.
     """
     if not clips:
         raise ValueError(f"{NODE}: there are no clips; a folder of videos is expected ({', '.join(SUFFIXES)}).")
@@ -140,6 +142,8 @@ def run(
         )
     video = FrozenVideo(joint, config) if joint is not None and joint.weight else None
     paths, latents = token_paths(space, clip_vision, clips, recipe.stride, work / "tokens"), []
+    serving = usable(clips, recipe.stride, paths)
+    clips, paths = [clips[number] for number in serving], [paths[number] for number in serving]
     told = {"plan": asdict(plan), "recipe": asdict(recipe)}
     if video is not None:
         told["joint"] = video.told

@@ -13,6 +13,7 @@ from comfy_api.latest import Input, Types
 from ..core.story.story import Story
 from ..core.video import subtitles
 from ..core.video.subtitles import Cue
+from . import even
 
 NODE = "StoryReelSubtitles"
 PYAV = 16, 1  # the first to write a track of subtitles
@@ -90,7 +91,7 @@ def subtitle(video: Input.Video, story: Story, shots: Input.Video | None = None)
     check_subtitles(story)
     end = video.get_duration()
     cues = subtitles.spread(story.captions, end if shots is None else shots.get_duration(), end)
-    return SubtitledVideo(video, cues), subtitles.to_srt(cues)
+    return SubtitledVideo(even.with_any_sides(NODE, video), cues), subtitles.to_srt(cues)
 
 
 def check_subtitles(story: Story) -> None:

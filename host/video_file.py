@@ -1,11 +1,15 @@
 """VIDEO as frames that pass by one at a time: what comes in, of whatever kind, and what goes out, in a file of ours."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
+import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import InputImpl, Types
@@ -14,6 +18,7 @@ from torch import Tensor
 from ..core.inputs import read_images
 from ..core.video import files
 from ..core.video.sound import Sound, read_sound
+from . import even
 from .subtitles import without_subtitles
 
 BYTES = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")  # formats that the host reads as 8 bits a channel
@@ -65,7 +70,7 @@ def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.nd
             if duration and frame.pts >= end:
                 return
             kept = "gbrpf32le" if deep and frame.format.name not in BYTES else "rgb24"
-            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format=kept), round(frame.rotation / 90)))
+            yield files.upright(frame, kept)
 
 
 def to_tensor(frame: np.ndarray) -> Tensor:
@@ -97,4 +102,11 @@ class ExactVideo(InputImpl.VideoFromFile):
     def save_to(self, path, format=Types.VideoContainer.AUTO, codec=Types.VideoCodec.AUTO, **kwargs):
         if codec == Types.VideoCodec.AUTO:
             codec = Types.VideoCodec.H264  # else the host would copy this file's own coding into the user's
-        super().save_to(path, format, codec, **kwargs)
+        if not even.is_odd(self):
+            return super().save_to(path, format, codec, **kwargs)
+        clip, temporary = open_clip(self, 0.0), folder_paths.get_temp_directory()
+        os.makedirs(temporary, exist_ok=True)
+        with TemporaryDirectory(dir=temporary) as folder:
+            whole = Path(folder, "even.avi")
+            files.write_frames(whole, map(even.to_even, clip.frames()), clip.rate, clip.sound)
+            return InputImpl.VideoFromFile(str(whole)).save_to(path, format, codec, **kwargs)

@@ -1,9 +1,9 @@
 """From pictures to transitions, and from transitions to one clip."""
 
-from comfy_api.latest import InputImpl, Types, io
+from comfy_api.latest import Types, io
 
 from ..core.video import clips
-from ..host import shots
+from ..host import even, shots
 from ..host.conditioning import pick_row
 from ..host.kept_files import kept_files
 from ..host.messages import current_node
@@ -84,7 +84,8 @@ class StoryReelJoinClips(StoryReelNode):
     def execute(cls, images, fps, shared_ends, closed) -> io.NodeOutput:
         joined = clips.join(images, shared_ends[0], closed[0])
         rate = rate_of(fps[0])
-        video = InputImpl.VideoFromComponents(Types.VideoComponents(images=joined, audio=None, frame_rate=rate))
+        video = even.FrameVideo(Types.VideoComponents(images=joined, audio=None, frame_rate=rate))
+        even.warn_odd("StoryReelJoinClips", video)
         return io.NodeOutput(video, joined)
 
 

@@ -1,7 +1,10 @@
 """Pairs of pictures and clips joined, alone and through the host's list mapping."""
 
+import numpy as np
 import pytest
 import torch
+from harness.clips import TURNS, write_turned
+from storyreel.core.video import files
 from storyreel.core.video.clips import join, pairs
 
 
@@ -47,3 +50,18 @@ def test_a_story_passes_through_list_mapping(host, tmp_path):
     assert len(run.values["2"][0]) == 2 and len(run.outputs["5"]["images"]) == 3
     video = run.values["4"][0][0] if isinstance(run.values["4"][0], list) else run.values["4"][0]
     assert float(video.get_components().frame_rate) == 8
+
+
+@pytest.mark.parametrize("degrees", TURNS)
+def test_frames_stand_upright_as_in_the_hosts_load_video(degrees, host, tmp_path):
+    """Whatever the file says of its rotation: of the coded picture's right side, top and so on."""
+    from comfy_api.latest import InputImpl
+    from storyreel.host.video_file import decode
+
+    video = InputImpl.VideoFromFile(str(write_turned(tmp_path / "phone.mp4", degrees)))
+    coded = np.stack(list(files.read_frames(write_turned(tmp_path / "coded.mp4", 0))))
+    frames = np.stack(list(files.read_frames(tmp_path / "phone.mp4")))
+    assert np.array_equal(frames, np.rot90(coded, -degrees // 90, axes=(1, 2)))
+    assert np.array_equal(frames, np.stack(list(decode(video))))
+    loaded = video.get_components().images
+    assert loaded.shape == frames.shape and (loaded - files.to_pictures(frames)).abs().mean() < 0.02

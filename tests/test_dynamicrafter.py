@@ -307,6 +307,58 @@ def test_any_number_of_frames(model, frames):
     assert sample(model, frames).shape[0] == frames
 
 
+@pytest.mark.parametrize("size", [(16, 24), (12, 8), (4, 4)], ids=["upscaled", "turned", "smaller"])
+@torch.no_grad()
+def test_a_latent_of_another_size_resizes_what_is_concatenated(model, size):
+    """As the host does for SVD: scaled to cover the LATENT, cut from the middle. Of the same size nothing changes."""
+    import comfy.utils
+    import nodes
+    from storyreel.host import dynamicrafter_model as keys
+
+    def sampled(*conds):
+        return nodes.common_ksampler(model, 1, 3, 5.0, "euler", "normal", *conds, empty(size=size))[0]["samples"]
+
+    conds = told(1), told(2)
+    expected = told(1), told(2)
+    for ((_, options),) in expected:
+        latents = options[keys.CONCAT_LATENTS]
+        options[keys.CONCAT_LATENTS] = comfy.utils.common_upscale(latents, size[1], size[0], "bilinear", "center")
+    found = sampled(*conds)
+    assert found.shape == (FRAMES, 4, *size) and torch.equal(found, sampled(*expected))
+    assert all(options[keys.CONCAT_LATENTS].shape[-2:] == (8, 12) for ((_, options),) in conds), "it stays"
+
+
+def test_an_upscaled_latent_of_the_demo_model_is_sampled(host, tmp_path):
+    """The empty clip of DynamiCrafter Conditioning behind the stock Upscale Latent, at twice its size."""
+    prompt = {
+        "image": ("EmptyImage", dict(width=128, height=64, batch_size=1, color=0x336699)),
+        "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
+        "model": (
+            "StoryReelDynamiCrafterLoader",
+            dict(checkpoint="storyworld_video.safetensors", kind="auto", precision="auto"),
+        ),
+        "text": ("CLIPTextEncode", dict(text="a hero waving", clip=["toy", 1])),
+        "shot": (
+            "StoryReelDynamiCrafterConditioning",
+            dict(positive=["text", 0], negative=["text", 0], clip_vision=["toy", 3], vae=["toy", 2], frames=4, fs=0)
+            | dict(start_image=["image", 0], mode="animate", width=128, height=64),
+        ),
+        "larger": (
+            "LatentUpscale",
+            dict(samples=["shot", 3], upscale_method="bilinear", width=256, height=128, crop="disabled"),
+        ),
+        "sample": (
+            "KSampler",
+            dict(model=["model", 0], positive=["shot", 0], negative=["shot", 2], latent_image=["larger", 0])
+            | dict(seed=1, steps=1, cfg=2.0, sampler_name="euler", scheduler="normal", denoise=1.0),
+        ),
+        "end": ("PreviewAny", dict(source=["sample", 0])),
+    }
+    done = host.run({name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in prompt.items()})
+    empty, sampled = done.values["shot"][3]["samples"], done.values["sample"][0]["samples"]
+    assert sampled.shape == (*empty.shape[:2], *(2 * side for side in empty.shape[2:])) and sampled.isfinite().all()
+
+
 def test_what_does_not_go_together_is_said(names, model):
     import nodes
     from storyreel.host import dynamicrafter_loader

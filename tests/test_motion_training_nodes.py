@@ -4,12 +4,16 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from harness import dynamicrafter
 from harness import motion as tiny
+from harness.clips import write_turned
 from harness.folders import environment, require_setup
 from harness.motion import swing, write_video
 from PIL import Image
@@ -175,19 +179,95 @@ def test_what_is_no_clip_is_refused_by_name(learn, tmp_path):
     folder.mkdir()
     with pytest.raises(ValueError, match="there are no clips; a folder of videos is expected"):
         learn(folder=folder)
+    write_video(folder / "short.gif", swing(0, 2))
+    with pytest.raises(ValueError, match="the folder holds 1 file and no clip to learn from: short.gif is"):
+        learn(folder=folder)
     write_video(folder / "one.gif", swing(0, FRAMES))
     with pytest.raises(ValueError, match="There is 1 clip; at least 2 are expected"):
-        learn(folder=folder)
-    write_video(folder / "short.gif", swing(0, 2))
-    with pytest.raises(ValueError, match="short.gif has 2 frames at a stride of 1; at least 3 are expected"):
-        learn(folder=folder)
-    (folder / "short.gif").write_bytes(b"no video")
-    with pytest.raises(ValueError, match="short.gif cannot be read as a video"):
         learn(folder=folder)
     with pytest.raises(ValueError, match="windows of 9 frames are asked of a position table of 6 rows"):
         from storyreel.host.motion_training import Recipe
 
         learn(recipe=Recipe(frames=9))
+
+
+def write_sound(path: Path) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_what_is_no_clip_is_skipped_with_a_line_each(learn, tmp_path, caplog):
+    """The clips beside it are learnt from, in a run of their own name: the same with and without the others."""
+    plan, folder = replace(PLAN, steps=2), tmp_path / "clips"
+    for number in range(3):
+        write_video(folder / f"{number}.gif", swing(number, FRAMES))
+    alone = learn("alone.safetensors", folder=folder, plan=plan)
+
+    (folder / "folder.mp4").mkdir()
+    write_video(folder / "folder.mp4" / "inside.gif", swing(0, 2)[:1])
+    (folder / "._2.gif").write_bytes(b"\x00\x05\x16\x07" + bytes(200))
+    (folder / "empty.mkv").write_bytes(b"")
+    (folder / "gone.mp4").symlink_to(folder / "nowhere.mp4")
+    (folder / "garbage.avi").write_bytes(bytes(range(256)) * 20)
+    write_sound(folder / "sound.mp4")
+    write_turned(folder / "still.mp4", 0, frames=1)
+    lines = {
+        "._2.gif": "cannot be read as a video",
+        "empty.mkv": "cannot be read as a video",
+        "folder.mp4": "is a folder",
+        "garbage.avi": "cannot be read as a video",
+        "gone.mp4": "cannot be read as a video",
+        "inside.gif": "has 1 frame at a stride of 1; at least 3 are expected",
+        "sound.mp4": "has no pictures",
+        "still.mp4": "has 1 frame at a stride of 1; at least 3 are expected",
+    }
+    learned = learn("learned.safetensors", folder=folder, plan=plan)
+    told = [record.getMessage() for record in caplog.records if "StoryReelTrain" in record.getMessage()]
+    assert len(told) == len(lines)
+    for name, reason in lines.items():
+        assert len([line for line in told if f"{name} is skipped" in line and reason in line]) == 1, (name, told)
+    assert told_by(learned.path)["run"] == told_by(alone.path)["run"] and told_by(learned.path)["clips"] == 3
+
+    for number in range(3):
+        (folder / f"{number}.gif").unlink()
+    with pytest.raises(ValueError, match="the folder holds 8 files and no clip to learn from: "):
+        learn("none.safetensors", folder=folder, plan=plan)
+
+
+def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, space, clip_vision, tmp_path, caplog):
+    """As the host's Load Video takes it; its tokens are those of the frames before."""
+    from storyreel.core.video import files
+    from storyreel.host.motion_clips import token_paths
+
+    folder, rng = tmp_path / "clips", np.random.default_rng(0)
+    write_video(folder / "whole.gif", swing(0, FRAMES))
+    frames = rng.integers(0, 255, (8, 48, 64, 3), np.uint8)
+    files.write_frames(folder / "broken.avi", frames, Fraction(8))
+    whole = (folder / "broken.avi").read_bytes()
+    (folder / "broken.avi").write_bytes(whole[: len(whole) * 3 // 5])
+    learn(folder=folder, plan=replace(PLAN, steps=1))
+    (path,) = token_paths(space, clip_vision, [folder / "broken.avi"], 1, tmp_path / "work" / "tokens")
+    count = len(load_file(path)["tokens"])
+    assert 3 <= count < 8
+    seen = space.encode(clip_vision, files.to_pictures(frames[:count]), 1)
+    torch.testing.assert_close(load_file(path)["tokens"].float(), seen, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_phones_clip_is_learnt_upright(space, clip_vision, tmp_path, degrees):
+    from storyreel.core.video import files
+    from storyreel.host.motion_clips import make_tokens, token_paths
+
+    clips = [write_turned(tmp_path / "phone.mp4", degrees)]
+    paths = token_paths(space, clip_vision, clips, 1, tmp_path / "tokens")
+    make_tokens(space, clip_vision, clips, 1, paths, lambda *_: None)
+    coded = files.to_pictures(files.read_frames(write_turned(tmp_path / "coded.mp4", 0)))
+    upright = space.encode(clip_vision, coded.rot90(-degrees // 90, (1, 2)), 1)
+    torch.testing.assert_close(load_file(paths[0])["tokens"].float(), upright, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "not there"])
@@ -255,6 +335,16 @@ def test_the_node(host, clips):
         trained = graph("more")
         trained["load"]["inputs"]["predictor"] = "by_the_node.safetensors"
         host.run(trained)
+
+
+def test_the_node_shows_what_it_skipped(host, clips):
+    folder = host.base / "input" / "mixed"
+    for number in range(2):
+        write_video(folder / f"{number}.gif", swing(number, FRAMES))
+    (folder / "._0.gif").write_bytes(bytes(100))
+    done = host.run(graph("mixed", clips="mixed", steps=1))
+    report, line = done.outputs["train"]["text"]
+    assert report == done.values["train"][1] and "._0.gif is skipped: it cannot be read as a video" in line
 
 
 def test_the_cancel_button(host, clips):

@@ -36,10 +36,11 @@ def zero_terminal_snr(bars: Tensor) -> Tensor:
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
 
 
-def scale_table(base: float, steps: int = TIMESTEPS) -> Tensor:
-    """The dynamic rescale of every timestep, float64 [steps]: from 1 to `base`, which it then keeps. base 1 is none."""
-    falling = torch.linspace(1, base, RESCALED_TIMESTEPS, dtype=torch.float64)
-    return torch.cat([falling, torch.full((max(0, steps - RESCALED_TIMESTEPS),), base, dtype=torch.float64)])[:steps]
+def scale_table(base: float, steps: int = TIMESTEPS, falling: int = RESCALED_TIMESTEPS) -> Tensor:
+    """The dynamic rescale of every timestep, float64 [steps]: over `falling` of them from 1 to `base`, which it then
+    keeps. base 1 is none."""
+    table = torch.linspace(1, base, falling, dtype=torch.float64)
+    return torch.cat([table, torch.full((max(0, steps - falling),), base, dtype=torch.float64)])[:steps]
 
 
 def timesteps(spacing: str, count: int, steps: int = TIMESTEPS) -> list[int]:

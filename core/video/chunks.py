@@ -19,8 +19,10 @@ def extend(
     chunks: their numbers; a run that was interrupted goes on with those that are missing.
     make(number, before, anchor): frames of one chunk, of which the first `memory` stand for `before`.
 
-    Raises ValueError for a clip that is shorter than the memory and for a chunk with nothing new.
+    Raises ValueError for a clip that is shorter than the memory, for no memory, and for a chunk with nothing new.
     """
+    if memory < 1:
+        raise ValueError(f"a chunk looks back at {memory} frames; at least 1 is expected.")
     if len(clip) < memory:
         raise ValueError(f"the clip has {len(clip)} frames; a chunk looks back at {memory}.")
     before = clip[-memory:]

@@ -9,7 +9,8 @@ from torch import Tensor
 def pairs(pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Neighbours of [K, H, W, 3] as K - 1 pairs of [1, H, W, 3]. Raises ValueError for fewer than two."""
     if len(pictures) < 2:
-        raise ValueError(f"{len(pictures)} picture gives no transition; at least 2 are expected.")
+        held = "1 picture gives" if len(pictures) else "0 pictures give"
+        raise ValueError(f"{held} no transition; at least 2 are expected.")
     return [(pictures[i : i + 1], pictures[i + 1 : i + 2]) for i in range(len(pictures) - 1)]
 
 
@@ -17,8 +18,13 @@ def join(clips: Sequence[Tensor], shared_ends: bool = True, closed: bool = False
     """One clip. shared_ends: a clip begins with the frame that the one before ends with, which is kept once.
     closed: the last frame repeats the first and is left out, so that the clip can be played round and round.
 
-    Raises ValueError for clips of different sizes.
+    Raises ValueError for clips of different sizes, and if nothing is left of them.
     """
+    if not clips:
+        raise ValueError("there are no clips; at least 1 is expected.")
+    for number, clip in enumerate(clips, 1):
+        if not len(clip):
+            raise ValueError(f"clip {number} holds no frames; at least 1 is expected.")
     sizes = {f"{clip.shape[2]} x {clip.shape[1]}": number for number, clip in enumerate(clips, 1)}
     if len(sizes) > 1:
         found = ", ".join(
@@ -27,4 +33,6 @@ def join(clips: Sequence[Tensor], shared_ends: bool = True, closed: bool = False
         raise ValueError(f"{found}; clips of one size are expected.")
     parts = [clip[1:] if number and shared_ends else clip for number, clip in enumerate(clips)]
     joined = torch.cat(parts)
+    if closed and len(joined) < 2:
+        raise ValueError("closed leaves out the last frame, and the clips hold 1 together; at least 2 are expected.")
     return joined[:-1] if closed else joined

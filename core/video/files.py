@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -38,17 +38,24 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sound: Sound | None = None) -> None:
-    """Write frames [H, W, 3] uint8 of one size. The file appears under its name when it is whole, never before.
+    """Write frames [H, W, 3] uint8 of one size, any. The file appears under its name when it is whole, never before.
 
     sound: from the first frame on; what is longer than the frames is left out.
+
+    Raises ValueError if there are no frames.
     """
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{path.name} would hold no frames; at least 1 is expected.")
     with appearing(path) as unfinished, av.open(str(unfinished), "w", format="avi") as container:
         stream = container.add_stream("ffv1", rate=rate)
         stream.pix_fmt = "bgr0"
+        stream.height, stream.width = first.shape[:2]
+        if stream.width == 1:
+            stream.options = {"level": "1"}  # the usual one cuts a frame into slices side by side
         track = None if sound is None else Track(container, sound)
-        for number, frame in enumerate(frames):
-            if not number:
-                stream.height, stream.width = frame.shape[:2]
+        for number, frame in enumerate(chain([first], frames)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             if track is not None:
                 track.write_until((number + 1) / rate)
@@ -56,10 +63,18 @@ def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sound
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
-    """The frames of a file, [H, W, 3] uint8, one at a time."""
+    """The frames of a file, upright, [H, W, 3] uint8, one at a time.
+
+    Raises av.error.FFmpegError for a file that is no video, and IndexError for one without pictures.
+    """
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield upright(frame)
+
+
+def upright(frame: av.VideoFrame, format: str = "rgb24") -> np.ndarray:
+    """A decoded frame as an array, turned as its file says: a phone on its side writes frames that lie."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format=format), round(frame.rotation / 90)))
 
 
 def write_tensor(path: Path, tensor: Tensor) -> None:
@@ -78,8 +93,10 @@ def to_bytes(pictures: Tensor) -> np.ndarray:
 
 
 def to_pictures(frames: Iterable[np.ndarray]) -> Tensor:
-    """uint8 frames -> [T, H, W, 3] from 0 to 1."""
+    """uint8 frames -> [T, H, W, 3] from 0 to 1. Raises ValueError for none."""
     frames, parts = iter(frames), []
     while some := list(islice(frames, FRAMES_AT_ONCE)):  # so that the bytes are not held beside the floats
         parts.append(torch.from_numpy(np.stack(some)).float() / 255)
+    if not parts:
+        raise ValueError("there are no frames; at least 1 is expected.")
     return torch.cat(parts)

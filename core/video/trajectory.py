@@ -32,6 +32,10 @@ class Trajectory:
     nothing: Tensor | None = None
     told: str = ""
 
+    def __post_init__(self):
+        if not len(self.tokens):
+            raise ValueError("a motion of no frames is given; at least 1 frame is expected.")
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -56,8 +60,10 @@ def clock(knots: Sequence[int], frames: int, easing: str = "linear", hold_start:
     From one of the `knots` to the next, time goes by `easing`, so each given picture keeps its frame. It stands still
     for `hold_start` frames after the first and for `hold_end` before the last.
 
-    Raises ValueError if nothing is left to move.
+    Raises ValueError for no frames, and if nothing is left to move.
     """
+    if frames < 1:
+        raise ValueError(f"a shot of {frames} frames is asked for; at least 1 is expected.")
     times = torch.arange(frames, dtype=torch.float64)
     for first, last in zip(knots, knots[1:], strict=False):
         start = first + (hold_start if first == knots[0] else 0)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness.golden import Golden, error, files
+from harness.golden import Golden, error, files, noise
 from storyreel.core.networks import blocks
 from storyreel.core.networks.dynamicrafter.attention import TextImageAttention
 from storyreel.core.networks.dynamicrafter.config import (
@@ -16,7 +16,10 @@ from storyreel.core.networks.dynamicrafter.unet import UNet
 
 SYSTEM = "dynamicrafter"
 TOLERANCE = 2e-5  # of max|ref|, float32: the data's README
-HALF = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+# Rounding errors of layer after layer add up as noise, in both formats to as many of their steps. Over 20 draws of
+# weights and of sizes that is 2.0 to 3.3 of them; the worst single value varies twice as much, so it is not held. One
+# timestep and one frame stride off, or angles of the timestep in half precision, are 4.8 steps and more.
+HALF_STEPS = 4
 
 
 def load(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
@@ -59,13 +62,13 @@ def test_unet(path):
     assert errors and max(errors.values()) <= TOLERANCE, errors
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))
 def test_unet_in_half_precision(path, dtype):
     golden = Golden(path)
     unet = load(UNet(unet_config(golden)), golden.weights()).to(dtype)
-    errors = {case: error(predict(unet, golden, case, dtype), golden[f"{case}.out"]) for case in cases(golden)}
-    assert errors and max(errors.values()) <= HALF[dtype], errors
+    errors = {case: noise(predict(unet, golden, case, dtype), golden[f"{case}.out"]) for case in cases(golden)}
+    assert errors and max(errors.values()) <= HALF_STEPS * torch.finfo(dtype).eps, errors
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "unet_*.safetensors"))

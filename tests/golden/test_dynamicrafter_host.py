@@ -6,6 +6,8 @@ from harness.golden import Golden, error, files
 
 SYSTEM = "dynamicrafter"
 TOLERANCE = 1e-3  # of whole trajectories: the data's README
+TERMINAL_ALPHA_BAR = 4.8973451890853435e-08  # the host's, where it should be 0
+FIRST_STEP = 1e-4  # of an x that is the data's own: the network's tolerance, amplified by guidance
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def opened(host, tmp_path):
         config = golden.config
         unet = Golden(golden.path.with_name(config["unet_file"]))
         kind = dict(name="golden", v_prediction=config["parameterization"] == "v", zero_snr=config["zero_snr"])
-        kind |= dict(base_scale=config["base_scale"] or 1.0)
+        kind |= dict(base_scale=config["base_scale"] or 1.0, default_fs=unet.config["unet_config"]["default_fs"])
         context = golden["text_cond"].shape[-1]
         path = dynamicrafter.write(
             tmp_path / "golden.safetensors", unet.weights(), dynamicrafter.resampler(context), kind
@@ -43,7 +45,7 @@ def conditioning(golden: Golden, text: str, image: str, scale: float) -> list:
             {
                 names.IMAGE_TOKENS: golden[image],
                 names.CONCAT_LATENTS: frames(golden["c_concat"]) / scale,
-                names.FS: int(golden["fs"]),
+                names.FS: int(golden["fs"]) if "fs" in golden.tensors else None,
             },
         ]
     ]
@@ -202,7 +204,12 @@ def test_a_published_trajectory_under_the_hosts_guidance(path, stock_guider):
 @torch.no_grad()
 def test_ksamplers_euler_is_the_published_sampler_without_eta(path, stock_guider):
     """What `denoised` is at every step of KSampler's Euler: the published x0. Where the published program adds noise
-    its x leaves Euler's path, so there only the first step is held, whose x is the same."""
+    its x leaves Euler's path, so there only the first step is held, whose x is the same.
+
+    Of zero terminal SNR, Euler starts at a finite sigma, the host's: it keeps a share of sqrt(alpha_bar) of the first
+    x0 that the published x does not have. The first step does not see it. From the second on, guidance and network
+    amplify it, as the data's README has it of their own noise: by 8 at most.
+    """
     import comfy.samplers
     from storyreel.host import dynamicrafter_sampling as sampling
 
@@ -230,7 +237,9 @@ def test_ksamplers_euler_is_the_published_sampler_without_eta(path, stock_guider
         error(denoised * scale, frames(golden["pred_x0_steps"][step]))
         for step, (denoised, scale) in enumerate(zip(held, scales, strict=False))
     ]
-    assert max(errors) <= TOLERANCE, errors
+    kept = TERMINAL_ALPHA_BAR**0.5 if config["zero_snr"] else 0.0
+    assert errors[0] <= FIRST_STEP, errors
+    assert max(errors) <= TOLERANCE + 8 * kept, errors
 
 
 def tower(golden: Golden, prefix: str) -> dict:

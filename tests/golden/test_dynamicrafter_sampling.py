@@ -16,31 +16,33 @@ TOLERANCE = 1e-5  # of a single step and of the rescale; 1e-6 of schedules: the 
 def test_schedules(path):
     golden = Golden(path)
     config = golden.config
-    scale = schedule.scale_table(config["base_scale"], 1400)
-    assert error(scale.float(), golden["v_zsnr.scale_arr"]) <= 1e-6
-    seen = 0
+    table = golden["v_zsnr.scale_arr"]
+    scale = schedule.scale_table(config["base_scale"], len(table), config["turning_step"])
+    assert error(scale.float(), table) <= 1e-6
     for kind, zero_snr in (("eps", False), ("v_zsnr", True)):
         bars = schedule.alpha_bars(zero_snr, config["linear_start"], config["linear_end"], config["timesteps"])
         assert error(bars.float(), golden[f"{kind}.alphas_cumprod"]) <= 1e-6
         assert bars[-1] == 0 or not zero_snr
+        seen = set()
         for name in golden.tensors:
             if match := re.fullmatch(rf"{kind}\.(\w+)\.(\d+)\.ddim_timesteps", name):
-                seen += 1
+                seen.add((match[1], int(match[2])))
                 times = schedule.timesteps(match[1], int(match[2]), config["timesteps"])[::-1]
                 assert times == golden[name].tolist()
                 stem = name.removesuffix("timesteps")
                 torch.testing.assert_close(bars[times], golden[f"{stem}alphas"], rtol=1e-6, atol=1e-7)
                 if zero_snr:
                     assert error(scale[times].float(), golden[f"{stem}scale_arr"]) <= 1e-6
-    assert seen >= 8
+        spacings = {spacing for spacing, _ in seen}
+        assert spacings and seen == {(spacing, steps) for spacing in spacings for steps in config["steps"]}
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "schedules.safetensors"))
 def test_embeddings_of_timesteps(path):
     golden = Golden(path)
     times = golden["timestep_embedding.t"]
-    for name in [name for name in golden.tensors if re.fullmatch(r"timestep_embedding\.\d+", name)]:
-        assert error(timestep_embedding(times, int(name.split(".")[1])), golden[name]) <= 1e-6
+    for (width,), embedded in golden.named(r"timestep_embedding\.(\d+)").items():
+        assert error(timestep_embedding(times, width), embedded) <= 1e-6
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "rescale_noise_cfg.safetensors"))

@@ -78,8 +78,8 @@ def test_token_expander(path):
     assert sizes == dict(dim=said["cross_attention_dim"], inner=said["inner_dim"], count=said["expansion_factor"])
     expander = load(TokenExpander(**sizes), weights)
     assert error(expander(golden["in.clip_embed"]), golden["out.tokens"]) <= MODULE
-    frames = golden["in.clip_embed_3frames"].unflatten(0, (len(golden["out.tokens_3frames"]), -1))
-    assert error(expander(frames), golden["out.tokens_3frames"]) <= MODULE
+    for (count,), frames in golden.named(r"in\.clip_embed_(\d+)frames").items():
+        assert error(expander(frames.unflatten(0, (-1, count))), golden[f"out.tokens_{count}frames"]) <= MODULE
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "apm.safetensors"))
@@ -92,7 +92,9 @@ def test_appearance_attention(path):
         said["query_dim"], said["context_dim"], said["heads"], text_tokens, tokens - text_tokens
     )
     load(attention, weights)
-    text, image = golden["in.context93"].split([text_tokens, tokens - text_tokens], dim=1)
+    ((count,), context), *further = golden.named(r"in\.context(\d+)").items()
+    assert count == tokens and not further
+    text, image = context.split([text_tokens, tokens - text_tokens], dim=1)
     assert error(attention.mix(text, image), golden["out.context_mixed"]) <= MODULE
     assert error(attention(golden["in.hidden"], text, image), golden["out.hidden"]) <= MODULE
     plain = CrossAttention(said["query_dim"], said["context_dim"], said["heads"])
@@ -132,10 +134,8 @@ def test_features_of_the_frames_before(whole):
     x = golden["in.latents"]
     times = torch.full((len(x),), golden.said("timesteps")[0])
     features = model.extractor(x[:, :, : golden.said("n_cond")], times, text, seen)
-    checked = [name for name in golden.tensors if name.startswith("out.cam_down_")]
-    assert len(checked) > 1
-    for name in checked:
-        assert difference(features[int(name.rpartition("_")[2])], golden[name]) <= WHOLE
+    for (number,), feature in golden.named(r"out\.cam_down_(\d+)").items():
+        assert difference(features[number], feature) <= WHOLE
     assert difference(features[-1], golden["out.cam_mid"]) <= WHOLE
 
 

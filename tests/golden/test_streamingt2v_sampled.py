@@ -21,6 +21,12 @@ def opened(host, tmp_path):
         yield opened
 
 
+def run_node(node, *inputs) -> tuple:
+    """A node's outputs. inputs: the first of its schema, in their order."""
+    names = [entry.id for entry in node.define_schema().inputs]
+    return node.execute(**dict(zip(names, inputs, strict=False))).result
+
+
 def in_frames(clip: torch.Tensor) -> torch.Tensor:
     """[1, C, T, H, W] -> [T, C, H, W]"""
     return clip[0].transpose(0, 1)
@@ -180,10 +186,10 @@ def test_a_published_refinement_through_the_nodes(path, case, dim, host):
         return clip if dim == 2 else in_frames(clip)
 
     model = toy_model(golden, dim)
-    model, sigmas = StoryReelRefineSigmas.execute(model, said("steps"), start, True).result
+    model, sigmas = run_node(StoryReelRefineSigmas, model, said("steps"), start, True)
     assert ((sigmas - golden["sigmas_k"]).abs() <= 1e-5 * golden["sigmas_k"]).all()
-    blended = StoryReelRandomizedBlending.execute(model, said("chunk"), said("ov"), said("cfg"), said("resc"), 0)
-    model = blended.result[0]
+    settings = said("chunk"), said("ov"), said("cfg"), said("resc"), 0
+    (model,) = run_node(StoryReelRandomizedBlending, model, *settings)
     offsets, told_of = iter(golden[f"{case}.offsets"].tolist()), []
     model.model_options["context_handler"].draw = lambda *seen: told_of.append(seen) or [0, *next(offsets)]
 
@@ -216,8 +222,8 @@ def test_ms_vid2vid_through_the_nodes(path, opened):
     time = int(golden["in.t"])
     weights = procedural(golden.manifest(), golden.said("seed"), "v2v.")
     refiner = opened(weights, "vid2vid.safetensors")
-    model, sigmas = StoryReelRefineSigmas.execute(refiner, 1, time, False).result
-    model = StoryReelRandomizedBlending.execute(model, golden.said("F"), 1, 1.0, 0.0, 0).result[0]
+    model, sigmas = run_node(StoryReelRefineSigmas, refiner, 1, time, False)
+    (model,) = run_node(StoryReelRandomizedBlending, model, golden.said("F"), 1, 1.0, 0.0, 0)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds([[golden["in.context"], {}]], [[golden["in.context"], {}]])
     guider.set_cfg(1.0)

@@ -26,13 +26,17 @@ def relative(found: torch.Tensor, reference: torch.Tensor) -> float:
 def test_noise_levels_of_the_refinement(path):
     golden = Golden(path)
     start = golden.said("tnl") - 1
-    assert difference(refinement.signal_and_noise()[1], golden["tables.vp_sigmas_1000"]) <= 1e-6
+    for (steps,), table in golden.named(r"tables\.vp_sigmas_(\d+)").items():
+        assert difference(refinement.signal_and_noise(steps)[1], table) <= 1e-6
     assert relative(refinement.refine_sigmas(golden.said("steps"), start)[:-1].float(), golden["sigmas_k"][:-1]) <= 1e-5
-    times, known = golden["tables.k_t_30steps_t599"].tolist(), golden["tables.k_sigmas_30steps_t599"]
-    assert [round(time) for time in refinement.refine_timesteps(len(times))] == times
-    assert relative(refinement.refine_sigmas(len(times))[:-1].float(), known[:-1]) <= 1e-5
-    assert [refinement.nearest_timestep(k.item()) for k in refinement.refine_sigmas(len(times))[:-1]] == times
-    assert refinement.refine_sigmas(len(times))[-1] == known[-1] == 0
+    levels = golden.named(r"tables\.k_sigmas_(\d+)steps_t(\d+)")
+    for (steps, first), table in golden.named(r"tables\.k_t_(\d+)steps_t(\d+)").items():
+        times, known = table.tolist(), levels.pop((steps, first))
+        assert times[0] == first and [round(time) for time in refinement.refine_timesteps(steps, first)] == times
+        found = refinement.refine_sigmas(steps, first)
+        assert relative(found[:-1].float(), known[:-1]) <= 1e-5 and found[-1] == known[-1] == 0
+        assert [refinement.nearest_timestep(k.item()) for k in found[:-1]] == times
+    assert not levels
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "randomized_blending_v2v.safetensors"))
@@ -102,7 +106,9 @@ def squared_cosine(steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("path", files(SYSTEM, "svd_unet_cam.safetensors"))
 def test_noise_levels_of_streamingsvd(path):
     golden = Golden(path)
-    for table in (golden["tables.ays_sigmas_30"], golden["sample.sigmas"]):
+    tables = golden.named(r"tables\.ays_sigmas_(\d+)")
+    assert all(len(table) == steps + 1 for (steps,), table in tables.items())
+    for table in (*tables.values(), golden["sample.sigmas"]):
         found = schedule.align_your_steps(len(table) - 1)
         assert relative(found[:-1].float(), table[:-1]) <= 1e-5 and found[-1] == table[-1] == 0
 

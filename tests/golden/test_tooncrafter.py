@@ -31,7 +31,7 @@ def decoded(request):
 
 
 def references(golden: Golden) -> list[torch.Tensor]:
-    return [golden[f"ref.{i}"] for i in range(sum(name.startswith("ref.") for name in golden.tensors))]
+    return [reference for _, reference in sorted(golden.named(r"ref\.(\d+)").items())]
 
 
 @torch.no_grad()
@@ -39,11 +39,13 @@ def test_a_clip_is_decoded_with_its_end_pictures(decoded):
     golden, _, decoder = decoded
     seen = {}
     decoder.mid.block_2.register_forward_hook(lambda *call: seen.update({"out.mid": call[2]}))
-    top = len(decoder.up) - 1
-    decoder.attn_refinement[top].register_forward_hook(lambda *call: seen.update({f"out.refined_{top}": call[2]}))
+    refined = golden.named(r"out\.refined_(\d+)")
+    for (level,) in refined:
+        name = f"out.refined_{level}"
+        decoder.attn_refinement[level].register_forward_hook(lambda *call, name=name: seen.update({name: call[2]}))
     seen["out.images"] = decoder(golden["in.z"], references(golden))
     errors = {name: error(tensor, golden[name]) for name, tensor in seen.items()}
-    assert len(errors) == 3 and max(errors.values()) <= TOLERANCE, errors
+    assert len(errors) == 2 + len(refined) and max(errors.values()) <= TOLERANCE, errors
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -30,7 +31,7 @@ LEFT_OUT = {  # of DATA, which is to stay small: systems and patterns
 
 def folder(system: str) -> Path:
     """GOLDEN_DIR may be such a folder itself, or hold one for each system."""
-    root = Path(os.environ.get("GOLDEN_DIR", DATA))
+    root = Path(os.environ.get("GOLDEN_DIR", DATA)).resolve()  # the host works in another folder than pytest
     return root / system if (root / system).is_dir() else root
 
 
@@ -62,6 +63,13 @@ class Golden:
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.tensors[name]
+
+    def named(self, pattern: str) -> dict[tuple[int, ...], torch.Tensor]:
+        """Tensors by the numbers in their names: the groups of a regular expression. Where none matches, that fails."""
+        matches = {name: re.fullmatch(pattern, name) for name in self.tensors}
+        found = {tuple(map(int, match.groups())): self[name] for name, match in matches.items() if match}
+        assert found, f"{self.path.name} holds no {pattern}"
+        return found
 
     def manifest(self) -> dict[str, list[int]]:
         """Keys and shapes of weights that are not in the file, from the list beside it."""
@@ -99,6 +107,12 @@ def error(found: torch.Tensor, reference: torch.Tensor) -> float:
     """max|found - reference| / max|reference|"""
     assert found.shape == reference.shape
     return ((found.double() - reference.double()).abs().max() / reference.double().abs().max()).item()
+
+
+def noise(found: torch.Tensor, reference: torch.Tensor) -> float:
+    """Root mean square of found - reference, as a share of the reference's spread."""
+    assert found.shape == reference.shape
+    return ((found.double() - reference.double()).square().mean().sqrt() / reference.double().std()).item()
 
 
 def difference(found: torch.Tensor, reference: torch.Tensor) -> float:
