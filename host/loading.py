@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.weights import torch_file
-from ..core.weights.refusal import Misfit, Unreadable, shape_shown, shown
+from ..core.weights.refusal import MOST_TENSORS, Misfit, Unreadable, shape_shown, shown
 from ..core.weights.safetensors_header import read_header
 
 management = comfy.model_management
@@ -27,7 +27,6 @@ PRECISIONS = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16"
 LARGE_PRECISIONS = PRECISIONS | {"fp8_e4m3fn": torch.float8_e4m3fn}  # of models that are large enough for 8 bit
 SAFETENSORS = (".safetensors", ".sft")
 NO_MEMORY = "allocate memory"  # how torch and the system say that there is none: that is not the file's fault
-MOST_TENSORS = 2**15  # of a file; a published checkpoint with its optimizer has a fifth
 MOST_WRAPPINGS = 8
 SIZES_DIFFER = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) .*?"

@@ -88,10 +88,9 @@ def write_weights(weights: Callable[[], dict]) -> Callable:
     return lambda path: streaming.write(path, weights())
 
 
-def write_facenet(path: Path) -> None:
-    from facenet_pytorch import InceptionResnetV1
-
-    save_file(InceptionResnetV1().state_dict(), path)
+def write_others(path: Path) -> None:
+    """In the place of FaceNet's 110 MB."""
+    save_file({"last_linear.weight": torch.zeros(4, 4)}, path)
 
 
 def write_script(path: Path) -> None:
@@ -135,7 +134,7 @@ LOADERS = {
     "storyworld_vision": storyworld_part("clip", "load_clip_vision"),
     "storyworld_vae": storyworld_part("autoencoder", "load_vae"),
     "aesthetic": Loader("aesthetic", write_head, opens("video_scores", "aesthetic_head", None)),
-    "facenet": Loader("facenet", write_facenet, opens("video_scores", "reidentification")),
+    "facenet": Loader("facenet", write_others, opens("video_scores", "reidentification")),
     "i3d": Loader("i3d", write_script, opens("video_scores", "video_features"), script=True),
 }
 OF_WEIGHTS = [name for name, loader in LOADERS.items() if not loader.script]
@@ -199,7 +198,7 @@ def refusal(loader: str, name: str, *others: type) -> str:
     return said
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", [*BUILT, "i3d"])
 def test_a_whole_file_is_taken(put, whole, loader):
     LOADERS[loader].load(put(loader, whole(loader), ".pt" if LOADERS[loader].script else ".safetensors"))
 
@@ -216,7 +215,7 @@ def test_broken_pickles(put, loader, tmp_path):
     mark = tmp_path / "ran"
     for kind, made in broken.pickles(mark).items():
         said = refusal(loader, put(loader, made(), ".pt"))
-        assert "expected" in said or "is no checkpoint, or not a whole one" in said, kind
+        assert "expected" in said or "is no checkpoint" in said or "is no motion predictor" in said, kind
         assert not mark.exists(), kind
 
 
@@ -227,7 +226,7 @@ def test_the_sentence_says_what_was_found(put, tmp_path):
         for kind, made in broken.pickles(tmp_path / "ran").items()
     }
     assert "holds a list; a checkpoint's weights were expected" in found["a list"] == found["an older list"]
-    assert "holds a Stored" not in found["a tensor"]
+    assert "holds a tensor; a checkpoint's weights were expected" in found["a tensor"]
     assert "holds weights under 0, which is no name; weights by names were expected" in found["numbers for names"]
     assert "holds a program's objects beside weights, posix.system among them" in found["a program"]
     assert "holds a program's objects beside weights, numpy" in found["numpy inside"]
@@ -356,13 +355,13 @@ SIZED = (  # that sizes are read from
 
 
 def damaged(weights: dict, key: str) -> list[torch.Tensor]:
-    """Others in the place of a weight: one side more, a longer last side, no side, whole numbers."""
+    """Others in the place of a weight: a longer last side, a side more, none, nothing, whole numbers."""
     found = weights[key]
     wider = torch.zeros(*found.shape[:-1], found.shape[-1] + 1) if found.ndim else torch.zeros(3)
-    return [found[None], wider, torch.zeros(()) if found.ndim else torch.zeros(2, 2), torch.zeros(0), found.long()]
+    return [wider, found[None, None], torch.zeros(()) if found.ndim else torch.zeros(2), torch.zeros(0), found.long()]
 
 
-@pytest.mark.parametrize("loader", OF_WEIGHTS)
+@pytest.mark.parametrize("loader", [*BUILT, "aesthetic"])
 def test_one_wrong_shape(put, whole, loader):
     """Of the keys that sizes are read from, and of some others."""
     data = whole(loader)
@@ -372,15 +371,13 @@ def test_one_wrong_shape(put, whole, loader):
     if loader.startswith("ip_adapter"):
         keys = [key for key in keys if key.startswith("ip_adapter" if loader.endswith("layers") else "image_proj")]
     sized = [next((key for key in keys if key.endswith(end)), None) for end in SIZED]
-    for key in dict.fromkeys([*filter(None, sized), *some(keys, 4)]):
-        weights = {}
-        rewritten(data, lambda found, weights=weights: weights.update(found))
-        for number, other in enumerate(damaged(weights, key)):
-            name = put(loader, rewritten(data, lambda found, key=key, other=other: found.update({key: other})))
-            if other.shape == (1,) and weights[key].ndim == 0:
-                continue  # torch takes it
-            said = refusal(loader, name)
-            assert "expected" in said or "is not whole" in said, (key, number, said)
+    weights = {}
+    rewritten(data, weights.update)
+    for place, key in enumerate(dict.fromkeys([*filter(None, sized), *some(keys, 3)])):
+        wider, *others = damaged(weights, key)
+        for other in (wider, others[place % len(others)]):
+            said = refusal(loader, put(loader, rewritten(data, lambda found, to=(key, other): found.update([to]))))
+            assert "expected" in said or "is not whole" in said, (key, other.shape, said)
 
 
 @pytest.mark.parametrize("loader", ["dynamicrafter", "streaming_t2v", "streaming_svd"])
@@ -411,15 +408,21 @@ def test_many_weights_do_not_build_for_long(put, whole, loader):
         "ip_adapter_layers": "ip_adapter.{}.to_k_ip.weight",
         "motion_module": "down_blocks.{}.motion_modules.0.temporal_transformer.norm.weight",
     }.get(loader, "blocks.{}.weight")
-    for count in (3000, 40000):
-        more = {promised.format(number + 2): torch.zeros(1, 1, 1, 1) for number in range(count)}
-        data = rewritten(
-            whole(loader), lambda found, more=more: found.update({k: t for k, t in more.items() if k not in found})
-        )
-        began = time.process_time()
-        if not loader.startswith("storyworld") or count > 30000:
-            refusal(loader, put(loader, data))
-        assert time.process_time() - began < 20
+    more = {promised.format(number + 2): torch.zeros(1, 1, 1, 1) for number in range(3000)}
+    data = rewritten(whole(loader), lambda found: found.update({k: t for k, t in more.items() if k not in found}))
+    began = time.process_time()
+    if loader == "streaming_svd" or loader.startswith("storyworld"):
+        LOADERS[loader].load(put(loader, data))  # what the host does not look for is left alone
+    else:
+        refusal(loader, put(loader, data))
+    assert time.process_time() - began < 10
+
+
+def test_too_many_weights(put):
+    for ending, write in ((".safetensors", save_file), (".ckpt", torch.save)):
+        path = put.place("ip_adapter", ending)
+        write({f"a{number}": torch.zeros(1) for number in range(2**15 + 1)}, path)
+        assert "holds 32,769 weights; 32,768 at most were expected" in refusal("ip_adapter", path.name)
 
 
 # What files of ours say of themselves
@@ -514,12 +517,12 @@ def test_absurd_numbers(put, whole, loader):
         stated = {"depth": 3}
     else:
         LOADERS[loader].load(put(loader, stating(data, key, json.dumps(stated))))
-    other = {"storyworld_text": "vision", "storyworld_vision": "text"}.get(loader)
-    for path in places(stated):
-        if other in path:
+    unread = {"storyworld_text": ("vision",), "storyworld_vision": ("text", "token_ids")}.get(loader, ())
+    for number, path in enumerate(places(stated)):
+        if set(path) & set(unread):
             continue
-        for value in ABSURD:
-            if value == "8" and path[-1] in NAMES or value == 2.5 and set(path) & set(REAL):
+        for value in ABSURD[number % 2 :: 2]:
+            if value == "8" and path[-1] in NAMES or value in (2.5, -7) and set(path) & set(REAL):
                 continue
             text, began = json.dumps(with_value(stated, path, value)), time.process_time()
             said = refusal(loader, put(loader, stating(data, key, text)))

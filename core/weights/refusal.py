@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from ..text import encodable
 
 LONGEST = 80  # letters of a name out of a file
+MOST_TENSORS = 2**15  # of a file; a published checkpoint with its optimizer has a fifth
 LARGEST_SIDE = 2**20  # of a weight that networks of ours have; a tokenizer's words are a fifth
 
 

@@ -8,7 +8,7 @@ import json
 import math
 from pathlib import Path
 
-from .refusal import Unreadable, shown
+from .refusal import MOST_TENSORS, Unreadable, shown
 
 BITS = {  # of a number, by its format
     **dict.fromkeys(("F4",), 4),
@@ -40,6 +40,8 @@ def read_header(path: Path) -> dict[str, str]:
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _not_whole(size, f"its {METADATA} holds more than texts by name")
+    if len(header) > MOST_TENSORS:
+        raise Unreadable(f"holds {len(header):,} weights; {MOST_TENSORS:,} at most were expected")
     end = 0
     for begin, stop, key in sorted(_place(key, entry, size) for key, entry in header.items()):
         if begin != end:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
-from .pickle_header import Another, Pickled, Storage, read_pickle
+from .pickle_header import Another, Pickled, Storage, Stored, read_pickle
 from .refusal import Unreadable, shown
 
 ZIP = b"PK\x03\x04"  # how torch itself tells its two formats apart
@@ -29,7 +29,8 @@ def check(path: Path, memory: int) -> None:
     except (Another, zipfile.BadZipFile) as error:
         raise not_whole(size) from error
     if not isinstance(found.value, Mapping):
-        raise Unreadable(f"holds a {type(found.value).__name__}; a checkpoint's weights were expected")
+        kind = "tensor" if isinstance(found.value, Stored) else type(found.value).__name__
+        raise Unreadable(f"holds a {kind}; a checkpoint's weights were expected")
     claimed = sum(tensor.count * tensor.bytes_each for tensor in found.tensors)
     if IN_USE * (claimed - size) > memory:  # views may overlap in a small file, and take their whole size once in use
         raise Unreadable(
