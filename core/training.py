@@ -101,7 +101,7 @@ class Run:
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": moments[name] for name in MOMENTS}
         told = {"step": self.step, "losses": self.losses, "log": self.log}
-        with appearing(path) as unfinished:
+        with appearing(path, sum(t.numel() * t.element_size() for t in tensors.values())) as unfinished:
             save_file({key: t.contiguous() for key, t in tensors.items()}, unfinished, {"run": json.dumps(told)})
 
     def read(self, path: Path) -> None:

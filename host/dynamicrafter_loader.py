@@ -1,6 +1,5 @@
 """DynamiCrafter checkpoints as published: full, pruned, or UNet and image projection alone, in any wrapping."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,11 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..core.networks.dynamicrafter.config import read_decoder_sizes, read_resampler_config, read_unet_config
+from ..core.networks.dynamicrafter.resampler import Resampler
 from ..core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
+from ..core.networks.dynamicrafter.unet import UNet
+from ..core.weights.refusal import Unreadable
+from ..core.weights.stated import Each, Fields, Maybe, Real, Text, Whole, read_stated, switch
 from . import loading, storyworld
 from .dynamicrafter_model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
 from .loading import (
@@ -25,6 +28,7 @@ from .loading import (
     check_whole,
     describe,
     fill,
+    judging,
     path_of,
     put_into,
     read_with_metadata,
@@ -68,6 +72,20 @@ class Kind:
     latents: dict | None = None
 
 
+STATED = Fields(  # what a file of ours may say of itself
+    {
+        "name": Text(100),
+        **dict.fromkeys(("v_prediction", "zero_snr", "fs_is_stride", "interpolates"), switch),
+        "base_scale": Real(0.01, 1),
+        "default_fs": Whole(1, 1000),
+        "frames": Whole(1, 4096),
+        "size": Each(Whole(8, 16384), 2, 2),
+        "image_tokens": Whole(1, 4096),
+        "dim_head": Whole(1, 4096),
+        "head_channels": Maybe(Whole(1, 4096)),
+        "latents": Maybe(storyworld.LATENTS),
+    }
+)
 KINDS = {
     kind.name: kind
     for kind in (
@@ -119,11 +137,15 @@ def load(name: str, kind: str = "auto", precision=None) -> Loaded:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
     if kind != "auto" and METADATA in metadata:
         raise ValueError(f"{NODE}: {name} says itself what it is; kind is {kind}, and auto was expected.")
-    found = recognise(name, weights, metadata) if kind == "auto" else KINDS[kind]
+    with refuse_parts(f"{NODE}: {name}", "a DynamiCrafter checkpoint"):
+        found = recognise(name, weights, metadata) if kind == "auto" else KINDS[kind]
     logging.info("%s: %s is taken for DynamiCrafter %s.", NODE, name, found.name)
+    stated = METADATA in metadata
     with refuse_parts(f"{NODE}: {name}", f"DynamiCrafter {found.name}"):
-        model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision)
-    return Loaded(found, model, build_clip(weights), build_clip_vision(weights, VISION), build_vae(weights))
+        model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision, stated)
+        with judging("encoders and autoencoder of DynamiCrafter"):
+            others = build_clip(weights), build_clip_vision(weights, VISION), build_vae(weights)
+    return Loaded(found, model, *others)
 
 
 def take_unet(weights: dict) -> dict:
@@ -132,9 +154,10 @@ def take_unet(weights: dict) -> dict:
 
 
 def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Kind:
-    """What a checkpoint is, from its metadata, its keys, its rescale table, and last from its file's name."""
+    """What a checkpoint is, from its metadata, its keys, its rescale table, and last from its file's name. Raises
+    Unreadable for metadata that make no sense."""
     if METADATA in metadata:
-        return replace(KINDS["512"], **json.loads(metadata[METADATA]))
+        return replace(KINDS["512"], **read_stated(METADATA, metadata[METADATA], STATED))
     if any(key.endswith("attn2.alpha") or ".framestride_embed." in key for key in weights):
         return KINDS["256"]
     if f"{VAE}decoder.conv_out.time_mix_conv.weight" in weights:
@@ -143,27 +166,49 @@ def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, s
     if "toon" in stem:
         return KINDS["tooncrafter"]
     table = weights.get("scale_arr")
-    if table is not None and abs(float(table[-1]) - KINDS["1024"].base_scale) < 0.05:
+    if table is not None and table.ndim == 1 and len(table) and abs(float(table[-1]) - KINDS["1024"].base_scale) < 0.05:
         return KINDS["1024"]
     if "interp" in stem:
         return KINDS["512_interp"]
     return KINDS["1024" if table is None and "1024" in stem else "512"]
 
 
-def build_model(unet: dict, resampler: dict, kind: Kind, precision=None) -> comfy.model_patcher.ModelPatcher:
-    """The MODEL. The UNet's weights are moved out of their dictionary."""
-    config = DynamiCrafterConfig(
-        read_unet_config(shapes_of(unet), kind.default_fs, kind.image_tokens, kind.head_channels),
-        read_resampler_config(shapes_of(resampler), kind.dim_head),
-        storyworld.StoryworldLatents(**kind.latents) if kind.latents else None,
-    )
+def judge(unet: dict, resampler: dict, kind: Kind, stated: bool) -> DynamiCrafterConfig:
+    """The sizes of a checkpoint whose weights are those of its networks, to the last shape. Raises as `build_model`."""
+    sizes = read_unet_config(shapes_of(unet), kind.default_fs, kind.image_tokens, kind.head_channels)
+    projection = read_resampler_config(shapes_of(resampler), kind.dim_head)
+    check_whole(UNet(sizes, device="meta"), unet)
+    check_whole(Resampler(projection, device="meta"), resampler)
+    if projection.output_dim != sizes.context_dim:
+        raise Unreadable(
+            f"projects pictures to width {projection.output_dim}, and its UNet reads width {sizes.context_dim}; one "
+            "width was expected"
+        )
+    frames, odd = divmod(projection.queries, kind.image_tokens)
+    if odd or stated and frames != kind.frames:
+        raise Unreadable(
+            f"makes {projection.queries} tokens of a picture; {kind.image_tokens} for each of its {kind.frames} frames "
+            "were expected"
+        )
+    return DynamiCrafterConfig(sizes, projection, storyworld.latents_of(kind.latents, sizes.in_channels // 2))
+
+
+def build_model(
+    unet: dict, resampler: dict, kind: Kind, precision=None, stated: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The MODEL. The UNet's weights are moved out of their dictionary. stated: whether the file says itself how many
+    frames it was trained on.
+
+    Raises KeyError, Misfit and Unreadable for weights of another model, before any memory is taken.
+    """
+    with judging("DynamiCrafter checkpoint"):
+        config = judge(unet, resampler, kind, stated)
     count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(resampler)
     set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))
     load_device = comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"])
     sampling = RescaledSampling(kind.v_prediction, kind.zero_snr, kind.base_scale)
     model = DynamiCrafter(config, sampling, device=load_device)
     model.kind = kind
-    check_whole(model.image_proj_model, resampler)
     patcher = fill(model, unet)
     model.image_proj_model.load_state_dict(resampler, strict=False, assign=patcher.is_dynamic())
     return patcher
@@ -192,6 +237,7 @@ def build_vae(weights: dict) -> comfy.sd.VAE | None:
     decoder = {key.removeprefix("decoder."): tensor for key, tensor in vae.items() if key.startswith("decoder.")}
     network = made.first_stage_model
     sizes = read_decoder_sizes(shapes_of(decoder))
+    check_whole(DualReferenceDecoder(**sizes, device="meta"), decoder)
     network.decoder = DualReferenceDecoder(
         **sizes, operations=comfy.ops.manual_cast, attend=optimized_attention, dtype=made.vae_dtype
     )

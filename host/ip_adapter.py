@@ -1,6 +1,5 @@
 """IP-Adapter's files for SD1.5: a projection from an image encoder to tokens, and layers that look at tokens."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -10,12 +9,21 @@ import torch
 from comfy.ldm.modules.attention import CrossAttention, SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.networks.ip_adapter.layers import ImageLayers, numbers, read_layers
 from ..core.networks.ip_adapter.projection import EmbeddingConfig, build_projection, read_projection
 from .folders import path_of
-from .loading import check_whole, describe, patcher_of, take
+from .loading import (
+    describe,
+    judging,
+    patcher_of,
+    put_weights,
+    read_with_metadata,
+    refuse_parts,
+    shapes_of,
+    take,
+)
 from .motion_module import NODE, blocks_of
 from .video_model import Attention
 
@@ -79,15 +87,13 @@ class AdapterTokens:
 def load_tokens(name: str) -> AdapterTokens:
     """The projection of a file in the folder. Raises ValueError for another file."""
     weights = take(_read(name), PROJECTION)
-    try:
-        config = read_projection({key: tuple(weight.shape) for key, weight in weights.items()})
-        made = dict(operations=comfy.ops.manual_cast, attend=optimized_attention)
-        made |= dict(device="meta", dtype=comfy.utils.weight_dtype(weights))
-        return AdapterTokens(name, _fill(build_projection(config, **made), weights))
-    except KeyError as error:
-        raise ValueError(
-            f"{name} has an image projection of another kind, without {error.args[0]}; {EXPECTED}."
-        ) from error
+    with refuse_parts(name, "IP-Adapter's image projection", EXPECTED):
+        with judging("image projection of IP-Adapter"):
+            config = read_projection(shapes_of(weights))
+            made = dict(operations=comfy.ops.manual_cast, attend=optimized_attention)
+            network = build_projection(config, **made, device="meta", dtype=comfy.utils.weight_dtype(weights))
+        put_weights(network, weights, own_formats=True)
+    return AdapterTokens(name, patcher_of(network))
 
 
 def load_layers(name: str) -> tuple[ModelPatcher, str]:
@@ -98,13 +104,13 @@ def load_layers(name: str) -> tuple[ModelPatcher, str]:
     weights = _read(name)
     space = "ip-plus" if f"{PROJECTION}latents" in weights else "ip"
     weights = take(weights, LAYERS)
-    sizes = read_layers({key: tuple(weight.shape) for key, weight in weights.items()})
-    made = dict(operations=comfy.ops.manual_cast, attend=Attention())
-    made |= dict(device="meta", dtype=comfy.utils.weight_dtype(weights))
-    try:
-        return _fill(ImageLayers(sizes, **made), weights), space
-    except KeyError as error:
-        raise ValueError(f"{NODE}: {name} lacks {LAYERS}{error.args[0]}; {EXPECTED}.") from error
+    with refuse_parts(f"{NODE}: {name}", "IP-Adapter's layers", EXPECTED):
+        with judging("layers of IP-Adapter"):
+            made = dict(operations=comfy.ops.manual_cast, attend=Attention())
+            made |= dict(device="meta", dtype=comfy.utils.weight_dtype(weights))
+            network = ImageLayers(read_layers(shapes_of(weights)), **made)
+        put_weights(network, weights, own_formats=True)
+    return patcher_of(network), space
 
 
 @dataclass(frozen=True)
@@ -145,20 +151,8 @@ def check_fit(name: str, unet: UNetModel, layers: ImageLayers, width: int) -> No
 
 def _read(name: str) -> dict[str, Tensor]:
     """A file's two parts by their prefixes, as safetensors hold them; pickles hold one dictionary for each."""
-    weights = comfy.utils.load_torch_file(path_of(FOLDER, name), safe_load=True)
-    for prefix in (PROJECTION, LAYERS):
-        inner = weights.pop(prefix.rstrip("."), None)
-        if isinstance(inner, Mapping):
-            weights |= {prefix + key: weight for key, weight in inner.items()}
+    parts = PROJECTION.rstrip("."), LAYERS.rstrip(".")
+    weights, _ = read_with_metadata(path_of(FOLDER, name), parts)
     if not all(any(key.startswith(prefix) for key in weights) for prefix in (PROJECTION, LAYERS)):
-        tensors = {key: weight for key, weight in weights.items() if isinstance(weight, Tensor)}
-        raise ValueError(f"{name} is {describe(tensors)}; {EXPECTED}.")
+        raise ValueError(f"{name} is {describe(weights)}; {EXPECTED}.")
     return weights
-
-
-def _fill(network: nn.Module, weights: dict[str, Tensor]) -> ModelPatcher:
-    check_whole(network, weights)
-    network.load_state_dict({key: weights[key].to(t.dtype) for key, t in network.state_dict().items()}, assign=True)
-    network.requires_grad_(False).eval()
-    comfy.model_management.archive_model_dtypes(network)
-    return patcher_of(network)

@@ -1,10 +1,8 @@
 """What every loader of a model of our own does: files, formats and devices, and networks of ours in the host's VAE."""
 
 import contextlib
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import comfy.clip_vision
@@ -18,13 +16,22 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
+from ..core.weights import torch_file
+from ..core.weights.refusal import MOST_TENSORS, Misfit, Unreadable, shape_shown, shown
+from ..core.weights.safetensors_header import read_header
+
 management = comfy.model_management
 
 FOLDERS = ("checkpoints", "diffusion_models")  # where people keep checkpoints of video models
 PRECISIONS = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # auto: the host's
 LARGE_PRECISIONS = PRECISIONS | {"fp8_e4m3fn": torch.float8_e4m3fn}  # of models that are large enough for 8 bit
-FORBIDDEN = re.compile(r"GLOBAL (\S+)")  # how torch names what it does not unpickle
+SAFETENSORS = (".safetensors", ".sft")
 NO_MEMORY = "allocate memory"  # how torch and the system say that there is none: that is not the file's fault
+MOST_WRAPPINGS = 8
+SIZES_DIFFER = re.compile(
+    r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) .*?"
+    r"current model is torch\.Size\(\[(.*?)\]\)"
+)  # how torch says it
 
 
 def checkpoint_names() -> list[str]:
@@ -40,47 +47,78 @@ def path_of(name: str, *folders: str) -> str:
     raise FileNotFoundError(f"{name} is not in models/{' or models/'.join(FOLDERS)} any more.")
 
 
-def read_with_metadata(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_with_metadata(path: str | Path, parts: Sequence[str] = ()) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights in a file, of which nothing is in memory before it is used, a training program's own state never; and
-    what a safetensors file says of itself.
+    what a safetensors file says of itself. No loader of ours opens a file of weights in another way.
 
-    Raises ValueError for a file that holds more than tensors, numbers and texts, and for one that is damaged.
+    parts: names of dictionaries inside a pickle whose weights get "part." before their names, as safetensors write it.
+
+    Raises ValueError for a file that holds more than tensors, numbers and texts, for one that is damaged, and for one
+    that claims more than it holds: a file is judged by its own table of contents before anything in it is read.
     """
-    if Path(path).suffix.lower() in (".safetensors", ".sft"):
-        weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-        return unwrap(weights), metadata or {}
+    path = Path(path)
+    with _refuse_file(path):
+        if path.suffix.lower() in SAFETENSORS:
+            metadata = read_header(path)
+            saved = comfy.utils.load_torch_file(str(path), safe_load=True)
+        else:
+            torch_file.check(path, management.get_free_memory(torch.device("cpu")))
+            saved, metadata = torch.load(path, "cpu", weights_only=True, mmap=torch_file.is_zip(path)), {}
+        return unwrap(saved, parts), metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a safetensors file says of itself. Raises ValueError as `read_with_metadata` does."""
+    path = Path(path)
+    with _refuse_file(path):
+        return read_header(path)
+
+
+@contextlib.contextmanager
+def _refuse_file(path: Path):
+    """Says in one sentence why a file cannot be read. Raises ValueError, and FileNotFoundError for none."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except PermissionError:
-        raise
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
-        if NO_MEMORY in str(error):
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path.name} is not there any more.") from error
+    except Unreadable as error:
+        raise ValueError(error.of(path.name)) from error
+    except Exception as error:
+        if is_short_of_memory(error):
             raise
-        name, size = Path(path).name, Path(path).stat().st_size
-        if objects := FORBIDDEN.search(str(error)):
+        if isinstance(error, OSError) and error.strerror:
             raise ValueError(
-                f"{name} holds a program's objects beside weights, {objects[1]} among them, which are never loaded "
-                "here; a file of weights alone, as safetensors, was expected."
+                f"{path.name} cannot be read ({error.strerror}); a file that ComfyUI may read was expected."
             ) from error
-        raise ValueError(
-            f"{name}, of {size:,} bytes, is no checkpoint, or not a whole one: compare its size with the published "
-            "one and download it again."
-        ) from error
-    if not isinstance(saved, Mapping):
-        raise ValueError(f"{Path(path).name} holds a {type(saved).__name__}; a checkpoint's weights were expected.")
-    return unwrap(saved), {}
+        raise ValueError(torch_file.not_whole(path.stat().st_size).of(path.name)) from error
 
 
-def unwrap(weights: Mapping) -> dict[str, Tensor]:
-    """The weights inside what training programs wrap around them."""
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether an error is no fault of what was being read."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or NO_MEMORY in str(error)
+
+
+def unwrap(weights: Mapping, parts: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The weights inside what training programs wrap around them. parts: see `read_with_metadata`. Raises Unreadable
+    for weights without names."""
 
     def inside() -> list[Mapping]:
         named = (value for key, value in weights.items() if key in ("module", "state_dict") or len(weights) == 1)
         return [value for value in named if isinstance(value, Mapping)]
 
-    while wrapped := inside():
+    for _ in range(MOST_WRAPPINGS):  # a dictionary may hold itself
+        if weights.keys() & set(parts) or not (wrapped := inside()):
+            break
         weights = wrapped[0]
-    return {key.removeprefix("_forward_module."): value for key, value in weights.items() if isinstance(value, Tensor)}
+    for part in parts:
+        if isinstance(held := weights.get(part), Mapping):
+            weights = {**weights, **{f"{part}.{key}": value for key, value in held.items() if isinstance(key, str)}}
+    found = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+    if nameless := [key for key in found if not isinstance(key, str)]:
+        raise Unreadable(f"holds weights under {shown(nameless[0])}, which is no name; weights by names were expected")
+    if len(found) > MOST_TENSORS:
+        raise Unreadable(f"holds {len(found):,} weights; {MOST_TENSORS:,} at most were expected")
+    return {key.removeprefix("_forward_module."): value for key, value in found.items()}
 
 
 def take(weights: dict, prefix: str) -> dict:
@@ -102,23 +140,62 @@ def describe(weights: Mapping[str, Tensor]) -> str:
         return "a checkpoint of another model"
     if any(".lora_" in key or ".lora." in key for key in weights):
         return "a LoRA"
-    return f"a file of {len(weights)} tensors, {next(iter(weights), 'none')} among them"
+    return f"a file of {len(weights)} tensors, {shown(next(iter(weights), 'none'))} among them"
 
 
 def check_whole(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Raise KeyError for the first weight of a network that a file lacks: the host would sample with whatever is in
-    memory there."""
-    if missing := sorted(network.state_dict().keys() - weights.keys()):
+    """Hold the weights of a file against a network. Raises KeyError for the first that the file lacks, where the host
+    would sample with whatever is in memory, and Misfit for the first of another shape or format."""
+    needed = network.state_dict()
+    if missing := sorted(needed.keys() - weights.keys()):
         raise KeyError(missing[0])
+    for key, wanted in needed.items():
+        found, alike = weights[key], weights[key].is_floating_point() == wanted.is_floating_point()
+        single = wanted.ndim == 0 and found.shape == (1,)  # as torch itself takes it
+        if not single and found.shape != wanted.shape:
+            raise Misfit(key, shape_shown(found.shape), shape_shown(wanted.shape))
+        if not alike:
+            raise Misfit(key, str(found.dtype), str(wanted.dtype))
 
 
 @contextlib.contextmanager
-def refuse_parts(name: str, model: str):
-    """Says of the KeyError for a weight which file lacks it, and of which model. Raises ValueError."""
+def refuse_parts(name: str, model: str, expected: str = ""):
+    """Says of weights, of which file they are and of which model, what is wrong with them and what was expected. Raises
+    ValueError."""
     try:
         yield
+    except Misfit as error:
+        raise _refusal(name, f"{error} in {model}") from error
+    except Unreadable as error:
+        raise _refusal(name, str(error), expected) from error
     except KeyError as error:
-        raise ValueError(f"{name} is not whole: it lacks {error.args[0]} of {model}.") from error
+        raise _refusal(name, f"is not whole: it lacks {shown(error.args[0])} of {model}", expected) from error
+    except RuntimeError as error:
+        if (differ := SIZES_DIFFER.search(str(error))) is None:
+            raise
+        key, found, wanted = differ[1], *(shape_shown(sides.split(", ")) for sides in differ.groups()[1:])
+        raise _refusal(name, f"{Misfit(key, found, wanted)} in {model}") from error
+
+
+def _refusal(name: str, why: str, expected: str = "") -> ValueError:
+    said = "expected" in why or not expected
+    return ValueError(Unreadable(why if said else f"{why}; {expected}").of(name))
+
+
+@contextlib.contextmanager
+def judging(model: str):
+    """For reading the sizes of a model from a file's shapes and building it without memory: whatever goes wrong in
+    there, the file holds no such model. Raises KeyError, Misfit and Unreadable, of which `refuse_parts` tells."""
+    try:
+        yield
+    except (KeyError, Unreadable):
+        raise
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_short_of_memory(error) or SIZES_DIFFER.search(str(error)):
+            raise
+        raise Unreadable(
+            f"has weights of shapes that fit no {model}; a file as it was published was expected"
+        ) from error
 
 
 def tell_absent(parts: Mapping[str, object]) -> str:
@@ -146,7 +223,7 @@ def patcher_of(model: nn.Module) -> comfy.model_patcher.ModelPatcher:
 
 
 def fill(model: comfy.model_base.BaseModel, unet: dict[str, Tensor]) -> comfy.model_patcher.ModelPatcher:
-    """The MODEL around a model of ours, whose diffusion network gets these weights. Raises KeyError for one that lacks.
+    """The MODEL around a model of ours, whose diffusion network gets these weights. Raises as `check_whole`.
 
     The weights are moved out of `unet`.
     """
@@ -172,8 +249,27 @@ def build_clip_vision(weights: dict[str, Tensor], prefix: str) -> comfy.clip_vis
     return comfy.clip_vision.load_clipvision_from_sd(vision, prefix, True) if vision else None
 
 
+def check_nothing_else(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise Unreadable for the first weight of a file that a network has no place for."""
+    if extra := sorted(weights.keys() - network.state_dict().keys()):
+        raise Unreadable(f"also holds {shown(extra[0])}, which none has")
+
+
+def put_weights(network: nn.Module, weights: Mapping[str, Tensor], own_formats: bool = False) -> None:
+    """Make the weights of a file those of a network that has no memory yet, in their formats or in the network's.
+    Raises as `check_whole`."""
+    check_whole(network, weights)
+    formats = {key: t.dtype if own_formats else weights[key].dtype for key, t in network.state_dict().items()}
+    network.load_state_dict({key: weights[key].to(dtype) for key, dtype in formats.items()}, assign=True)
+    network.requires_grad_(False).eval()
+    management.archive_model_dtypes(network)
+
+
 def put_into(vae: comfy.sd.VAE, network: nn.Module, part: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Make `network` the network of a VAE. part: the module of it that is new and gets `weights`, maybe all of it."""
+    """Make `network` the network of a VAE. part: the module of it that is new and gets `weights`, maybe all of it.
+    Raises as `check_whole`."""
+    check_whole(part, weights)
+    check_nothing_else(part, weights)
     management.archive_model_dtypes(part)
     vae.first_stage_model = network.eval()
     offload = management.vae_offload_device()

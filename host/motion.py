@@ -6,7 +6,6 @@ from typing import Protocol
 
 import comfy.model_management
 import comfy.ops
-import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
@@ -16,9 +15,10 @@ from ..core.networks.semantic_motion.config import read_config, read_training
 from ..core.networks.semantic_motion.predictor import MotionPredictor
 from ..core.video import trajectory
 from ..core.video.trajectory import Trajectory
+from ..core.weights.refusal import Unreadable, shown
 from .dynamicrafter_model import parts_of
 from .folders import path_of
-from .loading import check_whole, patcher_of
+from .loading import check_nothing_else, check_whole, judging, patcher_of, put_weights, read_with_metadata
 from .vision import GREY, vision_tokens
 
 NODE = "StoryReelMotionPredictorLoader"
@@ -99,26 +99,27 @@ def load_predictor(name: str, space: Space) -> Predictor:
     if name == UNTRAINED:
         return Predictor(space)
     path = path_of(FOLDER, name)
-    weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+    weights, metadata = read_with_metadata(path)
     try:
-        config = read_config(metadata)
+        config, stated = read_config(metadata), read_training(metadata)
     except ValueError as error:
-        raise ValueError(f"{NODE}: {name} is no motion predictor: {error}") from error
+        raise ValueError(f"{NODE}: {name} is no motion predictor: {str(error).removesuffix('.')}.") from error
     asked = (space.space, *space.shape)
     if (config.space, config.tokens, config.token_width) != asked:
         raise ValueError(
             f"{NODE}: {name} was trained for {config.space} ({config.tokens} x {config.token_width}), and {space.name} "
             f"makes {asked[0]} ({asked[1]} x {asked[2]})."
         )
-    network = MotionPredictor(config, comfy.ops.manual_cast, optimized_attention, device="meta")
     try:
-        check_whole(network, weights)
-        network.load_state_dict(weights, assign=True)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{NODE}: {name} does not hold the weights that its metadata state ({error}).") from error
-    network.requires_grad_(False).eval()
-    comfy.model_management.archive_model_dtypes(network)
-    trained, stated = f"predicted by {name}", read_training(metadata)
+        with judging("motion predictor"):
+            network = MotionPredictor(config, comfy.ops.manual_cast, optimized_attention, device="meta")
+            check_whole(network, weights)
+        check_nothing_else(network, weights)
+        put_weights(network, weights)
+    except (KeyError, Unreadable) as error:
+        why = f"it lacks {shown(error.args[0])}" if isinstance(error, KeyError) else f"it {error}"
+        raise ValueError(f"{NODE}: {name} does not hold the weights that its metadata state: {why}.") from error
+    trained = f"predicted by {name}"
     if not stated.get("beats_interpolation", True):
         trained += ", which is not known to beat interpolation"
     if (learnt := stated.get("tokens_of", space.name)) != space.name:

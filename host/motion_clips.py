@@ -192,5 +192,5 @@ def digest(value) -> str:
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """The file appears under its name when it is whole, never before."""
-    with files.appearing(path) as unfinished:
+    with files.appearing(path, sum(t.numel() * t.element_size() for t in tensors.values())) as unfinished:
         save_file({key: t.contiguous().cpu() for key, t in tensors.items()}, unfinished, metadata)

@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from ..core.networks.animatediff.config import MotionConfig, read_config
 from ..core.networks.animatediff.module import ClipNorm, MotionModules
 from .folders import path_of
-from .loading import check_whole, describe, patcher_of, read_with_metadata
+from .loading import (
+    check_nothing_else,
+    check_whole,
+    describe,
+    judging,
+    patcher_of,
+    put_weights,
+    read_with_metadata,
+    refuse_parts,
+    shapes_of,
+)
 from .video_model import Attention
 
 NODE = "StoryReelApplyMotion"
@@ -39,21 +49,16 @@ class HostMotionModules(MotionModules):
 def load(name: str) -> ModelPatcher:
     """Read a file of the folder. Raises ValueError for a file of another kind or of another family."""
     weights = read_weights(name, read_with_metadata(path_of(FOLDER, name))[0])
-    try:
-        config = read_config({key: tuple(weight.shape) for key, weight in weights.items()})
-        count, stored = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
-        dtype = comfy.model_management.unet_dtype(model_params=count, weight_dtype=stored)
-        network = HostMotionModules(config, device="meta", dtype=dtype)
-        check_whole(network, weights)
-    except KeyError as error:
-        raise ValueError(f"{NODE}: {name} is not whole: it lacks {error.args[0]}; {EXPECTED}.") from error
-    if extra := sorted(weights.keys() - network.state_dict().keys()):
-        raise ValueError(f"{NODE}: {name} also holds {extra[0]}, which none has; {EXPECTED}.")
-    # Positions stay as they are: an 8-bit format could not hold them.
-    weights = {key: t if key.endswith(".pe") else t.to(dtype) for key, t in weights.items()}
-    network.load_state_dict(weights, assign=True)
-    network.requires_grad_(False).eval()
-    comfy.model_management.archive_model_dtypes(network)
+    with refuse_parts(f"{NODE}: {name}", "AnimateDiff's modules", EXPECTED):
+        with judging("motion module of AnimateDiff"):
+            config = read_config(shapes_of(weights))
+            count, stored = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
+            dtype = comfy.model_management.unet_dtype(model_params=count, weight_dtype=stored)
+            network = HostMotionModules(config, device="meta", dtype=dtype)
+            check_whole(network, weights)
+        check_nothing_else(network, weights)
+        # Positions stay as they are: an 8-bit format could not hold them.
+        put_weights(network, {key: t if key.endswith(".pe") else t.to(dtype) for key, t in weights.items()})
     return patcher_of(network)
 
 
@@ -70,7 +75,7 @@ def read_weights(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise ValueError(f"{NODE}: {name} holds no positions, as AnimateLCM's and diffusers' files; {EXPECTED}.")
     levels = {key.split(".")[1] for key in found if key.startswith("down_blocks.")}
     widths = found.get("down_blocks.0.motion_modules.0.temporal_transformer.norm.weight")
-    if levels == {"0", "1", "2"} and widths is not None and len(widths) == 320:
+    if levels == {"0", "1", "2"} and widths is not None and widths.shape == (320,):
         raise ValueError(f"{NODE}: {name} is a motion module for SDXL; {EXPECTED}.")
     return found
 

@@ -12,7 +12,6 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
-from safetensors.torch import safe_open
 from torch import Tensor
 
 from ..core.networks.semantic_motion import training
@@ -21,6 +20,7 @@ from ..core.networks.semantic_motion.predictor import MotionPredictor
 from ..core.networks.semantic_motion.training import Clip, Figures
 from ..core.training import Plan, seeded, train
 from .folders import folder_of, inside
+from .loading import read_metadata
 from .motion import FOLDER, Predictor, Space, load_predictor
 from .motion_clips import (
     NODE,
@@ -150,7 +150,7 @@ def run(
         latents = latent_paths(joint.vae, joint.size, clips, recipe.stride, work / "latents")
     key = digest([told, asdict(config), [path.name for path in (*paths, *latents)]])
     if target.exists():
-        stated = read_training(_metadata(target))
+        stated = read_training(read_metadata(target))
         if stated.get("run") != key:
             raise ValueError(f"{NODE}: {target.name} is there and of another training; choose another name.")
         return Trained(target, Figures(**stated["figures"]), stated["log"])
@@ -230,8 +230,3 @@ def memory_of(config: PredictorConfig, plan: Plan, recipe: Recipe) -> int:
         weights = sum(weight.numel() for weight in MotionPredictor(config).parameters())
     kept = plan.batch * recipe.frames * config.tokens * config.width * config.depth
     return BYTES_A_WEIGHT * weights + BYTES_A_CHANNEL * kept
-
-
-def _metadata(path: Path) -> dict[str, str] | None:
-    with safe_open(path, "pt") as file:
-        return file.metadata()

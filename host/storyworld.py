@@ -4,11 +4,11 @@ The widths of the UNet and of both towers come from the files' metadata. The tex
 the world's words only; every other word of the tokenizer gets the row that was trained to mean nothing.
 """
 
-import json
 import logging
 from functools import partial
 from pathlib import Path
 
+import comfy.clip_model
 import comfy.clip_vision
 import comfy.latent_formats
 import comfy.model_base
@@ -22,25 +22,69 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
 from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
+from ..core.weights.refusal import Misfit, Unreadable, shape_shown, shown, sides
+from ..core.weights.stated import Each, Fields, Maybe, One, Real, Whole, read_stated, switch
 from .loading import (
     PRECISIONS,
     build_clip,
     check_whole,
     checkpoint_names,
+    judging,
     patcher_of,
     put_into,
     read_with_metadata,
     refuse_parts,
     set_precision,
+    shapes_of,
 )
 
 FOLDER = "storyworld"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / FOLDER
 ROWS, END = 49408, 49407  # of the host's CLIP tokenizer: its tokens, and the last of them
+
+COLORS = Each(Each(Real(-100, 100), 3, 3, as_list=True), LATENT_CHANNELS + 1, LATENT_CHANNELS + 1, as_list=True)
+LATENTS = Fields({"spread": Real(0.001, 1000), "rgb": Maybe(COLORS)}, ("spread",))  # what `StoryworldLatents` takes
+DEPTHS = Each(Whole(0, 16), 1, 64, as_list=True)
+TOWER = {
+    "hidden_size": Whole(1, 4096),
+    "num_hidden_layers": Whole(1, 64),
+    "num_attention_heads": Whole(1, 256),
+    "intermediate_size": Whole(1, 16384),
+    "hidden_act": One(("quick_gelu", "gelu")),
+}
+TEXT = {**TOWER, "max_position_embeddings": Whole(1, 1024)}
+VISION = {**TOWER, "model_type": One(("clip_vision_model",)), "projection_dim": Whole(1, 4096)}
+VISION |= {"image_size": Whole(1, 1024), "patch_size": Whole(1, 1024), "num_channels": One((3,))}
+UNET = {
+    "image_size": Whole(1, 1024),
+    **dict.fromkeys(("in_channels", "out_channels"), One((LATENT_CHANNELS,))),
+    **dict.fromkeys(("model_channels", "context_dim"), Whole(1, 8192)),
+    **dict.fromkeys(("num_res_blocks", "channel_mult"), Each(Whole(1, 16), 1, 8, as_list=True)),
+    **dict.fromkeys(("transformer_depth", "transformer_depth_output"), DEPTHS),
+    "transformer_depth_middle": Whole(-2, 16),
+    **dict.fromkeys(("num_heads", "num_head_channels"), Whole(-1, 8192)),
+    "use_spatial_transformer": One((True,)),
+    **dict.fromkeys(("use_linear_in_transformer", "legacy"), switch),
+}
+CONFIG = {  # what a part says of itself, by its kind
+    "unet": Fields(
+        {"unet": Fields(UNET, tuple(UNET)), "spread": Real(0.001, 1000), "rgb": COLORS}, ("unet", "spread", "rgb")
+    ),
+    "clip": Fields(
+        {
+            "text": Fields(TEXT, tuple(TEXT)),
+            "vision": Fields(VISION, tuple(VISION)),
+            "token_ids": Each(Whole(0, ROWS - 1), 1, ROWS, as_list=True),
+        },
+        ("text", "vision", "token_ids"),
+    ),
+    "autoencoder": Fields({}),
+}
 
 
 def register_folder() -> None:
@@ -63,8 +107,13 @@ def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
     weights, metadata = read_with_metadata(path)
     found = metadata.get("part", "a file of another kind")
     if found != f"storyworld {part}":
-        raise ValueError(f"{path} is {found}; Storyworld's {part} was expected.")
-    return weights, json.loads(metadata["config"])
+        raise ValueError(f"{path} is {shown(found)}; Storyworld's {part} was expected.")
+    with refuse_parts(Path(path).name, f"Storyworld's {part}"):
+        kind = CONFIG.get(part, CONFIG["unet"])  # there are several UNets
+        return weights, read_stated("config", metadata.get("config", ""), kind)
+
+
+UNBUILT = dict(device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
 
 
 class StoryworldLatents(comfy.latent_formats.LatentFormat):
@@ -76,6 +125,19 @@ class StoryworldLatents(comfy.latent_formats.LatentFormat):
         self.scale_factor = 1 / spread
         if rgb:
             *self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb
+
+
+def latents_of(stated: dict | None, channels: int) -> StoryworldLatents | None:
+    """The latents that a video model's file states, and whose channels its UNet reads; None if it states none. Raises
+    Unreadable for a UNet that reads others."""
+    if not stated:
+        return None
+    if channels != LATENT_CHANNELS:
+        raise Unreadable(
+            f"states Storyworld's latents of {LATENT_CHANNELS} channels, and its UNet reads {channels}; as many were "
+            "expected"
+        )
+    return StoryworldLatents(**stated)
 
 
 class StoryworldModel(comfy.supported_models_base.BASE):
@@ -91,13 +153,13 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
     """The UNet. precision: a key of `PRECISIONS`. part: the file's name. Raises ValueError for a file that is not
     whole."""
     weights, config = read_part(part)
+    with refuse_parts(f"{part}.safetensors", "Storyworld's UNet"), judging("UNet of Storyworld"):
+        check_whole(UNetModel(**config["unet"], **UNBUILT), weights)
     described = StoryworldModel(config["unet"])
     described.latent_format = StoryworldLatents(config["spread"], config["rgb"])
     set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
     model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
     patcher = patcher_of(model)
-    with refuse_parts(f"{part}.safetensors", "Storyworld's UNet"):
-        check_whole(model.diffusion_model, weights)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     return patcher
 
@@ -132,7 +194,15 @@ def load_clip() -> comfy.sd.CLIP:
 
     text = {name: tensor for name, tensor in weights.items() if name.startswith("text_")}
     rows = "text_model.embeddings.token_embedding.weight"
-    text[rows] = _every_row(text[rows], config["token_ids"])
+    with refuse_parts("clip.safetensors", "Storyworld's text tower"), judging("text tower of Storyworld"):
+        _check_heads(config["text"])
+        words, (found, _) = config["token_ids"], sides(shapes_of(text), rows, 2)
+        if len(set(words)) != len(words) or found != 1 + len(words):
+            raise Misfit(
+                rows, shape_shown(text[rows].shape), f"a row for each of its {len(set(words))} words and one more"
+            )
+        text[rows] = _every_row(text[rows], words)
+        check_whole(comfy.clip_model.CLIPTextModel({**config["text"], "eos_token_id": END}, **UNBUILT), text)
     return build_clip(Target, {f"clip_l.transformer.{name}": tensor for name, tensor in text.items()})
 
 
@@ -146,9 +216,20 @@ def _every_row(rows: Tensor, token_ids: list[int]) -> Tensor:
 def load_clip_vision() -> comfy.clip_vision.ClipVisionModel:
     """The image tower."""
     weights, config = read_part("clip")
+    seen = {name: tensor for name, tensor in weights.items() if name.startswith("vis")}
+    with refuse_parts("clip.safetensors", "Storyworld's image tower"), judging("image tower of Storyworld"):
+        _check_heads(config["vision"])
+        check_whole(comfy.clip_model.CLIPVisionModelProjection(config["vision"], **UNBUILT), seen)
     vision = comfy.clip_vision.ClipVisionModel(config["vision"])
-    vision.load_sd({name: tensor for name, tensor in weights.items() if name.startswith("vis")})
+    vision.load_sd(seen)
     return vision
+
+
+def _check_heads(tower: dict) -> None:
+    """Raise Unreadable for a tower whose width is not whole heads."""
+    width, heads = tower["hidden_size"], tower["num_attention_heads"]
+    if width % heads:
+        raise Unreadable(f"states a tower {width} wide of {heads} heads; a width of whole heads was expected")
 
 
 def load_vae() -> comfy.sd.VAE:
@@ -163,7 +244,8 @@ def load_vae() -> comfy.sd.VAE:
     vae = comfy.sd.VAE(AutoencoderKL(**params).state_dict(), config={"params": params}, dtype=torch.float32)
 
     network = Autoencoder(operations=comfy.ops.manual_cast).to(vae.vae_dtype)
-    put_into(vae, network, network, weights)
+    with refuse_parts("autoencoder.safetensors", "Storyworld's autoencoder"):
+        put_into(vae, network, network, weights)
     vae.latent_channels = LATENT_CHANNELS
     # A dozen feature maps of up to 96 channels at a quarter of the resolution.
     vae.memory_used_encode = lambda shape, dtype: shape[2] * shape[3] * 80 * dtype.itemsize

@@ -1,6 +1,5 @@
 """Checkpoints of StreamingT2V, StreamingSVD, ModelScope text-to-video and MS-Vid2Vid, as published."""
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -17,13 +16,20 @@ from torch import Tensor
 
 from ..core.networks.modelscope import keys as modelscope_keys
 from ..core.networks.modelscope.config import read_unet_config
+from ..core.networks.modelscope.unet import UNet
 from ..core.networks.streaming import keys
+from ..core.networks.streaming import model as networks
+from ..core.networks.streaming.appearance import TokenExpander
 from ..core.networks.streaming.config import read_config, read_token_expander
+from ..core.weights.refusal import Misfit, Unreadable, shape_shown, sides
+from ..core.weights.stated import Fields, Maybe, Text, Whole, read_stated, switch
 from . import loading, storyworld, streaming_svd
 from .loading import (
     build_clip_vision,
+    check_whole,
     describe,
     fill,
+    judging,
     path_of,
     read_with_metadata,
     refuse_parts,
@@ -42,6 +48,7 @@ MERGER = "cross_attention_merger_mid_block.temporal_transformer.norm.weight"  # 
 ENCODER = f"{keys.FRAME_ENCODER}conv_in.weight"  # a key of its feature extractor
 TEXT_LAYER = re.compile(r"(text_model\.encoder\.layers\.)(\d+)(\..+)")
 TEXT_LAYERS = 24  # that the host's text encoder has
+WIDEST_TEXT = 8192
 REFINES = re.compile(r"vid(eo)?[-_ ]?(2|to)[-_ ]?vid(eo)?|non_ema_0035000", re.IGNORECASE)
 
 
@@ -64,6 +71,17 @@ class Kind:
     v_prediction: bool = False
 
 
+METADATA = "storyreel_streaming"  # under which a file of ours says what it is
+STATED = Fields(
+    {
+        **dict.fromkeys(("name", "use", "licence"), Text()),
+        "frames": Whole(2, 4096),
+        "memory": Whole(1, 4095),
+        "head_channels": Maybe(Whole(1, 4096)),
+        "latents": Maybe(storyworld.LATENTS),
+        "v_prediction": switch,
+    }
+)
 TEXT_TO_VIDEO = Kind(
     "ModelScope text-to-video",
     "a clip of 16 frames from a prompt, 256 x 256, or the first chunk of a long one",
@@ -131,11 +149,22 @@ def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) ->
     """
     weights, metadata = read_with_metadata(path_of(name, storyworld.FOLDER))
     found, why = recognise(name, weights, kind)
-    if found is STREAMING_T2V and "storyreel_streaming" in metadata:
-        found = replace(found, **json.loads(metadata["storyreel_streaming"]))
+    if found is STREAMING_T2V and METADATA in metadata:
+        with refuse_parts(f"{NODE}: {name}", found.name):
+            found = _as_stated(found, metadata[METADATA])
     logging.info("%s: %s is taken for %s, by %s.", NODE, name, found.name, why)
     with refuse_parts(f"{NODE}: {name}", found.name):
         return Loaded(found, why, *_build(found, weights, precision))
+
+
+def _as_stated(kind: Kind, text: str) -> Kind:
+    """What a file of ours says of itself. Raises Unreadable."""
+    found = replace(kind, **read_stated(METADATA, text, STATED))
+    if found.memory >= found.frames:
+        raise Unreadable(
+            f"states {found.memory} frames of memory in chunks of {found.frames}; fewer were expected of a chunk"
+        )
+    return found
 
 
 def recognise(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> tuple[Kind, str]:
@@ -162,37 +191,52 @@ def recognise(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> t
 
 def _build(kind: Kind, weights: dict, precision) -> tuple:
     """(model, clip, vae, clip_vision)"""
-    if kind.name == STREAMING_T2V.name:
-        model = build_streaming(weights, precision, kind)
-        others = build_clip(weights), build_vae(weights, VAE), build_clip_vision(weights, VISION)
-    elif kind is STREAMING_SVD:
+    if kind is STREAMING_SVD:
         model = streaming_svd.build_model(weights, precision)
-        others = None, build_vae(weights, SVD_VAE), build_clip_vision(weights, SVD_VISION)
+    elif kind.memory:
+        model = build_streaming(weights, precision, kind)
     else:
         model = build_modelscope(weights, kind is VID2VID, precision)
-        others = None, None, None
     model.model.kind = kind
-    return model, *others
+    with judging("encoders and autoencoder of StreamingT2V and StreamingSVD"):
+        if kind is STREAMING_SVD:
+            return model, None, build_vae(weights, SVD_VAE), build_clip_vision(weights, SVD_VISION)
+        if not kind.memory:
+            return model, None, None, None
+        return model, build_clip(weights), build_vae(weights, VAE), build_clip_vision(weights, VISION)
 
 
 def build_modelscope(weights: dict, refines: bool = False, precision=None) -> comfy.model_patcher.ModelPatcher:
-    """The MODEL of ModelScope's network alone, in either layout. refines: MS-Vid2Vid's."""
-    unet = modelscope_keys.read_weights(weights)
-    weights.clear()
-    config = ModelScopeConfig(read_unet_config(shapes_of(unet), int(refines)))
-    return _fill(ModelScope, config, unet, {}, precision)
+    """The MODEL of ModelScope's network alone, in either layout. refines: MS-Vid2Vid's.
+
+    Raises KeyError, Misfit and Unreadable for weights of another network, before any memory is taken.
+    """
+    with judging("network of ModelScope"):
+        unet = modelscope_keys.read_weights(weights)
+        weights.clear()
+        sizes = read_unet_config(shapes_of(unet), int(refines))
+        check_whole(UNet(sizes, device="meta"), unet)
+    return _fill(ModelScope, ModelScopeConfig(sizes), unet, {}, precision)
 
 
 def build_streaming(weights: dict, precision=None, kind: Kind = STREAMING_T2V) -> comfy.model_patcher.ModelPatcher:
-    """The MODEL of StreamingT2V. Its weights are moved out of `weights`."""
-    unet = keys.read_unet(take(weights, keys.UNET))
-    extractor = keys.read_extractor(take(weights, keys.EXTRACTOR))
-    expander = take(weights, keys.EXPANDER)
-    sizes = read_config(shapes_of(unet), shapes_of(extractor), kind.head_channels)
-    unet |= {f"extractor.{key}": weight for key, weight in extractor.items()}
-    latents = storyworld.StoryworldLatents(**kind.latents) if kind.latents else None
-    config = ModelScopeConfig(sizes, read_token_expander(shapes_of(expander)), latents, kind.v_prediction)
-    return _fill(StreamingT2V, config, unet, expander, precision)
+    """The MODEL of StreamingT2V. Its weights are moved out of `weights`. Raises as `build_modelscope`."""
+    with judging("checkpoint of StreamingT2V"):
+        unet = keys.read_unet(take(weights, keys.UNET))
+        extractor = keys.read_extractor(take(weights, keys.EXTRACTOR))
+        expander = take(weights, keys.EXPANDER)
+        sizes = read_config(shapes_of(unet), shapes_of(extractor), kind.head_channels)
+        unet |= {f"extractor.{key}": weight for key, weight in extractor.items()}
+        expands = read_token_expander(shapes_of(expander))
+        check_whole(networks.StreamingT2V(sizes, device="meta"), unet)
+        check_whole(TokenExpander(**expands, device="meta"), expander)
+        if expands["count"] != sizes.image_tokens or expands["dim"] != sizes.unet.context_dim:
+            raise Unreadable(
+                f"makes {expands['count']} tokens of width {expands['dim']} of an anchor, and mixes "
+                f"{sizes.image_tokens} of width {sizes.unet.context_dim} into the text; the same were expected"
+            )
+        latents = storyworld.latents_of(kind.latents, sizes.unet.in_channels)
+    return _fill(StreamingT2V, ModelScopeConfig(sizes, expands, latents, kind.v_prediction), unet, expander, precision)
 
 
 def _fill(of: type[ModelScope], config: ModelScopeConfig, unet: dict, expander: dict, precision):
@@ -220,7 +264,10 @@ def build_clip(weights: dict) -> comfy.sd.CLIP | None:
         if int(match[2]) == last:
             for number in range(last + 1, TEXT_LAYERS):
                 text[f"{match[1]}{number}{match[3]}"] = torch.zeros_like(text[match[0]])
-    width = text["text_model.final_layer_norm.weight"].shape[0]
+    last_norm = "text_model.final_layer_norm.weight"
+    (width,) = found = sides(shapes_of(text), last_norm, 1)
+    if width > WIDEST_TEXT:
+        raise Misfit(last_norm, shape_shown(found), f"at most {WIDEST_TEXT:,}")
     text.setdefault("text_projection.weight", torch.eye(width))
     text = {f"clip_h.transformer.{key}": weight for key, weight in text.items()}
     return loading.build_clip(comfy.supported_models.SD20({}).clip_target(text), text)

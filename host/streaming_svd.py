@@ -24,7 +24,8 @@ from ..core.networks.streaming import keys
 from ..core.networks.streaming.config import read_frame_encoder
 from ..core.networks.streaming.frame_encoder import FrameEncoder
 from ..core.networks.streaming.injector import Injector
-from .loading import check_whole, fill, set_precision, shapes_of, take
+from ..core.weights.refusal import Unreadable, sides
+from .loading import check_whole, fill, judging, set_precision, shapes_of, take
 from .modelscope_model import CAM_FRAMES, CAM_STRENGTH
 from .video_model import ClipCondition, check_frames, refuse_windows
 
@@ -33,27 +34,40 @@ KEY = "storyreel_cam"
 SEEN, STRENGTH = "cam_seen", "cam_strength"  # among the conditions of a forward pass
 
 
+def _split(control: dict) -> tuple[dict, dict]:
+    """Weights under CONTROL: (of the frame encoder, of the extractor)."""
+    encoder = {
+        key.removeprefix(keys.FRAME_ENCODER): t for key, t in control.items() if key.startswith(keys.FRAME_ENCODER)
+    }
+    return encoder, {key: t for key, t in control.items() if not key.startswith(keys.FRAME_ENCODER)}
+
+
 class Cam(nn.Module):
     """The feature extractor and the injectors.
 
-    config: of the host's UNet, with its number format. injectors, control: the weights, see `keys.read_injectors`, and
+    config: of the host's UNet. injectors, control: the weights, whose sizes it takes, see `keys.read_injectors`, and
     what stood under CONTROL.
     """
 
-    def __init__(self, config: Mapping, injectors: dict, control: dict, device, operations):
+    def __init__(self, config: Mapping, injectors: dict, control: dict, device, dtype, operations):
         super().__init__()
-        encoder = {key: control.pop(key) for key in list(control) if key.startswith(keys.FRAME_ENCODER)}
-        encoder = {key.removeprefix(keys.FRAME_ENCODER): weight for key, weight in encoder.items()}
-        sizes = read_frame_encoder(shapes_of(encoder))
-        made = dict(device="meta", dtype=config["dtype"], operations=operations)
+        sizes = read_frame_encoder(shapes_of(_split(control)[0]))
+        made = dict(device=device, dtype=dtype, operations=operations)
         self.frame_encoder = FrameEncoder(**sizes, **made)
         self.extractor = UNetModel(**{**config, **made})
         self.extractor.output_blocks, self.extractor.out = nn.ModuleList(), nn.Identity()
         count = len(self.extractor.input_blocks) + 1
-        widths = [injectors[f"{number}.norm.weight"].shape[0] for number in range(count)]
+        widths = [sides(shapes_of(injectors), f"{number}.norm.weight", 1)[0] for number in range(count)]
         self.injectors = nn.ModuleList([Injector(width, attend=optimized_attention, **made) for width in widths])
-        for part, weights in ((self.frame_encoder, encoder), (self.extractor, control), (self.injectors, injectors)):
-            check_whole(part, weights)
+
+    def parts(self, injectors: dict, control: dict) -> list[tuple[nn.Module, dict]]:
+        """Each of its networks, and the weights of a file that are for it."""
+        encoder, rest = _split(control)
+        return [(self.frame_encoder, encoder), (self.extractor, rest), (self.injectors, injectors)]
+
+    def take(self, injectors: dict, control: dict, device) -> None:
+        """Bring the weights of a file into place."""
+        for part, weights in self.parts(injectors, control):
             formats = {key: weight.dtype for key, weight in part.state_dict().items()}  # not of every weight the same
             part.load_state_dict({key: weights[key].to(device, dtype) for key, dtype in formats.items()}, assign=True)
         self.requires_grad_(False).eval()
@@ -124,18 +138,37 @@ class StreamingSVD(comfy.model_base.SVD_img2vid):
         return super().resize_cond_for_context_window(cond_key, cond_value, window, x_in, device, retain_index_list)
 
 
-def build_model(weights: dict, precision=None):
-    """The MODEL. Its weights are moved out of `weights`."""
-    config = comfy.supported_models.SVD_img2vid(comfy.model_detection.detect_unet_config(weights, UNET))
+def judge(weights: dict) -> tuple[comfy.supported_models.SVD_img2vid, dict, dict, dict]:
+    """(how the host sees the UNet; weights of the UNet, of CAM's injectors, and of what stood under CONTROL) of a file
+    whose weights are those of its networks, to the last shape. Raises as `build_model`."""
+    described = comfy.model_detection.detect_unet_config(weights, UNET)
+    if described is None:
+        raise Unreadable("has a UNet that the host does not know; Stable Video Diffusion's was expected")
+    config = comfy.supported_models.SVD_img2vid(described)
     unet, control = take(weights, UNET), take(weights, CONTROL)
     injectors = keys.read_injectors(unet)
     unet = {key: weight for key, weight in unet.items() if keys.INJECTOR.fullmatch(key) is None}
+    made = dict(device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    check_whole(UNetModel(**{**config.unet_config, **made}), unet)
+    for part, found in Cam(config.unet_config, injectors, control, **made).parts(injectors, control):
+        check_whole(part, found)
+    return config, unet, injectors, control
+
+
+def build_model(weights: dict, precision=None):
+    """The MODEL. Its weights are moved out of `weights`.
+
+    Raises KeyError, Misfit and Unreadable for weights of another model, before any memory is taken.
+    """
+    with judging("checkpoint of StreamingSVD"):
+        config, unet, injectors, control = judge(weights)
     count = sum(comfy.utils.calculate_parameters(part) for part in (unet, control, injectors))
     set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))
     device = comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"])
     model = StreamingSVD(config, device=device)
     operations = comfy.ops.pick_operations(config.unet_config["dtype"], config.manual_cast_dtype)
-    model.cam = Cam(config.unet_config, injectors, control, device, operations)
+    model.cam = Cam(config.unet_config, injectors, control, "meta", config.unet_config["dtype"], operations)
+    model.cam.take(injectors, control, device)
     patcher = fill(model, unet)
     wrapped = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     patcher.add_wrapper_with_key(wrapped, KEY, model.cam.look_back)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from ..core.video.aesthetics import WIDTH, AestheticHead, read_head
 from ..core.video.faces import Reidentification
 from ..core.video.video_sets import WINDOW
+from ..core.weights.refusal import Unreadable
+from ..core.weights.torch_file import check_script
 from .folders import path_of
-from .loading import NO_MEMORY, describe, read_with_metadata
+from .loading import check_nothing_else, check_whole, describe, is_short_of_memory, read_with_metadata
 from .measure import name_of
 
 AESTHETIC, FACENET, I3D = "aesthetic", "facenet", "i3d"  # folders of models
@@ -62,12 +64,15 @@ def reidentification(name: str) -> Reidentification:
     weights, _ = read_with_metadata(path_of(FACENET, name))
     network = facenet_pytorch.InceptionResnetV1()
     try:  # without the layer that named the people of the training set
-        network.load_state_dict({key: weight for key, weight in weights.items() if not key.startswith("logits.")})
-    except RuntimeError as error:
+        known = {key: weight for key, weight in weights.items() if not key.startswith("logits.")}
+        check_whole(network, known)
+        check_nothing_else(network, known)
+    except (KeyError, Unreadable) as error:
         raise ValueError(
             f"{name} is {describe(weights)}; FaceNet's InceptionResnetV1 was expected, as in "
             "20180402-114759-vggface2.pt."
         ) from error
+    network.load_state_dict(known)
     detector = facenet_pytorch.MTCNN(keep_all=True)
     return Reidentification(_finder(detector), _placed(network), f"MTCNN and FaceNet ({Path(name).name})")
 
@@ -103,13 +108,15 @@ def video_features(name: str) -> Callable[[Tensor], Tensor]:
     As StyleGAN-V uses it: the network squeezes the pictures to 224 x 224 itself. Raises ValueError for another file.
     """
     expected = "I3D as TorchScript was expected: i3d_torchscript.pt."
+    path = Path(path_of(I3D, name))
     try:
-        script = torch.jit.load(path_of(I3D, name), map_location="cpu").eval()
-    except RuntimeError as error:
-        if NO_MEMORY in str(error):
+        check_script(path)
+        script = torch.jit.load(path, map_location="cpu").eval()
+        taken = {argument.name for argument in script.forward.schema.arguments}
+    except Exception as error:
+        if is_short_of_memory(error):
             raise
         raise ValueError(f"{name} is no TorchScript file, or not a whole one; {expected}") from error
-    taken = {argument.name for argument in script.forward.schema.arguments}
     if not ARGUMENTS <= taken:
         raise ValueError(f"{name} holds a network without {', '.join(sorted(ARGUMENTS - taken))}; {expected}")
     network = _placed(_Whole(script))

@@ -43,7 +43,7 @@ def measure(video, **changes):
     from storyreel.nodes.measure_video import StoryReelMeasureVideo
 
     told = dict(chunk_length=0, chunk_overlap=8, prompt="", filename_prefix="story/measured", slice_height=0.5)
-    words, plot, slice, path = StoryReelMeasureVideo.execute(video, **(told | changes)).result
+    words, plot, slice, path = StoryReelMeasureVideo.execute(video=video, **(told | changes)).result
     return words, plot, slice, json.loads(Path(path).read_text(), parse_constant=pytest.fail)
 
 

@@ -59,7 +59,7 @@ def measure(host, monkeypatch, tmp_path):
 
     def run(video, **changes):
         told = dict(chunk_length=0, chunk_overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
-        words, plot, _, path = StoryReelMeasureVideo.execute(video, **(told | changes)).result
+        words, plot, _, path = StoryReelMeasureVideo.execute(video=video, **(told | changes)).result
         assert plot.max() > 0
         return words, json.loads(Path(path).read_text(), parse_constant=pytest.fail)
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..weights.refusal import Misfit, Unreadable, check_bounds, shape_shown, sides
 from .blocks import Attend, ResBlock, SpatialTransformer, TemporalTransformer, Upsample
 
 Shapes = Mapping[str, Sequence[int]]
 
 INIT_HEADS = 8  # of the temporal transformer behind the first convolution
+MOST_LEVELS, MOST_BLOCKS = 8, 16  # of a file's network: levels, and residual blocks of each
+WIDEST = 2**14
 
 
 @dataclass(frozen=True)
@@ -46,28 +49,54 @@ def read_sizes(shapes: Shapes, init: str, context: str, head_channels: int | Non
     init: prefix of the temporal transformer behind the first convolution. context: name of a weight that projects the
     context. head_channels: where the heads of that transformer have another width, which no shape tells.
     """
-    first = shapes["input_blocks.0.0.weight"]
-    width = first[0]
+    width, in_channels = sides(shapes, "input_blocks.0.0.weight", 4)[:2]
     levels: list[list[int]] = [[]]
-    init_head_channels = shapes[f"{init}proj_in.weight"][0] // INIT_HEADS
+    init_head_channels = sides(shapes, f"{init}proj_in.weight")[0] // INIT_HEADS
+    numbers = {name.split(".")[1] for name in shapes if name.startswith("input_blocks.")}
     number = 1
-    while any(name.startswith(f"input_blocks.{number}.") for name in shapes):
+    while str(number) in numbers:
         if f"input_blocks.{number}.0.in_layers.2.weight" in shapes:
             levels[-1].append(number)
         else:
             levels.append([])
         number += 1
-    return dict(
-        in_channels=first[1],
-        out_channels=shapes["out.2.weight"][0],
+    depths = {len(level) for level in levels}
+    check_bounds(levels=(len(levels), 1, MOST_LEVELS), blocks_of_a_level=(max(depths), 1, MOST_BLOCKS))
+    if len(depths) > 1:
+        listed = ", ".join(str(len(level)) for level in levels)
+        raise Unreadable(f"has levels of {listed} blocks; as many in each were expected")
+    check_bounds(channels=(width, 1, WIDEST))
+    read = dict(
+        in_channels=in_channels,
+        out_channels=sides(shapes, "out.2.weight", 4)[0],
         model_channels=width,
-        channel_mult=tuple(shapes[f"input_blocks.{level[0]}.0.in_layers.2.weight"][0] // width for level in levels),
+        channel_mult=tuple(_times(shapes, f"input_blocks.{level[0]}.0.in_layers.2.weight", width) for level in levels),
         num_res_blocks=len(levels[0]),
         attention=tuple(f"input_blocks.{level[0]}.1.norm.weight" in shapes for level in levels),
         head_channels=head_channels or init_head_channels,
         init_head_channels=init_head_channels if head_channels else None,
-        context_dim=shapes[context][1],
+        context_dim=sides(shapes, context, 2)[1],
     )
+    _check_heads(**read)
+    return read
+
+
+def _times(shapes: Shapes, key: str, width: int) -> int:
+    """How many times as wide as the first level a level is."""
+    found = sides(shapes, key, 4)
+    if found[0] % width or found[0] > WIDEST:
+        raise Misfit(key, shape_shown(found), f"a multiple of {width:,} channels, up to {WIDEST:,},")
+    return found[0] // width
+
+
+def _check_heads(model_channels: int, channel_mult: Sequence[int], attention: Sequence[bool], head_channels: int, **_):
+    """Every transformer's width is whole heads; the middle has one, whatever the last level has."""
+    transforming = [mult for mult, transforms in zip(channel_mult, attention, strict=True) if transforms]
+    for width in (model_channels * mult for mult in (*transforming, channel_mult[-1])):
+        if head_channels < 1 or width % head_channels:
+            raise Unreadable(
+                f"has attention {width:,} wide and heads {head_channels:,} wide; a width of whole heads was expected"
+            )
 
 
 class Layers:

@@ -4,7 +4,10 @@ AVI counts frames. Matroska counts milliseconds, which makes 12 frames a second 
 """
 
 import contextlib
+import errno
 import os
+import re
+import shutil
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, islice
@@ -18,23 +21,53 @@ from torch import Tensor
 from .sound import Sound, Track
 
 FRAMES_AT_ONCE = 16
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+FULL_SAID = re.compile(r"No space left|os error (28|112|122)\b|requested and \d+ written")  # where no number is given
 
 
 @contextlib.contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def appearing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """A path to write to, whose file gets the name `path` when it is whole and on the disk, and else is deleted.
 
-    A process that is killed at any moment leaves the whole file or none of that name.
+    A process that is killed at any moment leaves the whole file or none of that name. needed: bytes, if known.
+
+    Raises OSError with the number ENOSPC where there is no room for it, whatever wrote the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise _no_room(path, unfinished, needed) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a disk had no room, by an error or by one that it came from."""
+    while error is not None:
+        if getattr(error, "errno", None) in FULL or FULL_SAID.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _no_room(path: Path, unfinished: Path, needed: int | None) -> OSError:
+    folder = next(place for place in (path.parent, *path.parents) if place.exists())
+    written = unfinished.stat().st_size if unfinished.exists() else 0
+    needs = "more is" if needed is None else f"{needed:,} bytes are"
+    error = OSError(
+        f"There is no room for {path.name} in {path.parent}: {needs} needed, {written:,} bytes were written and "
+        f"{shutil.disk_usage(folder).free:,} are left; make room there and run again, which goes on from what is "
+        "finished."
+    )
+    error.errno = errno.ENOSPC
+    return error
 
 
 def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sound: Sound | None = None) -> None:
@@ -79,7 +112,8 @@ def upright(frame: av.VideoFrame, format: str = "rgb24") -> np.ndarray:
 
 def write_tensor(path: Path, tensor: Tensor) -> None:
     """Write a tensor as it is, with the promise of `write_frames`."""
-    with appearing(path) as unfinished, open(unfinished, "wb") as file:
+    size = tensor.numel() * tensor.element_size()
+    with appearing(path, size) as unfinished, open(unfinished, "wb") as file:
         np.save(file, tensor.cpu().numpy(), allow_pickle=False)
 
 

@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...weights.refusal import check_bounds, sides
+
 Shapes = Mapping[str, Sequence[int]]
 
 HEADS = 8  # in every published file; the weights do not tell
 TABLE = "transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
 WIDTH = "norm.weight"
+MOST_LEVELS, MOST_MODULES = 8, 16  # levels of a side, modules of a level
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,20 @@ def read_config(shapes: Shapes) -> MotionConfig:
 
     def levels(side: str) -> tuple[tuple[int, ...], ...]:
         names = {tuple(key.split(".")[:4]) for key in shapes if key.startswith(f"{side}_blocks.")}
-        counts = Counter(int(level) for _, level, _, _ in names)
+        counts = Counter(name[1] for name in names)
+        most = max(counts.values(), default=1)
+        check_bounds(levels=(len(counts), 1, MOST_LEVELS), modules_of_a_level=(most, 1, MOST_MODULES))
         return tuple(
             tuple(
-                shapes[f"{side}_blocks.{level}.motion_modules.{number}.temporal_transformer.{WIDTH}"][0]
-                for number in range(counts[level])
+                sides(shapes, f"{side}_blocks.{level}.motion_modules.{number}.temporal_transformer.{WIDTH}", 1)[0]
+                for number in range(counts[str(level)])
             )
             for level in range(len(counts))
         )
 
-    middle = shapes.get(f"mid_block.motion_modules.0.temporal_transformer.{WIDTH}")
-    frames = shapes[f"down_blocks.0.motion_modules.0.temporal_transformer.{TABLE}"][1]
+    behind = f"mid_block.motion_modules.0.temporal_transformer.{WIDTH}"
+    middle = sides(shapes, behind, 1) if behind in shapes else None
+    frames = sides(shapes, f"down_blocks.0.motion_modules.0.temporal_transformer.{TABLE}", 3)[1]
     return MotionConfig(
         down=levels("down"),
         up=levels("up"),

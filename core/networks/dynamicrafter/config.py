@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-from ..unet import Shapes, UNetSizes, read_sizes
+from ...weights.refusal import Unreadable, check_bounds, sides
+from ..unet import MOST_BLOCKS, MOST_LEVELS, WIDEST, Shapes, UNetSizes, read_sizes
+
+MOST_LAYERS = 64  # of an image projection
 
 
 @dataclass(frozen=True)
@@ -57,28 +60,37 @@ def read_unet_config(
 
 def read_resampler_config(shapes: Shapes, dim_head: int = 64) -> ResamplerConfig:
     """The configuration of a Resampler from the shapes of its weights. dim_head is not in them."""
-    _, queries, dim = shapes["latents"]
+    _, queries, dim = sides(shapes, "latents", 3)
     depth = len({name.split(".")[1] for name in shapes if name.startswith("layers.")})
+    inner = sides(shapes, "layers.0.0.to_q.weight", 2)[0]
+    check_bounds(layers_of_its_image_projection=(depth, 1, MOST_LAYERS))
+    if dim_head < 1 or inner % dim_head:
+        raise Unreadable(
+            f"has an image projection with attention {inner:,} wide and heads {dim_head:,} wide; a width of "
+            "whole heads was expected"
+        )
     return ResamplerConfig(
         dim=dim,
         depth=depth,
-        heads=shapes["layers.0.0.to_q.weight"][0] // dim_head,
+        heads=inner // dim_head,
         dim_head=dim_head,
         queries=queries,
-        embedding_dim=shapes["proj_in.weight"][1],
-        output_dim=shapes["proj_out.weight"][0],
-        ff_mult=shapes["layers.0.1.1.weight"][0] // dim,
+        embedding_dim=sides(shapes, "proj_in.weight", 2)[1],
+        output_dim=sides(shapes, "proj_out.weight", 2)[0],
+        ff_mult=sides(shapes, "layers.0.1.1.weight", 2)[0] // dim,
     )
 
 
 def read_decoder_sizes(shapes: Shapes) -> dict:
     """Sizes of a ToonCrafter decoder, as it takes them, from the shapes of its weights."""
     levels = range(len({key.split(".")[1] for key in shapes if key.startswith("up.")}))
-    widths = [shapes[f"up.{level}.block.0.conv1.weight"][0] for level in levels]
     blocks = len({key.split(".")[3] for key in shapes if key.startswith("up.0.block.")})
+    check_bounds(levels_of_its_decoder=(len(levels), 1, MOST_LEVELS), blocks_of_a_level=(blocks, 1, MOST_BLOCKS))
+    widths = [sides(shapes, f"up.{level}.block.0.conv1.weight", 4)[0] for level in levels]
+    check_bounds(channels_of_its_decoder=(max(widths), 1, WIDEST))
     return dict(
         channels=widths[0],
         channel_mult=[width // widths[0] for width in widths],
         num_res_blocks=blocks - 1,
-        z_channels=shapes["conv_in.weight"][1],
+        z_channels=sides(shapes, "conv_in.weight", 4)[1],
     )

@@ -4,14 +4,19 @@ out = to_out(Attn(q, K_text, V_text) + scale Attn(q, K_image, V_image)): the que
 image have layers of their own.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from ...attention.extended import attend_plain
+from ...weights.refusal import Misfit, check_bounds, shape_shown, sides
 from ..blocks import Attend, attend_together
 
 Shapes = Mapping[str, Sequence[int]]
+
+MOST_LAYERS = 256
+NUMBER = re.compile(r"\d{1,4}", re.ASCII)
 
 
 class ImageLayer(nn.Module):
@@ -38,7 +43,12 @@ class ImageLayers(nn.ModuleDict):
 def read_layers(shapes: Shapes) -> dict[str, tuple[int, int]]:
     """{number: (width of the tokens, of the layer)} from the shapes of the weights."""
     suffix = ".to_k_ip.weight"
-    return {key.removesuffix(suffix): (shape[1], shape[0]) for key, shape in shapes.items() if key.endswith(suffix)}
+    found = {key.removesuffix(suffix): key for key in shapes if key.endswith(suffix)}
+    check_bounds(layers=(len(found), 1, MOST_LAYERS))
+    for number, key in found.items():
+        if NUMBER.fullmatch(number) is None:
+            raise Misfit(key, shape_shown(shapes[key]), f"a number before {suffix}")
+    return {number: sides(shapes, key, 2)[::-1] for number, key in found.items()}
 
 
 def numbers(inputs: int, middle: int, outputs: int) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...attention.extended import attend_plain
+from ...weights.refusal import sides
 from ..blocks import Attend
 from ..dynamicrafter.config import ResamplerConfig, read_resampler_config
 from ..dynamicrafter.resampler import Resampler
@@ -43,7 +44,7 @@ def read_projection(shapes: Shapes, dim_head: int = 64) -> EmbeddingConfig | Res
     """Which of the two, and its sizes, from the shapes of its weights. Raises KeyError if they are of neither."""
     if "latents" in shapes:
         return read_resampler_config(shapes, dim_head)
-    (wide, embedding), (width,) = shapes["proj.weight"], shapes["norm.weight"]
+    (wide, embedding), (width,) = sides(shapes, "proj.weight", 2), sides(shapes, "norm.weight", 1)
     return EmbeddingConfig(embedding, wide // width, width)
 
 

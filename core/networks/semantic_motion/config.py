@@ -4,8 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
+from ...weights.refusal import shown
+from ...weights.stated import Text, read_stated, switch
+
 METADATA = "storyreel_motion_predictor"
 TRAINING = "storyreel_motion_training"  # how it was trained, and what it reached
+MOST = 2**15  # of any size
+MOST_BLOCKS = 256
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,12 @@ class PredictorConfig:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if type(value) is not field.type or (field.type is int and value < 1):
-                expected = {int: "a number of 1 and more", str: "a name", bool: "true or false"}[field.type]
-                raise ValueError(f"a motion predictor's {field.name} is {value!r}; {expected} is expected.")
+            most = MOST_BLOCKS if field.name == "depth" else MOST
+            fits = 1 <= value <= most if type(value) is int else type(value) is not str or value.isprintable()
+            if type(value) is not field.type or not fits:
+                expected = {int: f"a number of 1 and more, up to {most},", str: "a name", bool: "true or false"}
+                found = shown(repr(value)) if isinstance(value, str) else shown(value)
+                raise ValueError(f"a motion predictor's {field.name} is {found}; {expected[field.type]} is expected.")
         if self.width % self.heads:
             raise ValueError(
                 f"a motion predictor's width is {self.width}; a multiple of {self.heads} heads is expected."
@@ -50,14 +58,23 @@ def read_config(metadata: Mapping[str, str] | None) -> PredictorConfig:
     """The sizes that a file states. Raises ValueError if it states none, or other ones than these."""
     if not metadata or METADATA not in metadata:
         raise ValueError(f"it states no {METADATA} in its metadata.")
-    stated = json.loads(metadata[METADATA])
-    if not isinstance(stated, dict):
-        raise ValueError(f"its {METADATA} is no list of sizes by name.")
+    stated = read_stated(METADATA, metadata[METADATA], _by_name)
     if unknown := sorted(stated.keys() - {field.name for field in fields(PredictorConfig)}):
-        raise ValueError(f"it states {', '.join(unknown)}, which this version does not know.")
+        listed = ", ".join(map(shown, unknown[:3]))
+        raise ValueError(f"it states {listed}, which this version does not know.")
     return PredictorConfig(**stated)
 
 
 def read_training(metadata: Mapping[str, str] | None) -> dict:
-    """What a file tells of its training; nothing, if it does not."""
-    return json.loads((metadata or {}).get(TRAINING, "{}"))
+    """What a file tells of its training; nothing, if it does not. Raises ValueError for what makes no sense."""
+    told = read_stated(TRAINING, (metadata or {}).get(TRAINING, "{}"), _by_name)
+    for name, read in (("tokens_of", Text()), ("beats_interpolation", switch)):
+        if name in told:
+            read(f"{TRAINING}.{name}", told[name])
+    return told
+
+
+def _by_name(name: str, value) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} is no list of sizes by name.")
+    return value

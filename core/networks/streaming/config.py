@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from ...weights.refusal import Misfit, check_bounds, shape_shown, sides
 from ..modelscope.config import UNetConfig, read_unet_config
 from ..unet import Shapes
+
+MOST_WIDTHS = 16
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,10 @@ def read_config(unet: Shapes, extractor: Shapes, head_channels: int | None = Non
 
     head_channels: of the base, see `read_sizes`.
     """
-    text, both, _ = unet["middle_block.1.transformer_blocks.0.attn2.conv.weight"]
+    mixing = "middle_block.1.transformer_blocks.0.attn2.conv.weight"
+    text, both, _ = found = sides(unet, mixing, 3)
+    if both <= text:
+        raise Misfit(mixing, shape_shown(found), f"more than {text:,} tokens from {text:,}")
     return StreamingConfig(
         read_unet_config(unet, head_channels=head_channels),
         read_frame_encoder(extractor, "frame_encoder.")["widths"],
@@ -35,17 +41,18 @@ def read_config(unet: Shapes, extractor: Shapes, head_channels: int | None = Non
 
 def read_frame_encoder(shapes: Shapes, prefix: str = "") -> dict:
     """Sizes of a frame encoder, as it takes them."""
-    widths = [shapes[f"{prefix}conv_in.weight"][0]]
+    widths = [sides(shapes, f"{prefix}conv_in.weight", 4)[0]]
     while (name := f"{prefix}blocks.{2 * len(widths) - 1}.weight") in shapes:
-        widths.append(shapes[name][0])
+        widths.append(sides(shapes, name, 4)[0])
+    check_bounds(sizes_of_its_frame_encoder=(len(widths), 1, MOST_WIDTHS))
     return dict(
         widths=tuple(widths),
-        out_channels=shapes[f"{prefix}conv_out.weight"][0],
+        out_channels=sides(shapes, f"{prefix}conv_out.weight", 4)[0],
         normalized=f"{prefix}norms.0.weight" in shapes,
     )
 
 
 def read_token_expander(shapes: Shapes) -> dict:
     """Sizes of APM's token expander, as it takes them."""
-    inner, dim = shapes["context_embedding.0.weight"]
-    return dict(dim=dim, inner=inner, count=shapes["context_embedding.2.weight"][0] // dim)
+    inner, dim = sides(shapes, "context_embedding.0.weight", 2)
+    return dict(dim=dim, inner=inner, count=sides(shapes, "context_embedding.2.weight", 2)[0] // dim)
