@@ -374,10 +374,10 @@ def test_one_wrong_shape(put, whole, loader):
     weights = {}
     rewritten(data, weights.update)
     for place, key in enumerate(dict.fromkeys([*filter(None, sized), *some(keys, 3)])):
-        wider, *others = damaged(weights, key)
-        for other in (wider, others[place % len(others)]):
-            said = refusal(loader, put(loader, rewritten(data, lambda found, to=(key, other): found.update([to]))))
-            assert "expected" in said or "is not whole" in said, (key, other.shape, said)
+        others = damaged(weights, key)
+        other = others[place % len(others)]
+        said = refusal(loader, put(loader, rewritten(data, lambda found, to=(key, other): found.update([to]))))
+        assert "expected" in said or "is not whole" in said, (key, other.shape, said)
 
 
 @pytest.mark.parametrize("loader", ["dynamicrafter", "streaming_t2v", "streaming_svd"])

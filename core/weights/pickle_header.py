@@ -22,6 +22,7 @@ STORAGES = {  # bytes of a number, by the name of a storage
     "torch.ComplexDoubleStorage": 16,
 }
 MOST_SIDES = 64
+MOST_WAITING = 2**16  # values on the stack; torch.save puts a thousand there
 MOST_COPIED = 10**6  # entries of ordered dictionaries that are made of lists
 
 
@@ -229,6 +230,8 @@ def read_pickle(stream: BinaryIO) -> Pickled:
                 return Pickled(machine.stack.pop(), machine.storages, machine.tensors)
             if operation.name != "PROTO":
                 machine.step(operation.name, argument)
+            if len(machine.stack) + len(machine.marks) > MOST_WAITING:
+                raise Another
     except (Unreadable, Another):
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
