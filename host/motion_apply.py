@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.networks.ip_adapter.layers import ImageLayer
 from ..core.video.trajectory import Trajectory
-from . import ip_adapter, motion_module
+from . import ip_adapter, messages, motion_module
 from .attention import frames_of
 from .dynamicrafter_model import TEXT_TOKENS, parts_of
 from .motion_module import NODE
@@ -207,6 +207,8 @@ def _around_unet(motion: Trajectory, modules, beside_text: bool):
 def _remember(patched: ModelPatcher, motion: Trajectory, keys: Sequence[tuple] = ()) -> None:
     """Have every sampling run remember its own `Run`. keys: of the patches that must still stand then."""
 
+    node = messages.current_node()
+
     def around(executor, noise, *args, **kwargs):
         guider = executor.class_obj
         if len(noise) != len(motion):
@@ -214,7 +216,7 @@ def _remember(patched: ModelPatcher, motion: Trajectory, keys: Sequence[tuple] =
                 f"{NODE}: the STORYREEL_MOTION has {len(motion)} frames, and the LATENT holds {len(noise)}; both must "
                 "have as many."
             )
-        warn_of_lost(NODE, guider.model_options, "attn2", LookAtFrame, keys)
+        warn_of_lost(NODE, guider.model_options, "attn2", LookAtFrame, keys, node)
         sides = {cond["uuid"]: name for name, conds in guider.conds.items() for cond in conds or ()}
         guider.model_options["transformer_options"][KEY] = Run(motion, sides)
         return executor(noise, *args, **kwargs)
