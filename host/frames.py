@@ -121,7 +121,10 @@ def sampled_frames(latent_image: Tensor, noise: Tensor, seed: int | None, frames
     return Frames(tuple(found), frames.count) if known else None
 
 
-def follow_frames(executor, noise, latent_image, *args, seed=None, latent_shapes=None, **kwargs):
+def follow_frames(
+    executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False, seed=None,
+    latent_shapes=None, **more,
+):  # fmt: skip
     """Around a sampling run: of every cond by frames, the rows of the frames that are sampled.
 
     The samples know their frames afterwards. Raises ValueError if another number of images than of frames is sampled
@@ -140,7 +143,8 @@ def follow_frames(executor, noise, latent_image, *args, seed=None, latent_shapes
         if sampled.numbers != rows.numbers:
             places = [rows.numbers.index(number) for number in sampled.numbers]
             cond.update(_pick_values(cond, places, len(rows.numbers)))
-    out = executor(noise, plain(latent_image), *args, seed=seed, latent_shapes=latent_shapes, **kwargs)
+    rest = denoise_mask, callback, disable_pbar, seed
+    out = executor(noise, plain(latent_image), sampler, sigmas, *rest, latent_shapes=latent_shapes, **more)
     return out if sampled is None else mark_frames(out, sampled)
 
 

@@ -16,6 +16,7 @@ class StoryReelExtension(ComfyExtension):
             animate,
             attention,
             extend,
+            frames,
             measure,
             measure_video,
             motion,
@@ -29,7 +30,7 @@ class StoryReelExtension(ComfyExtension):
             subtitles,
         )
 
-        pictures = [*storyworld.NODES, *story.NODES, *attention.NODES, *page.NODES]
+        pictures = [*storyworld.NODES, *story.NODES, *frames.NODES, *attention.NODES, *page.NODES]
         films = [*animate.NODES, *shots.NODES, *motion.NODES, *motion_shots.NODES, *motion_training.NODES]
         films += [*extend.NODES, *refine.NODES]
         return [*pictures, *films, *subtitles.NODES, *measure.NODES, *measure_video.NODES]

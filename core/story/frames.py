@@ -85,11 +85,11 @@ def _follow(function, result: Tensor, args: tuple, kwargs: dict) -> Tensor:
         return result if frames is None else mark_frames(result, frames)
     parts = source if isinstance(source, tuple | list) else [source]
     found = [frames_in(part) for part in parts]
-    if None in found or not result.ndim or len({frames.count for frames in found}) > 1:
+    if None in found or result.ndim < parts[0].ndim or len({frames.count for frames in found}) > 1:
         return result
     numbers = [_numbers(part, frames) for part, frames in zip(parts, found, strict=True)]
     moved = function(numbers if isinstance(source, tuple | list) else numbers[0], *args[1:], **kwargs)
-    rows = moved.flatten(1) if moved.ndim > 1 else moved[:, None]
+    rows = moved.flatten(1)
     if not rows.numel() or not (rows == rows[:, :1]).all():
         return result  # another dimension has become the first
     return mark_frames(result, Frames(tuple(rows[:, 0].tolist()), found[0].count))
