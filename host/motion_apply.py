@@ -112,6 +112,8 @@ def apply_to_sd15(
         _check_width(unet, motion)
     elif strength:
         keys = _look_through_adapter(patched, unet, motion, adapter, strength)
+    else:
+        messages.warn(f"{NODE}: strength is 0, so no frame looks at the motion; raise it to follow the motion.")
     if module is not None:
         modules = motion_module.load(module)
         motion_module.check_fit(module, unet, modules.model.config)
@@ -121,6 +123,10 @@ def apply_to_sd15(
             ours = animatediff_sampling(sampling)
             patched.set_attachments(KEY, (ours, patched.object_patches.get(SAMPLING)))
             patched.add_object_patch(SAMPLING, ours)
+        elif own_schedule:
+            messages.warn(
+                f"{NODE}: noise_schedule has no effect on this MODEL, whose sampling is a {type(sampling).__name__}."
+            )
     if module is not None or adapter is None:
         held = None if module is None else modules.model
         patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _around_unet(motion, held, adapter is None))
