@@ -66,6 +66,11 @@ def without_frames(extras: dict) -> dict:
     return extras
 
 
+def frames_of_rows(conditioning: list) -> Frames | None:
+    """Which frames the rows of a CONDITIONING are; None for one that is not by frames."""
+    return next((extras[FRAMES] for _, extras in conditioning if FRAMES in extras), None)
+
+
 def pick_frames(conditioning: list, numbers: Sequence[int]) -> list:
     """Rows `numbers` of a CONDITIONING, which stays one by frames if it is one. A row alone serves every image."""
     picked = []
@@ -83,13 +88,17 @@ def pick_frames(conditioning: list, numbers: Sequence[int]) -> list:
     return picked
 
 
-def pick_latents(latent: dict, numbers: Sequence[int]) -> dict:
-    """Samples `numbers` of a LATENT with their noises and masks, as the host's Latent From Batch takes them."""
+def pick_latents(latent: dict, numbers: Sequence[int], frames: Frames | None = None) -> dict:
+    """Samples `numbers` of a LATENT with their noises and masks, as the host's Latent From Batch takes them.
+
+    frames: that the samples are if they do not know it themselves; None: of no story.
+    """
     samples, numbers = latent["samples"], list(numbers)
-    count = len(samples)
-    frames = frames_in(samples) or Frames.all(count)
-    noises = latent.get("batch_index", range(count))
-    picked = {**latent, "samples": mark_frames(samples[numbers], frames.pick(numbers))}
+    frames = frames_in(samples) or frames
+    noises = latent.get("batch_index", range(len(samples)))
+    picked = {**latent, "samples": samples[numbers]}
+    if frames is not None:
+        picked["samples"] = mark_frames(samples[numbers], frames.pick(numbers))
     picked["batch_index"] = [noises[number] for number in numbers]
     mask = latent.get("noise_mask")
     if mask is not None and len(mask) > 1:
@@ -131,7 +140,7 @@ def follow_frames(
     and nothing tells which frames they are.
     """
     guider = executor.class_obj
-    conds = [cond for side in guider.conds.values() for cond in side or () if FRAMES in cond]
+    conds = [cond for side in guider.conds.values() for cond in side or () if _is_by_frames(cond)]
     if latent_shapes is not None and len(latent_shapes) > 1:
         conds = []  # video and sound, packed into one tensor
     sampled = None
@@ -146,6 +155,12 @@ def follow_frames(
     rest = denoise_mask, callback, disable_pbar, seed
     out = executor(noise, plain(latent_image), sampler, sigmas, *rest, latent_shapes=latent_shapes, **more)
     return out if sampled is None else mark_frames(out, sampled)
+
+
+def _is_by_frames(cond: dict) -> bool:
+    """Whether a cond has a row for each of its frames; another pack's node may have left some of them alone."""
+    text = cond.get("cross_attn")
+    return FRAMES in cond and isinstance(text, Tensor) and len(text) == len(cond[FRAMES].numbers)
 
 
 def _pick_values(values: dict, numbers: list[int], rows: int) -> dict:

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..core.story.frames import read_frames
 from ..host.conditioning import count_rows
-from ..host.frames import pick_frames, pick_latents
+from ..host.frames import frames_of_rows, pick_frames, pick_latents
 from .node import StoryReelNode
 
 
@@ -44,7 +44,7 @@ class StoryReelPickFrames(StoryReelNode):
                 f"StoryReelPickFrames: latent holds {samples} samples and positive {count} prompts; as many samples as "
                 f"prompts are expected, or as many as the {len(numbers)} frames that are taken."
             )
-        picked = pick_latents(latent, numbers) if samples == count else latent
+        picked = pick_latents(latent, numbers, frames_of_rows(positive)) if samples == count else latent
         return io.NodeOutput(pick_frames(positive, numbers), pick_frames(negative, numbers), picked)
 
 

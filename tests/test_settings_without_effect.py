@@ -115,14 +115,14 @@ def test_prediction_without_a_predictor(host, said):
 
 
 @pytest.mark.parametrize("strength, silent", [(0.0, False), (0.5, True)])
-def test_motion_of_strength_0(host, tiny_checkpoint, said, strength, silent):
+def test_motion_of_strength_0(host, said, strength, silent):
     from harness import motion as tiny
     from storyreel.core.video.trajectory import Trajectory
     from storyreel.host import ip_adapter
     from storyreel.host.motion_apply import apply_to_sd15
 
     tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "effects_plus.safetensors")
-    model = host.load_checkpoint(tiny_checkpoint("sd15_motion"))[0]
+    model = tiny.sd15(tiny.SIZES)
     space, found = ip_adapter.load_tokens("effects_plus.safetensors"), []
     motion = Trajectory(torch.zeros(4, *space.shape), space.space, None, "")
     texts, _ = said(lambda: found.append(apply_to_sd15(model, motion, None, "effects_plus.safetensors", strength)))

@@ -245,6 +245,68 @@ def test_a_single_prompt_serves_any_number_of_images(parts, conds, sample):
     assert len(sample([single[0], conds[1]], {"samples": EMPTY[:2]})["samples"]) == 2
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_it_works_beside_other_hooks(parts, story, conds, sample, alone, together):
+    """A hook on both halves leaves them in one call; the prompts follow all the same."""
+    import comfy.hooks
+
+    hooks, cache = comfy.hooks.create_hook_lora({}, 1.0, 1.0), {}
+    hooked = [comfy.hooks.set_hooks_for_conditioning(half, hooks, cache=cache) for half in conds]
+    kinds = []
+    counted = parts[0].clone()
+    counted.set_model_attn2_patch(lambda q, k, v, extra: (kinds.append(len(extra["cond_or_uncond"])), (q, k, v))[1])
+    latent = story_latent(story) if together else taken(story_latent(story), 2)
+    drawn = sample(hooked, latent, counted)["samples"]
+    assert set(kinds) == {2} and len(drawn) == len(latent["samples"])
+    torch.testing.assert_close(plain(drawn)[-1:], plain(alone(2, 2)), rtol=0, atol=1e-4)
+
+
+def test_rows_that_another_pack_took_out_are_left_to_it(conds, sample, alone):
+    sliced = [[[cond[1:2], extras] for cond, extras in half] for half in conds]
+    assert torch.equal(sample(sliced, {"samples": EMPTY[:1]})["samples"], alone(1, 0))
+
+
+def picked(conds, latent, frames):
+    from storyreel.nodes.frames import StoryReelPickFrames
+
+    positive, negative = conds
+    return StoryReelPickFrames.execute(positive=positive, negative=negative, latent=latent, frames=frames).result
+
+
+def test_picked_frames_are_drawn_with_their_prompts(story, conds, sample, alone):
+    *prompts, latent = picked(conds, story_latent(story), "3, 1")
+    drawn = sample(prompts, latent)["samples"]
+    torch.testing.assert_close(plain(drawn), torch.cat([plain(alone(2, 2)), plain(alone(0, 0))]), rtol=0, atol=1e-4)
+
+
+def test_frames_are_picked_from_picked_ones(conds, sample, alone):
+    *prompts, latent = picked(conds, {"samples": EMPTY[:2]}, "2-3")
+    *prompts, latent = picked(prompts, latent, "2, 1")
+    assert latent["batch_index"] == [1, 0]
+    drawn = sample(prompts, latent)["samples"]
+    torch.testing.assert_close(plain(drawn), torch.cat([plain(alone(2, 1)), plain(alone(1, 0))]), rtol=0, atol=1e-4)
+
+
+def test_picked_prompts_serve_latents_from_elsewhere(conds, sample, alone):
+    """An encoded image stays as it is, whichever frame it is drawn as."""
+    *prompts, latent = picked(conds, {"samples": EMPTY[:1]}, "2")
+    assert torch.equal(sample(prompts, latent)["samples"], alone(1, 0))
+    *prompts, latent = picked(conds, {"samples": EMPTY[:2]}, "2-3")
+    drawn = sample(prompts, latent)["samples"]
+    torch.testing.assert_close(plain(drawn), torch.cat([plain(alone(1, 0)), plain(alone(2, 1))]), rtol=0, atol=1e-4)
+
+
+def test_picked_masks_go_with_their_frames(story, conds):
+    masks = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 8, 8)
+    latent = picked(conds, {**story_latent(story), "noise_mask": masks}, "3")[2]
+    assert latent["noise_mask"].unique().tolist() == [2] and latent["batch_index"] == [2]
+
+
+def test_a_number_of_samples_that_fits_neither_is_refused(conds):
+    with pytest.raises(ValueError, match="latent holds 2 samples and positive 3 prompts"):
+        picked(conds, {"samples": EMPTY[:2]}, "1")
+
+
 def test_the_hosts_nodes_take_such_latents(host, parts, story, conds, sample, tmp_path):
     """Saved, composed, decoded."""
     import comfy.utils
