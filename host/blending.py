@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.diffusion import blending, refinement
 from ..core.diffusion.guidance import rescale_guidance
+from . import messages
 from .modelscope_model import RefinementSampling
 
 NODE = "StoryReelRandomizedBlending"
@@ -142,7 +143,21 @@ def patch_blending(
     if guidance not in (0, 1):
         # Where the sampler's own guidance is 1, the host would leave the negative out.
         patched.model_options["disable_cfg1_optimization"] = True
-    patched.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, MEMORY_KEY)
+    node, dim = messages.current_node(), patched.model_options["context_handler"].dim
+
+    def around_sampling(executor, noise, *args, **kwargs):
+        if noise.ndim > dim and noise.shape[dim] <= length:
+            messages.warn(
+                f"{NODE}: the clip has {noise.shape[dim]} frames of the latent and a chunk {length}, so it is one "
+                "chunk and nothing is blended; a shorter chunk or a longer clip is expected.",
+                node,
+            )
+        return executor(noise, *args, **kwargs)
+
+    wrappers = comfy.patcher_extension.WrappersMP
+    patched.remove_wrappers_with_key(wrappers.OUTER_SAMPLE, NODE)
+    patched.add_wrapper_with_key(wrappers.OUTER_SAMPLE, NODE, around_sampling)
+    patched.remove_wrappers_with_key(wrappers.PREPARE_SAMPLING, MEMORY_KEY)
     windows.create_prepare_sampling_wrapper(patched)
     return patched
 

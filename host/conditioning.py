@@ -4,13 +4,16 @@ import comfy.model_management
 import comfy.utils
 import torch
 
+from .frames import say_frames, without_frames
+
 
 def encode_story(clip, prompts, negative: str) -> tuple[list, list]:
     """Encode `prompts`, one row each, and `negative` in as many equal rows, with the host's own CLIP.
 
     Every row is padded with empty chunks to the longest of all, so positive and negative have one length: tensors are
     [F, 77k, C], pooled outputs [F, C]. A row without padding is what the host's CLIPTextEncode gives for its prompt.
-    Hooks and schedules of `clip` apply: as many entries come back as the schedule has.
+    Hooks and schedules of `clip` apply: as many entries come back as the schedule has. Where fewer images are sampled
+    than there are prompts, rows follow the frames, see `frames`.
 
     Raises ValueError if there is no text encoder, or if it gives prompts lengths that cannot share a batch.
     """
@@ -28,7 +31,8 @@ def encode_story(clip, prompts, negative: str) -> tuple[list, list]:
         encoded.append(clip.encode_from_tokens_scheduled(row, show_pbar=False))
         progress.update(1)
     *rows, negative_row = encoded
-    return _stack(rows), _stack([negative_row] * len(rows))
+    positive, negative = say_frames(_stack(rows), _stack([negative_row] * len(rows)), count=len(rows))
+    return positive, negative
 
 
 def pick_row(conditioning: list, index: int) -> list:
@@ -39,7 +43,7 @@ def pick_row(conditioning: list, index: int) -> list:
         row = slice(min(index, rows - 1), min(index, rows - 1) + 1)
         own = {
             key: value[row] if isinstance(value, torch.Tensor) and value.ndim and len(value) == rows else value
-            for key, value in extras.items()
+            for key, value in without_frames(extras).items()
         }
         picked.append([cond[row], own])
     return picked

@@ -1,11 +1,10 @@
 """What a DynamiCrafter model is told: text, the picture's tokens, latents of the given frames, frame rate."""
 
-import logging
-
 import torch
 from torch import Tensor
 
 from ..core.video.pictures import fit
+from . import messages
 from .conditioning import pick_row
 from .dynamicrafter_model import CONCAT_LATENTS, FS, MODE, TEXT_TOKENS, VISION_TOKENS
 from .vision import GREY, vision_tokens
@@ -82,12 +81,9 @@ def _read(conditioning: list, name: str) -> list:
                 "Pairs, or give all of them to Animate Story."
             )
         if text.shape[1] > TEXT_TOKENS:
-            logging.warning(
-                "%s: the %s prompt, or another of its story, is longer than the %d tokens, about 75 words, that the "
-                "model reads; what is behind them was cut.",
-                NODE,
-                name,
-                TEXT_TOKENS,
+            messages.warn(
+                f"{NODE}: the {name} prompt, or another of its story, is longer than the {TEXT_TOKENS} tokens, about "
+                "75 words, that the model reads; what is behind them was cut."
             )
     return [[text[:, :TEXT_TOKENS], extras] for text, extras in pick_row(conditioning, 0)]
 

@@ -7,6 +7,7 @@ import comfy.model_patcher
 import comfy.model_sampling
 import comfy.samplers
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..core.attention.draws import generator
@@ -14,7 +15,10 @@ from ..core.diffusion import schedule
 from ..core.diffusion.ddim import blend_known, ddim_step
 from ..core.diffusion.guidance import rescale_guidance
 from ..core.diffusion.prediction import epsilon_of_x0
+from . import messages
 from .dynamicrafter_model import GATE, RescaledSampling, parts_of
+
+RESCALE = "StoryReelDynamiCrafterRescale"
 
 
 def sigmas_of(model: comfy.model_patcher.ModelPatcher, spacing: str, steps: int) -> Tensor:
@@ -33,12 +37,18 @@ class DDIM(comfy.samplers.Sampler):
 
     def __init__(self, eta: float = 0.0, keep_clean: bool = False, noise: Callable | None = None):
         self.eta, self.keep_clean, self.noise = eta, keep_clean, noise
+        self.node = messages.current_node()
 
     @torch.no_grad()  # as the host's samplers: who calls from a script would else keep every step's activations
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         options, seed = extra_args["model_options"], extra_args["seed"]
+        if self.keep_clean and denoise_mask is None:
+            messages.warn(
+                "StoryReelDDIMSampler: keep_clean has no effect: the LATENT has no noise mask that keeps anything.",
+                self.node,
+            )
         units = _Units(model_wrap.inner_model.model_sampling, sigmas)
         draw = self.noise or (lambda step, like: torch.randn(like.shape, generator=generator("ddim", seed, step)))
         first = then = units.at(sigmas[0])
@@ -130,8 +140,19 @@ def patch_rescale(model: comfy.model_patcher.ModelPatcher, share: float) -> comf
         sampling = args["model"].model_sampling
         return rescaled(sampling, args["sigma"], args["input"], args["denoised"], args["cond_denoised"], share)
 
-    if share:
-        patched.set_model_sampler_post_cfg_function(after_guidance)
+    if not share:
+        messages.warn(f"{RESCALE}: rescale is 0: the model is as without this node.")
+        return patched
+    node = messages.current_node()
+
+    def around_sampling(executor, *args, **kwargs):
+        if getattr(executor.class_obj, "cfg", None) == 1:
+            messages.warn(f"{RESCALE}: cfg is 1, so there is no guidance to rescale; raise cfg in the sampler.", node)
+        return executor(*args, **kwargs)
+
+    patched.set_model_sampler_post_cfg_function(after_guidance)
+    patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, RESCALE)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, RESCALE, around_sampling)
     return patched
 
 

@@ -21,7 +21,7 @@ from ..core.inputs import check_finite
 from ..core.video import chunks as chain
 from ..core.video import files
 from ..core.video.colour import pull_colours
-from . import runs, video_file
+from . import messages, runs, video_file
 from .conditioning import pick_row
 from .extend_chunk import NODE, Extender, Told
 from .extend_models import extender_of
@@ -184,6 +184,8 @@ def extend(
     Raises ValueError for inputs that do not go together.
     """
     extender = extender_of(told)
+    for message in extender.describe_ignored(not colour_anchor and (anchor != 0 or anchor_image is not None)):
+        messages.warn(message)
     clip = video_file.open_clip(frames, fps)
     start = read_start(clip, extender.overlap, anchor if anchor_image is None else anchor_image)
     extender.check_size(start.last.shape[2], start.last.shape[1])

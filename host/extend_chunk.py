@@ -54,6 +54,7 @@ class Extender:
     multiple = 8  # of the sides of a picture
     text_tokens: int | None = None
     needs_image = "looks at a picture by its image encoder"
+    strengths: tuple[str, ...] = ()  # of the memories that the model has
 
     def __init__(self, told: Told):
         self.told = told
@@ -77,6 +78,24 @@ class Extender:
             self.prompts(0)
         if self.looks():
             self.vision()
+
+    def uses_anchor(self) -> bool:
+        """Whether chunks are made by the anchor's picture."""
+        return False
+
+    def describe_ignored(self, anchor: bool) -> list[str]:
+        """What was set and has no effect on this model. anchor: whether one was chosen, and colors are not matched."""
+        told = self.told
+        ignored = [name for name in ("cam_strength", "apm_strength") if getattr(told, name) != 1]
+        described = [
+            f"{NODE}: {name} has no effect: {self.named} has no such memory."
+            for name in ignored
+            if name not in self.strengths
+        ]
+        if anchor and not self.uses_anchor():
+            why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.named} looks at no anchor"
+            described.append(f"{NODE}: anchor and anchor_image have no effect: {why}, and colour_anchor is 0.")
+        return described
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ValueError for frames that the model cannot make."""

@@ -23,6 +23,7 @@ class StreamingT2VExtender(Extender):
     named = StreamingT2V.named
     frames, memory = 16, 8
     needs_image = "shows APM a picture through its image encoder; without one set apm_strength to 0"
+    strengths = "cam_strength", "apm_strength"
 
     def __init__(self, told: Told):
         super().__init__(told)
@@ -30,6 +31,8 @@ class StreamingT2VExtender(Extender):
 
     def looks(self):
         return self.told.apm_strength > 0
+
+    uses_anchor = looks
 
     def condition(self, number, before, anchor, seed):
         told = self.told
@@ -85,10 +88,14 @@ class StreamingSVDExtender(SVDExtender):
     frames, memory, most = 25, 7, None
     said = {"motion_bucket_id": 127, "fps": 7, "augmentation_level": 0.02}  # the host takes 1 from fps
     decoded_together = 8  # frames, as published: its decoder looks along time
+    strengths = ("cam_strength",)
 
     def __init__(self, told: Told):
         super().__init__(told)
         self.embeds = None
+
+    def uses_anchor(self):
+        return True
 
     def picture(self, before, anchor):
         side = before.shape[1:3]
@@ -125,6 +132,9 @@ class DynamiCrafterExtender(Extender):
         self.frames, self.interpolates = model.kind.frames, model.kind.interpolates
         self.multiple = 8 * 2 ** (len(model.sizes.channel_mult) - 1)
         super().__init__(told)
+
+    def uses_anchor(self):
+        return self.interpolates
 
     def end(self, number: int, before: Tensor, anchor: Tensor) -> Tensor | None:
         """Where a chunk goes to; the last of the anchor's pictures holds on."""

@@ -4,6 +4,8 @@ import comfy.model_management
 import comfy.supported_models
 import torch
 
+from ..core.story.frames import Frames, mark_frames
+
 MIN_SIZE = 64
 MAX_SIZE = 16384
 PLAIN_SIZE = 512  # of SD1.5, and where no model says another
@@ -36,11 +38,15 @@ def check_size(**sizes: int | None) -> None:
 
 
 def empty_story_latent(noise_indices: list[int], width: int, height: int) -> dict:
-    """LATENT of zeros [F, 4, height / 8, width / 8]; frames of equal number in `noise_indices` get equal noise."""
+    """LATENT of zeros [F, 4, height / 8, width / 8]; frames of equal number in `noise_indices` get equal noise.
+
+    The samples know which frames they are, see `core.story.frames`: noise that several share does not tell.
+    """
     check_size(width=width, height=height)
     samples = torch.zeros(
         (len(noise_indices), 4, height // SCALE, width // SCALE),
         device=comfy.model_management.intermediate_device(),
         dtype=comfy.model_management.intermediate_dtype(),
     )
+    samples = mark_frames(samples, Frames.all(len(noise_indices)))
     return {"samples": samples, "batch_index": noise_indices, "downscale_ratio_spacial": SCALE}

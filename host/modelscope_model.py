@@ -4,8 +4,6 @@ What StreamingT2V is told beside the prompt travels in the CONDITIONING as CAM_F
 that look at them are part of the MODEL.
 """
 
-import logging
-
 import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
@@ -22,6 +20,7 @@ from ..core.networks.streaming import model as networks
 from ..core.networks.streaming.appearance import TokenExpander
 from ..core.networks.streaming.config import StreamingConfig
 from ..core.networks.unet import UNetSizes
+from . import messages
 from .video_model import ClipCondition, ClipModel, HostNetwork, check_frames, check_width, refuse_windows
 
 CAM_FRAMES = "storyreel_cam_frames"  # [M, H, W, 3], 0 to 1: those before the chunk, which its first M stand for
@@ -132,6 +131,7 @@ class ModelScope(ClipModel):
         predicts = types.V_PREDICTION if refines or config.v_prediction else types.EPS
         super().__init__(config, predicts, device=device, unet_model=unet_model)
         config.unet_config |= hosts_description(self.sizes)
+        self.node = messages.current_node()
         if refines:
             self.named, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
 
@@ -160,7 +160,7 @@ class StreamingT2V(ModelScope):
         conds, device = super().extra_conds(**kwargs), kwargs["device"]
         text, tokens = conds["c_crossattn"].cond, self.diffusion_model.streaming.text_tokens
         if text.shape[1] > tokens:
-            logging.warning("%s reads %d tokens of a prompt of %d.", self.named, tokens, text.shape[1])
+            messages.warn(f"{self.named} reads {tokens} tokens of a prompt of {text.shape[1]}.", self.node)
             conds["c_crossattn"] = ClipCondition(text[:, :tokens])
         frames, cam_strength = kwargs.get(CAM_FRAMES), kwargs.get(CAM_STRENGTH, 1.0)
         if frames is not None and cam_strength:

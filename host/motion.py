@@ -16,12 +16,14 @@ from ..core.networks.semantic_motion.predictor import MotionPredictor
 from ..core.video import trajectory
 from ..core.video.trajectory import Trajectory
 from ..core.weights.refusal import Unreadable, shown
+from . import messages
 from .dynamicrafter_model import parts_of
 from .folders import path_of
 from .loading import check_nothing_else, check_whole, judging, patcher_of, put_weights, read_with_metadata
 from .vision import GREY, vision_tokens
 
 NODE = "StoryReelMotionPredictorLoader"
+PREDICT = "StoryReelPredictMotion"
 FOLDER = "semantic_motion"
 UNTRAINED = "none"
 
@@ -182,6 +184,10 @@ def predict(
         told += remark
     elif predictor.network is not None:
         told = f"interpolation, of {told} nothing (strength 0)"
+    elif strength != 1:
+        messages.warn(f"{PREDICT}: strength {strength:g} has no effect: no predictor is loaded that adds anything.")
+    if len(knots) == 1 and (predictor.network is None or not strength) and predictor.space.slots == 1:
+        messages.warn(f"{PREDICT}: start is the only picture, so all frames have its tokens: nothing moves by them.")
     return Trajectory(tokens, predictor.space.space, predictor.space.nothing(clip_vision), told)
 
 

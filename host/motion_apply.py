@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.networks.ip_adapter.layers import ImageLayer
 from ..core.video.trajectory import Trajectory
-from . import ip_adapter, motion_module
+from . import ip_adapter, messages, motion_module
 from .attention import frames_of
 from .dynamicrafter_model import TEXT_TOKENS, parts_of
 from .motion_module import NODE
@@ -112,6 +112,8 @@ def apply_to_sd15(
         _check_width(unet, motion)
     elif strength:
         keys = _look_through_adapter(patched, unet, motion, adapter, strength)
+    else:
+        messages.warn(f"{NODE}: strength is 0, so no frame looks at the motion; raise it to follow the motion.")
     if module is not None:
         modules = motion_module.load(module)
         motion_module.check_fit(module, unet, modules.model.config)
@@ -121,6 +123,10 @@ def apply_to_sd15(
             ours = animatediff_sampling(sampling)
             patched.set_attachments(KEY, (ours, patched.object_patches.get(SAMPLING)))
             patched.add_object_patch(SAMPLING, ours)
+        elif own_schedule:
+            messages.warn(
+                f"{NODE}: noise_schedule has no effect on this MODEL, whose sampling is a {type(sampling).__name__}."
+            )
     if module is not None or adapter is None:
         held = None if module is None else modules.model
         patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _around_unet(motion, held, adapter is None))
@@ -207,6 +213,8 @@ def _around_unet(motion: Trajectory, modules, beside_text: bool):
 def _remember(patched: ModelPatcher, motion: Trajectory, keys: Sequence[tuple] = ()) -> None:
     """Have every sampling run remember its own `Run`. keys: of the patches that must still stand then."""
 
+    node = messages.current_node()
+
     def around(executor, noise, *args, **kwargs):
         guider = executor.class_obj
         if len(noise) != len(motion):
@@ -214,7 +222,7 @@ def _remember(patched: ModelPatcher, motion: Trajectory, keys: Sequence[tuple] =
                 f"{NODE}: the STORYREEL_MOTION has {len(motion)} frames, and the LATENT holds {len(noise)}; both must "
                 "have as many."
             )
-        warn_of_lost(NODE, guider.model_options, "attn2", LookAtFrame, keys)
+        warn_of_lost(NODE, guider.model_options, "attn2", LookAtFrame, keys, node)
         sides = {cond["uuid"]: name for name, conds in guider.conds.items() for cond in conds or ()}
         guider.model_options["transformer_options"][KEY] = Run(motion, sides)
         return executor(noise, *args, **kwargs)

@@ -3,10 +3,11 @@
 The host keeps them by block, or by block and layer; it runs the most specific key alone.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from comfy.model_patcher import ModelPatcher
+
+from . import messages
 
 Key = tuple[str, int] | tuple[str, int, int]
 
@@ -35,20 +36,24 @@ def keys_for(block: tuple[str, int], layers: Iterable[int], replacements: dict[K
     return apart if len(apart) == len(layers) else [*apart, block]
 
 
-def warn_of_lost(node: str, model_options: dict, attention: str, ours: type, keys: Sequence[Key]) -> None:
-    """Say by name which later patch has taken the place of one of ours at `keys`, or hides it."""
+def warn_of_lost(
+    name: str, model_options: dict, attention: str, ours: type, keys: Sequence[Key], node: str | None
+) -> None:
+    """Say which later patch has taken the place of one of ours at `keys`, or hides it.
+
+    name: of our node, in the message. node: that shows it, see `messages.warn`.
+    """
     replacements = standing(model_options, attention)
     lost = [key for key in keys if key in replacements and not isinstance(replacements[key], ours)]
     lost += [key for key in replacements if key not in keys and key[:2] in keys]
-    names = {}
+    places = {}
     for key in lost:
-        names.setdefault(name_of(replacements[key]), []).append(" ".join(map(str, key)))
-    for name, where in names.items():
-        logging.warning(
-            "%s: %s was applied after this node and replaces it at %s; apply it before this node to have both.",
+        places.setdefault(name_of(replacements[key]), []).append(" ".join(map(str, key)))
+    for other, where in places.items():
+        messages.warn(
+            f"{name}: {other} was applied after this node and replaces it at {', '.join(where)}; apply it before this "
+            "node to have both.",
             node,
-            name,
-            ", ".join(where),
         )
 
 

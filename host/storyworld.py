@@ -4,7 +4,6 @@ The widths of the UNet and of both towers come from the files' metadata. The tex
 the world's words only; every other word of the tokenizer gets the row that was trained to mean nothing.
 """
 
-import logging
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
 from ..core.weights.refusal import Misfit, Unreadable, shape_shown, shown, sides
 from ..core.weights.stated import Each, Fields, Maybe, One, Real, Whole, read_stated, switch
+from . import messages
 from .loading import (
     PRECISIONS,
     build_clip,
@@ -165,14 +165,19 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
 
 
 class StoryworldTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    """The host's CLIP tokenizer, which says what the world does not know."""
+    """The host's CLIP tokenizer, which says what the world does not know: where it is asked if that is a node of ours,
+    else on the node that loaded it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.node = messages.current_node()
 
     def tokenize_with_weights(self, text: str, *args, **kwargs):
         if unknown := unknown_words(text):
-            logging.warning(
-                "[StoryReel] Storyworld knows %d words, and these are not among them: %s. They mean nothing to it.",
-                len(vocabulary()),
-                ", ".join(unknown),
+            messages.warn(
+                f"Storyworld knows {len(vocabulary())} words, and these are not among them: {', '.join(unknown)}. "
+                "They mean nothing to it.",
+                self.node,
             )
         return super().tokenize_with_weights(text, *args, **kwargs)
 

@@ -17,6 +17,7 @@ class StoryReelExtension(ComfyExtension):
             attention,
             captions,
             extend,
+            frames,
             measure,
             measure_video,
             motion,
@@ -30,7 +31,7 @@ class StoryReelExtension(ComfyExtension):
             subtitles,
         )
 
-        pictures = [*storyworld.NODES, *story.NODES, *captions.NODES, *attention.NODES, *page.NODES]
+        pictures = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *page.NODES]
         films = [*animate.NODES, *shots.NODES, *motion.NODES, *motion_shots.NODES, *motion_training.NODES]
         films += [*extend.NODES, *refine.NODES]
         return [*pictures, *films, *subtitles.NODES, *measure.NODES, *measure_video.NODES]

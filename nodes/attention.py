@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..core.attention.consistent import Settings
 from ..core.attention.presets import FIXED, PRESETS
 from ..core.attention.sharing import Rules
-from ..host.attention import Reach
+from ..host.attention_run import Reach
 from ..host.consistent_patch import BLOCKS, apply_consistent_attention
 from .node import StoryReelNode
 from .types import StoryType

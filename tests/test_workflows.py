@@ -190,6 +190,21 @@ def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots):
     assert frontend.errors == []
 
 
+@BOTH_RENDERERS
+def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend, renderer):
+    """A second pass that begins behind the end of sharing: known when the sampler runs, said on the node before it."""
+    name = "storyworld_comic"
+    frontend.load(workflows.workflow(name), name)
+    prompt = frontend.export()
+    (patch,) = workflows.find_all(prompt, "StoryReelConsistentAttention")
+    (sampler,) = workflows.samplers(prompt)
+    frontend.set_widgets({sampler: {"denoise": 0.2, "steps": 2}, patch: {"preset.end_percent": 0.75}})
+    assert frontend.run()[-1]["type"] == "execution_success"
+    (said,) = frontend.page.evaluate(SAID, patch)
+    assert "0 of this run's 2 steps share tokens: 2 lie after end_percent 0.75" in said
+    assert said in frontend.page.evaluate(SHOWN) and frontend.errors == []
+
+
 # What a node says about its run, and all texts that can be read on the page.
 SAID = "id => app.graph.getNodeById(Number(id)).widgets.filter(w => w.name === 'storyreel_messages').map(w => w.value)"
 SHOWN = "() => [...document.querySelectorAll('textarea')].map(area => area.value)"

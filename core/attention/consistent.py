@@ -64,8 +64,11 @@ class Share:
         return Share(self.groups, [[index.to(device) for index in sample] for sample in self.samples])
 
 
-def shares_now(settings: Settings, phase: Phase, step: int, layer: int) -> bool:
-    """Whether a layer shares tokens in this step: for all rows and in both halves of guidance, or not at all."""
+def shares_now(settings: Settings, phase: Phase, step: float, layer: int) -> bool:
+    """Whether a layer shares tokens in this step: for all rows and in both halves of guidance, or not at all.
+
+    step: any number that names it, see `draws`.
+    """
     if phase is Phase.BEFORE:
         return settings.dense_early_read
     if phase is Phase.AFTER:
@@ -80,7 +83,7 @@ def draw_share(
     frames: Sequence[int],
     *,
     phase: Phase,
-    step: int,
+    step: float,
     pixels: int,
     tokens: int,
     inside: Tensor | None = None,

@@ -2,7 +2,8 @@
 
 The published code draws from global generators and counts its calls, so its results change with the order
 of the forward passes. Here every draw has a generator of its own, seeded by what the draw is for: passes may
-be split, repeated or reordered and the draws stay what they were.
+be split, repeated or reordered and the draws stay what they were. A step may have any number as its name; the
+host's is its noise level, which a run and its parts have in common.
 """
 
 import hashlib
@@ -10,18 +11,18 @@ import hashlib
 import torch
 
 
-def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator for one draw, seeded by the words and numbers of `key`."""
+def generator(*key: int | float | str) -> torch.Generator:
+    """A CPU generator for one draw, seeded by the words and numbers of `key`. 1 and 1.0 are two keys."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def coin(seed: int, step: int, layer: int) -> float:
+def coin(seed: int, step: float, layer: int) -> float:
     """A number in [0, 1) that decides whether a layer shares tokens in this step (published: one per layer call)."""
     return torch.rand(1, generator=generator("coin", seed, step, layer)).item()
 
 
-def sample_each(seed: int, step: int, level: int, frame: int, tokens: int, rate: float) -> torch.Tensor:
+def sample_each(seed: int, step: float, level: int, frame: int, tokens: int, rate: float) -> torch.Tensor:
     """Token numbers of one frame, each kept with probability `rate` (published code). Shape [m], ascending."""
     if rate >= 1:
         return torch.arange(tokens)
@@ -30,7 +31,7 @@ def sample_each(seed: int, step: int, level: int, frame: int, tokens: int, rate:
 
 
 def sample_window(
-    seed: int, step: int, level: int, window: int, frames: list[int], tokens: int, rate: float
+    seed: int, step: float, level: int, window: int, frames: list[int], tokens: int, rate: float
 ) -> list[torch.Tensor]:
     """Token numbers of each frame when `rate` of all tokens of a window are drawn together (Algorithm 1).
 

@@ -78,11 +78,14 @@ class Probe:
         values = self.values
         sigma, schedule = float(extra_options["sigmas"][0]), extra_options["sample_sigmas"].tolist()
         # The step is the last one of the schedule that is not below sigma (host and schedule differ by rounding).
-        step = max([i for i, s in enumerate(schedule) if s >= sigma * (1 - 1e-5)], default=0)
-        self.steps.append(step)
-        dense = values["dense_early_read"] and sigma > self.start
+        number = max([i for i, s in enumerate(schedule) if s >= sigma * (1 - 1e-5)], default=0)
+        self.steps.append(number)
+        step = float(f"{schedule[number]:.6g}")
+        # A run that ends without noise never has its last step before the start.
+        start = max(self.start, schedule[-2]) if schedule[-1] == 0 else self.start
+        dense = values["dense_early_read"] and sigma > start
         if not dense:
-            if sigma > self.start or sigma < self.end:
+            if sigma > start or sigma < self.end:
                 return None
             chance = values["layer_prob_early" if sigma > self.switch else "layer_prob_late"]
             if draws.coin(self.seed, step, layer) >= chance:

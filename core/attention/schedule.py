@@ -1,0 +1,113 @@
+"""When tokens are shared: the phases of a run, its steps that share, and what to say where a setting has no effect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .consistent import Phase, Settings
+
+SAME = 1e-5  # sigmas that differ by less, relatively, are one: the model's call and the schedule may round apart
+
+
+@dataclass(frozen=True)
+class Percents:
+    """Parts of the sampling, 0 its start and 1 its end: sharing from `start` to `end`, early up to `switch`."""
+
+    start: float = 0.0
+    switch: float = 0.4
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The same as noise levels, which fall."""
+
+    start: float
+    switch: float
+    end: float
+
+    def at(self, sigma: float) -> Phase:
+        if sigma > self.start:
+            return Phase.BEFORE
+        if sigma < self.end:
+            return Phase.AFTER
+        return Phase.EARLY if sigma > self.switch else Phase.LATE
+
+
+def phases_of(percents: Percents, percent_to_sigma, sigmas: Sequence[float]) -> Phases:
+    """The phases of a run whose schedule is `sigmas`, as falling noise levels with the last one behind the last step.
+
+    The last step of a run that ends without noise is never before the start: a run of one step (turbo, LCM) shares in
+    it, where the percent alone would leave nothing.
+    """
+    start, switch, end = map(percent_to_sigma, (percents.start, percents.switch, percents.end))
+    if percents.start < percents.end and len(sigmas) > 1 and sigmas[-1] == 0:
+        start = max(start, sigmas[-2])
+    return Phases(start, switch, end)
+
+
+def step_of(sigma: float, sigmas: Sequence[float]) -> float:
+    """The step that a call of the model belongs to: the lowest noise level of the schedule that is not below `sigma`.
+
+    A second-order sampler also calls between two levels; such a call belongs to the earlier one. Six digits are kept,
+    so that the same level has one name wherever it was computed, and in whichever part of a split run.
+    """
+    level = min((s for s in sigmas if s >= sigma * (1 - SAME)), default=max(sigmas, default=sigma))
+    return float(f"{level:.6g}")
+
+
+def shares(settings: Settings, phase: Phase) -> bool:
+    """Whether any layer may share tokens in a phase."""
+    if phase is Phase.BEFORE:
+        return settings.dense_early_read and settings.rules.anchors > 0
+    chance = {Phase.EARLY: settings.layer_prob_early, Phase.LATE: settings.layer_prob_late}.get(phase, 0)
+    return chance > 0 and max(settings.sampling_rate, settings.sampling_rate_fine) > 0
+
+
+def promised(settings: Settings, percents: Percents) -> float:
+    """The part of the sampling in which tokens are shared, 0 to 1."""
+    start, end = percents.start, percents.end
+    switch = min(max(percents.switch, start), end)
+    parts = {Phase.BEFORE: start, Phase.EARLY: switch - start, Phase.LATE: end - switch}
+    return sum(max(0.0, length) for phase, length in parts.items() if shares(settings, phase))
+
+
+def describe_idle(settings: Settings, percents: Percents) -> str | None:
+    """Why these settings share nothing whatever the run, if so."""
+    if settings.strength == 0:
+        return "strength is 0: the model is as without this node; raise strength to share tokens."
+    if promised(settings, percents) > 0:
+        return None
+    if max(settings.sampling_rate, settings.sampling_rate_fine) == 0:
+        return "sampling_rate is 0, so nothing is shared; raise it."
+    if percents.start >= percents.end:
+        return (
+            f"start_percent {percents.start:g} is not before end_percent {percents.end:g}, so no step shares tokens; "
+            "lower start_percent or raise end_percent."
+        )
+    return "layer_prob_early or layer_prob_late is 0 wherever a step could share tokens, so none does; raise them."
+
+
+def describe_steps(settings: Settings, percents: Percents, phases: Phases, sigmas: Sequence[float]) -> str | None:
+    """What to say of a run in which no step shares tokens, or fewer than half of those that the percents promise.
+
+    None where there are enough, and where `describe_idle` has said why there are none.
+    """
+    steps = [phases.at(sigma) for sigma in sigmas[:-1]]
+    sharing = sum(shares(settings, phase) for phase in steps)
+    least = promised(settings, percents) * len(steps) / 2
+    if not steps or least == 0 or (sharing and sharing >= least):
+        return None
+    reasons = []
+    if count := 0 if shares(settings, Phase.BEFORE) else steps.count(Phase.BEFORE):
+        reasons.append(f"{_lie(count)} before start_percent {percents.start:g}; lower it to share there too")
+    if count := steps.count(Phase.AFTER):
+        reasons.append(f"{_lie(count)} after end_percent {percents.end:g}; raise it to share there too")
+    for phase, name in ((Phase.EARLY, "layer_prob_early"), (Phase.LATE, "layer_prob_late")):
+        if count := 0 if shares(settings, phase) else steps.count(phase):
+            reasons.append(f"{_lie(count)} where {name} is 0; raise it to share there too")
+    of = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
+    return f"{sharing} of this run's {of} share tokens: {'; '.join(reasons)}."
+
+
+def _lie(count: int) -> str:
+    return f"{count} {'lies' if count == 1 else 'lie'}"

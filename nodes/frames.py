@@ -1,0 +1,51 @@
+"""Some frames of a story: their prompts and latents, taken out together."""
+
+from comfy_api.latest import io
+
+from ..core.story.frames import read_frames
+from ..host.conditioning import count_rows
+from ..host.frames import frames_of_rows, pick_frames, pick_latents
+from .node import StoryReelNode
+
+
+class StoryReelPickFrames(StoryReelNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelPickFrames",
+            display_name="Pick Frames (StoryReel)",
+            category="StoryReel",
+            description="Takes frames out of a story, prompts and latents together, to draw them again.",
+            search_aliases=["redraw frame", "latent from batch", "conditioning from batch", "prompt of a frame"],
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="From Encode Story: one prompt a frame."),
+                io.Conditioning.Input("negative", tooltip="From Encode Story, or a single prompt for all."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="One sample a frame, of which the same frames are taken, with their noise; or as many "
+                    "samples as frames are taken, encoded images for instance, which stay as they are.",
+                ),
+                io.String.Input("frames", default="1", tooltip="Numbers of frames, from 1, and ranges: 2, 4-6."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The prompts of these frames."),
+                io.Conditioning.Output(display_name="negative", tooltip="As many negative prompts."),
+                io.Latent.Output(display_name="latent", tooltip="The samples of these frames."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, positive, negative, latent, frames) -> io.NodeOutput:
+        count = count_rows(positive)
+        numbers = read_frames(frames, count)
+        samples = len(latent["samples"])
+        if samples not in (count, len(numbers)):
+            raise ValueError(
+                f"StoryReelPickFrames: latent holds {samples} samples and positive {count} prompts; as many samples as "
+                f"prompts are expected, or as many as the {len(numbers)} frames that are taken."
+            )
+        picked = pick_latents(latent, numbers, frames_of_rows(positive)) if samples == count else latent
+        return io.NodeOutput(pick_frames(positive, numbers), pick_frames(negative, numbers), picked)
+
+
+NODES = [StoryReelPickFrames]

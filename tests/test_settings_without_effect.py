@@ -1,0 +1,159 @@
+"""Settings of video nodes that have no effect where they are used say so, and those that have one say nothing."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+FRAMES = 16
+
+
+@pytest.fixture
+def said(host):
+    """said(make) -> what is said while `make()` runs, and what it returns."""
+    from storyreel.host import messages
+
+    def said(make):
+        with messages.collecting() as texts, torch.no_grad():
+            made = make()
+        return texts, made
+
+    return said
+
+
+@pytest.fixture(scope="module")
+def crafter(host):
+    from harness import dynamicrafter
+    from storyreel.host import dynamicrafter_loader
+
+    path = dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_effects.safetensors")
+    return dynamicrafter_loader.load(path.name, "512", torch.float32).model
+
+
+def crafter_sample(model, cfg=5.0, sampler="euler", mask=None):
+    """Two steps of a tiny DynamiCrafter."""
+    import comfy.samplers
+    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host.dynamicrafter_sampling import sigmas_of
+
+    text, tokens = torch.zeros(1, 77, 64), torch.zeros(1, 5, 96)
+    shown = {keys.VISION_TOKENS: tokens, keys.CONCAT_LATENTS: torch.zeros(FRAMES, 4, 8, 8), keys.FS: None}
+    conds = [[text, shown | {keys.MODE: "animate"}]]
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(conds, conds)
+    guider.set_cfg(cfg)
+    sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+    noise = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigmas = sigmas_of(model, "uniform_trailing", 2)
+    guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, denoise_mask=mask, seed=0, disable_pbar=True)
+
+
+def test_guidance_rescale(crafter, said):
+    from storyreel.host.dynamicrafter_sampling import patch_rescale
+
+    (text,), _ = said(lambda: patch_rescale(crafter, 0.0))
+    assert text == "StoryReelDynamiCrafterRescale: rescale is 0: the model is as without this node."
+    nothing, patched = said(lambda: patch_rescale(crafter, 0.7))
+    (text,), _ = said(lambda: crafter_sample(patched, cfg=1.0))
+    assert nothing == [] and "cfg is 1, so there is no guidance to rescale" in text
+    assert said(lambda: crafter_sample(patched))[0] == []
+
+
+def test_what_ddim_is_to_keep_clean(crafter, said):
+    from storyreel.host.dynamicrafter_sampling import DDIM
+
+    (text,), _ = said(lambda: crafter_sample(crafter, sampler=DDIM(1.0, keep_clean=True)))
+    assert "keep_clean has no effect: the LATENT has no noise mask" in text
+    mask = torch.ones(FRAMES, 1, 8, 8)
+    assert said(lambda: crafter_sample(crafter, sampler=DDIM(1.0, keep_clean=True), mask=mask))[0] == []
+    assert said(lambda: crafter_sample(crafter, sampler=DDIM(1.0)))[0] == []
+
+
+@pytest.mark.parametrize("frames, silent", [(4, False), (6, False), (7, True)])
+def test_blending_of_a_single_chunk(host, said, frames, silent):
+    import comfy.samplers
+    from harness import extending
+    from storyreel.host.blending import patch_blending
+
+    model = patch_blending(extending.tiny_wan(pictures=False, looks=False), 6, 3, 2.0, 0.0, 0)
+    guider = comfy.samplers.CFGGuider(model)
+    text = [[torch.zeros(1, 7, 64), {}]]
+    guider.set_conds(text, text)
+    noise = torch.zeros(1, 16, frames, 4, 6)
+    sigmas = torch.tensor([0.9, 0.0])
+    texts, _ = said(
+        lambda: guider.sample(noise, noise, comfy.samplers.sampler_object("euler"), sigmas, seed=0, disable_pbar=True)
+    )
+    assert (texts == []) == silent
+    assert silent or f"the clip has {frames} frames of the latent and a chunk 6, so it is one chunk" in texts[0]
+
+
+@dataclass
+class Fixed:
+    """A space whose pictures are one token each."""
+
+    slots: int = 1
+    space: str = "ip"
+
+    def encode(self, clip_vision, picture, frames):
+        return picture.mean().expand(1, 1, 4)
+
+    def nothing(self, clip_vision):
+        return None
+
+
+def test_prediction_without_a_predictor(host, said):
+    from storyreel.host.motion import Predictor, predict
+
+    predictor = Predictor(Fixed(), None, "interpolation")
+    pictures = [torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 3)]
+    (text,), _ = said(lambda: predict(predictor, None, pictures, [0, 7], 8, strength=0.5))
+    assert "strength 0.5 has no effect: no predictor is loaded" in text
+    (text,), _ = said(lambda: predict(predictor, None, pictures[:1], [0], 8))
+    assert "start is the only picture, so all frames have its tokens" in text
+    assert said(lambda: predict(predictor, None, pictures, [0, 7], 8))[0] == []
+
+
+@pytest.mark.parametrize("strength, silent", [(0.0, False), (0.5, True)])
+def test_motion_of_strength_0(host, said, strength, silent):
+    from harness import motion as tiny
+    from storyreel.core.video.trajectory import Trajectory
+    from storyreel.host import ip_adapter
+    from storyreel.host.motion_apply import apply_to_sd15
+
+    tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "effects_plus.safetensors")
+    model = tiny.sd15(tiny.SIZES)
+    space, found = ip_adapter.load_tokens("effects_plus.safetensors"), []
+    motion = Trajectory(torch.zeros(4, *space.shape), space.space, None, "")
+    texts, _ = said(lambda: found.append(apply_to_sd15(model, motion, None, "effects_plus.safetensors", strength)))
+    assert (texts == []) == silent and (silent or "strength is 0, so no frame looks at the motion" in texts[0])
+
+
+@pytest.mark.parametrize(
+    "kind, changed, anchor, expected",
+    [
+        ("StreamingT2VExtender", {}, True, []),
+        ("StreamingT2VExtender", {"cam_strength": 0.5, "apm_strength": 2.0}, False, []),
+        ("StreamingT2VExtender", {"apm_strength": 0.0}, True, ["anchor and anchor_image have no effect: apm_strength"]),
+        ("StreamingSVDExtender", {"apm_strength": 0.5}, True, ["apm_strength has no effect: StreamingSVD has no such"]),
+        (
+            "SVDExtender",
+            {"cam_strength": 0.5},
+            True,
+            ["cam_strength has no", "Stable Video Diffusion looks at no anchor"],
+        ),
+        ("WanExtender", {}, True, ["Wan image-to-video looks at no anchor"]),
+        ("WanExtender", {}, False, []),
+    ],
+)
+def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expected):
+    from storyreel.host import extend_models
+    from storyreel.host.extend_chunk import Told
+
+    told = Told(
+        model=None, vae=None, sampler=None, sigmas=None, positive=None, negative=None, clip_vision=None, length=9,
+        overlap=1, guidance=1.0, seed=0, **changed,
+    )  # fmt: skip
+    found = getattr(extend_models, kind)(told).describe_ignored(anchor)
+    assert len(found) == len(expected)
+    assert all(text in message for text, message in zip(expected, found, strict=True))
