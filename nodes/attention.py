@@ -7,7 +7,7 @@ from ..core.attention.presets import FIXED, PRESETS
 from ..core.attention.sharing import Rules
 from ..host.attention_run import Reach
 from ..host.consistent_patch import BLOCKS, apply_consistent_attention
-from .node import StoryReelNode
+from .node import StoryReelNode, read_values
 from .types import StoryType
 
 
@@ -89,21 +89,17 @@ def _inputs(preset: str) -> list[io.Input]:
     return inputs
 
 
-def _check(preset: str, given: dict) -> None:
-    """Inputs of a preset that an API prompt gives by their bare names, which the host does not check.
+def _read_unprefixed(preset: str, given: dict) -> dict:
+    """Inputs of a preset that an API prompt gives by their bare names, which the host does not know.
 
-    Raises ValueError for a name that the preset does not have and for a value out of its range.
+    Raises ValueError for a name that the preset does not have and for a value that its input refuses.
     """
-    inputs = {item.id: item for item in _inputs(preset)}
-    for name, value in given.items():
-        if name not in inputs:
-            raise ValueError(f"{name} is no input of the preset {preset}, which has {', '.join(inputs)}.")
-        item = inputs[name]
-        if isinstance(item, io.Combo.Input):
-            if value not in item.options:
-                raise ValueError(f"{name} is {value}; one of {', '.join(item.options)} is expected.")
-        elif not isinstance(item, io.Boolean.Input) and not item.min <= value <= item.max:
-            raise ValueError(f"{name} is {value}; {item.min} to {item.max} is expected.")
+    declared = _inputs(preset)
+    names = [entry.id for entry in declared]
+    for name in given:
+        if name not in names:
+            raise ValueError(f"{name} is no input of the preset {preset}, which has {', '.join(names)}.")
+    return read_values(declared, given)
 
 
 class StoryReelConsistentAttention(StoryReelNode):
@@ -187,7 +183,7 @@ class StoryReelConsistentAttention(StoryReelNode):
     def execute(
         cls, model, preset, strength, seed, story=None, mask=None, apply_to="both", memory_mb=64, **unprefixed
     ) -> io.NodeOutput:
-        _check(preset["preset"], unprefixed)
+        unprefixed = _read_unprefixed(preset["preset"], unprefixed)
         given = {name: value for name, value in preset.items() if value is not None}  # None: left out in the prompt
         values = {**PRESETS[preset["preset"]], **given, **unprefixed}
         settings = Settings(

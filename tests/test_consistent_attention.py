@@ -1,5 +1,7 @@
 """StoryReelConsistentAttention in the real host: every attention call of real sampling runs against the brute force."""
 
+import math
+
 import pytest
 import torch
 from harness.masks import left_half
@@ -332,7 +334,13 @@ def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host
     plain, changed = rule(patch()), rule(patch(sampling_rate=0.25, blocks="up"))
     assert (plain.settings.sampling_rate, plain.reach.blocks, plain.settings.rules.tile_size) == (0.5, "all", 3)
     assert (changed.settings.sampling_rate, changed.reach.blocks, changed.settings.rules.tile_size) == (0.25, "up", 3)
-    for name, value in [("sampling_rate", 2.0), ("tile_stride", 0), ("blocks", "sideways")]:
+    for name, value in [
+        ("sampling_rate", 2.0),
+        ("tile_stride", 0),
+        ("blocks", "sideways"),
+        ("sampling_rate", math.nan),
+        ("anchors", [4]),
+    ]:
         with pytest.raises((ValueError, RuntimeError), match=name):
             patch(**{name: value})
     if not prefix:
