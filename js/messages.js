@@ -1,7 +1,7 @@
 // Shows on a node what it has to say to its user, beside its outputs: what a file is, a setting without effect.
 //
 // What a node says while it runs comes with its outputs. What a patch says later, while another node samples, comes as
-// an event; the lines of one run stand together.
+// an event; the lines of one run stand together. An error of a node stands on it until the next run.
 
 import { app } from '../../scripts/app.js'
 
@@ -50,6 +50,19 @@ app.registerExtension({
       if (said?.run !== detail.prompt_id) runs.set(detail.node, (said = { run: detail.prompt_id, lines: [] }))
       if (!said.lines.includes(detail.text)) said.lines.push(detail.text)
       show(node, said.lines.join('\n'))
+    })
+
+    // The host says only that the node failed, and why behind a button.
+    const failed = new Set()
+    app.api.addEventListener('execution_error', ({ detail }) => {
+      const node = detail.node_type?.startsWith('StoryReel') && nodeOf(String(detail.node_id).split('.')[0])
+      if (!node) return
+      failed.add(node)
+      show(node, detail.exception_message.trim())
+    })
+    app.api.addEventListener('execution_start', () => {
+      for (const node of failed) show(node, '')
+      failed.clear()
     })
   }
 })
