@@ -24,13 +24,14 @@ from ..core.networks.streaming import keys
 from ..core.networks.streaming.config import read_frame_encoder
 from ..core.networks.streaming.frame_encoder import FrameEncoder
 from ..core.networks.streaming.injector import Injector
-from ..core.weights.refusal import Unreadable, sides
+from ..core.weights.refusal import Unreadable, check_bounds, sides
 from .loading import check_whole, fill, judging, set_precision, shapes_of, take
 from .modelscope_model import CAM_FRAMES, CAM_STRENGTH
 from .video_model import ClipCondition, check_frames, refuse_windows
 
 UNET, CONTROL = "model.diffusion_model.", "controlnet."
 KEY = "storyreel_cam"
+MOST_WEIGHTS, MOST_BLOCKS = 2**13, 64  # that the host is asked to look through
 SEEN, STRENGTH = "cam_seen", "cam_strength"  # among the conditions of a forward pass
 
 
@@ -141,6 +142,9 @@ class StreamingSVD(comfy.model_base.SVD_img2vid):
 def judge(weights: dict) -> tuple[comfy.supported_models.SVD_img2vid, dict, dict, dict]:
     """(how the host sees the UNet; weights of the UNet, of CAM's injectors, and of what stood under CONTROL) of a file
     whose weights are those of its networks, to the last shape. Raises as `build_model`."""
+    names = [key.removeprefix(UNET) for key in weights if key.startswith(UNET)]
+    blocks = {name.split(".")[1] for name in names if name.startswith("input_blocks.")}
+    check_bounds(weights_of_its_UNet=(len(names), 1, MOST_WEIGHTS), blocks=(len(blocks), 1, MOST_BLOCKS))
     described = comfy.model_detection.detect_unet_config(weights, UNET)
     if described is None:
         raise Unreadable("has a UNet that the host does not know; Stable Video Diffusion's was expected")
