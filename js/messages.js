@@ -1,7 +1,8 @@
 // Shows on a node what it has to say to its user, beside its outputs: what a file is, a setting without effect.
 //
 // What a node says while it runs comes with its outputs. What a patch says later, while another node samples, comes as
-// an event; the lines of one run stand together. An error of a node stands on it until the next run.
+// an event; the lines of one run stand together. A message goes when its reason does: when the node runs again, or its
+// patch works in a sampler again, without it. An error of a node stands on it until the next run.
 
 import { app } from '../../scripts/app.js'
 
@@ -20,6 +21,11 @@ function show(node, text) {
     node.setSize([width, Math.max(height, node.computeSize()[1])])
   }
   widget.value = text
+}
+
+function clear(node) {
+  const widget = node?.widgets?.find((widget) => widget.name === WIDGET)
+  if (widget) widget.value = ''
 }
 
 // The node of an execution id such as "12" or "5:12", which is node 12 inside subgraph node 5.
@@ -42,14 +48,20 @@ app.registerExtension({
     }
   },
   setup() {
-    const runs = new Map() // node id -> { run, lines }
+    // What is shown belongs to the last run in which the node, or the sampler that its patch works in, did something.
+    let run = {} // started: nodes that ran; told: nodes that had a message; sampled: whether anything was sampled
+    const lines = new Map() // node id -> messages of its patch
+    const begin = () => (run = { started: new Set(), told: new Set(), sampled: false })
+    begin()
+
     app.api.addEventListener(EVENT, ({ detail }) => {
       const node = nodeOf(detail.node)
       if (!node) return
-      let said = runs.get(detail.node)
-      if (said?.run !== detail.prompt_id) runs.set(detail.node, (said = { run: detail.prompt_id, lines: [] }))
-      if (!said.lines.includes(detail.text)) said.lines.push(detail.text)
-      show(node, said.lines.join('\n'))
+      if (!run.told.has(detail.node)) lines.set(detail.node, [])
+      run.told.add(detail.node)
+      const said = lines.get(detail.node)
+      if (!said.includes(detail.text)) said.push(detail.text)
+      show(node, said.join('\n'))
     })
 
     // The host says only that the node failed, and why behind a button.
@@ -60,9 +72,25 @@ app.registerExtension({
       failed.add(node)
       show(node, detail.exception_message.trim())
     })
+
     app.api.addEventListener('execution_start', () => {
-      for (const node of failed) show(node, '')
+      begin()
+      for (const node of failed) clear(node)
       failed.clear()
+    })
+    app.api.addEventListener('executing', ({ detail }) => {
+      const id = detail && String(detail).split('.')[0]
+      if (!id || run.started.has(id)) return
+      run.started.add(id)
+      lines.delete(id)
+      clear(nodeOf(id))
+    })
+    app.api.addEventListener('progress', () => (run.sampled = true))
+    app.api.addEventListener('execution_success', () => {
+      for (const id of [...lines.keys()].filter((id) => run.sampled && !run.told.has(id))) {
+        lines.delete(id)
+        clear(nodeOf(id))
+      }
     })
   }
 })

@@ -203,6 +203,11 @@ def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend, render
     (said,) = frontend.page.evaluate(SAID, patch)
     assert "0 of this run's 2 steps share tokens: 2 lie after end_percent 0.75" in said
     assert said in frontend.page.evaluate(SHOWN) and frontend.errors == []
+    frontend.run()
+    assert frontend.page.evaluate(SAID, patch) == [said], "nothing ran, so it still holds"
+    frontend.set_widgets({sampler: {"denoise": 1.0}})
+    assert frontend.run()[-1]["type"] == "execution_success"
+    assert frontend.page.evaluate(SAID, patch) == [""], "all steps share now, and the patch itself did not run again"
 
 
 # What a node says about its run, and all texts that can be read on the page.
