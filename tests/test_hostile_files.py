@@ -411,7 +411,7 @@ def test_many_weights_do_not_build_for_long(put, whole, loader):
     more = {promised.format(number + 2): torch.zeros(1, 1, 1, 1) for number in range(3000)}
     data = rewritten(whole(loader), lambda found: found.update({k: t for k, t in more.items() if k not in found}))
     began = time.process_time()
-    if loader.startswith("storyworld"):
+    if loader.startswith("storyworld") and loader != "storyworld_vae":
         LOADERS[loader].load(put(loader, data))  # what the host does not look for is left alone
     else:
         refusal(loader, put(loader, data))
