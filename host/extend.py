@@ -14,7 +14,6 @@ import latent_preview
 import numpy as np
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
-from server import PromptServer
 from torch import Tensor
 
 from ..core.video import chunks as chain
@@ -127,7 +126,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         if self.node is not None:
-            PromptServer.instance.send_progress_text(text, self.node)
+            show_progress(text, self.node)
 
 
 def chunk_names(prompt, node: str, extender: Extender, count: int) -> list[str]:

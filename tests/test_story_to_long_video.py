@@ -39,8 +39,8 @@ def toys(host, graphs, tmp_path_factory):
     predictor = PredictorConfig(tokens=motion.TOKENS, token_width=width, width=32, depth=1, heads=2, frames=20)
     motion.write_predictor(folder / "semantic_motion" / following.TOY_PREDICTOR, predictor)
     layer = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
-    motion.write_lora(folder / "loras" / following.TOY_LORA, layer, channels)
-    kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion", "loras")}
+    motion.write_lora(folder / "loras" / storyworld.DOMAIN_ADAPTER, layer, channels)
+    kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion")}
     for kind in kinds:
         folders.file_names(kind)  # from now on the host knows of it
     with pytest.MonkeyPatch.context() as patch:
