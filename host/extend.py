@@ -23,6 +23,7 @@ from . import runs, video_file
 from .conditioning import pick_row
 from .extend_chunk import NODE, Extender, Told
 from .extend_models import extender_of
+from .messages import show_progress
 
 PROMPTS = ("positive", "negative")  # which the name of a run leaves out: a chunk's own name holds its own rows
 NOT_READ = f"{NODE}: images is off, so no frame was read into memory; switch it on, or use the VIDEO."

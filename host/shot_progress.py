@@ -15,7 +15,7 @@ KEY = "storyreel_shot_progress"
 def say_kept(node: str, kept: int, shots: int) -> None:
     """Of a run that resumes. node: the id of the node that makes the shots. kept: how many are on disk."""
     if kept:
-        show_progress(f"{kept} of {shots} shots {'was' if kept == 1 else 'were'} on disk", node)
+        show_progress(f"{kept} of {shots} shots were on disk", node)
 
 
 def with_progress(model: ModelPatcher, node: str, number: int, shots: int) -> ModelPatcher:
