@@ -6,11 +6,12 @@ the pictures draws these frames, too, each of them looking at its tokens.
 
 from dataclasses import dataclass
 
+from .films import TOP
 from .motion import FRAMES, IP_ADAPTER, MOTION_MODULE
 from .parts import FIXED_SEED, Node, file_name
 from .shots import FPS
 
-ROW = 1500  # where these nodes are
+ROW = TOP + 760  # where these nodes are
 BY_MOTION = "Semantic Motion"
 CHOICE = f"""\
 **Shots** are DynamiCrafter's. By StoryDiffusion's second half instead: right-click on the title of the group
@@ -52,11 +53,11 @@ def follow(motion: Motion, vision: tuple) -> dict[str, Node]:
     both = motion.files(animatediff_models=motion.module, ipadapter=motion.adapter)
     shots = "StoryReelAnimateStoryByMotion"
     nodes = {
-        "60": Node(loader, "Load Motion Predictor", (0, ROW, 510, 180), space, tokens, muted=True),
-        "61": Node(shots, "Animate Story by Motion", (570, ROW, 360, 620), told, both, muted=True),
+        "60": Node(loader, "Load Motion Predictor", (1145, ROW, 500, 180), space, tokens, muted=True),
+        "61": Node(shots, "Animate Story by Motion", (1720, ROW, 360, 620), told, both, muted=True),
     }
     if motion.domain_adapter:
-        box, adapted = (0, ROW + 290, 510, 150), {"domain_adapter": True}
+        box, adapted = (1145, ROW + 330, 500, 170), {"domain_adapter": True}
         nodes["62"] = Node("StoryReelLoadStoryworld", "Load Storyworld for Clips", box, adapted, muted=True)
     return nodes
 
