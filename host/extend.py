@@ -14,7 +14,6 @@ import latent_preview
 import numpy as np
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
-from server import PromptServer
 from torch import Tensor
 
 from ..core.inputs import check_finite
@@ -25,6 +24,7 @@ from . import messages, runs, video_file
 from .conditioning import pick_row
 from .extend_chunk import NODE, Extender, Told
 from .extend_models import extender_of
+from .messages import show_progress
 
 PROMPTS = ("positive", "negative")  # which the name of a run leaves out: a chunk's own name holds its own rows
 NOT_READ = f"{NODE}: images is off, so no frame was read into memory; switch it on, or use the VIDEO."
@@ -128,7 +128,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         if self.node is not None:
-            PromptServer.instance.send_progress_text(text, self.node)
+            show_progress(text, self.node)
 
 
 def chunk_names(prompt, node: str, extender: Extender, count: int) -> list[str]:

@@ -6,22 +6,34 @@ from pathlib import Path
 import folder_paths
 
 from ..core.inputs import shown
-from .storyworld import SHIPPED
+from . import choices
+from .storyworld import parts_of, path_of_part
 
 LONGEST = 200  # bytes of a name, below what file systems take, so that a suffix and a number still fit
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def file_names(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """The files in models/`folder`, wherever else the user's settings put it, and the toy's own."""
+    """The files in models/`folder`, wherever else the user's settings put it, and last the included demo model's."""
+    return choices.own_first(*_own_and_shipped(folder, suffixes))
+
+
+def file_choices(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+    """`file_names` for an input that needs a file: see `choices.to_choose`."""
+    return choices.to_choose(*_own_and_shipped(folder, suffixes), folder)
+
+
+def _own_and_shipped(folder: str, suffixes: tuple[str, ...]) -> list[list[str]]:
     _register(folder)
-    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(suffixes)]
+    listed = folder_paths.get_filename_list(folder), parts_of(folder)
+    return [[name for name in names if name.lower().endswith(suffixes)] for names in listed]
 
 
 def path_of(folder: str, name: str) -> str:
     """Raises FileNotFoundError."""
     _register(folder)
-    return folder_paths.get_full_path_or_raise(folder, name)
+    own = folder_paths.get_full_path(folder, name)
+    return own or path_of_part(folder, name) or folder_paths.get_full_path_or_raise(folder, name)
 
 
 def folder_of(folder: str) -> str:
@@ -54,5 +66,4 @@ def inside(folder: str | Path, name: str, what: str) -> Path:
 
 
 def _register(folder: str) -> None:
-    for place in (Path(folder_paths.models_dir), SHIPPED):
-        folder_paths.add_model_folder_path(folder, str(place / folder))
+    folder_paths.add_model_folder_path(folder, str(Path(folder_paths.models_dir) / folder))

@@ -33,7 +33,17 @@ def collecting() -> Iterator[list[str]]:
 def current_node() -> str | None:
     """The id of the node that runs now, as the graph shows it: of an expansion's inner node, the outer one's."""
     context = get_executing_context()
-    return None if context is None else str(context.node_id).partition(".")[0]
+    return None if context is None else _shown(context.node_id)
+
+
+def show_progress(text: str, node: str) -> None:
+    """Show a line on a node while it works, in place of the one before. node: its id, or that of an inner node."""
+    PromptServer.instance.send_progress_text(encodable(text), _shown(node))
+
+
+def _shown(node: str) -> str:
+    """An expansion adds to the id of its node what stands behind the first dot."""
+    return str(node).partition(".")[0]
 
 
 def warn(text: str, node: str | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import comfy.model_management
 import numpy as np
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.samplers import KSampler
 from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
@@ -23,6 +24,7 @@ from .dynamicrafter_decode import decode_clip, takes_references
 from .dynamicrafter_model import parts_of
 from .motion import check_given
 from .motion_apply import apply_to_sd15
+from .shot_progress import say_kept, with_progress
 from .video_file import ExactVideo, rate_of
 
 BY_DYNAMICRAFTER, BY_MOTION = "StoryReelAnimateStory", "StoryReelAnimateStoryByMotion"
@@ -38,12 +40,13 @@ SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
 @dataclass(frozen=True)
 class _Shots:
     """What a node makes: what it calls it, and whether each goes from a picture to the next. sample(graph, number,
-    pictures) puts what samples a shot between its pictures and its file, and returns the link to its LATENT."""
+    model, pictures) puts what samples a shot by a MODEL between its pictures and its file, and returns the link to its
+    LATENT."""
 
     node: str
     kind: str
     transitions: bool
-    sample: Callable[[GraphBuilder, int, dict], list]
+    sample: Callable[[GraphBuilder, int, ModelPatcher, dict], list]
 
 
 def check_dynamicrafter(told: dict) -> None:
@@ -80,7 +83,7 @@ def expand_dynamicrafter(prompt, node: str, told: dict) -> tuple[dict, list]:
     """
     mode = told["mode"]
 
-    def sample(graph: GraphBuilder, number: int, pictures: dict) -> list:
+    def sample(graph: GraphBuilder, number: int, model: ModelPatcher, pictures: dict) -> list:
         shown = graph.node(
             "StoryReelDynamiCrafterConditioning",
             positive=pick_row(told["positive"], number),
@@ -91,7 +94,7 @@ def expand_dynamicrafter(prompt, node: str, told: dict) -> tuple[dict, list]:
         )
         guider = graph.node(
             "StoryReelDynamiCrafterGuider",
-            model=told["model"],
+            model=model,
             positive=shown.out(0),
             image_only=shown.out(1),
             negative=shown.out(2),
@@ -120,7 +123,7 @@ def expand_motion(prompt, node: str, told: dict) -> tuple[dict, list]:
     decoder = dict(told["decoder"])
     chosen = {"decoder": decoder.pop("decoder"), **{f"decoder.{name}": value for name, value in decoder.items()}}
 
-    def sample(graph: GraphBuilder, number: int, pictures: dict) -> list:
+    def sample(graph: GraphBuilder, number: int, model: ModelPatcher, pictures: dict) -> list:
         motion = graph.node(
             "StoryReelPredictMotion",
             start=pictures["start_image"],
@@ -131,7 +134,7 @@ def expand_motion(prompt, node: str, told: dict) -> tuple[dict, list]:
             strength=1.0,
             **{name: told[name] for name in ("predictor", "clip_vision", "frames")},
         )
-        following = graph.node("StoryReelApplyMotion", model=told["model"], motion=motion.out(0), **chosen)
+        following = graph.node("StoryReelApplyMotion", model=model, motion=motion.out(0), **chosen)
         empty = graph.node("EmptyLatentImage", width=told["width"], height=told["height"], batch_size=told["frames"])
         sampled = graph.node(
             "KSampler",
@@ -161,19 +164,19 @@ def _expand(shots: _Shots, prompt, node: str, told: dict) -> tuple[dict, list]:
     run = runs.run_key(prompt, node, {name: value for name, value in told.items() if name not in UNCOUNTED})
     names = shot_names(prompt, node, told, shots.transitions)
     graph, last = GraphBuilder(), ""
+    missing = [number for number, name in enumerate(names) if not shot_path(run, name).exists()]
+    say_kept(node, len(names) - len(missing), len(names))
     # The host keeps the results of inner nodes, too. What is asked for here is missing, whatever is kept of it.
     expansion = uuid.uuid4().hex
-    for number, name in enumerate(names):
-        if shot_path(run, name).exists():
-            continue
+    for number in missing:
         ends = graph.node("StoryReelTakeKeyframes", images=keyframes, index=number, after=last, expansion=expansion)
         pictures = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if shots.transitions else {})
         kept = graph.node(
             "StoryReelKeepShot",
-            samples=shots.sample(graph, number, pictures),
+            samples=shots.sample(graph, number, with_progress(told["model"], node, number, len(names)), pictures),
             vae=told["vae"],
             run=run,
-            shot=name,
+            shot=names[number],
             fps=told["fps"],
             expansion=expansion,
             **pictures,

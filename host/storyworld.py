@@ -28,8 +28,9 @@ from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
 from ..core.weights.refusal import Misfit, Unreadable, shape_shown, shown, sides
 from ..core.weights.stated import Each, Fields, Maybe, One, Real, Whole, read_stated, switch
-from . import messages
+from . import choices, messages
 from .loading import (
+    FOLDERS,
     PRECISIONS,
     build_clip,
     check_whole,
@@ -45,6 +46,7 @@ from .loading import (
 
 FOLDER = "storyworld"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / FOLDER
+DOMAIN_ADAPTER = "storyworld_domain_adapter.safetensors"
 ROWS, END = 49408, 49407  # of the host's CLIP tokenizer: its tokens, and the last of them
 
 COLORS = Each(Each(Real(-100, 100), 3, 3, as_list=True), LATENT_CHANNELS + 1, LATENT_CHANNELS + 1, as_list=True)
@@ -88,15 +90,28 @@ CONFIG = {  # what a part says of itself, by its kind
 
 
 def register_folder() -> None:
-    """Tell the host where the weights are; a user's own `storyworld` folder comes first. Its own nodes load LoRAs."""
+    """Tell the host where the weights are; a user's own `storyworld` folder comes first.
+
+    Under no other kind: lists of the host and of other packs hold the user's own files alone.
+    """
     folder_paths.add_model_folder_path(FOLDER, str(SHIPPED))
-    folder_paths.add_model_folder_path("loras", str(SHIPPED / "loras"))
 
 
 def names_with(shipped: str) -> list[str]:
-    """Files of the folders where people keep video models, and the small one that ships with the pack."""
-    found = {shipped} if folder_paths.get_full_path(FOLDER, shipped) else set()
-    return sorted({*checkpoint_names(), *found})
+    """Files of the folders where people keep video models, and last the small one that ships with the pack."""
+    found = [shipped] if folder_paths.get_full_path(FOLDER, shipped) else []
+    return choices.to_choose(checkpoint_names(), found, *FOLDERS)
+
+
+def parts_of(folder: str) -> list[str]:
+    """The files that ship with the pack and are of the kind that users keep in models/`folder`."""
+    places = (Path(place) / folder for place in folder_paths.get_folder_paths(FOLDER))
+    return sorted({file.name for place in places if place.is_dir() for file in place.iterdir() if file.is_file()})
+
+
+def path_of_part(folder: str, name: str) -> str | None:
+    """Where one of `parts_of` lies."""
+    return folder_paths.get_full_path(FOLDER, f"{folder}/{name}")
 
 
 def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
@@ -162,6 +177,17 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
     patcher = patcher_of(model)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     return patcher
+
+
+def add_domain_adapter(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:
+    """The UNet with the LoRA that its motion modules were trained with: it knows frames of clips.
+
+    Raises FileNotFoundError.
+    """
+    path = path_of_part("loras", DOMAIN_ADAPTER)
+    if path is None:
+        raise FileNotFoundError(f"loras/{DOMAIN_ADAPTER} is not in {SHIPPED}, where the pack keeps it.")
+    return comfy.sd.load_lora_for_models(model, None, read_with_metadata(path)[0], 1.0, 0.0)[0]
 
 
 class StoryworldTokenizer(comfy.sd1_clip.SD1Tokenizer):

@@ -6,7 +6,7 @@ from ..core import plot as charts
 from ..core.video import trajectory
 from ..core.video.trajectory_plot import draw
 from ..host import messages, motion
-from ..host.folders import file_names
+from ..host.folders import file_choices, file_names
 from ..host.ip_adapter import FOLDER as ADAPTERS
 from ..host.ip_adapter import load_tokens
 from ..host.motion_apply import apply_to_dynamicrafter, apply_to_sd15
@@ -21,7 +21,7 @@ SCHEDULES = {"AnimateDiff's": True, "the model's": False}
 
 
 def _adapter(tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input("ip_adapter", options=file_names(ADAPTERS), tooltip=tooltip)
+    return io.Combo.Input("ip_adapter", options=file_choices(ADAPTERS), tooltip=tooltip)
 
 
 def sd15_decoders() -> dict[str, list[io.Input]]:

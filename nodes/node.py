@@ -15,6 +15,7 @@ from comfy_api.latest import Input, InputImpl, Types, io
 from ..core import inputs
 from ..core.text import encodable
 from ..host import messages
+from ..host.choices import refuse_hint
 
 
 class StoryReelNode(io.ComfyNode):
@@ -137,6 +138,7 @@ def _read_one(entry: io.Input, value, name: str):
             return _read_video(name, value)
         return inputs.read_images(name, value) if io.Image in entry.io_types else value
     if isinstance(entry, io.Combo.Input):
+        refuse_hint(name, value)
         return inputs.read_choice(name, value, entry.options)
     if isinstance(entry, io.Int.Input | io.Float.Input):
         return inputs.read_number(name, value, isinstance(entry, io.Int.Input), entry.min, entry.max)

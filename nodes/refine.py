@@ -60,7 +60,7 @@ class StoryReelRandomizedBlending(StoryReelNode):
                     default=0,
                     min=0,
                     max=2**64 - 1,
-                    control_after_generate=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Of the frames at which chunks hand over, not of the noise.",
                 ),
             ],

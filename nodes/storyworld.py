@@ -25,7 +25,15 @@ class StoryReelLoadStoryworld(StoryReelNode):
                     default="auto",
                     advanced=True,
                     tooltip="Number format of the picture model. auto: what the host would choose.",
-                )
+                ),
+                io.Boolean.Input(
+                    "domain_adapter",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="On: the model of frames of clips, for Apply Motion and Animate Story by Motion with the "
+                    "motion module of this world. Off: the model of single images.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The picture model: a small UNet with v-prediction, for every sampler."),
@@ -36,8 +44,10 @@ class StoryReelLoadStoryworld(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, precision) -> io.NodeOutput:
+    def execute(cls, precision, domain_adapter=False) -> io.NodeOutput:
         model = storyworld.load_model(precision)
+        if domain_adapter:
+            model = storyworld.add_domain_adapter(model)
         return io.NodeOutput(model, storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision())
 
 

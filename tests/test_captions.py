@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from harness import workflows
 from storyreel.core.story.captions import with_captions
 from storyreel.core.story.script import read_script
 from storyreel.core.story.styles import PUBLISHED_STYLES
@@ -77,3 +78,52 @@ def test_editing_a_caption_runs_page_and_subtitles_alone(host):
     assert "sampler" in ran(comic("A\nB\nC"))
     assert ran(comic("A\nB\nC!")) - {"show", "srt"} == {"captions", "page", "subtitles"}
     assert {"sampler", "text"} <= ran(comic("A\nB\nC!", SCRIPT.replace("waves", "jumps")))
+
+
+WITH_CAPTIONS = [name for name in workflows.NAMES if workflows.find_all(workflows.prompt(name), "StoryReelCaptions")]
+
+
+def test_the_shipped_stories_keep_their_captions_apart():
+    """One line a frame, none in the script; behind them are pages, subtitles and what saves these."""
+    stories = {"story_comic_sd15", "story_comic_sdxl", "story_to_long_video", "storyworld_comic"}
+    assert {*stories, "storyworld_story_to_long_video", "storyworld_story_to_shots"} == set(WITH_CAPTIONS)
+    for name in WITH_CAPTIONS:
+        prompt = workflows.prompt(name)
+        captions = workflows.find(prompt, "StoryReelCaptions")
+        script = prompt[captions]["inputs"]["story"][0]
+        for id in workflows.find_all(prompt, "StoryReelScript"):
+            assert "#" not in prompt[id]["inputs"]["scenes"], (name, id)
+        lines = [prompt[id]["inputs"][text].splitlines() for id, text in ((script, "scenes"), (captions, "captions"))]
+        assert len(lines[0]) == len(lines[1]) and all(map(str.strip, lines[1])), name
+        kinds = {prompt[id]["class_type"] for id in behind(prompt, captions)}
+        assert kinds <= {"StoryReelComicPage", "StoryReelSubtitles", "SaveImage", "SaveVideo"}, (name, kinds)
+        for id in (
+            id for kind in ("StoryReelComicPage", "StoryReelSubtitles") for id in workflows.find_all(prompt, kind)
+        ):
+            assert prompt[id]["inputs"]["story"] == [captions, 0], (name, id)
+
+
+def behind(prompt: dict, id: str) -> set[str]:
+    """The ids of all nodes that depend on this one."""
+    next_ones = {
+        other
+        for other, entry in prompt.items()
+        if any(isinstance(value, list) and value[0] == id for value in entry["inputs"].values())
+    }
+    return next_ones.union(*(behind(prompt, other) for other in next_ones))
+
+
+@pytest.mark.parametrize("name", ["storyworld_comic", "storyworld_story_to_shots"])
+def test_a_server_samples_nothing_for_an_edited_caption(server, name):
+    """The shipped workflow, small, by the API of a real server: which nodes run."""
+    client, prompt = server.client(), workflows.small_prompt(name, seed=4000)
+
+    def ran() -> set[str]:
+        result = client.run(prompt)
+        assert result.status == "success", result.message
+        return {data["node"] for kind, data in result.events if kind == "executing" and data["node"]}
+
+    captions = workflows.find(prompt, "StoryReelCaptions")
+    assert set(workflows.samplers(prompt)) <= ran()
+    prompt[captions]["inputs"]["captions"] += "!"
+    assert ran() == {captions} | behind(prompt, captions)

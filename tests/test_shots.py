@@ -150,15 +150,20 @@ def test_a_text_that_looks_like_another_drive_is_a_text(host, monkeypatch):
 
 
 def test_the_seed_stays_when_run_is_pressed_again(host):
-    """Else what lies on disk would belong to another run."""
-    from storyreel.nodes.extend import StoryReelExtendVideo
-    from storyreel.nodes.motion_shots import StoryReelAnimateStoryByMotion
-    from storyreel.nodes.shots import StoryReelAnimateStory
+    """Else what lies on disk would belong to another run. Of every node of the pack with a seed."""
+    ours = {id: node for id, node in host.nodes.items() if id.startswith("StoryReel")}
+    seeds = {
+        id: inputs["seed"][1] for id, node in ours.items() for inputs in node.INPUT_TYPES().values() if "seed" in inputs
+    }
+    assert len(seeds) >= 6 and "StoryReelRandomizedBlending" in seeds
+    for id, seed in seeds.items():
+        assert seed.get("control_after_generate", False) in (False, "fixed"), id
 
-    for node in (StoryReelAnimateStory, StoryReelAnimateStoryByMotion, StoryReelExtendVideo):
-        told = node.INPUT_TYPES()
-        (seed,) = (inputs["seed"] for inputs in told.values() if "seed" in inputs)
-        assert seed[1]["control_after_generate"] == "fixed"
+
+@pytest.mark.parametrize("id", ["StoryReelDynamiCrafterConditioning", "StoryReelAnimateStory"])
+def test_the_size_is_that_of_the_512_checkpoints(host, id):
+    told = host.nodes[id].INPUT_TYPES()["required"]
+    assert (told["width"][1]["default"], told["height"][1]["default"]) == (512, 320)
 
 
 def animation(seed: int = 5) -> dict:

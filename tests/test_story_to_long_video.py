@@ -39,8 +39,8 @@ def toys(host, graphs, tmp_path_factory):
     predictor = PredictorConfig(tokens=motion.TOKENS, token_width=width, width=32, depth=1, heads=2, frames=20)
     motion.write_predictor(folder / "semantic_motion" / following.TOY_PREDICTOR, predictor)
     layer = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
-    motion.write_lora(folder / "loras" / following.TOY_LORA, layer, channels)
-    kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion", "loras")}
+    motion.write_lora(folder / "loras" / storyworld.DOMAIN_ADAPTER, layer, channels)
+    kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion")}
     for kind in kinds:
         folders.file_names(kind)  # from now on the host knows of it
     with pytest.MonkeyPatch.context() as patch:
@@ -116,9 +116,9 @@ def test_the_loader_says_which_model_goes_on(toys, graphs):
 
 def along_motion(graphs, host, pictures: int) -> dict:
     graph = by_motion(graphs.chain.storyworld_story_to_long_video(graphs.chain.GOES_ON), graphs)
-    scenes = graph.nodes["2"].inputs["scenes"].splitlines()[:pictures]
     prompt = small(graph, host, overlap=1)
-    prompt["2"]["inputs"]["scenes"] = "\n".join(scenes)
+    for id, text in (("2", "scenes"), ("12", "captions")):
+        prompt[id]["inputs"][text] = "\n".join(graph.nodes[id].inputs[text].splitlines()[:pictures])
     return prompt
 
 
@@ -136,7 +136,7 @@ def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
     before = set(kept.glob("*"))
     run = toys.run(prompt)
     (folder,) = set(kept.glob("*")) - before
-    first, second = (folder / f"shot_00{number}.avi" for number in (1, 2))
+    first, second = sorted(folder.glob("shot_*.avi"))
     (whole,) = folder.glob("all_*.avi")
     stamp = first.stat().st_mtime_ns
     second.unlink()

@@ -82,7 +82,7 @@ def test_documents_show_the_rows_that_were_measured(lab):
 
 
 def test_a_users_graph_follows_the_toys_motion(host):
-    """By the host's own LoRA loader and this pack's nodes, from files that their lists name."""
+    """From files that the lists of this pack's nodes name."""
     names = {part: file.name for part, file in FILES.items()}
     adapter, empty = names["ip_adapter"], dict(width=128, height=128, batch_size=1)
     line = dict(frames=4, easing="linear", hold_start=0, hold_end=0, strength=1.0)
@@ -91,10 +91,7 @@ def test_a_users_graph_follows_the_toys_motion(host):
     sampler = dict(steps=2, cfg=2.0, sampler_name="euler", scheduler="normal", denoise=1.0, seed=1)
     graph = {
         "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
-        "adapted": (
-            "LoraLoaderModelOnly",
-            dict(model=["toy", 0], lora_name=names["domain_adapter"], strength_model=1.0),
-        ),
+        "adapted": ("StoryReelLoadStoryworld", dict(precision="auto", domain_adapter=True)),
         "predictor": (
             "StoryReelMotionPredictorLoader",
             {"predictor": names["predictor"], "space": "IP-Adapter", "space.ip_adapter": adapter},
@@ -127,7 +124,16 @@ def test_a_users_graph_follows_the_toys_motion(host):
     assert frames.shape == (4, 128, 128, 3) and frames.isfinite().all() and frames.std() > 0.05
 
 
-def test_a_servers_own_loader_lists_the_lora(server):
-    """From the start on, with no node of this pack looked at before."""
-    inputs = server.client().object_info("LoraLoaderModelOnly")["LoraLoaderModelOnly"]["input"]["required"]
-    assert FILES["domain_adapter"].name in str(inputs["lora_name"])
+def test_the_domain_adapter_is_the_shipped_lora(host):
+    """As the host's own LoRA loader puts it on."""
+    import comfy.sd
+    import comfy.utils
+
+    load = host.nodes["StoryReelLoadStoryworld"].execute
+    plain, adapted = (load(precision="auto", domain_adapter=on).result[0] for on in (False, True))
+    lora = comfy.utils.load_torch_file(str(FILES["domain_adapter"]), safe_load=True)
+    expected = comfy.sd.load_lora_for_models(plain, None, lora, 1.0, 0.0)[0]
+    assert not plain.patches and adapted.patches.keys() == expected.patches.keys()
+    for name, [change] in expected.patches.items():
+        pairs = zip(adapted.patches[name][0][1].weights, change[1].weights, strict=True)
+        assert all(mine is None if theirs is None else (mine == theirs).all() for mine, theirs in pairs), name

@@ -210,6 +210,36 @@ def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend, render
     assert frontend.page.evaluate(SAID, patch) == [""], "all steps share now, and the patch itself did not run again"
 
 
+@BOTH_RENDERERS
+def test_editing_a_caption_samples_nothing(frontend, renderer):
+    """In the shipped graph, from the Run button: the page is drawn again, and no image."""
+    name = "storyworld_comic"
+    frontend.load(workflows.workflow(name), name)
+    prompt = workflows.prompt(name)
+    small = workflows.small(prompt, seed=3000 + RENDERERS.index(renderer))
+    frontend.set_widgets(small)
+
+    def run() -> tuple[set[str], list[dict]]:
+        events = frontend.run()
+        assert events[-1]["type"] == "execution_success", events[-1]
+        details = [(event["type"], event["detail"]) for event in events]
+        sampled = {detail["node"] for kind, detail in details if kind == "progress"}
+        saved = [
+            detail["output"]["images"]
+            for kind, detail in details
+            if kind == "executed" and "images" in detail["output"]
+        ]
+        return sampled, saved
+
+    sampler, captions = workflows.find(prompt, "KSampler"), workflows.find(prompt, "StoryReelCaptions")
+    first, _ = run()
+    assert sampler in first
+    frontend.set_widgets({captions: {"captions": small[captions]["captions"] + "!"}})
+    again, saved = run()
+    assert again == set() and len(saved) == 2
+    assert frontend.errors == []
+
+
 # What a node says about its run, and all texts that can be read on the page.
 SAID = "id => app.graph.getNodeById(Number(id)).widgets.filter(w => w.name === 'storyreel_messages').map(w => w.value)"
 SHOWN = "() => [...document.querySelectorAll('textarea')].map(area => area.value)"

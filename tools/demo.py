@@ -142,6 +142,9 @@ def fill_in(prompt: dict, checkpoint: str | None, options: argparse.Namespace) -
         prompt[first]["inputs"].update(options.story)
         for id in others:  # what happens next: more of what the story ended with
             prompt[id]["inputs"].update(options.story, scenes=last_scene(options.story["scenes"]))
+        for node in prompt.values():
+            if node["class_type"] == "StoryReelCaptions":  # the story's own are behind a # of its scenes
+                node["inputs"]["captions"] = ""
     return prompt
 
 

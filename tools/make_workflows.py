@@ -19,7 +19,7 @@ from pathlib import Path
 import environment
 from environment import ROOT, SetupError
 from graphs import GRAPHS
-from graphs.parts import PAGES, VIDEOS, Graph, file_name
+from graphs.parts import PAGES, PREVIEW, VIDEOS, Graph, Node, file_name, room_below
 
 WORKFLOWS = ROOT / "workflows"
 VERSION = "0.1.0"
@@ -48,7 +48,7 @@ BUILD = """async ({name, prompt, graph, properties}) => {
     const group = new LiteGraph.LGraphGroup(title);
     group.color = colour;
     app.graph.add(group);
-    const boxes = nodes.map(id => graph.nodes[id].box);
+    const boxes = nodes.map(id => graph.frames[id]);
     const [left, top] = [Math.min(...boxes.map(box => box[0])) - 15, Math.min(...boxes.map(box => box[1])) - 75];
     group.pos = [left, top];
     group.size = [
@@ -113,7 +113,13 @@ def write(graph: Graph, ours: set[str], frontend, client):
         for id, node in graph.nodes.items()
     }
     properties = {id: properties_of(node, ours) for id, node in graph.nodes.items()}
-    spec = {"name": graph.name, "prompt": prompt, "graph": asdict(graph), "properties": properties}
+    frames = {id: frame_of(node) for id, node in graph.nodes.items()}
+    spec = {
+        "name": graph.name,
+        "prompt": prompt,
+        "graph": {**asdict(graph), "frames": frames},
+        "properties": properties,
+    }
     frontend.page.evaluate(BUILD, spec)
     workflow = frontend.save()
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-storyreel/{graph.name}"))
@@ -130,6 +136,13 @@ def write(graph: Graph, ours: set[str], frontend, client):
             run_small(frontend)
         picture = screenshot(frontend.page)
     (WORKFLOWS / f"{graph.name}.jpg").write_bytes(thumbnail(picture))
+
+
+def frame_of(node: Node) -> tuple[int, int, int, int]:
+    """What a group's frame is to hold of a node: its box, and the room below for live previews."""
+    x, y, width, height = node.box
+    room = room_below(node.type)
+    return x, y, width, height + (room if room >= PREVIEW else 0)
 
 
 def write_stand_ins(models: Path, graphs: list[Graph]):
@@ -187,7 +200,7 @@ def drawn_page(client, prompt: dict) -> bytes:
 
 def screenshot(page) -> bytes:
     """The whole graph, as the frontend draws it."""
-    page.set_viewport_size({"width": 3000, "height": 4000})
+    page.set_viewport_size({"width": 6000, "height": 3600})
     width, height = page.evaluate(PRESENT, 30)
     page.wait_for_timeout(1500)  # the canvas takes some frames to follow
     return page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})

@@ -166,6 +166,8 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
         match kind:
             case "StoryReelScript":
                 changes[id] = {"scenes": "\n".join(inputs["scenes"].splitlines()[:FRAMES])}
+            case "StoryReelCaptions":
+                changes[id] = {"captions": "\n".join(inputs["captions"].splitlines()[:FRAMES])}
             case "StoryReelStoryLatent":
                 changes[id] = {"width": WIDTH, "height": HEIGHT}
             case "KSampler":

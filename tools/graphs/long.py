@@ -43,7 +43,7 @@ def sample_as_published(x: int, y: int) -> dict[str, Node]:
     return {
         "11": Node("StoryReelDDIMSampler", "DDIM Sampler", (x, y, 340, 90)),
         "12": Node(
-            "StoryReelDDIMSigmas", "DDIM Sigmas", (x, y + 200, 340, 110), {"model": ("1", 0), "spacing": "leading"}
+            "StoryReelDDIMSigmas", "DDIM Sigmas", (x, y + 260, 340, 110), {"model": ("1", 0), "spacing": "leading"}
         ),
     }
 
@@ -72,7 +72,7 @@ def text_to_long_video() -> Graph:
             {"width": 256, "height": 256, "batch_size": 16},
         ),
         "8": Node("KSampler", "First Clip", (880, 220, 330, 312), drawing),
-        "9": Node("VAEDecode", "VAE Decode", (880, 650, 330, 60), {"samples": ("8", 0), "vae": ("1", 2)}),
+        "9": Node("VAEDecode", "VAE Decode", (880, 880, 330, 60), {"samples": ("8", 0), "vae": ("1", 2)}),
         **sample_as_published(420, 460),
         "13": extend(("1", 0), ("9", 0), 1270, "11", "12", **prompts, fps=FPS),
         "14": save_video("13", 1690),
@@ -105,8 +105,8 @@ def extend_a_clip() -> Graph:
             {"images": ("4", 0), "audio": ("3", 1), "fps": ("3", 2)},
         ),
         "6": Node("StoryReelScript", "What Happens, a Line a Chunk", (0, 720, 760, 600), WALK),
-        "7": Node("StoryReelEncodeStory", "Encode Story", (880, 350, 340, 80), {"clip": ("1", 1), "story": ("6", 0)}),
-        **sample_as_published(880, 550),
+        "7": Node("StoryReelEncodeStory", "Encode Story", (880, 400, 340, 80), {"clip": ("1", 1), "story": ("6", 0)}),
+        **sample_as_published(880, 630),
         "13": extend(("1", 0), ("5", 0), 1290, "11", "12", positive=("7", 0), negative=("7", 1)),
         "14": save_video("13", 1710),
         "15": Node(
@@ -115,7 +115,7 @@ def extend_a_clip() -> Graph:
             (1710, 600, 340, 480),
             {"video": ("13", 0), "chunk_length": 16, "chunk_overlap": 8, "first_frames": ("17", 2)},
         ),
-        "17": Node("GetImageSize", "Frames of the Clip", (x, 1370, 340, 110), {"image": ("4", 0)}),
+        "17": Node("GetImageSize", "Frames of the Clip", (880, 1160, 340, 110), {"image": ("4", 0)}),
         "16": Node("PreviewImage", "Curves", (2110, 600, 420, 480), {"images": ("15", 1)}),
     }
     note = """\
@@ -139,11 +139,11 @@ def image_to_long_video() -> Graph:
         "1": load_streaming(STREAMING_SVD),
         "2": Node("LoadImage", "Picture", (0, 240, 360, 330), EXAMPLE),
         "3": Node("SVD_img2vid_Conditioning", "First Clip", (840, 0, 360, 240), {**start, **size}),
-        "4": Node("VideoLinearCFGGuidance", "Guidance Grows", (420, 360, 360, 80), {"model": ("1", 0), "min_cfg": 1.5}),
+        "4": Node("VideoLinearCFGGuidance", "Guidance Grows", (420, 400, 360, 80), {"model": ("1", 0), "min_cfg": 1.5}),
         "8": Node("KSampler", "Sample First Clip", (840, 350, 360, 312), drawing),
-        "9": Node("VAEDecode", "VAE Decode", (840, 780, 360, 60), {"samples": ("8", 0), "vae": ("1", 2)}),
-        "11": Node("KSamplerSelect", "Sampler", (420, 560, 360, 60), {"sampler_name": "euler"}),
-        "12": Node("AlignYourStepsScheduler", "Noise Levels", (420, 740, 360, 110), {"model_type": "SVD", "steps": 30}),
+        "9": Node("VAEDecode", "VAE Decode", (840, 1010, 360, 60), {"samples": ("8", 0), "vae": ("1", 2)}),
+        "11": Node("KSamplerSelect", "Sampler", (420, 600, 360, 60), {"sampler_name": "euler"}),
+        "12": Node("AlignYourStepsScheduler", "Noise Levels", (420, 780, 360, 110), {"model_type": "SVD", "steps": 30}),
         "13": extend(("4", 0), ("9", 0), 1260, "11", "12", **told),
         "14": save_video("13", 1680),
     }
@@ -163,31 +163,31 @@ def refine() -> Graph:
         "1": load_streaming(VID2VID),
         "2": Node("LoadVideo", "Load Clip", (0, 240, 360, 330), CLIP),
         "3": Node("GetVideoComponents", "Frames and Sound", (0, 700, 360, 110), {"video": ("2", 0)}),
-        "4": load_checkpoint(SD21, (420, 350, 360, 105), "Load Text Encoder"),
+        "4": load_checkpoint(SD21, (420, 400, 360, 105), "Load Text Encoder"),
         "5": write("Prompt", "a surfer rides a wave, wide shot, sunset, high quality, detailed", 0, 150, ("4", 1)),
         "6": write("Negative Prompt", "blurry, low resolution, noise, watermark, text", 260, 90, ("4", 1)),
-        "7": Node("VAELoader", "Load VAE", (420, 570, 360, 60), {"vae_name": file_name(VAE)}, ((VAE, "vae"),)),
+        "7": Node("VAELoader", "Load VAE", (420, 600, 360, 60), {"vae_name": file_name(VAE)}, ((VAE, "vae"),)),
         "9": Node(
             "ImageScale",
             "Upscale",
-            (420, 740, 360, 140),
+            (420, 780, 360, 140),
             {"image": ("3", 0), "upscale_method": "bicubic", "width": 720, "height": 720, "crop": "center"},
         ),
-        "10": Node("VAEEncode", "VAE Encode", (840, 740, 400, 60), {"pixels": ("9", 0), "vae": ("7", 0)}),
+        "10": Node("VAEEncode", "VAE Encode", (840, 780, 400, 60), {"pixels": ("9", 0), "vae": ("7", 0)}),
         "20": Node("StoryReelRefineSigmas", "Refine Sigmas", (1300, 0, 340, 140), {"model": ("1", 0)}),
         "21": Node(
             "StoryReelRandomizedBlending",
             "Randomized Blending",
-            (1300, 260, 340, 230),
+            (1300, 310, 340, 230),
             {"model": ("20", 0), **FIXED_SEED},
         ),
-        "22": Node("KSamplerSelect", "Sampler", (1300, 610, 340, 60), {"sampler_name": "dpmpp_2m_sde"}),
+        "22": Node("KSamplerSelect", "Sampler", (1300, 700, 340, 60), {"sampler_name": "dpmpp_2m_sde"}),
         "23": Node("SamplerCustom", "Refine", (1700, 0, 340, 250), sampling),
-        "24": Node("VAEDecode", "VAE Decode", (1700, 370, 340, 60), {"samples": ("23", 0), "vae": ("7", 0)}),
+        "24": Node("VAEDecode", "VAE Decode", (1700, 610, 340, 60), {"samples": ("23", 0), "vae": ("7", 0)}),
         "25": Node(
             "CreateVideo",
             "Create Video",
-            (1700, 550, 340, 110),
+            (1700, 740, 340, 110),
             {"images": ("24", 0), "audio": ("3", 1), "fps": ("3", 2)},
         ),
         "26": save_video("25", 2110),

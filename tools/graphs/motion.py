@@ -45,22 +45,22 @@ def two_pictures() -> Graph:
     text = {"positive": "a girl turns her head and smiles", "negative": "worst quality, blurry, watermark"}
     size = {"width": SIZE, "height": SIZE, "batch_size": FRAMES}
     nodes = {
-        "1": load_checkpoint(SD15, (420, 520, 360, 105)),
+        "1": load_checkpoint(SD15, (420, 540, 360, 105)),
         "2": load_predictor((420, 0, 360, 180)),
-        "3": encoder((420, 290, 360, 60)),
+        "3": encoder((420, 340, 360, 60)),
         "4": picture("First Picture", (0, 240, 360, 330)),
         "5": picture("Last Picture", (0, 690, 360, 330)),
         "6": predict("Predict Motion", (840, 0, 360, 380), "2", "4", "5", "3"),
         "7": plot("6", (1260, 0, 360, 60)),
         "8": preview("Motion", ("7", 0), (1680, 0, 520, 300)),
-        "9": Node("StoryReelApplyMotion", "Apply Motion", (1260, 190, 360, 240), following, files),
-        "10": Node("CLIPTextEncode", "Prompt", (840, 500, 360, 120), {"clip": ("1", 1), "text": text["positive"]}),
+        "9": Node("StoryReelApplyMotion", "Apply Motion", (1260, 210, 360, 240), following, files),
+        "10": Node("CLIPTextEncode", "Prompt", (840, 530, 360, 120), {"clip": ("1", 1), "text": text["positive"]}),
         "11": Node(
-            "CLIPTextEncode", "Negative Prompt", (840, 730, 360, 120), {"clip": ("1", 1), "text": text["negative"]}
+            "CLIPTextEncode", "Negative Prompt", (840, 760, 360, 120), {"clip": ("1", 1), "text": text["negative"]}
         ),
-        "12": Node("EmptyLatentImage", "Frames", (840, 960, 360, 130), size),
-        "13": Node("KSampler", "Sample", (1260, 560, 360, 312), sampling),
-        "14": Node("VAEDecode", "VAE Decode", (1260, 980, 360, 60), {"samples": ("13", 0), "vae": ("1", 2)}),
+        "12": Node("EmptyLatentImage", "Frames", (840, 990, 360, 130), size),
+        "13": Node("KSampler", "Sample", (1260, 600, 360, 312), sampling),
+        "14": Node("VAEDecode", "VAE Decode", (1260, 1260, 360, 60), {"samples": ("13", 0), "vae": ("1", 2)}),
         "15": Node("CreateVideo", "Create Video", (1680, 420, 520, 110), {"images": ("14", 0), "fps": FPS}),
         "16": Node("SaveVideo", "Save Video", (1680, 640, 520, 620), {"video": ("15", 0), "filename_prefix": SHOTS}),
     }
@@ -83,7 +83,7 @@ def train() -> Graph:
     training = {"predictor": ("1", 0), "clip_vision": ("2", 0), "frames": FRAMES, **FIXED_SEED}
     nodes = {
         "1": load_predictor((420, 0, 360, 180)),
-        "2": encoder((420, 290, 360, 60)),
+        "2": encoder((420, 340, 360, 60)),
         "3": Node("StoryReelTrainMotionPredictor", "Train Motion Predictor", (840, 0, 380, 760), training),
         "4": Node("PreviewAny", "Report", (1280, 0, 360, 180), {"source": ("3", 1)}),
         "5": preview("Curve", ("3", 2), (1280, 290, 520, 300)),
@@ -94,7 +94,7 @@ def train() -> Graph:
         "10": Node(
             "StoryReelSpliceMotions", "Splice Motions", (1720, 960, 360, 110), {"first": ("8", 0), "second": ("9", 0)}
         ),
-        "11": plot("10", (1720, 1180, 360, 60)),
+        "11": plot("10", (1720, 1220, 360, 60)),
         "12": preview("What It Learnt", ("11", 0), (2140, 960, 520, 300)),
     }
     note = """\

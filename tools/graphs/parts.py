@@ -1,7 +1,8 @@
 """What an example graph consists of.
 
 Positions and sizes are the canvas's pixels, chosen by hand so that a graph is readable in both of the frontend's
-renderers; the newer one draws a node with many widgets taller than the size it was given.
+renderers; the newer one draws a node with many widgets taller than the size it was given. A graph flows from left to
+right, and within a column downwards. Below a node is room for what it grows by in a run, see `room_below`.
 """
 
 from collections.abc import Mapping
@@ -51,6 +52,18 @@ class Graph:
     nodes: dict[str, Node]
     groups: tuple[Group, ...]
     shows_run: bool = False
+
+
+PREVIEW = 300  # pixels of room for a live preview
+
+
+def room_below(type: str) -> int:
+    """By how many pixels a node may grow in a run: live previews, a video to play, lines of text."""
+    if type in ("KSampler", "SamplerCustom", "SamplerCustomAdvanced"):
+        return PREVIEW
+    if type.startswith("StoryReelAnimateStory") or type == "StoryReelExtendVideo":
+        return PREVIEW + 100
+    return 100 if type.startswith("StoryReel") else 0
 
 
 def file_name(address: str) -> str:

@@ -6,18 +6,23 @@ LOADER_BOX = (570, 0, 310, 105)
 TOY_SAMPLING = {**FIXED_SEED, "seed": 2057, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 
 
-def tell(story: dict, size: int) -> dict[str, Node]:
-    """Nodes 2 to 4: the story, its prompts by the loader's CLIP, its latents."""
-    return {
-        "2": Node("StoryReelScript", "Story Script", (0, 200, 510, 707), story),
-        "3": Node("StoryReelEncodeStory", "Encode Story", (570, 595, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
+def tell(story: dict, size: int, captions: str = "") -> dict[str, Node]:
+    """Nodes 2 to 4: the story, its prompts by the loader's CLIP, its latents. And 12, its captions, if there are any:
+    apart from the script, so that editing one samples nothing again."""
+    nodes = {
+        "2": Node("StoryReelScript", "Story Script", (0, 200, 510, 620 if captions else 740), story),
+        "3": Node("StoryReelEncodeStory", "Encode Story", (570, 580, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
         "4": Node(
             "StoryReelStoryLatent",
             "Story Latent",
-            (570, 762, 310, 145),
+            (570, 790, 310, 145),
             {"story": ("2", 0), "width": size, "height": size},
         ),
     }
+    if captions:
+        told = {"story": ("2", 0), "captions": captions}
+        nodes["12"] = Node("StoryReelCaptions", "Captions", (0, 970, 510, 220), told)
+    return nodes
 
 
 def share(model: str, **changes) -> Node:
@@ -31,6 +36,7 @@ def story_comic(
     note: str,
     loader: Node,
     story: dict,
+    captions: str,
     size: int,
     sampling: dict,
     freeu: dict | None = None,
@@ -45,28 +51,28 @@ def story_comic(
     drawing = {"model": ("5", 0), "positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), **sampling}
     nodes = {
         "1": loader,
-        **tell(story, size),
+        **tell(story, size, captions),
         "5": share(patched, **(sharing or {})),
-        "6": Node("KSampler", "Draw All Pictures", (925, 595, 330, 312), drawing),
+        "6": Node("KSampler", "Draw All Pictures", (925, 625, 330, 312), drawing),
         "7": Node("VAEDecode", "VAE Decode", (1315, 0, 310, 60), {"samples": ("6", 0), "vae": ("1", 2)}),
         "8": Node("SaveImage", "Save Pictures", (1670, 0, 420, 360), {"images": ("7", 0), "filename_prefix": PICTURES}),
         "9": Node(
             "StoryReelComicPage",
             "Comic Page",
             (1315, 445, 310, 225),
-            {"images": ("7", 0), "story": ("2", 0), **(page or {})},
+            {"images": ("7", 0), "story": ("12", 0), **(page or {})},
         ),
         "10": Node("SaveImage", "Save Page", (1670, 445, 420, 462), {"images": ("9", 0), "filename_prefix": PAGES}),
     }
     if freeu:
         nodes["11"] = Node("FreeU", "FreeU", (570, 185, 310, 130), {"model": ("1", 0), **freeu})
     groups = (
-        Group("Story", "#3F789E", ("2",)),
+        Group("Story", "#3F789E", ("2", "12")),
         Group("Model", "#8A5A9E", ("1", "5")),
         Group("Draw", "#A86432", ("3", "4", "6")),
         Group("Page", "#4E8A5A", ("7", "8", "9", "10")),
     )
-    return Graph(name, note, (0, -45, 510, 150), nodes, groups)
+    return Graph(name, note, (0, -75, 510, 180), nodes, groups)
 
 
 def with_and_without(name: str, note: str, loader: Node, story: dict, size: int, sampling: dict) -> Graph:
@@ -80,25 +86,39 @@ def with_and_without(name: str, note: str, loader: Node, story: dict, size: int,
         "5": share("1"),
     }
     groups = [Group("Story", "#3F789E", ("2",)), Group("Model", "#8A5A9E", ("1", "5"))]
-    for title, model, first, top in (("With", ("5", 0), 10, 0), ("Without", ("1", 0), 20, 595)):
+    for title, model, first, top in (("With", ("5", 0), 10, 0), ("Without", ("1", 0), 20, 790)):
         draw, decode, preview, measure, report, plot = (str(first + i) for i in range(6))
         drawing = {"model": model, "positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), **sampling}
         judging = {"images": (decode, 0), "story": ("2", 0), "clip_vision": ("1", 3), "clip": ("1", 1)}
         nodes |= {
             draw: Node("KSampler", f"Draw {title}", (1315, top, 330, 312), drawing),
-            decode: Node(
-                "VAEDecode", f"Decode {title}", (1315, top + 420, 330, 60), {"samples": (draw, 0), "vae": ("1", 2)}
-            ),
-            preview: Node("PreviewImage", f"Pictures {title}", (1700, top, 400, 480), {"images": (decode, 0)}),
+            decode: Node("VAEDecode", f"Decode {title}", (1700, top, 400, 60), {"samples": (draw, 0), "vae": ("1", 2)}),
+            preview: Node("PreviewImage", f"Pictures {title}", (1700, top + 170, 400, 480), {"images": (decode, 0)}),
             measure: Node("StoryReelMeasureStory", f"Measure {title}", (2145, top, 340, 130), judging),
-            report: Node("PreviewAny", f"Report {title}", (2145, top + 230, 340, 250), {"source": (measure, 0)}),
-            plot: Node("PreviewImage", f"Plot {title}", (2530, top, 400, 480), {"images": (measure, 1)}),
+            report: Node("PreviewAny", f"Report {title}", (2145, top + 300, 340, 350), {"source": (measure, 0)}),
+            plot: Node("PreviewImage", f"Plot {title}", (2530, top, 400, 650), {"images": (measure, 1)}),
         }
         groups.append(Group(title, "#4E8A5A" if title == "With" else "#A86432", (draw, decode, preview, measure, plot)))
     return Graph(name, note, (0, -45, 510, 150), nodes, tuple(groups))
 
 
-LIGHTHOUSE = {"style": "Comic book"}  # the script that the node itself comes with
+LIGHTHOUSE = {  # the script that the node itself comes with, its captions apart
+    "style": "Comic book",
+    "scenes": """\
+[Mia] walks along the beach at dawn with a lantern
+[Pip] sleeps in an old wooden boat on the sand
+[Mia] kneels beside the old boat and laughs
+[NC] a storm over a lighthouse, high waves, dark clouds
+[Pip] runs along a cliff path in the rain
+[Mia] and [Pip] sit by a glowing stove in a round room""",
+}
+LIGHTHOUSE_CAPTIONS = """\
+Every morning Mia looked for what the sea had left.
+Today it had left a boat. And in the boat, somebody.
+"You are a long way from the forest!"
+Then the wind turned.
+But Pip could smell a warm stove a mile away.
+And that is how the lighthouse got its keepers."""
 
 CLOCKMAKER = {
     "style": "Pixar/Disney Character",
@@ -106,13 +126,20 @@ CLOCKMAKER = {
 [Ada] an old woman with round glasses, a long grey braid and a green apron
 [Tick] a small round brass robot with one big blue eye""",
     "scenes": """\
-[Ada] mends a clock at a cluttered workbench by candlelight #In Lantern Lane, Ada mended whatever people brought her.
-[Tick] lies in a crate full of straw on a doorstep #One night a crate stood there. The note said: "It won't tick."
-[Ada] looks closely through a magnifying glass, surprised smile #"Of course not," said Ada. "Nobody ever asked you to."
-[Tick] stands on the workbench and raises one arm, sparks in the air #So she asked. Very politely.
-[NC] snow falls on the crooked roofs of an old town at night, warm windows #That winter all clocks in town were right.
-[Ada] and [Tick] drink tea together at a small table by the window #And the tea was ready at four. Exactly at four.""",
+[Ada] mends a clock at a cluttered workbench by candlelight
+[Tick] lies in a crate full of straw on a doorstep
+[Ada] looks closely through a magnifying glass, surprised smile
+[Tick] stands on the workbench and raises one arm, sparks in the air
+[NC] snow falls on the crooked roofs of an old town at night, warm windows
+[Ada] and [Tick] drink tea together at a small table by the window""",
 }
+CLOCKMAKER_CAPTIONS = """\
+In Lantern Lane, Ada mended whatever people brought her.
+One night a crate stood there. The note said: "It won't tick."
+"Of course not," said Ada. "Nobody ever asked you to."
+So she asked. Very politely.
+That winter all clocks in town were right.
+And the tea was ready at four. Exactly at four."""
 
 SEASIDE = {
     "style": "(No style)",
@@ -120,13 +147,20 @@ SEASIDE = {
     "characters": """\
 [Pim] a blue hero with a yellow pointed hat""",
     "scenes": """\
-[Pim] waving in a meadow #Pim had never seen the sea. "Today," said Pim.
-[Pim] walking right in a town #So Pim walked through the town,
-[Pim] walking right in the mountains, on the left #and over the mountains,
-[Pim] sitting at night #and sat under all the stars there are.
-[Pim] jumping on a beach #And there it was. All of it!
-[Pim] reading in a room #Later, Pim wrote it all down: bring a bucket.""",
+[Pim] waving in a meadow
+[Pim] walking right in a town
+[Pim] walking right in the mountains, on the left
+[Pim] sitting at night
+[Pim] jumping on a beach
+[Pim] reading in a room""",
 }
+SEASIDE_CAPTIONS = """\
+Pim had never seen the sea. "Today," said Pim.
+So Pim walked through the town,
+and over the mountains,
+and sat under all the stars there are.
+And there it was. All of it!
+Later, Pim wrote it all down: bring a bucket."""
 
 ERRAND = {
     "style": "(No style)",
@@ -145,10 +179,12 @@ GRAPHS = (
         """\
 1. Press **Run**: a toy model that ships with the pack draws the story, and nothing else is needed.
 2. Change the story in **Story Script**. The toy knows 60 words: the help page of **Load Storyworld** lists them.
+**Captions** hold what is written below the pictures; editing them draws nothing again.
 3. Bypass **Consistent Self-Attention** (Ctrl+B) and run again: what the story does not name now changes from picture to
 picture. For real pictures put **Load Checkpoint** in the toy's place, or open *story_comic_sd15*.""",
         Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
         SEASIDE,
+        SEASIDE_CAPTIONS,
         128,
         TOY_SAMPLING,
         page={"page_width": 768},
@@ -169,10 +205,12 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
         "story_comic_sd15",
         """\
 1. Choose a checkpoint of the SD1.5 family in **Load Checkpoint**.
-2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens #caption.
+2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens. Its **Captions**
+are a line a picture, too; editing them draws nothing again.
 3. Press **Run**. Pictures and comic page are saved in output/story; another seed draws the story anew.""",
         load_checkpoint(SD15, LOADER_BOX),
         LIGHTHOUSE,
+        LIGHTHOUSE_CAPTIONS,
         512,
         {**FIXED_SEED, "steps": 30, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
     ),
@@ -180,10 +218,12 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
         "story_comic_sdxl",
         """\
 1. Choose a checkpoint of the SDXL family in **Load Checkpoint**. Short of memory? 768 x 768 in **Story Latent**.
-2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens #caption.
+2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens. Its **Captions**
+are a line a picture, too; editing them draws nothing again.
 3. Press **Run**. 35 steps, CFG 5 and FreeU's values are those of the published app; FreeU may be bypassed (Ctrl+B).""",
         load_checkpoint(SDXL, LOADER_BOX),
         CLOCKMAKER,
+        CLOCKMAKER_CAPTIONS,
         1024,
         {**FIXED_SEED, "steps": 35, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"},
         freeu={"b1": 1.1, "b2": 1.2, "s1": 0.6, "s2": 0.4},

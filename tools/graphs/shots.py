@@ -49,10 +49,10 @@ def models(address: str, vae: bool) -> dict[str, Node]:
     """Nodes 1 to 4: the video model, a checkpoint for its text encoder, its image encoder, its VAE if it has none."""
     nodes = {
         "1": load_video_model(address),
-        "2": load_checkpoint(SD21, (420, 350, 360, 105), "Load Text Encoder"),
-        "3": load_vision(560),
+        "2": load_checkpoint(SD21, (420, 400, 360, 105), "Load Text Encoder"),
+        "3": load_vision(600),
     }
-    return nodes | ({"4": load_vae(725)} if vae else {})
+    return nodes | ({"4": load_vae(750)} if vae else {})
 
 
 def condition(
@@ -74,18 +74,18 @@ def sample_as_published(shot: str) -> dict[str, Node]:
         "10": Node(
             "StoryReelDynamiCrafterGuider", "DynamiCrafter Guider", (1300, 0, 340, 200), {"model": ("1", 0), **guided}
         ),
-        "11": Node("StoryReelDDIMSampler", "DDIM Sampler", (1300, 310, 340, 90)),
-        "12": Node("StoryReelDDIMSigmas", "DDIM Sigmas", (1300, 510, 340, 110), {"model": ("1", 0)}),
-        "13": Node("RandomNoise", "Noise", (1300, 730, 340, 85), noise),
+        "11": Node("StoryReelDDIMSampler", "DDIM Sampler", (1300, 350, 340, 90)),
+        "12": Node("StoryReelDDIMSigmas", "DDIM Sigmas", (1300, 610, 340, 110), {"model": ("1", 0)}),
+        "13": Node("RandomNoise", "Noise", (1300, 870, 340, 85), noise),
         "14": Node("SamplerCustomAdvanced", "Sample", (1700, 0, 330, 130), {**sampling, "latent_image": (shot, 3)}),
     }
 
 
-def save_video(id: str, y: int = 420) -> Node:
-    return Node("SaveVideo", "Save Video", (1700, y, 420, 400), {"video": (id, 0), "filename_prefix": SHOTS})
+def save_video(id: str, y: int) -> Node:
+    return Node("SaveVideo", "Save Video", (1700, y, 420, 430), {"video": (id, 0), "filename_prefix": SHOTS})
 
 
-def decode(samples: str, vae: tuple, y: int = 230) -> Node:
+def decode(samples: str, vae: tuple, y: int = 480) -> Node:
     return Node("VAEDecode", "VAE Decode", (1700, y, 330, 60), {"samples": (samples, 0), "vae": vae})
 
 
@@ -104,8 +104,8 @@ def image_to_video() -> Graph:
         "8": condition("animate", ("1", 3), (1024, 576), ("7", 0)),
         **sample_as_published("8"),
         "15": decode("14", ("1", 3)),
-        "16": Node("CreateVideo", "Create Video", (1700, 390, 330, 110), {"images": ("15", 0), "fps": FPS}),
-        "17": save_video("16", 610),
+        "16": Node("CreateVideo", "Create Video", (1700, 610, 330, 110), {"images": ("15", 0), "fps": FPS}),
+        "17": save_video("16", 790),
     }
     note = """\
 1. Choose a picture in **Picture**, and say in **Prompt** what moves.
@@ -124,16 +124,16 @@ def interpolate() -> Graph:
         "8": condition("interpolate", ("4", 0), (512, 320), ("20", 0), ("20", 1)),
         **sample_as_published("8"),
         "15": decode("14", ("4", 0)),
-        "16": Node("StoryReelJoinClips", "Join Clips", (1700, 390, 330, 130), {"images": ("15", 0), "fps": FPS}),
-        "17": save_video("16", 630),
+        "16": Node("StoryReelJoinClips", "Join Clips", (1700, 610, 330, 160), {"images": ("15", 0), "fps": FPS}),
+        "17": save_video("16", 920),
         "18": load_picture("Second Picture", 690),
         "19": Node(
             "BatchImagesNode",
             "Batch Pictures",
-            (420, 890, 360, 90),
+            (420, 910, 360, 90),
             {"images.image0": ("7", 0), "images.image1": ("18", 0)},
         ),
-        "20": Node("StoryReelKeyframePairs", "Keyframe Pairs", (840, 890, 400, 80), {"images": ("19", 0)}),
+        "20": Node("StoryReelKeyframePairs", "Keyframe Pairs", (420, 1090, 360, 80), {"images": ("19", 0)}),
     }
     note = """\
 1. Choose two pictures of one size, and say in **Prompt** what happens between them.
@@ -158,18 +158,18 @@ def loop() -> Graph:
         "11": Node(
             "StoryReelDynamiCrafterRescale",
             "DynamiCrafter Guidance Rescale",
-            (1300, 220, 340, 80),
+            (1300, 260, 340, 80),
             {"model": ("10", 0)},
         ),
-        "14": Node("KSampler", "Sample", (1300, 410, 340, 312), {"model": ("11", 0), **sampling}),
+        "14": Node("KSampler", "Sample", (1300, 500, 340, 312), {"model": ("11", 0), **sampling}),
         "15": decode("14", ("4", 0), 0),
         "16": Node(
             "StoryReelJoinClips",
             "Join Clips",
-            (1700, 170, 330, 130),
+            (1700, 170, 330, 160),
             {"images": ("15", 0), "fps": FPS, "closed": True},
         ),
-        "17": save_video("16", 410),
+        "17": save_video("16", 490),
     }
     note = """\
 1. Choose a picture, and say in **Prompt** what moves.
@@ -190,11 +190,11 @@ def tooncrafter() -> Graph:
         "15": Node(
             "StoryReelToonCrafterDecode",
             "ToonCrafter Decode",
-            (1700, 230, 330, 110),
+            (1700, 480, 330, 140),
             {"samples": ("14", 0), "vae": ("1", 3), **ends},
         ),
-        "16": Node("CreateVideo", "Create Video", (1700, 450, 330, 110), {"images": ("15", 0), "fps": FPS}),
-        "17": save_video("16", 670),
+        "16": Node("CreateVideo", "Create Video", (1700, 770, 330, 110), {"images": ("15", 0), "fps": FPS}),
+        "17": save_video("16", 950),
         "18": load_picture("Last Drawing", 690),
     }
     note = """\

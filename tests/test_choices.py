@@ -1,0 +1,133 @@
+"""What a drop-down of files offers: the user's own first, and the included demo model never by itself."""
+
+from pathlib import Path
+
+import pytest
+
+SHIPPED = {path.name for path in (Path(__file__).resolve().parents[1] / "models" / "storyworld").rglob("*.safetensors")}
+MINE = "zz mine.safetensors"  # behind every shipped name of the alphabet
+KINDS = ("checkpoints", "diffusion_models", "ipadapter", "animatediff_models", "semantic_motion")
+
+
+@pytest.fixture(params=[False, True], ids=["no file", "a file"])
+def own(request, host, tmp_path):
+    """Whether the user has a file of his own in each folder, and has nothing else there."""
+    import folder_paths
+    from storyreel.host import folders
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in KINDS:
+            folders.file_names(kind)  # from now on the host knows of it
+            (tmp_path / kind).mkdir()
+            if request.param:
+                (tmp_path / kind / MINE).touch()
+            suffixes = folder_paths.folder_names_and_paths[kind][1]
+            patch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
+        yield request.param
+    for kind in KINDS:  # the host would go on listing what it found
+        folder_paths.filename_list_cache.pop(kind, None)
+
+
+def combos(nodes: dict, prefix: str = ""):
+    """(node and input, options) of every drop-down of the nodes, those inside a choice included."""
+
+    def of(declared: dict, where: str):
+        for name, (kind, *about) in {**declared.get("required", {}), **declared.get("optional", {})}.items():
+            options = kind if isinstance(kind, list) else (about[0] if about else {}).get("options", [])
+            if options and isinstance(options[0], dict):
+                for option in options:
+                    yield from of(option["inputs"], f"{where}.{name}.{option['key']}")
+            elif options:
+                yield f"{where}.{name}", list(options)
+
+    for id, node in nodes.items():
+        if id.startswith(prefix):
+            yield from of(node.INPUT_TYPES(), id)
+
+
+def test_the_users_files_come_first_and_shipped_ones_last(host, own):
+    from storyreel.host.choices import NOTHING
+
+    found = {where: options for where, options in combos(host.nodes, "StoryReel") if SHIPPED & set(options)}
+    assert len(found) >= 8, found
+    for where, options in found.items():
+        count = len(SHIPPED & set(options))
+        assert set(options[-count:]) <= SHIPPED, where
+        before = options[:-count]
+        assert before[0].startswith(NOTHING) != (own or before[0] == "none"), where
+        assert (MINE in before) == own, where
+
+
+def test_lists_of_the_host_and_of_other_packs_hold_no_shipped_file(host):
+    import folder_paths
+
+    listed = [where for where, options in combos(host.nodes) if SHIPPED & set(options)]
+    assert [where for where in listed if not where.startswith("StoryReel")] == []
+    for kind in ("loras", *KINDS):
+        assert not SHIPPED & set(folder_paths.get_filename_list(kind)), kind
+
+
+def hints(host) -> dict[str, str]:
+    from storyreel.host.choices import NOTHING
+
+    return {
+        where: options[0] for where, options in combos(host.nodes, "StoryReel") if str(options[0]).startswith(NOTHING)
+    }
+
+
+@pytest.mark.parametrize("own", [False], indirect=True)
+@pytest.mark.parametrize(
+    ("kind", "inputs", "sentence"),
+    [
+        (
+            "StoryReelDynamiCrafterLoader",
+            dict(kind="auto", precision="auto", checkpoint=None),
+            "checkpoint names no file; put one into models/checkpoints or models/diffusion_models",
+        ),
+        (
+            "StoryReelStreamingLoader",
+            dict(kind="auto", precision="auto", checkpoint=None),
+            "checkpoint names no file; put one into models/checkpoints or models/diffusion_models",
+        ),
+        (
+            "StoryReelMotionPredictorLoader",
+            {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": None},
+            "ip_adapter names no file; put one into models/ipadapter",
+        ),
+    ],
+)
+def test_the_hint_is_refused_where_it_is_chosen(host, own, kind, inputs, sentence):
+    hint = {where.partition(".")[0]: first for where, first in hints(host).items()}[kind]
+    inputs = {name: hint if value is None else value for name, value in inputs.items()}
+    prompt = {
+        "load": {"class_type": kind, "inputs": inputs},
+        "show": {"class_type": "PreviewAny", "inputs": {"source": ["load", 0]}},
+    }
+    with pytest.raises(RuntimeError) as caught:
+        host.run(prompt)
+    assert f"{kind}: {sentence}, press R in the graph and choose it." in str(caught.value)
+
+
+def test_a_file_is_the_users_own_even_under_a_shipped_name(host, tmp_path, monkeypatch):
+    import folder_paths
+    from storyreel.host import folders
+
+    name = "storyworld_ip_adapter.safetensors"
+    assert Path(folders.path_of("ipadapter", name)).parent.parent.name == "storyworld"
+    (tmp_path / name).touch()
+    suffixes = folder_paths.folder_names_and_paths["ipadapter"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "ipadapter", ([str(tmp_path)], suffixes))
+    assert folders.path_of("ipadapter", name) == str(tmp_path / name)
+    assert folders.file_choices("ipadapter") == [name]
+    folder_paths.filename_list_cache.pop("ipadapter", None)
+
+
+def test_own_files_come_first_once():
+    from storyreel.host.choices import own_first, refuse_hint, to_choose
+
+    assert own_first(["b", "a", "b"], ["0", "b"]) == ["a", "b", "0"]
+    assert to_choose(["a"], ["0"], "x") == ["a", "0"]
+    assert to_choose([], ["0"], "x", "y") == ["no file yet: put one into models/x or models/y", "0"]
+    refuse_hint("file", "a file.safetensors")
+    with pytest.raises(ValueError, match="^file names no file; put one into models/x, press R"):
+        refuse_hint("file", to_choose([], [], "x")[0])

@@ -1,0 +1,149 @@
+"""Animate Story says at which shot and step it is, on itself, and samples as it would without a word."""
+
+import copy
+import shutil
+import struct
+
+import pytest
+
+STEPS, FRAMES = 2, 3
+
+
+def node(kind: str, /, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def images(count: int) -> dict:
+    batch = {f"images.image{number}": [f"p{number}", 0] for number in range(count)}
+    single = dict(width=64, height=64, batch_size=1)
+    return {"images": node("BatchImagesNode", **batch)} | {
+        f"p{number}": node("EmptyImage", color=0x3060F0 * (number + 1) % 0xFFFFFF, **single) for number in range(count)
+    }
+
+
+def story(shots: dict) -> dict:
+    return {
+        "world": node("StoryReelLoadStoryworld", precision="auto"),
+        "text": node("CLIPTextEncode", clip=["world", 1], text="a blue hero waving in a meadow"),
+        "none": node("CLIPTextEncode", clip=["world", 1], text=""),
+        "shots": shots,
+        "save": node("SaveVideo", video=["shots", 0], filename_prefix="progress", format="auto", codec="auto"),
+        **images(3),
+    }
+
+
+SHARED = dict(clip_vision=["world", 3], vae=["world", 2], positive=["text", 0], negative=["none", 0])
+SHARED |= dict(keyframes=["images", 0], width=64, height=64, frames=FRAMES, fps=8.0, seed=3)
+
+
+def by_dynamicrafter() -> dict:
+    told = dict(mode="interpolate", fs=0, text_scale=2.0, image_scale=2.0, rescale=0.0, sampler=["sampler", 0])
+    shots = node("StoryReelAnimateStory", model=["model", 0], sigmas=["sigmas", 0], **told, **SHARED)
+    loader = dict(checkpoint="storyworld_video.safetensors", kind="auto", precision="auto")
+    return story(shots) | {
+        "model": node("StoryReelDynamiCrafterLoader", **loader),
+        "sampler": node("StoryReelDDIMSampler", eta=1.0, keep_clean=False),
+        "sigmas": node("StoryReelDDIMSigmas", model=["model", 0], spacing="uniform_trailing", steps=STEPS),
+    }
+
+
+def by_motion() -> dict:
+    names = {part: f"storyworld_{part}.safetensors" for part in ("ip_adapter", "motion_module", "predictor")}
+    decoder = {"decoder": "IP-Adapter", "decoder.motion_module": names["motion_module"], "decoder.strength": 1.0}
+    decoder |= {"decoder.ip_adapter": names["ip_adapter"], "decoder.noise_schedule": "the model's"}
+    told = dict(predictor=["predictor", 0], steps=STEPS, cfg=2.0, sampler_name="euler", scheduler="normal", **decoder)
+    chosen = {"predictor": names["predictor"], "space": "IP-Adapter", "space.ip_adapter": names["ip_adapter"]}
+    return story(node("StoryReelAnimateStoryByMotion", model=["clips", 0], **told, **SHARED)) | {
+        "clips": node("StoryReelLoadStoryworld", precision="auto", domain_adapter=True),
+        "predictor": node("StoryReelMotionPredictorLoader", **chosen),
+    }
+
+
+MAKERS = pytest.mark.parametrize("make", [by_dynamicrafter, by_motion])
+EVERY_STEP = [f"shot {shot} of 2, step {step} of {STEPS}" for shot in (1, 2) for step in range(1, STEPS + 1)]
+
+
+@pytest.fixture
+def output(host, tmp_path):
+    """A folder for the host's output that starts empty."""
+    import folder_paths
+
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path
+    folder_paths.set_output_directory(before)
+
+
+def said(run) -> list[tuple[str, str]]:
+    """(node, text) of every line of progress, as the page is told."""
+    from server import BinaryEventTypes
+
+    found = []
+    for kind, data in run.events:
+        if kind == BinaryEventTypes.TEXT:
+            (length,) = struct.unpack(">I", data[:4])
+            found.append((data[4 : 4 + length].decode(), data[4 + length :].decode()))
+    return found
+
+
+def kept(output) -> dict[str, bytes]:
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.glob("story/shots/*/*.avi")}
+
+
+@MAKERS
+def test_each_step_of_each_shot_is_told_on_the_node(host, output, make):
+    run = host.run(copy.deepcopy(make()))
+    assert said(run) == [("shots", text) for text in EVERY_STEP]
+    (second,) = output.glob("story/shots/*/shot_002_*.avi")
+    second.unlink()
+    (whole,) = output.glob("story/shots/*/all_*.avi")
+    whole.unlink()
+    resumed = host.run(copy.deepcopy(make()))
+    assert said(resumed) == [("shots", text) for text in ("1 of 2 shots were on disk", *EVERY_STEP[STEPS:])]
+    assert said(host.run(copy.deepcopy(make()))) == [("shots", "2 of 2 shots were on disk")]
+
+
+@MAKERS
+def test_the_shots_are_those_of_the_plain_model(host, output, make, monkeypatch):
+    """Bit by bit, under the same names: keys of runs know nothing of it."""
+    from storyreel.host import shots
+
+    host.run(copy.deepcopy(make()))
+    told = kept(output)
+    shutil.rmtree(output / "story")
+    with monkeypatch.context() as patch:
+        patch.setattr(shots, "with_progress", lambda model, *_: model)
+        silent = host.run(copy.deepcopy(make()))
+    assert said(silent) == [] and kept(output) == told and len(told) == 3
+
+
+def test_inside_another_expansion_the_node_of_the_graph_says_it(host, output):
+    from comfy_api.latest import io
+    from comfy_execution.graph_utils import GraphBuilder
+
+    class Outer(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            made = dict(inputs=[io.Int.Input("number")], outputs=[io.Video.Output()])
+            return io.Schema(node_id="TestOuter", enable_expand=True, **made)
+
+        @classmethod
+        def execute(cls, number) -> io.NodeOutput:
+            graph, made = GraphBuilder(), {}
+            prompt = {id: entry for id, entry in by_dynamicrafter().items() if id != "save"}
+
+            def add(id: str):
+                if id not in made:
+                    inputs = prompt[id]["inputs"]
+                    linked = {
+                        name: add(value[0]).out(value[1]) for name, value in inputs.items() if isinstance(value, list)
+                    }
+                    made[id] = graph.node(prompt[id]["class_type"], **{**inputs, **linked})
+                return made[id]
+
+            return io.NodeOutput(add("shots").out(0), expand=graph.finalize())
+
+    with host.node(Outer) as name:
+        save = dict(filename_prefix="progress", format="auto", codec="auto")
+        run = host.run({"5:7": node(name, number=1), "save": node("SaveVideo", video=["5:7", 0], **save)})
+    assert said(run) == [("5:7", text) for text in EVERY_STEP]
