@@ -205,9 +205,9 @@ def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend, render
     assert said in frontend.page.evaluate(SHOWN) and frontend.errors == []
     frontend.run()
     assert frontend.page.evaluate(SAID, patch) == [said], "nothing ran, so it still holds"
-    frontend.set_widgets({sampler: {"denoise": 1.0}})
+    frontend.set_widgets({sampler: {"denoise": 1.0, "steps": 8}})
     assert frontend.run()[-1]["type"] == "execution_success"
-    assert frontend.page.evaluate(SAID, patch) == [""], "all steps share now, and the patch itself did not run again"
+    assert frontend.page.evaluate(SAID, patch) == [""], "enough steps share now, and the patch itself did not run again"
 
 
 @BOTH_RENDERERS
