@@ -197,7 +197,8 @@ def drawn_page(client, prompt: dict) -> bytes:
     (node,) = (id for id, node in prompt.items() if node["inputs"].get("filename_prefix") == PAGES)
     needed, waiting = {}, [node]
     while waiting:
-        needed[id := waiting.pop()] = prompt[id]
+        id = waiting.pop()
+        needed[id] = prompt[id]
         waiting += [value[0] for value in prompt[id]["inputs"].values() if isinstance(value, list)]
     result = client.run(needed)
     if result.status != "success":
