@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import tempfile
 import uuid
@@ -102,7 +103,9 @@ def main(names: list[str]) -> int:
         with Server(base) as server, Browser() as browser:
             ours = {name for name in server.client().object_info() if name.startswith("StoryReel")}
             for graph in graphs:
-                write(graph, ours, browser.open(server.url), server.client())
+                frontend = browser.open(server.url)
+                write(graph, ours, frontend, server.client())
+                frontend.page.context.close()  # a page of this size draws itself as long as it is open
                 print(f"workflows/{graph.name}.json")
     return 0
 
@@ -190,18 +193,23 @@ def write_json(path: Path, value: dict):
 
 
 def drawn_page(client, prompt: dict) -> bytes:
-    """The comic page that a workflow makes here and now."""
-    result = client.run(prompt)
+    """The comic page that a workflow makes here and now. Nothing else of it is run."""
+    (node,) = (id for id, node in prompt.items() if node["inputs"].get("filename_prefix") == PAGES)
+    needed, waiting = {}, [node]
+    while waiting:
+        id = waiting.pop()
+        needed[id] = prompt[id]
+        waiting += [value[0] for value in prompt[id]["inputs"].values() if isinstance(value, list)]
+    result = client.run(needed)
     if result.status != "success":
         raise SetupError(result.message)
-    (node,) = (id for id, node in prompt.items() if node["inputs"].get("filename_prefix") == PAGES)
     return client.view(result.outputs[node]["images"][0])
 
 
 def screenshot(page) -> bytes:
     """The whole graph, as the frontend draws it."""
-    page.set_viewport_size({"width": 6000, "height": 3600})
     width, height = page.evaluate(PRESENT, 30)
+    page.set_viewport_size({"width": math.ceil(width) + 200, "height": math.ceil(height)})  # beside it: a button
     page.wait_for_timeout(1500)  # the canvas takes some frames to follow
     return page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
 
