@@ -33,7 +33,8 @@ def read_number(name: str, value, whole: bool, least: float | None, most: float 
 def read_choice(name: str, value, options: Sequence):
     """One of `options`."""
     if not any(type(value) is type(option) and value == option for option in options):
-        listed = ", ".join(map(str, options[:8])) + (", ..." if len(options) > 8 else "")
+        names = (name if len(name) <= 30 else f"{name[:27]}..." for name in map(str, options[:8]))
+        listed = ", ".join(names) + (", ..." if len(options) > 8 else "")
         raise ValueError(f"{name} is {shown(value)}; one of {listed} is expected.")
     return value
 

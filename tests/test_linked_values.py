@@ -80,6 +80,15 @@ def test_every_number_choice_switch_and_text_is_held_against_its_schema(pack):
     assert tried > 800
 
 
+def test_long_names_make_no_long_sentence():
+    """As files have them."""
+    from storyreel.core.inputs import read_choice
+
+    with pytest.raises(ValueError) as refused:
+        read_choice("file", "x" * 900, [f"{number}{'é' * 200}.safetensors" for number in range(40)])
+    assert len(str(refused.value)) < 400 and "one of 0éé" in str(refused.value)
+
+
 def test_every_number_has_bounds(pack):
     """Without them nothing could be refused."""
     from comfy_api.latest import io
