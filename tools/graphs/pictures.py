@@ -42,10 +42,11 @@ def story_comic(
     freeu: dict | None = None,
     page: dict | None = None,
     sharing: dict | None = None,
+    redraws: bool = False,
 ) -> Graph:
     """A story, drawn in one batch with Consistent Self-Attention, and its comic page.
 
-    loader: whatever gives MODEL, CLIP and VAE, in this order.
+    loader: whatever gives MODEL, CLIP and VAE, in this order. redraws: whether a frame is drawn again, once unmuted.
     """
     patched = "11" if freeu else "1"
     drawing = {"model": ("5", 0), "positive": ("3", 0), "negative": ("3", 1), "latent_image": ("4", 0), **sampling}
@@ -66,13 +67,31 @@ def story_comic(
     }
     if freeu:
         nodes["11"] = Node("FreeU", "FreeU", (570, 185, 310, 130), {"model": ("1", 0), **freeu})
-    groups = (
+    groups = [
         Group("Story", "#3F789E", ("2", "12")),
         Group("Model", "#8A5A9E", ("1", "5")),
         Group("Draw", "#A86432", ("3", "4", "6")),
         Group("Page", "#4E8A5A", ("7", "8", "9", "10")),
-    )
-    return Graph(name, note, (0, -75, 510, 180), nodes, groups)
+    ]
+    if redraws:
+        again = redraw(sampling)
+        nodes |= again
+        groups.append(Group("Draw One Frame Again", "#7A7A3A", tuple(again)))
+    return Graph(name, note, (0, -75, 510, 180), nodes, tuple(groups))
+
+
+def redraw(sampling: dict) -> dict[str, Node]:
+    """Nodes 20 to 23, muted: one frame of the story by another seed, with its own prompt."""
+    story = {"positive": ("3", 0), "negative": ("3", 1), "latent": ("4", 0), "frames": "2"}
+    drawing = {"model": ("1", 0), "positive": ("20", 0), "negative": ("20", 1), "latent_image": ("20", 2), **sampling}
+    drawing["seed"] += 1
+    top = 1500
+    return {
+        "20": Node("StoryReelPickFrames", "Pick Frames", (925, top, 330, 150), story, muted=True),
+        "21": Node("KSampler", "Draw It Again", (1315, top, 310, 312), drawing, muted=True),
+        "22": Node("VAEDecode", "Decode It", (1670, top, 310, 60), {"samples": ("21", 0), "vae": ("1", 2)}, muted=True),
+        "23": Node("PreviewImage", "The Frame Again", (2145, top, 400, 480), {"images": ("22", 0)}, muted=True),
+    }
 
 
 def with_and_without(name: str, note: str, loader: Node, story: dict, size: int, sampling: dict) -> Graph:
@@ -181,7 +200,8 @@ GRAPHS = (
 2. Change the story in **Story Script**. The toy knows 60 words: the help page of **Load Storyworld** lists them.
 **Captions** hold what is written below the pictures; editing them draws nothing again.
 3. Bypass **Consistent Self-Attention** (Ctrl+B) and run again: what the story does not name now changes from picture to
-picture. For real pictures put **Load Checkpoint** in the toy's place, or open *story_comic_sd15*.""",
+picture. For real pictures put **Load Checkpoint** in the toy's place, or open *story_comic_sd15*.
+4. One frame again? Unmute the nodes of **Draw One Frame Again** (Ctrl+M) and name it in **Pick Frames**.""",
         Node("StoryReelLoadStoryworld", "Load Storyworld", LOADER_BOX),
         SEASIDE,
         SEASIDE_CAPTIONS,
@@ -189,6 +209,7 @@ picture. For real pictures put **Load Checkpoint** in the toy's place, or open *
         TOY_SAMPLING,
         page={"page_width": 768},
         sharing={"seed": TOY_SAMPLING["seed"]},
+        redraws=True,
     ),
     with_and_without(
         "storyworld_with_and_without",
