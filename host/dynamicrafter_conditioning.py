@@ -92,17 +92,16 @@ def check_shot(model, clip_vision, vae, mode: str, width: int, height: int, fram
     """Raise ValueError for what `condition` or a DynamiCrafter model would refuse, before there is a picture."""
     _check_parts(clip_vision, vae)
     model.check_mode(mode)
-    factor = 8 * 2 ** (len(model.sizes.channel_mult) - 1)
+    model.check_channels(vae.latent_channels)
+    factor = 8 * model.factor
     if width % factor or height % factor:
         raise ValueError(f"The video is {width} x {height} pixels; sides that are multiples of {factor} are expected.")
+    _check_ends(mode, frames)
+
+
+def _check_ends(mode: str, frames: int) -> None:
     if mode != "animate" and frames < 3:
-        raise ValueError(f"{mode} over {frames} frames leaves none between the ends; at least 3 are expected.")
-    made, read = vae.latent_channels, model.latent_format.latent_channels
-    if made != read:
-        raise ValueError(
-            f"The VAE gives latents of {made} channels, and this {model.named} works on {read}; take the VAE that "
-            "comes with its checkpoint, or the one that its help page names."
-        )
+        raise ValueError(f"{NODE}: {mode} over {frames} frames leaves none between the ends; at least 3 are expected.")
 
 
 def _check_parts(clip_vision, vae) -> None:
@@ -127,5 +126,4 @@ def _check(clip_vision, vae, start: Tensor, end: Tensor | None, mode: str, frame
         raise ValueError(
             f"{NODE}: start_image is {sizes[0]} and end_image {sizes[1]}; bring both to one size, with Upscale Image."
         )
-    if mode != "animate" and frames < 3:
-        raise ValueError(f"{NODE}: {mode} over {frames} frames leaves none between the ends; at least 3 are expected.")
+    _check_ends(mode, frames)

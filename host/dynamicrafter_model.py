@@ -163,13 +163,12 @@ class DynamiCrafter(ClipModel):
         else:
             image = self.image_tokens(kwargs[VISION_TOKENS], device).to(text.dtype)
         self.check_mode(kwargs.get(MODE, "animate"))
-        check_size(kwargs["noise"].shape[-2:], 2 ** (len(self.sizes.channel_mult) - 1))
+        check_size(kwargs["noise"].shape[-2:], self.factor)
         latents = kwargs[CONCAT_LATENTS]
-        channels = self.latent_format.latent_channels
-        if latents.ndim != 4 or latents.shape[1] != channels:
+        self.check_channels(latents.shape[1])
+        if latents.ndim != 4:
             raise ValueError(
-                f"The VAE gives latents of {latents.shape[1]} channels, and this {self.named} works on {channels}; "
-                "take the VAE that comes with its checkpoint, or the one that its help page names."
+                f"The VAE gives latents of {latents.ndim} dimensions, and {self.named} works on those of 4."
             )
         if len(latents) != frames:
             raise ValueError(
@@ -184,6 +183,20 @@ class DynamiCrafter(ClipModel):
             "c_concat": comfy.conds.CONDNoiseShape(latents),
             "fs": ClipCondition(torch.tensor([fs], device=device)),
         }
+
+    @property
+    def factor(self) -> int:
+        """Of which the sides of a latent are multiples."""
+        return 2 ** (len(self.sizes.channel_mult) - 1)
+
+    def check_channels(self, channels: int) -> None:
+        """Raise ValueError for latents of a VAE that is not the model's."""
+        expected = self.latent_format.latent_channels
+        if channels != expected:
+            raise ValueError(
+                f"The VAE gives latents of {channels} channels, and this {self.named} works on {expected}; take the "
+                "VAE that comes with its checkpoint, or the one that its help page names."
+            )
 
     def check_mode(self, mode: str) -> None:
         """Raise ValueError for a mode that the checkpoint was not trained for."""

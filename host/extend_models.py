@@ -130,7 +130,7 @@ class DynamiCrafterExtender(Extender):
     def __init__(self, told: Told):
         model = told.model.model
         self.frames, self.interpolates = model.kind.frames, model.kind.interpolates
-        self.multiple = 8 * 2 ** (len(model.sizes.channel_mult) - 1)
+        self.multiple = 8 * model.factor
         super().__init__(told)
 
     def uses_anchor(self):

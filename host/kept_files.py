@@ -5,23 +5,25 @@ asks here in its `fingerprint_inputs`: the answer changes when one of its files 
 """
 
 import os
-from collections.abc import Iterable
+
+from .messages import current_node
 
 
 class KeptFiles:
     """The files of each node, by the node's id in the graph, for as long as the process and the host's results live."""
 
     def __init__(self):
-        self._paths: dict[str, set[str]] = {}
-        self._generations: dict[str, int] = {}
+        self._paths: dict[str | None, set[str]] = {}
+        self._generations: dict[str | None, int] = {}
 
-    def add(self, node: str | None, paths: Iterable[str | os.PathLike]) -> None:
-        """node: from `messages.current_node`; outside of the host there is none, and nothing is kept."""
-        if node is not None:
+    def add(self, *paths: str | os.PathLike) -> None:
+        """Files of the node that runs now; outside of the host there is none, and nothing is kept."""
+        if (node := current_node()) is not None:
             self._paths.setdefault(node, set()).update(map(os.fspath, paths))
 
-    def generation(self, node: str | None) -> int:
-        """A number that is another one after a file of the node has gone."""
+    def generation(self) -> int:
+        """A number that is another one after a file of the node that is asked now has gone."""
+        node = current_node()
         generation = self._generations.setdefault(node, 0)
         if any(not os.path.exists(path) for path in self._paths.get(node, ())):
             self._paths.pop(node)

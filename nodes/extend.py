@@ -8,7 +8,6 @@ from ..host import extend
 from ..host import streaming_loader as loader
 from ..host.kept_files import kept_files
 from ..host.loading import LARGE_PRECISIONS
-from ..host.messages import current_node
 from .node import PreflightNode, StoryReelNode
 from .story import CATEGORY
 
@@ -225,7 +224,7 @@ class StoryReelExtendVideo(PreflightNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
-        return kept_files.generation(current_node())
+        return kept_files.generation()
 
     @classmethod
     def preflight(cls, chunk_frames, **inputs) -> None:
@@ -249,7 +248,7 @@ class StoryReelExtendVideo(PreflightNode):
             colour_anchor=colour_anchor,
             images=images,
         )
-        kept_files.add(current_node(), [video.get_stream_source()])
+        kept_files.add(video.get_stream_source())
         return io.NodeOutput(video, pictures)
 
 

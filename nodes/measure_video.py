@@ -8,7 +8,6 @@ from ..core.video.borders import Chunks
 from ..host import measure_video, messages, video_scores
 from ..host.folders import file_names
 from ..host.kept_files import kept_files
-from ..host.messages import current_node
 from .node import PreflightNode
 from .story import CATEGORY
 
@@ -145,7 +144,7 @@ class StoryReelMeasureVideo(PreflightNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
-        return kept_files.generation(current_node())
+        return kept_files.generation()
 
     @classmethod
     def preflight(cls, filename_prefix, **_) -> None:
@@ -177,7 +176,7 @@ class StoryReelMeasureVideo(PreflightNode):
             video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height, weights
         )
         measure_video.save(found, path)
-        kept_files.add(current_node(), [path])
+        kept_files.add(path)
         if missing := charts.missing():
             messages.warn(missing)
         words, plot = report.in_words(found), report.draw(found, slice)

@@ -4,7 +4,6 @@ from comfy_api.latest import io
 
 from ..host import shots
 from ..host.kept_files import kept_files
-from ..host.messages import current_node
 from .motion import CATEGORY, sd15_decoder, sd15_decoders
 from .node import PreflightNode
 from .shots import seed_and_rate
@@ -77,7 +76,7 @@ class StoryReelAnimateStoryByMotion(PreflightNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
-        return kept_files.generation(current_node())
+        return kept_files.generation()
 
     @classmethod
     def preflight(cls, **inputs) -> None:

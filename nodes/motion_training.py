@@ -9,7 +9,6 @@ from ..core.video.training_plot import draw
 from ..host import messages
 from ..host import motion_training as training
 from ..host.kept_files import kept_files
-from ..host.messages import current_node
 from ..host.motion_joint import Decoder, Joint
 from .motion import CATEGORY, NONE, sd15_decoder, sd15_decoders
 from .node import StoryReelNode
@@ -174,7 +173,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
 
     @classmethod
     def fingerprint_inputs(cls, clips, **_) -> str:
-        return f"{training.stamp_of(clips)} {kept_files.generation(current_node())}"
+        return f"{training.stamp_of(clips)} {kept_files.generation()}"
 
     @classmethod
     def execute(
@@ -207,7 +206,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
             told = {part: video_model[part] for part in ("model", "vae", "positive", "weight", "size", "frames")}
             joint = Joint(decoder=Decoder(**sd15_decoder(video_model)), **told)
         made, trained = training.train_in_host(predictor, clip_vision, clips, name, config, plan, recipe, joint)
-        kept_files.add(current_node(), [trained.path])
+        kept_files.add(trained.path)
         report = f"{trained.path.name}: {trained.figures.told}"
         if missing := charts.missing():
             messages.warn(missing)

@@ -6,7 +6,6 @@ from ..core.video import clips
 from ..host import even, shots
 from ..host.conditioning import pick_row
 from ..host.kept_files import kept_files
-from ..host.messages import current_node
 from ..host.shots import join as join_shots
 from ..host.video_file import rate_of
 from .node import InnerNode, PreflightNode, StoryReelNode
@@ -172,7 +171,7 @@ class StoryReelAnimateStory(PreflightNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
-        return kept_files.generation(current_node())
+        return kept_files.generation()
 
     @classmethod
     def preflight(cls, **inputs) -> None:
@@ -314,7 +313,7 @@ class StoryReelJoinShots(InnerNode):
     @classmethod
     def execute(cls, run, shots, after, shared_ends, fps, expansion) -> io.NodeOutput:
         video = join_shots(run, shots.split(), shared_ends, fps)
-        kept_files.add(current_node(), [video.get_stream_source()])
+        kept_files.add(video.get_stream_source())
         return io.NodeOutput(video)
 
 
