@@ -145,7 +145,7 @@ def test_ddim_below_the_models_own_least_noise(host, tiny_checkpoint):
         assert made.isfinite().all() and made.std() > 0.01
 
 
-def test_ddim_refuses_a_rectified_flow():
+def test_ddim_refuses_a_rectified_flow(host):
     import comfy.model_sampling
     from storyreel.host.dynamicrafter_sampling import _Units
 
