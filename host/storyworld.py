@@ -28,8 +28,8 @@ from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
 from ..core.weights.refusal import Misfit, Unreadable, shape_shown, shown, sides
 from ..core.weights.stated import Each, Fields, Maybe, One, Real, Whole, read_stated, switch
-from . import choices, messages
-from .loading import (
+from .common import choices, messages
+from .common.loading import (
     FOLDERS,
     PRECISIONS,
     build_clip,

@@ -13,25 +13,25 @@ class StoryReelExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from . import (
-            animate,
             attention,
+            blending,
             captions,
+            dynamicrafter,
             extend,
             frames,
-            measure,
-            measure_video,
+            metrics,
             motion,
             motion_shots,
             motion_training,
             page,
-            refine,
             shots,
             story,
             storyworld,
             subtitles,
+            video_metrics,
         )
 
         pictures = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *page.NODES]
-        films = [*animate.NODES, *shots.NODES, *motion.NODES, *motion_shots.NODES, *motion_training.NODES]
-        films += [*extend.NODES, *refine.NODES]
-        return [*pictures, *films, *subtitles.NODES, *measure.NODES, *measure_video.NODES]
+        films = [*dynamicrafter.NODES, *shots.NODES, *motion.NODES, *motion_shots.NODES, *motion_training.NODES]
+        films += [*extend.NODES, *blending.NODES]
+        return [*pictures, *films, *subtitles.NODES, *metrics.NODES, *video_metrics.NODES]

@@ -5,8 +5,8 @@ from comfy_api.latest import io
 from ..core.attention.consistent import Settings
 from ..core.attention.presets import FIXED, PRESETS
 from ..core.attention.sharing import Rules
-from ..host.attention_run import Reach
-from ..host.consistent_patch import BLOCKS, apply_consistent_attention
+from ..host.attention.patch import BLOCKS, apply_consistent_attention
+from ..host.attention.sampling_state import Reach
 from .node import StoryReelNode, read_values
 from .types import StoryType
 

@@ -4,10 +4,10 @@ from dataclasses import fields
 
 from comfy_api.latest import io
 
-from ..host import extend
-from ..host import streaming_loader as loader
-from ..host.kept_files import kept_files
-from ..host.loading import LARGE_PRECISIONS
+from ..host.common.kept_files import kept_files
+from ..host.common.loading import LARGE_PRECISIONS
+from ..host.extend import extend
+from ..host.streaming import loader as loader
 from .node import PreflightNode, StoryReelNode
 from .story import CATEGORY
 

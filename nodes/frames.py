@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..core.story.frames import read_frames
-from ..host.conditioning import count_rows
-from ..host.frames import frames_of_rows, pick_frames, pick_latents
+from ..host.common.conditioning import count_rows
+from ..host.common.frame_rows import frames_of_rows, pick_frames, pick_latents
 from .node import StoryReelNode
 
 

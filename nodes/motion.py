@@ -3,14 +3,15 @@
 from comfy_api.latest import io
 
 from ..core import plot as charts
-from ..core.video import trajectory
-from ..core.video.trajectory_plot import draw
-from ..host import messages, motion
-from ..host.folders import file_choices, file_names
-from ..host.ip_adapter import FOLDER as ADAPTERS
-from ..host.ip_adapter import load_tokens
-from ..host.motion_apply import apply_to_dynamicrafter, apply_to_sd15
-from ..host.motion_module import FOLDER as MODULES
+from ..core.motion import trajectory
+from ..core.motion.trajectory_plot import draw
+from ..host.common import messages
+from ..host.common.folders import file_choices, file_names
+from ..host.motion import predict as motion
+from ..host.motion.animatediff import FOLDER as MODULES
+from ..host.motion.apply import apply_to_dynamicrafter, apply_to_sd15
+from ..host.motion.ip_adapter import FOLDER as ADAPTERS
+from ..host.motion.ip_adapter import load_tokens
 from .node import StoryReelNode
 from .story import CATEGORY
 from .types import MotionType, PredictorType

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..host import shots
-from ..host.kept_files import kept_files
+from ..host.common.kept_files import kept_files
+from ..host.story import shots
 from .motion import CATEGORY, sd15_decoder, sd15_decoders
 from .node import PreflightNode
 from .shots import seed_and_rate

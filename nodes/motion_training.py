@@ -3,13 +3,13 @@
 from comfy_api.latest import io
 
 from ..core import plot as charts
+from ..core.motion.training_plot import draw
 from ..core.networks.semantic_motion.config import PredictorConfig
 from ..core.training import Plan
-from ..core.video.training_plot import draw
-from ..host import messages
-from ..host import motion_training as training
-from ..host.kept_files import kept_files
-from ..host.motion_joint import Decoder, Joint
+from ..host.common import messages
+from ..host.common.kept_files import kept_files
+from ..host.motion import training as training
+from ..host.motion.decoder_training import Decoder, Joint
 from .motion import CATEGORY, NONE, sd15_decoder, sd15_decoders
 from .node import StoryReelNode
 from .types import PredictorType

@@ -14,8 +14,8 @@ from comfy_api.latest import Input, InputImpl, Types, io
 
 from ..core import inputs
 from ..core.text import encodable
-from ..host import messages
-from ..host.choices import refuse_hint
+from ..host.common import messages
+from ..host.common.choices import refuse_hint
 
 
 class StoryReelNode(io.ComfyNode):

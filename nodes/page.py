@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..core.story import fonts
 from ..core.story.layout import LAYOUTS, check_width
 from ..core.story.page import compose
-from ..host import messages
+from ..host.common import messages
 from .node import PreflightNode
 from .types import StoryType
 

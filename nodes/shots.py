@@ -3,11 +3,12 @@
 from comfy_api.latest import Types, io
 
 from ..core.video import clips
-from ..host import even, shots
-from ..host.conditioning import pick_row
-from ..host.kept_files import kept_files
-from ..host.shots import join as join_shots
-from ..host.video_file import rate_of
+from ..host.common import even_sizes
+from ..host.common.conditioning import pick_row
+from ..host.common.kept_files import kept_files
+from ..host.story import shots
+from ..host.story.shots import join as join_shots
+from ..host.video.file import rate_of
 from .node import InnerNode, PreflightNode, StoryReelNode
 from .story import CATEGORY
 
@@ -83,8 +84,8 @@ class StoryReelJoinClips(StoryReelNode):
     def execute(cls, images, fps, shared_ends, closed) -> io.NodeOutput:
         joined = clips.join(images, shared_ends[0], closed[0])
         rate = rate_of(fps[0])
-        video = even.FrameVideo(Types.VideoComponents(images=joined, audio=None, frame_rate=rate))
-        even.warn_odd("StoryReelJoinClips", video)
+        video = even_sizes.FrameVideo(Types.VideoComponents(images=joined, audio=None, frame_rate=rate))
+        even_sizes.warn_odd("StoryReelJoinClips", video)
         return io.NodeOutput(video, joined)
 
 

@@ -7,10 +7,10 @@ from ..core.story.noise import DIFFERENT, NOISE_POLICIES, noise_indices
 from ..core.story.script import read_script, unknown_style
 from ..core.story.story import Story
 from ..core.story.styles import DEFAULT_STYLE
-from ..host import messages
-from ..host.conditioning import encode_story
-from ..host.latents import MAX_SIZE, SCALE, empty_story_latent, trained_size
-from ..host.story_files import load_styles
+from ..host.common import messages
+from ..host.common.conditioning import encode_story
+from ..host.story.latents import MAX_SIZE, SCALE, empty_story_latent, trained_size
+from ..host.story.styles import load_styles
 from .node import StoryReelNode
 from .types import StoryType
 

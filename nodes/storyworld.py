@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..host import storyworld
-from ..host.loading import PRECISIONS
+from ..host.common.loading import PRECISIONS
 from .node import StoryReelNode
 from .story import CATEGORY
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..host.subtitles import check_subtitles, subtitle
+from ..host.video.subtitles import check_subtitles, subtitle
 from .node import PreflightNode
 from .story import CATEGORY
 from .types import StoryType

@@ -5,8 +5,9 @@ import torch
 from harness import brute
 from storyreel.core.attention import draws
 from storyreel.core.attention.consistent import Phase, Settings, draw_share, shares_now
-from storyreel.core.attention.extended import attend_plain, extended_attention
+from storyreel.core.attention.extended import extended_attention
 from storyreel.core.attention.sharing import Rules, share, windows
+from storyreel.core.networks.attend import attend_plain
 
 A, B, AB, NOBODY = frozenset("A"), frozenset("B"), frozenset("AB"), frozenset()
 ONE = frozenset({"the hero"})

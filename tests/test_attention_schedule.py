@@ -3,14 +3,7 @@
 import pytest
 from storyreel.core.attention.consistent import Phase, Settings
 from storyreel.core.attention.presets import PRESETS
-from storyreel.core.attention.schedule import (
-    Percents,
-    describe_idle,
-    describe_steps,
-    phases_of,
-    promised,
-    step_of,
-)
+from storyreel.core.attention.schedule import Percents, describe_idle, describe_steps, phases_of, promised, step_of
 from storyreel.core.attention.sharing import Rules
 
 

@@ -13,7 +13,7 @@ KINDS = ("checkpoints", "diffusion_models", "ipadapter", "animatediff_models", "
 def own(request, host, tmp_path):
     """Whether the user has a file of his own in each folder, and has nothing else there."""
     import folder_paths
-    from storyreel.host import folders
+    from storyreel.host.common import folders
 
     with pytest.MonkeyPatch.context() as patch:
         for kind in KINDS:
@@ -46,7 +46,7 @@ def combos(nodes: dict, prefix: str = ""):
 
 
 def test_the_users_files_come_first_and_shipped_ones_last(host, own):
-    from storyreel.host.choices import NOTHING
+    from storyreel.host.common.choices import NOTHING
 
     found = {where: options for where, options in combos(host.nodes, "StoryReel") if SHIPPED & set(options)}
     assert len(found) >= 8, found
@@ -68,7 +68,7 @@ def test_lists_of_the_host_and_of_other_packs_hold_no_shipped_file(host):
 
 
 def hints(host) -> dict[str, str]:
-    from storyreel.host.choices import NOTHING
+    from storyreel.host.common.choices import NOTHING
 
     return {
         where: options[0] for where, options in combos(host.nodes, "StoryReel") if str(options[0]).startswith(NOTHING)
@@ -110,7 +110,7 @@ def test_the_hint_is_refused_where_it_is_chosen(host, own, kind, inputs, sentenc
 
 def test_a_file_is_the_users_own_even_under_a_shipped_name(host, tmp_path, monkeypatch):
     import folder_paths
-    from storyreel.host import folders
+    from storyreel.host.common import folders
 
     name = "storyworld_ip_adapter.safetensors"
     assert Path(folders.path_of("ipadapter", name)).parent.parent.name == "storyworld"
@@ -123,7 +123,7 @@ def test_a_file_is_the_users_own_even_under_a_shipped_name(host, tmp_path, monke
 
 
 def test_own_files_come_first_once():
-    from storyreel.host.choices import own_first, refuse_hint, to_choose
+    from storyreel.host.common.choices import own_first, refuse_hint, to_choose
 
     assert own_first(["b", "a", "b"], ["0", "b"]) == ["a", "b", "0"]
     assert to_choose(["a"], ["0"], "x") == ["a", "0"]

@@ -56,7 +56,7 @@ def test_a_story_passes_through_list_mapping(host, tmp_path):
 def test_frames_stand_upright_as_in_the_hosts_load_video(degrees, host, tmp_path):
     """Whatever the file says of its rotation: of the coded picture's right side, top and so on."""
     from comfy_api.latest import InputImpl
-    from storyreel.host.video_file import decode
+    from storyreel.host.video.file import decode
 
     video = InputImpl.VideoFromFile(str(write_turned(tmp_path / "phone.mp4", degrees)))
     coded = np.stack(list(files.read_frames(write_turned(tmp_path / "coded.mp4", 0))))

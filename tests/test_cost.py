@@ -20,7 +20,8 @@ def measures():
 def extra_bytes(measures, images, limit, rules):
     """Peak of shared attention over plain attention, projections left out: 512 tokens of 320 channels, 5 heads."""
     from storyreel.core.attention.consistent import Phase, Settings, draw_share
-    from storyreel.core.attention.extended import attend_plain, extended_attention
+    from storyreel.core.attention.extended import extended_attention
+    from storyreel.core.networks.attend import attend_plain
 
     settings = Settings(rules=rules)
     share = draw_share(settings, None, range(images), phase=Phase.EARLY, step=0, pixels=32, tokens=512)

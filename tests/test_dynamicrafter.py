@@ -20,14 +20,14 @@ def names(host):
 
 @pytest.fixture
 def model(names):
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
-    return dynamicrafter_loader.load(names["512_interp"], precision=torch.float32).model
+    return loader.load(names["512_interp"], precision=torch.float32).model
 
 
 def told(seed: int, frames: int = FRAMES, size=(8, 12), mode: str = "animate") -> list:
     """A CONDITIONING for the tiny model."""
-    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host.dynamicrafter import model as keys
 
     generator = torch.Generator().manual_seed(seed)
     text, tokens = torch.randn(1, 77, 64, generator=generator), torch.randn(1, 5, 96, generator=generator)
@@ -52,7 +52,7 @@ def sample(
 
 def two_scales(model, *scales: float, image_only: int = 3):
     """Our guider. scales: of text and of image, and the rescale."""
-    from storyreel.host.dynamicrafter_sampling import TextImageGuider
+    from storyreel.host.dynamicrafter.sampling import TextImageGuider
 
     guider = TextImageGuider(model)
     guider.set_conds(told(1), told(image_only), told(2))
@@ -72,7 +72,7 @@ def one_scale(model):
 
 @torch.no_grad()
 def by_guider(guider, sampler, steps: int, spacing: str = "uniform_trailing", seed: int = 0, callback=None):
-    from storyreel.host.dynamicrafter_sampling import sigmas_of
+    from storyreel.host.dynamicrafter.sampling import sigmas_of
 
     noise = torch.randn(FRAMES, 4, 8, 12, generator=torch.Generator().manual_seed(3))
     sigmas = sigmas_of(guider.model_patcher, spacing, steps)
@@ -90,7 +90,7 @@ def test_every_sampler_of_the_host(model, sampler, scheduler):
 @pytest.mark.parametrize("steps", [3, 7, 11, 20, 27, 36, 61])
 @pytest.mark.parametrize("spacing", ["uniform", "uniform_trailing"])
 def test_step_counts_at_which_the_published_code_fails(model, steps, spacing):
-    from storyreel.host.dynamicrafter_sampling import DDIM
+    from storyreel.host.dynamicrafter.sampling import DDIM
 
     assert by_guider(two_scales(model, 1.0, 1.0, 0.0), DDIM(1.0), steps, spacing).isfinite().all()
 
@@ -98,7 +98,7 @@ def test_step_counts_at_which_the_published_code_fails(model, steps, spacing):
 def test_ddim_without_eta_is_eulers_method(model):
     """But for its last step, which ends at the first timestep's noise and not at none."""
     import comfy.samplers
-    from storyreel.host.dynamicrafter_sampling import DDIM
+    from storyreel.host.dynamicrafter.sampling import DDIM
 
     steps = {"ddim": [], "euler": []}
     for sampler, seen in zip((DDIM(0.0), comfy.samplers.sampler_object("euler")), steps.values(), strict=True):
@@ -115,7 +115,7 @@ def test_ddim_without_eta_is_eulers_method(model):
 @torch.no_grad()
 def test_ddim_in_two_stages_is_ddim_in_one(model):
     """Split SIGMAS: what the first stage hands over is in the host's units, as the second takes it."""
-    from storyreel.host.dynamicrafter_sampling import DDIM, sigmas_of
+    from storyreel.host.dynamicrafter.sampling import DDIM, sigmas_of
 
     guider, how = one_scale(model), dict(seed=0, disable_pbar=True)
     sigmas = sigmas_of(model, "uniform_trailing", 5)
@@ -133,7 +133,7 @@ def test_ddim_in_two_stages_is_ddim_in_one(model):
 def test_ddim_below_the_models_own_least_noise(host, tiny_checkpoint):
     import comfy.samplers
     from harness import probe
-    from storyreel.host.dynamicrafter_sampling import DDIM
+    from storyreel.host.dynamicrafter.sampling import DDIM
 
     model = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
     guider = comfy.samplers.CFGGuider(model)
@@ -147,7 +147,7 @@ def test_ddim_below_the_models_own_least_noise(host, tiny_checkpoint):
 
 def test_ddim_refuses_a_rectified_flow(host):
     import comfy.model_sampling
-    from storyreel.host.dynamicrafter_sampling import _Units
+    from storyreel.host.dynamicrafter.sampling import _Units
 
     class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
         pass
@@ -157,7 +157,7 @@ def test_ddim_refuses_a_rectified_flow(host):
 
 
 def test_noise_of_ddim_is_a_function_of_seed_and_step(model):
-    from storyreel.host.dynamicrafter_sampling import DDIM
+    from storyreel.host.dynamicrafter.sampling import DDIM
 
     results = []
     for seed in (0, 0, 1):
@@ -169,9 +169,9 @@ def test_noise_of_ddim_is_a_function_of_seed_and_step(model):
 def test_halves_of_guidance_together_or_apart(names, monkeypatch):
     """Under the schedule of the 256 checkpoint: Euler's first step from nearly no signal, as the others begin, takes
     differences of numbers in the thousands and magnifies their rounding."""
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
-    model = dynamicrafter_loader.load(names["512"], "256", torch.float32).model
+    model = loader.load(names["512"], "256", torch.float32).model
     together = sample(model)
     monkeypatch.setattr(type(model), "get_free_memory", lambda self, device: 0)
     apart = sample(model)
@@ -179,7 +179,7 @@ def test_halves_of_guidance_together_or_apart(names, monkeypatch):
 
 
 def test_the_gate(model):
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     plain = sample(model)
     assert torch.equal(sample(sampling.patch_gate(model, 1.0, 1.0)), plain)
@@ -189,7 +189,7 @@ def test_the_gate(model):
 
 
 def test_rescale_0_changes_nothing(model):
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     plain = sample(model)
     assert torch.equal(sample(sampling.patch_rescale(model, 0.0)), plain)
@@ -197,7 +197,7 @@ def test_rescale_0_changes_nothing(model):
 
 
 def test_rescale_under_a_schedule_that_another_node_brought_is_refused(host, model):
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     (other,) = host.nodes["ModelSamplingDiscrete"]().patch(model, "v_prediction", True)
     with pytest.raises(ValueError, match="own schedule was replaced by .*: take that node away"):
@@ -206,7 +206,7 @@ def test_rescale_under_a_schedule_that_another_node_brought_is_refused(host, mod
 
 
 def test_the_patch_and_the_guider_rescale_alike(model):
-    from storyreel.host.dynamicrafter_sampling import DDIM, patch_rescale
+    from storyreel.host.dynamicrafter.sampling import DDIM, patch_rescale
 
     stock = by_guider(one_scale(patch_rescale(model, 0.7)), DDIM(0.0), 3)
     ours = by_guider(two_scales(model, 5.0, 5.0, 0.7, image_only=1), DDIM(0.0), 3)
@@ -214,7 +214,7 @@ def test_the_patch_and_the_guider_rescale_alike(model):
 
 
 def test_equal_scales_are_ordinary_guidance(model):
-    from storyreel.host.dynamicrafter_sampling import DDIM
+    from storyreel.host.dynamicrafter.sampling import DDIM
 
     stock, ours = (by_guider(one, DDIM(0.0), 3) for one in (one_scale(model), two_scales(model, 5.0, 5.0, 0.0)))
     torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5 * stock.abs().max().item())
@@ -240,10 +240,10 @@ def test_a_window_equals_its_frames_sampled_alone(names, causal):
     """Without overlap, by Euler. The first frame of a window reads the first image tokens, and the picture's latents
     are cut by the frame's own number."""
     import comfy.samplers
-    from storyreel.host import dynamicrafter_loader
-    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host.dynamicrafter import loader
+    from storyreel.host.dynamicrafter import model as keys
 
-    model = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    model = loader.load(names["512"], precision=torch.float32).model
     noise = torch.randn(32, 4, 8, 12, generator=torch.Generator().manual_seed(3))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 3)
 
@@ -265,7 +265,7 @@ def keeping(host):
     the tiny ones."""
     from harness import dynamicrafter
     from storyreel.core.networks.dynamicrafter.unet import UNet
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
     def open_one(keep: float):
         weights = dynamicrafter.random(UNet(dynamicrafter.SIZES))
@@ -274,14 +274,14 @@ def keeping(host):
         weights["out.2.bias"] = torch.cat([weights["out.2.bias"], torch.tensor([keep])])
         name = f"dynamicrafter_512_interp_keeps_{keep:.0f}.safetensors"
         dynamicrafter.write(host.base / "models" / "checkpoints" / name, weights)
-        return dynamicrafter_loader.load(name, precision=torch.float32).model
+        return loader.load(name, precision=torch.float32).model
 
     return open_one
 
 
 def test_what_is_said_to_stay_is_the_picture(keeping, model):
     """Exactly, in every frame, by any sampler; and where nothing is said to stay, nothing is changed."""
-    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host.dynamicrafter import model as keys
 
     (given,) = (options[keys.CONCAT_LATENTS] for _, options in told(1))
     for how in ({}, {"sampler": "dpmpp_2m", "scheduler": "karras"}):
@@ -313,7 +313,7 @@ def test_a_latent_of_another_size_resizes_what_is_concatenated(model, size):
     """As the host does for SVD: scaled to cover the LATENT, cut from the middle. Of the same size nothing changes."""
     import comfy.utils
     import nodes
-    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host.dynamicrafter import model as keys
 
     def sampled(*conds):
         return nodes.common_ksampler(model, 1, 3, 5.0, "euler", "normal", *conds, empty(size=size))[0]["samples"]
@@ -361,10 +361,10 @@ def test_an_upscaled_latent_of_the_demo_model_is_sampled(host, tmp_path):
 
 def test_what_does_not_go_together_is_said(names, model):
     import nodes
-    from storyreel.host import dynamicrafter_loader
-    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host.dynamicrafter import loader
+    from storyreel.host.dynamicrafter import model as keys
 
-    animating = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    animating = loader.load(names["512"], precision=torch.float32).model
     with pytest.raises(ValueError, match="interpolate is asked of a checkpoint that is taken for 512, which only"):
         sample(animating, mode="interpolate")
     sample(model, mode="interpolate")
@@ -388,23 +388,23 @@ def test_what_does_not_go_together_is_said(names, model):
 
 
 def test_another_model_is_refused_by_name(host, tiny_checkpoint, names, tmp_path):
-    from storyreel.host import dynamicrafter_loader
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import loader
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     stock = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
     with pytest.raises(ValueError, match="MODEL is a BaseModel; a DynamiCrafter model is expected"):
         sampling.patch_rescale(stock, 0.7)
     tiny_checkpoint("sd15")
     with pytest.raises(ValueError, match="sd15.ckpt is a checkpoint of another model; a DynamiCrafter checkpoint was"):
-        dynamicrafter_loader.load("sd15.ckpt")
+        loader.load("sd15.ckpt")
 
 
 def test_partial_offload_gives_the_same(names):
     """The host's low-memory path: weights stay behind and are fetched layer by layer."""
     import comfy.model_management
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
-    model = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    model = loader.load(names["512"], precision=torch.float32).model
     whole = sample(model)
     comfy.model_management.unload_all_models()
     load = model.partially_load
@@ -416,9 +416,9 @@ def test_partial_offload_gives_the_same(names):
 def test_a_lora_on_the_unet(names, tmp_path):
     """A file in the usual layout changes what it names, by what it says, and nothing once it is off."""
     import comfy.sd
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
-    model = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    model = loader.load(names["512"], precision=torch.float32).model
     plain = sample(model)
     key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k_ip"
     weight = dict(model.model.named_parameters())[f"{key}.weight"]
@@ -436,7 +436,7 @@ def test_a_lora_on_the_unet(names, tmp_path):
     changed = sample(patched)
     assert not torch.equal(changed, plain)
     assert torch.equal(sample(model), plain)
-    merged = dynamicrafter_loader.load(names["512"], precision=torch.float32).model
+    merged = loader.load(names["512"], precision=torch.float32).model
     with torch.no_grad():
         dict(merged.model.named_parameters())[f"{key}.weight"].add_(0.5 * up @ down)
     torch.testing.assert_close(sample(merged), changed, rtol=0, atol=1e-4 * changed.abs().max().item())

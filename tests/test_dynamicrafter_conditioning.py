@@ -19,8 +19,8 @@ def parts(host):
 @pytest.fixture(scope="module")
 def tell(parts):
     """tell(prompts, negative, ...) -> what the node gives for a story's prompts."""
-    from storyreel.host import dynamicrafter_conditioning
-    from storyreel.host.conditioning import encode_story
+    from storyreel.host.common.conditioning import encode_story
+    from storyreel.host.dynamicrafter import conditioning
 
     vae, clip, vision = parts
     picture = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(1))
@@ -29,14 +29,14 @@ def tell(parts):
         positive, negative = encode_story(clip, prompts, avoided)
         inputs = dict(positive=positive, negative=negative, clip_vision=vision, vae=vae, start=picture, end=None)
         inputs |= dict(mode="animate", width=128, height=128, frames=6, fs=None)
-        return dynamicrafter_conditioning.condition(**(inputs | changes))
+        return conditioning.condition(**(inputs | changes))
 
     return told
 
 
 def test_the_negative_of_a_whole_story_is_one_prompt(tell, parts):
     """Encode Story gives as many equal rows as the story has pictures; a clip has one."""
-    from storyreel.host.conditioning import encode_story, pick_row
+    from storyreel.host.common.conditioning import encode_story, pick_row
 
     positive, negative = encode_story(parts[1], ["a red hero waving", "a blue hero"], "blurry")
     *halves, latent = tell(positive=pick_row(positive, 1), negative=negative)

@@ -36,7 +36,7 @@ def shapes(weights) -> dict[str, tuple]:
 
 @pytest.fixture
 def loader(host):
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader as dynamicrafter_loader
 
     return dynamicrafter_loader
 
@@ -54,11 +54,7 @@ def test_every_key_has_its_place(loader, name):
     import comfy.ops
     import comfy.supported_models
     from comfy.text_encoders.sd2_clip import SD2ClipModel
-    from storyreel.core.networks.dynamicrafter.config import (
-        read_decoder_sizes,
-        read_resampler_config,
-        read_unet_config,
-    )
+    from storyreel.core.networks.dynamicrafter.config import read_decoder_sizes, read_resampler_config, read_unet_config
     from storyreel.core.networks.dynamicrafter.resampler import Resampler
     from storyreel.core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
     from storyreel.core.networks.dynamicrafter.unet import UNet
@@ -147,7 +143,7 @@ def plain(host) -> dict:
 
 
 def opened(host, name: str, precision=None):
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader as dynamicrafter_loader
 
     return dynamicrafter_loader.load(name, precision=precision)
 
@@ -200,7 +196,7 @@ def test_a_checkpoint_in_a_smaller_format(host, plain, dtype):
 def test_a_full_checkpoint_brings_its_encoders(host, plain):
     """Text encoder, image encoder and autoencoder under their published keys, around a tiny UNet."""
     from harness import tiny
-    from storyreel.host.vision import vision_tokens
+    from storyreel.host.common.clip_vision import vision_tokens
 
     loader_keys = ("model.diffusion_model.", "image_proj_model.")
     published = manifest("dynamicrafter_512").items()
@@ -246,7 +242,7 @@ def toon_weights() -> dict:
 @torch.no_grad()
 def test_tooncrafters_autoencoder_decodes_plainly_and_with_its_end_pictures(loader):
     from storyreel.core.networks.dynamicrafter.tooncrafter import encoder_features
-    from storyreel.host.dynamicrafter_decode import decode_clip
+    from storyreel.host.dynamicrafter.decode import decode_clip
 
     vae = loader.build_vae(toon_weights())
     generator = torch.Generator().manual_seed(5)
@@ -271,7 +267,7 @@ def test_tooncrafters_autoencoder_decodes_plainly_and_with_its_end_pictures(load
 
 
 def test_what_tooncrafters_decoder_cannot_decode_is_said(loader, host, tiny_checkpoint):
-    from storyreel.host.dynamicrafter_decode import decode_clip
+    from storyreel.host.dynamicrafter.decode import decode_clip
 
     picture, samples = torch.rand(1, 64, 64, 3), torch.zeros(4, 4, 8, 8)
     vae = loader.build_vae(toon_weights())

@@ -18,14 +18,14 @@ def words(seed: int, rows: int = 3) -> list:
 
 
 def streaming_t2v(host):
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader
 
-    model = streaming_loader.build_streaming(streaming.tiny_streaming(), torch.float32)
+    model = loader.build_streaming(streaming.tiny_streaming(), torch.float32)
     return dict(model=model, length=6, overlap=3)
 
 
 def streaming_svd(host):
-    from storyreel.host import streaming_svd
+    from storyreel.host.streaming import svd as streaming_svd
 
     return dict(model=streaming_svd.build_model(streaming.tiny_svd(), torch.float32), length=5, overlap=2)
 
@@ -41,10 +41,10 @@ def svd(host):
 
 def dynamicrafter(host, kind="512"):
     from harness import dynamicrafter
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
     path = dynamicrafter.write(host.base / "models" / "checkpoints" / f"dynamicrafter_{kind}_extended.safetensors")
-    return dict(model=dynamicrafter_loader.load(path.name, kind, torch.float32).model, length=4)
+    return dict(model=loader.load(path.name, kind, torch.float32).model, length=4)
 
 
 def interpolation(host):
@@ -78,7 +78,7 @@ def _let_go():
 def tell(host, kind: str, **changed):
     """What the node gives to an extender, on tiny models; text for the kinds that read any."""
     import comfy.samplers
-    from storyreel.host.extend_chunk import Told
+    from storyreel.host.extend.extend.extender import Told
 
     inputs = dict(vae=made(extending.tiny_vae), clip_vision=made(extending.tiny_vision), seed=5, guidance=2.0)
     inputs |= dict(positive=words(1), negative=words(2), sampler=comfy.samplers.sampler_object("euler"))
@@ -97,11 +97,12 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
 @torch.no_grad()
 def run(told, folder, clip=None, anchor=0, chunks=2, colour_anchor=0.0) -> tuple[list, object]:
     """(the new frames of each chunk that was made, the folder's store)"""
-    from storyreel.host import extend, video_file
-    from storyreel.host.extend_models import extender_of
+    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend.extend.families import extender_of
+    from storyreel.host.video import file
 
     extender = extender_of(told)
-    clip = video_file.open_clip(pictures(6) if clip is None else clip, 8.0)
+    clip = file.open_clip(pictures(6) if clip is None else clip, 8.0)
     start = extend.read_start(clip, extender.overlap, anchor)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     store = extend.Store(folder, [f"{number:012}" for number in range(chunks)])
@@ -146,7 +147,7 @@ def test_a_prompt_a_chunk_and_a_seed_a_chunk(kind, host, tmp_path):
 
 
 def conditions(told, number=0, before=None, anchor=None):
-    from storyreel.host.extend_models import extender_of
+    from storyreel.host.extend.extend.families import extender_of
 
     extender = extender_of(told)
     before = pictures(extender.overlap, 7) if before is None else before
@@ -156,8 +157,8 @@ def conditions(told, number=0, before=None, anchor=None):
 
 
 def test_what_streamingt2v_is_told(host):
-    from storyreel.host import modelscope_model as names
-    from storyreel.host.vision import anchor_embeds
+    from storyreel.host.common.clip_vision import anchor_embeds
+    from storyreel.host.streaming import modelscope as names
 
     told = tell(host, "streaming_t2v")
     before, anchor = pictures(3, 7), pictures(1, 8)
@@ -187,7 +188,7 @@ def test_what_stable_video_diffusion_is_told(host):
 
 def test_what_streamingsvd_is_told(host):
     """The frames before by CAM; the anchor, a little noised, as the model's own picture; what it was published with."""
-    from storyreel.host import modelscope_model as names
+    from storyreel.host.streaming import modelscope as names
 
     told = tell(host, "streaming_svd")
     before, anchor = pictures(2, 7), pictures(1, 8)
@@ -204,7 +205,7 @@ def test_what_streamingsvd_is_told(host):
 
 
 def test_what_dynamicrafter_is_told(host):
-    from storyreel.host.dynamicrafter_model import CONCAT_LATENTS, FS, MODE
+    from storyreel.host.dynamicrafter.model import CONCAT_LATENTS, FS, MODE
 
     before, ends = pictures(1, 7), pictures(2, 8)
     told = tell(host, "dynamicrafter", positive=[[words(1)[0][0], {FS: 12}]])
@@ -280,7 +281,7 @@ def test_streamingsvd_without_cam_is_the_hosts_own(host, tmp_path):
 
 
 def test_colours_stay_those_of_the_anchor(host, tmp_path):
-    from storyreel.core.video.colour import pull_colours
+    from storyreel.core.video.color import pull_colours
 
     frames, anchor = 0.2 * pictures(5) + 0.1, 0.3 * pictures(1, 4) + 0.4
     pulled = pull_colours(frames, anchor, 1.0).flatten(0, 2)
@@ -302,13 +303,14 @@ def test_colours_stay_those_of_the_anchor(host, tmp_path):
 
 
 def test_what_cannot_be_extended_is_refused(host, tmp_path):
-    from storyreel.host import storyworld, streaming_loader
+    from storyreel.host import storyworld
+    from storyreel.host.streaming import loader
 
     def refused(words: str, kind: str = "streaming_t2v", run_as=None, **changed):
         with pytest.raises(ValueError, match=words):
             run(tell(host, kind, **changed), tmp_path, **run_as or {})
 
-    modelscope = streaming_loader.build_modelscope(streaming.tiny_modelscope(), precision=torch.float32)
+    modelscope = loader.build_modelscope(streaming.tiny_modelscope(), precision=torch.float32)
     refused("MODEL is ModelScope text-to-video, made for no given frames; StreamingT2V, StreamingSVD", model=modelscope)
     refused("MODEL is BaseModel, made for", model=made(storyworld.load_model, "fp32"))
     refused("MODEL is WAN21, made for", model=extending.tiny_wan(False, False))
@@ -334,8 +336,8 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
 
 def names(told, chunks: int = 3) -> list[str]:
     from comfy_execution.graph import DynamicPrompt
-    from storyreel.host import extend
-    from storyreel.host.extend_models import extender_of
+    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend.extend.families import extender_of
 
     prompt = {"9": {"class_type": "StoryReelExtendVideo", "inputs": {}}}
     return extend.chunk_names(DynamicPrompt(prompt), "9", extender_of(told), chunks)
@@ -363,11 +365,12 @@ def test_sound_stays_on_the_frames_that_it_came_with(host):
     from fractions import Fraction
 
     from comfy_api.latest import InputImpl, Types
-    from storyreel.host import extend, video_file
+    from storyreel.host.extend.extend import extend
+    from storyreel.host.video import file
 
     audio = {"waveform": torch.rand(1, 2, 9000), "sample_rate": 1000}
     parts = Types.VideoComponents(images=pictures(16), audio=audio, frame_rate=Fraction(8))
-    clip = video_file.open_clip(InputImpl.VideoFromComponents(parts), 0.0)
+    clip = file.open_clip(InputImpl.VideoFromComponents(parts), 0.0)
     sound = extend.read_start(clip, 3, 0).clip.sound
     assert sound.samples.shape == (2, 2000) and torch.equal(
         torch.from_numpy(sound.samples), audio["waveform"][0, :, :2000]
@@ -376,9 +379,10 @@ def test_sound_stays_on_the_frames_that_it_came_with(host):
 
 @pytest.mark.parametrize("anchor", [0, 2, -1, -6])
 def test_the_anchor_is_a_frame_of_the_clip(host, anchor):
-    from storyreel.host import extend, video_file
+    from storyreel.host.extend.extend import extend
+    from storyreel.host.video import file
 
-    start = extend.read_start(video_file.open_clip(pictures(6), 8.0), 3, anchor)
+    start = extend.read_start(file.open_clip(pictures(6), 8.0), 3, anchor)
     assert torch.equal(start.anchor, pictures(6)[anchor][None]) and torch.equal(start.last, pictures(6)[3:])
 
 
@@ -394,7 +398,7 @@ def clip_with_sound(path, frames: int = 6, rate: int = 12):
     """A file of a clip with a second of sound, 16000 samples, as VIDEO; and the sound."""
     from storyreel.core.video import files
     from storyreel.core.video.sound import Sound
-    from storyreel.host.video_file import ExactVideo
+    from storyreel.host.video.file import ExactVideo
 
     samples = torch.rand(2, 16000, generator=torch.Generator().manual_seed(2)) * 2 - 1
     files.write_frames(path, files.to_bytes(pictures(frames)), rate, Sound(samples.numpy(), 16000))
@@ -439,14 +443,14 @@ def test_a_video_in_and_out(world, tmp_path):
 
 def test_a_video_in_memory_keeps_its_sound(host):
     from comfy_api.latest import InputImpl, Types
-    from storyreel.host import video_file
+    from storyreel.host.video import file
 
     audio = {"waveform": torch.rand(1, 1, 4000), "sample_rate": 8000}
     parts = Types.VideoComponents(images=pictures(5), audio=audio, frame_rate=Fraction(25, 2))
-    clip = video_file.open_clip(InputImpl.VideoFromComponents(parts), 8.0)
+    clip = file.open_clip(InputImpl.VideoFromComponents(parts), 8.0)
     assert clip.rate == Fraction(25, 2) and clip.sound.rate == 8000
     assert torch.equal(torch.from_numpy(clip.sound.samples), audio["waveform"][0])
-    assert torch.equal(torch.stack([video_file.to_tensor(frame) for frame in clip.frames()]), pictures(5))
+    assert torch.equal(torch.stack([file.to_tensor(frame) for frame in clip.frames()]), pictures(5))
 
 
 def test_frames_are_read_into_memory_when_asked_for(world):

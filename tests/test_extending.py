@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from storyreel.core.video import metrics
+from storyreel.core.metrics import reductions
 from storyreel.core.video.chunks import extend
 
 MEMORY = 3
@@ -51,28 +51,32 @@ def panning(frames: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_motion_that_explains_every_pixel_leaves_no_error():
     clip, flow = panning(5, 3)
-    errors, motion = metrics.warp_errors(clip, flow), metrics.motions(flow)
+    errors, motion = reductions.warp_errors(clip, flow), reductions.motions(flow)
     assert torch.equal(errors, torch.zeros(4)) and torch.equal(motion, torch.full((4,), 3.0))
-    assert metrics.mawe_published(errors, motion) == metrics.mawe_paper(errors, metrics.squared_motions(flow)) == 0
-    assert metrics.flow_deviation(motion) == 0
-    pushed, filled = metrics.push_forward(clip[:1], flow[:1])
+    assert (
+        reductions.mawe_published(errors, motion)
+        == reductions.mawe_paper(errors, reductions.squared_motions(flow))
+        == 0
+    )
+    assert reductions.flow_deviation(motion) == 0
+    pushed, filled = reductions.push_forward(clip[:1], flow[:1])
     assert not filled[..., :3].any() and filled[..., 3:].all() and not pushed[..., :3].any()
 
 
 def test_the_two_definitions_differ_by_what_they_say():
     clip, flow = panning(5, 3)
-    errors = metrics.warp_errors(clip, flow + 1)
+    errors = reductions.warp_errors(clip, flow + 1)
     error = errors.mean().item()
     assert error > 0
-    assert math.isclose(metrics.mawe_published(errors, metrics.motions(flow)), error / (9.5 * 3), rel_tol=1e-5)
-    assert math.isclose(metrics.mawe_paper(errors, metrics.squared_motions(flow)), error / 9, rel_tol=1e-5)
+    assert math.isclose(reductions.mawe_published(errors, reductions.motions(flow)), error / (9.5 * 3), rel_tol=1e-5)
+    assert math.isclose(reductions.mawe_paper(errors, reductions.squared_motions(flow)), error / 9, rel_tol=1e-5)
 
 
 def test_a_pair_that_stands_still():
     clip, flow = panning(5, 3)
     flow = flow.clone()
     flow[2] = 0
-    errors, motion = metrics.warp_errors(clip, flow), metrics.motions(flow)
-    assert errors[2] > 0 and metrics.mawe_published(errors, motion) == 0  # the others are explained
-    assert math.isclose(metrics.flow_deviation(motion), torch.tensor([3.0, 3.0, 0.0, 3.0]).std(correction=0).item())
-    assert math.isnan(metrics.mawe_published(errors * 0, motion * 0))
+    errors, motion = reductions.warp_errors(clip, flow), reductions.motions(flow)
+    assert errors[2] > 0 and reductions.mawe_published(errors, motion) == 0  # the others are explained
+    assert math.isclose(reductions.flow_deviation(motion), torch.tensor([3.0, 3.0, 0.0, 3.0]).std(correction=0).item())
+    assert math.isnan(reductions.mawe_published(errors * 0, motion * 0))

@@ -55,9 +55,9 @@ def write_state(path: Path) -> None:
 
 
 def write_weights(path: Path) -> None:
-    from storyreel.host import motion_clips
+    from storyreel.host.motion.predict import clips
 
-    motion_clips.write(path, {"tokens": torch.arange(200_000).float()}, {"clip": "a.mp4"})
+    clips.write(path, {"tokens": torch.arange(200_000).float()}, {"clip": "a.mp4"})
 
 
 WRITERS = {

@@ -109,33 +109,33 @@ LOADERS = {
     "dynamicrafter": Loader(
         "checkpoints",
         lambda path: dynamicrafter.write(path, kind={"name": "toy", "frames": 16, "dim_head": 64}),
-        opens("dynamicrafter_loader", "load"),
+        opens("dynamicrafter.loader", "load"),
         "storyreel_dynamicrafter",
     ),
     "streaming_t2v": Loader(
         "checkpoints",
         lambda path: streaming.write(path, streaming.tiny_streaming(), {"head_channels": 16}),
-        opens("streaming_loader", "load"),
+        opens("streaming.loader", "load"),
         "storyreel_streaming",
     ),
-    "streaming_svd": Loader("checkpoints", write_weights(streaming.tiny_svd), opens("streaming_loader", "load")),
-    "modelscope": Loader("checkpoints", write_weights(streaming.tiny_modelscope), opens("streaming_loader", "load")),
+    "streaming_svd": Loader("checkpoints", write_weights(streaming.tiny_svd), opens("streaming.loader", "load")),
+    "modelscope": Loader("checkpoints", write_weights(streaming.tiny_modelscope), opens("streaming.loader", "load")),
     "predictor": Loader(
         "semantic_motion",
         lambda path: tiny_motion.write_predictor(path, CONFIG),
-        opens("motion", "load_predictor", Space()),
+        opens("motion.predict", "load_predictor", Space()),
         PREDICTOR,
     ),
-    "ip_adapter": Loader("ipadapter", tiny_motion.write_adapter, opens("ip_adapter", "load_tokens")),
-    "ip_adapter_layers": Loader("ipadapter", tiny_motion.write_adapter, opens("ip_adapter", "load_layers")),
-    "motion_module": Loader("animatediff_models", tiny_motion.write_module, opens("motion_module", "load")),
+    "ip_adapter": Loader("ipadapter", tiny_motion.write_adapter, opens("motion.ip_adapter", "load_tokens")),
+    "ip_adapter_layers": Loader("ipadapter", tiny_motion.write_adapter, opens("motion.ip_adapter", "load_layers")),
+    "motion_module": Loader("animatediff_models", tiny_motion.write_module, opens("motion.animatediff", "load")),
     "storyworld_unet": storyworld_part("unet", "load_model"),
     "storyworld_text": storyworld_part("clip", "load_clip"),
     "storyworld_vision": storyworld_part("clip", "load_clip_vision"),
     "storyworld_vae": storyworld_part("autoencoder", "load_vae"),
-    "aesthetic": Loader("aesthetic", write_head, opens("video_scores", "aesthetic_head", None)),
-    "facenet": Loader("facenet", write_others, opens("video_scores", "reidentification")),
-    "i3d": Loader("i3d", write_script, opens("video_scores", "video_features"), script=True),
+    "aesthetic": Loader("aesthetic", write_head, opens("metrics.models", "aesthetic_head", None)),
+    "facenet": Loader("facenet", write_others, opens("metrics.models", "reidentification")),
+    "i3d": Loader("i3d", write_script, opens("metrics.models", "video_features"), script=True),
 }
 OF_WEIGHTS = [name for name, loader in LOADERS.items() if not loader.script]
 BUILT = [name for name in OF_WEIGHTS if name not in ("aesthetic", "facenet")]  # of sizes that the file states
@@ -293,7 +293,7 @@ def test_what_is_no_file(put, loader):
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="takes another user's rights")
 @pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
 def test_a_file_that_may_not_be_read(host, ending):
-    from storyreel.host.loading import read_with_metadata
+    from storyreel.host.common.loading import read_with_metadata
 
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)

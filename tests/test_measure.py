@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 from harness.encoders import image_encoder
+from storyreel.core.metrics.similarity import measure_story
 from storyreel.core.story.script import read_script
-from storyreel.core.story.similarity import measure_story
 from storyreel.core.story.styles import NO_STYLE, PLACE, Style
 
 CHARACTERS = "[Bob] a man\n[Eve] a woman"
@@ -80,7 +80,7 @@ def sdxl(host, tiny_checkpoint):
 
 
 def measure(*inputs, **options):
-    from storyreel.nodes.measure import StoryReelMeasureStory
+    from storyreel.nodes.metrics import StoryReelMeasureStory
 
     return StoryReelMeasureStory.execute(*inputs, **options).result
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from harness import clips
 from harness.encoders import image_encoder
-from storyreel.core.video.metrics import mawe_frames
-from storyreel.core.video.motion import Motion
+from storyreel.core.metrics.motion import Motion
+from storyreel.core.metrics.reductions import mawe_frames
 
 PROMPT = "Pim waves in the city"
 
@@ -40,7 +40,7 @@ def output(host, monkeypatch, tmp_path):
 
 def measure(video, **changes):
     """(report, plot, slice, what the JSON file holds)."""
-    from storyreel.nodes.measure_video import StoryReelMeasureVideo
+    from storyreel.nodes.video_metrics import StoryReelMeasureVideo
 
     told = dict(chunk_length=0, chunk_overlap=8, prompt="", filename_prefix="story/measured", slice_height=0.5)
     words, plot, slice, path = StoryReelMeasureVideo.execute(video=video, **(told | changes)).result
@@ -50,7 +50,7 @@ def measure(video, **changes):
 @pytest.fixture
 def squares(host, monkeypatch):
     """squares(side): the flow on smaller squares than the published ones."""
-    from storyreel.host import measure_video
+    from storyreel.host.metrics import video as measure_video
 
     return lambda side: monkeypatch.setattr(measure_video, "Motion", partial(Motion, side=side))
 
@@ -63,7 +63,7 @@ def quick(squares):
 
 def test_a_file_is_read_as_the_host_reads_it(host, file):
     """Whole and trimmed."""
-    from storyreel.host.video_frames import frames_of
+    from storyreel.host.video.frames import frames_of
 
     for name, trim in ((clips.CARPHONE, {}), (clips.CARPHONE, dict(start_time=1.0, duration=1.5))):
         video = file(name, **trim)
@@ -74,7 +74,7 @@ def test_a_file_is_read_as_the_host_reads_it(host, file):
 
 def test_a_video_in_memory_is_read_twice_at_a_time(host):
     from comfy_api.latest import InputImpl
-    from storyreel.host.video_frames import frames_of
+    from storyreel.host.video.frames import frames_of
 
     video = InputImpl.VideoFromFile(io.BytesIO(clips.path_of(clips.CARPHONE).read_bytes()))
     pairs = zip(frames_of(video)[1], frames_of(video)[1], strict=True)
@@ -82,7 +82,8 @@ def test_a_video_in_memory_is_read_twice_at_a_time(host):
 
 
 def test_a_file_is_read_no_further_than_asked(host, file, monkeypatch):
-    from storyreel.host import video_file, video_frames
+    from storyreel.host.video import file as video_file
+    from storyreel.host.video import frames as video_frames
 
     taken = []
     monkeypatch.setattr(video_file.np, "rot90", lambda picture, k: taken.append(k) or picture)
@@ -94,7 +95,7 @@ def test_a_file_is_read_no_further_than_asked(host, file, monkeypatch):
 def test_everything_that_the_graph_has_is_measured(host, file, output, carphone):
     """A file in chunks of 16 and 8 frames, and the clip that a poor connection made it from; Storyworld's encoders."""
     from storyreel.host import storyworld
-    from storyreel.host.measure import embed_pictures, embed_prompts
+    from storyreel.host.metrics.features import embed_pictures, embed_prompts
 
     vision, clip = storyworld.load_clip_vision(), storyworld.load_clip()
     options = dict(chunk_length=16, chunk_overlap=8, clip_vision=vision, clip=clip, prompt=PROMPT)

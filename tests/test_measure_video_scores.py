@@ -15,8 +15,8 @@ from harness import clips
 from harness.encoders import aesthetic_predictor, image_encoder
 from harness.host import InvalidPrompt
 from harness.operators import provide_nms
-from storyreel.core.video.motion import Motion
-from storyreel.core.video.video_sets import frechet_distance, kernel_distance
+from storyreel.core.metrics.motion import Motion
+from storyreel.core.metrics.video_sets import frechet_distance, kernel_distance
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def put(host):
 def measure(host, monkeypatch, tmp_path):
     """measure(video, ...) -> (report, what the JSON file holds), with a quick flow."""
     import folder_paths
-    from storyreel.host import measure_video
-    from storyreel.nodes.measure_video import StoryReelMeasureVideo
+    from storyreel.host.metrics import video as measure_video
+    from storyreel.nodes.video_metrics import StoryReelMeasureVideo
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     monkeypatch.setattr(measure_video, "Motion", partial(Motion, side=64))
@@ -102,7 +102,7 @@ def test_what_nobody_chose_is_listed_with_what_it_needs(measure, carphone):
 
 @torch.no_grad()  # as in the host; a graph would hold on to the encoder
 def test_the_aesthetic_score_is_of_the_connected_encoders_embeddings(measure, put, vit_l, published, carphone):
-    from storyreel.host.measure import embed_pictures
+    from storyreel.host.metrics.features import embed_pictures
 
     name = put("aesthetic", "sac+logos+ava1-l14-linearMSE.pth", published.state_dict())
     words, found = measure(carphone[:2], clip_vision=vit_l, aesthetic_head=name)

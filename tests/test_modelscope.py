@@ -26,9 +26,9 @@ def files(host):
 @pytest.fixture
 def opened(files):
     """opened(kind) -> a MODEL of its own."""
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader
 
-    return lambda kind: streaming_loader.load(NAMES[kind], precision=torch.float32).model
+    return lambda kind: loader.load(NAMES[kind], precision=torch.float32).model
 
 
 def told(seed: int, tokens: int = 77, **more) -> list:
@@ -38,7 +38,7 @@ def told(seed: int, tokens: int = 77, **more) -> list:
 
 def remembered(seed: int = 5, memory: int = MEMORY, size=SIZE, **strengths) -> dict:
     """Frames before the chunk, and an anchor."""
-    from storyreel.host import modelscope_model as names
+    from storyreel.host.streaming import modelscope as names
 
     generator = torch.Generator().manual_seed(seed)
     frames = torch.rand(memory, 8 * size[0], 8 * size[1], 3, generator=generator)
@@ -116,7 +116,7 @@ def test_the_refiner_is_denoised_at_the_nearest_timestep(opened):
 
 def test_what_cam_and_apm_bring(opened):
     """Each changes the result; at strength 0 it is the model without it, and without both it is the plain one."""
-    from storyreel.host import modelscope_model as names
+    from storyreel.host.streaming import modelscope as names
 
     model = opened("streaming")
     plain, both = sample(model), sample(model, more=remembered())
@@ -137,7 +137,7 @@ def test_what_cam_and_apm_bring(opened):
 def test_streamingt2v_without_memory_is_its_base(opened, host, files):
     """Bit for bit the plain network of the same weights."""
     from harness import streaming
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader
 
     base = {
         key.removeprefix("base_model."): t
@@ -147,9 +147,9 @@ def test_streamingt2v_without_memory_is_its_base(opened, host, files):
         and not any(own in key for own in (".alpha", ".attn2.conv.", ".conv_ln."))
     }
     path = streaming.write(host.base / "models" / "checkpoints" / "base_tiny.safetensors", base)
-    plain = streaming_loader.load(path.name, precision=torch.float32)
+    plain = loader.load(path.name, precision=torch.float32)
     path.unlink()
-    assert plain.kind is streaming_loader.TEXT_TO_VIDEO
+    assert plain.kind is loader.TEXT_TO_VIDEO
     assert torch.equal(sample(opened("streaming")), sample(plain.model))
 
 
@@ -317,7 +317,7 @@ def test_a_preview(opened):
 
 def test_the_published_start_is_a_matter_of_one_noise_level():
     from storyreel.core.diffusion import refinement
-    from storyreel.host.modelscope_model import RefinementSampling
+    from storyreel.host.streaming.modelscope import RefinementSampling
 
     start = refinement.refine_sigmas(30)[0].item()
     sampling, plain = RefinementSampling(start), RefinementSampling()
@@ -333,7 +333,7 @@ def test_the_published_start_is_a_matter_of_one_noise_level():
 
 def test_what_does_not_go_together_is_said(opened, caplog):
     import nodes
-    from storyreel.host import modelscope_model as names
+    from storyreel.host.streaming import modelscope as names
 
     model = opened("streaming")
 
@@ -364,7 +364,7 @@ def test_smaller_number_formats(host, opened, kind, dtype):
     """Of the file, and of the model that is made from a whole one."""
     import test_streaming_svd as svd
     from harness import streaming
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader
 
     name = NAMES.get(kind, svd.NAME)
     make = {"streaming": streaming.tiny_streaming, "svd": streaming.tiny_svd}.get(kind, streaming.tiny_modelscope)
@@ -374,7 +374,7 @@ def test_smaller_number_formats(host, opened, kind, dtype):
     stored = streaming.write(folder / f"small_{name}", {key: t.to(dtype) for key, t in make().items()})
 
     def drawn(file: str, precision) -> torch.Tensor:
-        model = streaming_loader.load(file, precision=precision).model
+        model = loader.load(file, precision=precision).model
         assert model.model.get_dtype() == precision
         if kind == "svd":
             return svd.sample(model, seen=4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from harness import motion as tiny
 from harness.windows import windows
-from storyreel.core.video.trajectory import Trajectory
+from storyreel.core.motion.trajectory import Trajectory
 
 FRAMES, SIZE = 6, (8, 8)
 MODULE, ADAPTER = "tiny_v2.ckpt", "tiny_plus.safetensors"
@@ -15,16 +15,16 @@ MODULE, ADAPTER = "tiny_v2.ckpt", "tiny_plus.safetensors"
 @pytest.fixture(scope="module")
 def files(host):
     """Tiny files in the folders of the host's models, which are new to it."""
-    from storyreel.host import ip_adapter, motion_module
-    from storyreel.host.folders import file_names
+    from storyreel.host.common.folders import file_names
+    from storyreel.host.motion.predict import animatediff, ip_adapter
 
     models = host.base / "models"
     for version in ("v1", "v2", "v3"):
-        tiny.write_module(models / motion_module.FOLDER / f"tiny_{version}.ckpt", tiny.motion_config(version))
+        tiny.write_module(models / animatediff.FOLDER / f"tiny_{version}.ckpt", tiny.motion_config(version))
     tiny.write_adapter(models / ip_adapter.FOLDER / ADAPTER)
     tiny.write_adapter(models / ip_adapter.FOLDER / "tiny_plus.bin")
     tiny.write_adapter(models / ip_adapter.FOLDER / "tiny_plain.bin", plus=False)
-    assert {MODULE, "tiny_v1.ckpt"} <= set(file_names(motion_module.FOLDER))
+    assert {MODULE, "tiny_v1.ckpt"} <= set(file_names(animatediff.FOLDER))
     assert {ADAPTER, "tiny_plus.bin"} <= set(file_names(ip_adapter.FOLDER))
     return models
 
@@ -49,7 +49,7 @@ def following(frames: int = FRAMES, seed: int = 1, nothing: bool = True) -> Traj
 
 
 def apply(model, motion=None, module=MODULE, adapter=ADAPTER, strength=1.0, own_schedule=True):
-    from storyreel.host.motion_apply import apply_to_sd15
+    from storyreel.host.motion.predict.apply import apply_to_sd15
 
     return apply_to_sd15(model, motion or following(), module, adapter, strength, own_schedule)
 
@@ -120,7 +120,7 @@ def test_a_run_that_ends_early_leaves_no_trace(model, module):
 def test_modules_are_loaded_beside_the_model_and_go_with_it(model):
     """They are models of the host's, whose memory it counts and takes back."""
     import comfy.model_management as management
-    from storyreel.host.motion_apply import LAYERS, MODULES
+    from storyreel.host.motion.predict.apply import LAYERS, MODULES
 
     moved = apply(model)
     sample(moved)
@@ -135,7 +135,7 @@ def test_modules_are_loaded_beside_the_model_and_go_with_it(model):
 def test_partial_offload_gives_the_same(model):
     """The host's low-memory path, for the modules as well: weights stay behind and are fetched layer by layer."""
     import comfy.model_management
-    from storyreel.host.motion_apply import MODULES
+    from storyreel.host.motion.predict.apply import MODULES
 
     moved = apply(model)
     whole = sample(moved)
@@ -373,9 +373,9 @@ def test_a_sampling_node_before_or_behind(host, model):
 def test_files_of_another_kind_are_named(files, model):
     import dataclasses
 
-    from storyreel.host import motion_module
+    from storyreel.host.motion.predict import animatediff
 
-    folder = files / motion_module.FOLDER
+    folder = files / animatediff.FOLDER
     config = tiny.motion_config()
     whole = torch.load(tiny.write_module(folder / "whole.ckpt"))["state_dict"]
     first = next(iter(whole))
@@ -415,7 +415,7 @@ def test_files_of_another_kind_are_named(files, model):
 
 
 def test_adapters_of_another_kind_are_named(files, model):
-    from storyreel.host import ip_adapter
+    from storyreel.host.motion.predict import ip_adapter
 
     folder = files / ip_adapter.FOLDER
     tiny.write_adapter(folder / "short.safetensors", layers=tiny.LAYERS[:-1])

@@ -9,10 +9,10 @@ from harness import dynamicrafter
 from harness import motion as tiny
 from harness.windows import windows
 from safetensors.torch import save_file
+from storyreel.core.motion import trajectory
+from storyreel.core.motion.trajectory import Trajectory
 from storyreel.core.networks.animatediff.config import MotionConfig
 from storyreel.core.networks.semantic_motion.config import METADATA, PredictorConfig
-from storyreel.core.video import trajectory
-from storyreel.core.video.trajectory import Trajectory
 
 FRAMES, SIZE = 16, (8, 12)
 PLUS = PredictorConfig(tokens=tiny.TOKENS, token_width=tiny.CONTEXT, width=32, depth=1, heads=2, frames=20)
@@ -22,7 +22,8 @@ SD15 = "sd15.ckpt"
 
 @pytest.fixture(scope="module")
 def files(host):
-    from storyreel.host import ip_adapter, motion
+    from storyreel.host.motion.predict import ip_adapter
+    from storyreel.host.motion.predict import predict as motion
 
     models = host.base / "models"
     tiny.write_adapter(models / ip_adapter.FOLDER / "nodes_plus.safetensors")
@@ -35,9 +36,9 @@ def files(host):
 
 @pytest.fixture
 def crafter(files):
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
-    return dynamicrafter_loader.load("dynamicrafter_512_interp_motion.safetensors", precision=torch.float32).model
+    return loader.load("dynamicrafter_512_interp_motion.safetensors", precision=torch.float32).model
 
 
 def picture(seed: int, count: int = 1, size=SIZE) -> torch.Tensor:
@@ -46,14 +47,14 @@ def picture(seed: int, count: int = 1, size=SIZE) -> torch.Tensor:
 
 @pytest.fixture
 def plus(files):
-    from storyreel.host.ip_adapter import load_tokens
+    from storyreel.host.motion.predict.ip_adapter import load_tokens
 
     return load_tokens("nodes_plus.safetensors")
 
 
 @torch.no_grad()
 def predict(predictor, clip_vision, *pictures, knots=None, frames=FRAMES, **edited):
-    from storyreel.host import motion
+    from storyreel.host.motion.predict import predict as motion
 
     return motion.predict(
         predictor, clip_vision, pictures, knots or trajectory.even(len(pictures), frames), frames, **edited
@@ -61,7 +62,7 @@ def predict(predictor, clip_vision, *pictures, knots=None, frames=FRAMES, **edit
 
 
 def load(name: str, space):
-    from storyreel.host.motion import load_predictor
+    from storyreel.host.motion.predict.predict import load_predictor
 
     return load_predictor(name, space)
 
@@ -69,7 +70,7 @@ def load(name: str, space):
 def test_folders_of_the_users_own(files, tmp_path, monkeypatch):
     """As extra_model_paths.yaml names them, for folders that other packs know, too."""
     import folder_paths
-    from storyreel.host.folders import file_names, path_of
+    from storyreel.host.common.folders import file_names, path_of
     from utils.extra_config import load_extra_path_config
 
     for folder in ("animatediff_models", "ipadapter", "semantic_motion"):
@@ -108,7 +109,7 @@ def test_untrained_is_a_line_between_the_tokens_of_ip_adapter(plus, clip_vision)
 
 @torch.no_grad()
 def test_the_plain_adapter_reads_embeddings(files, clip_vision):
-    from storyreel.host.ip_adapter import load_tokens
+    from storyreel.host.motion.predict.ip_adapter import load_tokens
 
     plain = load_tokens("nodes_plain.bin")
     motion = predict(load("none", plain), clip_vision, picture(1))
@@ -147,7 +148,7 @@ def test_easing_retimes_the_whole_path(plus, clip_vision):
 
 
 def test_where_pictures_stand():
-    from storyreel.host.motion import knots_of, pictures_of
+    from storyreel.host.motion.predict.predict import knots_of, pictures_of
 
     assert knots_of(0, "", True, 16) == [0, 15] and knots_of(0, " ", False, 16) == [0]
     assert knots_of(2, "", True, 16) == [0, 5, 10, 15] and knots_of(2, "3, 11", True, 16) == [0, 3, 11, 15]
@@ -164,7 +165,7 @@ def test_where_pictures_stand():
 
 
 def test_a_predictor_of_another_space_is_refused_by_name(plus, crafter):
-    from storyreel.host.motion import DynamiCrafterTokens
+    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
 
     with pytest.raises(
         ValueError, match=r"crafter.safetensors was trained for dynamicrafter \(16 x 64\).* ip-plus \(3 x"
@@ -178,7 +179,7 @@ def test_a_predictor_of_another_space_is_refused_by_name(plus, crafter):
 
 
 def test_files_that_are_no_predictors_are_refused(files, plus):
-    from storyreel.host import motion
+    from storyreel.host.motion.predict import predict as motion
 
     folder = files / motion.FOLDER
     save_file({"a": torch.zeros(1)}, folder / "other.safetensors")
@@ -203,7 +204,7 @@ def test_what_a_predictor_was_not_trained_for_is_refused(plus, clip_vision):
 
 def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip_vision):
     import comfy.clip_vision
-    from storyreel.host.motion import DynamiCrafterTokens
+    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
 
     other = comfy.clip_vision.ClipVisionModel({**clip_vision.config, "hidden_size": 32, "projection_dim": 32})
     for weight in other.model.parameters():
@@ -215,7 +216,7 @@ def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip
 
 
 def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, crafter):
-    from storyreel.host.motion_apply import apply_to_dynamicrafter, apply_to_sd15
+    from storyreel.host.motion.predict.apply import apply_to_dynamicrafter, apply_to_sd15
 
     tokens = torch.zeros(FRAMES, 16, 64)
     sd15 = tiny.sd15(tiny.SIZES)
@@ -236,8 +237,8 @@ def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, cra
 
 def told(clip_vision, start: torch.Tensor, frames: int) -> tuple[list, list, list]:
     """(positive, image only, negative) as the conditioning node makes them."""
-    from storyreel.host import dynamicrafter_conditioning as conditioning
-    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host.dynamicrafter import conditioning as conditioning
+    from storyreel.host.dynamicrafter import model as keys
 
     text = [torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
     latents = torch.randn(frames, 4, *SIZE, generator=torch.Generator().manual_seed(9))
@@ -258,7 +259,7 @@ def sample(model, conds, frames=FRAMES):
 @torch.no_grad()
 def guided(model, conds):
     """By text and picture apart."""
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     guider = sampling.TextImageGuider(model)
     guider.set_conds(*conds)
@@ -271,8 +272,8 @@ def guided(model, conds):
 @pytest.fixture
 def follow(crafter, clip_vision):
     """follow(start, end, frames) -> the DynamiCrafter model on the way between two pictures"""
-    from storyreel.host.motion import DynamiCrafterTokens
-    from storyreel.host.motion_apply import apply_to_dynamicrafter
+    from storyreel.host.motion.predict.apply import apply_to_dynamicrafter
+    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
 
     def follow(start: torch.Tensor, end: torch.Tensor, frames: int = FRAMES, predictor: str = "none"):
         made = predict(load(predictor, DynamiCrafterTokens(crafter)), clip_vision, start, end, frames=frames)
@@ -303,7 +304,7 @@ def test_dynamicrafter_follows(crafter, clip_vision, follow):
 @torch.no_grad()
 def test_each_frame_has_its_own_slot(crafter, clip_vision, follow):
     """K_s and K_e of frame i are what the checkpoint makes for frame i."""
-    from storyreel.host.motion import DynamiCrafterTokens
+    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
 
     def slots(seed: int) -> torch.Tensor:
         _, extras = told(clip_vision, picture(seed), FRAMES)[0][0]
@@ -341,11 +342,11 @@ def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision,
 
 def test_two_branches_of_one_graph(host, files, tiny_checkpoint):
     """One samples the model as it is, the other with motion; each gives what it gives alone."""
-    from storyreel.host import ip_adapter, motion_module
+    from storyreel.host.motion.predict import animatediff, ip_adapter
 
     tiny_checkpoint("sd15")
     one_level = MotionConfig(((320,),), ((320, 320),), 320, 32)
-    tiny.write_module(files / motion_module.FOLDER / "one_level.ckpt", one_level)
+    tiny.write_module(files / animatediff.FOLDER / "one_level.ckpt", one_level)
     tiny.write_adapter(files / ip_adapter.FOLDER / "one_level.safetensors", width=768, layers=(320,) * 4)
 
     sampler = dict(steps=2, cfg=4.0, sampler_name="euler", scheduler="normal", denoise=1.0)

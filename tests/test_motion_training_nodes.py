@@ -40,7 +40,7 @@ def clips(host):
 
 @pytest.fixture(scope="module")
 def space(clips):
-    from storyreel.host.ip_adapter import load_tokens
+    from storyreel.host.motion.predict.ip_adapter import load_tokens
 
     return load_tokens(ADAPTER)
 
@@ -48,8 +48,8 @@ def space(clips):
 @pytest.fixture
 def learn(space, clip_vision, clips, tmp_path):
     """learn(...) -> what the training left; in a folder of its own, but for the clips' tokens."""
-    from storyreel.host.motion_clips import clips_in
-    from storyreel.host.motion_training import Recipe, run
+    from storyreel.host.motion.predict.clips import clips_in
+    from storyreel.host.motion.predict.training import Recipe, run
 
     def learn(target="a.safetensors", work="work", folder=clips, plan=PLAN, recipe=None, config=CONFIG, tell=None):
         recipe = recipe or Recipe(frames=FRAMES, held_out=0.3)
@@ -65,34 +65,36 @@ def told_by(path) -> dict:
 
 
 def test_clips_become_a_predictor_that_says_how_good_it_is(learn, space, clip_vision, host):
-    from storyreel.core.video.training_plot import draw
-    from storyreel.host import motion
+    from storyreel.core.motion.training_plot import draw
+    from storyreel.host.motion.predict import predict
 
     name = "swings.safetensors"
-    trained = learn(target=host.base / "models" / motion.FOLDER / name)
+    trained = learn(target=host.base / "models" / predict.FOLDER / name)
     figures, told = trained.figures, told_by(trained.path)
     assert figures.beats and figures.clips == HELD_OUT and figures.gain > 0.2, figures
     assert told["verdict"] == figures.told and told["beats_interpolation"] and told["clips"] == CLIPS + 1
     assert (
         told["tokens_of"] == ADAPTER and told["figures"]["mse"] == figures.mse and told["plan"]["steps"] == PLAN.steps
     )
-    loaded = motion.load_predictor(name, space)
+    loaded = predict.load_predictor(name, space)
     assert loaded.network.model.config == CONFIG and loaded.trained == f"predicted by {name}"
-    other = motion.load_predictor(name, replace(space, name="face.safetensors")).trained
+    other = predict.load_predictor(name, replace(space, name="face.safetensors")).trained
     assert other == f"predicted by {name}, which learnt tokens of {ADAPTER}, and these are of face.safetensors"
     plot = draw(trained.log, figures.mse_interpolation, figures.told)
     assert plot.shape[0] == 1 and plot.std() > 0.01
 
 
 def test_one_that_learnt_nothing_is_saved_and_says_so(learn, space, host):
-    from storyreel.host import motion
+    from storyreel.host.motion.predict import predict
 
     name = "rash.safetensors"
-    trained = learn(target=host.base / "models" / motion.FOLDER / name, plan=replace(PLAN, steps=3, rate=0.5, warmup=1))
+    trained = learn(
+        target=host.base / "models" / predict.FOLDER / name, plan=replace(PLAN, steps=3, rate=0.5, warmup=1)
+    )
     told = told_by(trained.path)
     assert not trained.figures.beats and not told["beats_interpolation"]
     assert f"does NOT beat interpolation on {HELD_OUT} held-out clips" in told["verdict"]
-    told = motion.load_predictor(name, space).trained
+    told = predict.load_predictor(name, space).trained
     assert told == "predicted by rash.safetensors, which is not known to beat interpolation"
 
 
@@ -135,8 +137,8 @@ def test_what_is_there_is_neither_made_again_nor_overwritten(learn):
 def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_path):
     """One file a clip, for a stride and an encoder of its own; a clip that changed is looked at again."""
     from storyreel.core.video import files
-    from storyreel.host.motion_clips import token_paths
-    from storyreel.host.motion_training import Recipe
+    from storyreel.host.motion.predict.clips import token_paths
+    from storyreel.host.motion.predict.training import Recipe
 
     learn(plan=replace(PLAN, steps=1), recipe=Recipe(frames=3, stride=2), config=replace(CONFIG, frames=3))
     clip = clips / "00.gif"
@@ -152,23 +154,24 @@ def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_pa
 
 def test_tokens_of_dynamicrafter(clip_vision, host, tmp_path):
     """Other ones for each of 16 frames: every picture is kept in all of its slots."""
-    from storyreel.host import dynamicrafter_loader, motion
-    from storyreel.host.motion_clips import clips_in
-    from storyreel.host.motion_training import Recipe, run
+    from storyreel.host.dynamicrafter import loader
+    from storyreel.host.motion.predict import predict
+    from storyreel.host.motion.predict.clips import clips_in
+    from storyreel.host.motion.predict.training import Recipe, run
 
     dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_interp_trained.safetensors")
-    model = dynamicrafter_loader.load("dynamicrafter_512_interp_trained.safetensors", precision=torch.float32).model
-    space = motion.DynamiCrafterTokens(model)
+    model = loader.load("dynamicrafter_512_interp_trained.safetensors", precision=torch.float32).model
+    space = predict.DynamiCrafterTokens(model)
     for number in range(2):
         write_video(tmp_path / "clips" / f"{number}.gif", swing(number, 4))
     config = PredictorConfig("dynamicrafter", *space.shape, width=32, depth=1, heads=1, frames=4)
-    target, work = host.base / "models" / motion.FOLDER / "crafted.safetensors", tmp_path / "work"
+    target, work = host.base / "models" / predict.FOLDER / "crafted.safetensors", tmp_path / "work"
     told = config, replace(PLAN, steps=2), Recipe(frames=4), work, lambda *_: None
     trained = run(space, clip_vision, clips_in(tmp_path / "clips"), target, *told)
     assert trained.figures.clips == 1 and trained.figures.mse_interpolation > 0
     for path in (work / "tokens").iterdir():
         assert load_file(path)["tokens"].shape == (4, 16, *space.shape)
-    assert motion.load_predictor("crafted.safetensors", space).network is not None
+    assert predict.load_predictor("crafted.safetensors", space).network is not None
 
 
 # Refusals
@@ -186,7 +189,7 @@ def test_what_is_no_clip_is_refused_by_name(learn, tmp_path):
     with pytest.raises(ValueError, match="There is 1 clip; at least 2 are expected"):
         learn(folder=folder)
     with pytest.raises(ValueError, match="windows of 9 frames are asked of a position table of 6 rows"):
-        from storyreel.host.motion_training import Recipe
+        from storyreel.host.motion.predict.training import Recipe
 
         learn(recipe=Recipe(frames=9))
 
@@ -241,7 +244,7 @@ def test_what_is_no_clip_is_skipped_with_a_line_each(learn, tmp_path, caplog):
 def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, space, clip_vision, tmp_path, caplog):
     """As the host's Load Video takes it; its tokens are those of the frames before."""
     from storyreel.core.video import files
-    from storyreel.host.motion_clips import token_paths
+    from storyreel.host.motion.predict.clips import token_paths
 
     folder, rng = tmp_path / "clips", np.random.default_rng(0)
     write_video(folder / "whole.gif", swing(0, FRAMES))
@@ -260,7 +263,7 @@ def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, space, clip_vision,
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_phones_clip_is_learnt_upright(space, clip_vision, tmp_path, degrees):
     from storyreel.core.video import files
-    from storyreel.host.motion_clips import make_tokens, token_paths
+    from storyreel.host.motion.predict.clips import make_tokens, token_paths
 
     clips = [write_turned(tmp_path / "phone.mp4", degrees)]
     paths = token_paths(space, clip_vision, clips, 1, tmp_path / "tokens")
@@ -272,14 +275,14 @@ def test_a_phones_clip_is_learnt_upright(space, clip_vision, tmp_path, degrees):
 
 @pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "not there"])
 def test_clips_lie_in_the_input_folder(host, name):
-    from storyreel.host.motion_training import input_folder
+    from storyreel.host.motion.predict.training import input_folder
 
     with pytest.raises(ValueError, match="there is no folder .* in ComfyUI's input folder|clips is .* expected"):
         input_folder(name)
 
 
 def test_predictors_lie_in_their_folder(host):
-    from storyreel.host.motion_training import output_file
+    from storyreel.host.motion.predict.training import output_file
 
     folder = host.base / "models" / "semantic_motion"
     assert output_file("mine") == output_file(" mine.safetensors") == folder / "mine.safetensors"
@@ -291,7 +294,7 @@ def test_predictors_lie_in_their_folder(host):
 
 def test_links_in_the_hosts_folders_are_the_users_own(host, tmp_path, monkeypatch):
     import folder_paths
-    from storyreel.host.motion_training import input_folder, output_file
+    from storyreel.host.motion.predict.training import input_folder, output_file
 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "models").symlink_to(tmp_path / "elsewhere", target_is_directory=True)

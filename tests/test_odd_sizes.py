@@ -6,11 +6,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from storyreel.core.motion.trajectory import Trajectory, clock
 from storyreel.core.video import files
 from storyreel.core.video.chunks import extend
 from storyreel.core.video.clips import join, pairs
 from storyreel.core.video.sound import Sound
-from storyreel.core.video.trajectory import Trajectory, clock
 
 SIZES = [(65, 65), (1, 1), (1, 9), (9, 1), (300, 1), (3, 64), (64, 33)]  # height, width
 
@@ -50,7 +50,7 @@ def test_our_own_files_hold_any_size_exactly(size, tmp_path):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_a_video_in_our_files_is_saved_as_h264(size, host, tmp_path):
-    from storyreel.host.video_file import ExactVideo
+    from storyreel.host.video.file import ExactVideo
 
     pictures = smooth(*size)
     path = tmp_path / "exact.avi"

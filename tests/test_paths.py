@@ -13,7 +13,7 @@ RUN, SHOT = "0" * 24, "shot_001_0123456789ab"
 
 @pytest.mark.parametrize("name", OUTSIDE + ["a\0b", "  ", 7, 0.5, None, ["a"], math.nan, "é" * 150])
 def test_a_name_outside_is_refused_before_anything_is_created(host, tmp_path, name):
-    from storyreel.host.folders import inside
+    from storyreel.host.common.folders import inside
 
     folder = tmp_path / "inner" / "output"
     with pytest.raises(ValueError, match="^name is .* expected.$"):
@@ -23,7 +23,7 @@ def test_a_name_outside_is_refused_before_anything_is_created(host, tmp_path, na
 
 def test_a_name_inside_is_taken_through_links_of_the_users_own(host, tmp_path):
     """An output folder on another disk, say."""
-    from storyreel.host.folders import inside
+    from storyreel.host.common.folders import inside
 
     (tmp_path / "disk").mkdir()
     (tmp_path / "output").symlink_to(tmp_path / "disk")
@@ -32,17 +32,18 @@ def test_a_name_inside_is_taken_through_links_of_the_users_own(host, tmp_path):
 
 @pytest.mark.parametrize("run", [*OUTSIDE, "0" * 23, "/etc", 7, None, RUN.replace("0", "A"), f"{RUN}\n"])
 def test_a_run_cannot_leave_the_output_folder(host, run):
-    from storyreel.host import runs, shots
+    from storyreel.host.common import run_folder
+    from storyreel.host.story import shots
 
     with pytest.raises(ValueError, match="is no key of a run"):
         shots.shot_path(run, SHOT)
     with pytest.raises(ValueError, match="is no key of a run"):
-        runs.run_folder("long", run)
+        run_folder.run_folder("long", run)
 
 
 @pytest.mark.parametrize("shot", [*OUTSIDE, "shot_1_0123456789ab", f"../{SHOT}", 1, 0.5, None, f"{SHOT}\n"])
 def test_a_shot_cannot_leave_its_run(host, shot):
-    from storyreel.host import shots
+    from storyreel.host.story import shots
 
     with pytest.raises(ValueError, match="is no name of a shot"):
         shots.shot_path(RUN, shot)
@@ -94,9 +95,9 @@ def test_figures_stay_in_the_output_folder(host, name):
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_trained_predictor_and_its_clips_stay_in_their_folders(host, name):
-    from storyreel.host import motion_training
+    from storyreel.host.motion.predict import training
 
     with pytest.raises(ValueError, match="StoryReelTrainMotionPredictor: name is"):
-        motion_training.output_file(name)
+        training.output_file(name)
     with pytest.raises(ValueError, match="StoryReelTrainMotionPredictor: clips is"):
-        motion_training.input_folder(name)
+        training.input_folder(name)

@@ -11,7 +11,7 @@ def wan():
     import comfy.model_base
     import comfy.supported_models
     from harness.dynamicrafter import random
-    from storyreel.host.loading import patcher_of, set_precision
+    from storyreel.host.common.loading import patcher_of, set_precision
 
     sizes = dict(image_model="wan2.1", model_type="t2v", dim=32, ffn_dim=64, num_heads=2, num_layers=1)
     config = comfy.supported_models.WAN21_T2V(sizes | dict(text_dim=16, freq_dim=32))
@@ -25,15 +25,15 @@ def modelscope():
     from harness.dynamicrafter import random
     from harness.streaming import SIZES
     from storyreel.core.networks.modelscope.unet import UNet
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader
 
-    return streaming_loader.build_modelscope(random(UNet(SIZES), 1), precision=torch.float32)
+    return loader.build_modelscope(random(UNet(SIZES), 1), precision=torch.float32)
 
 
 def svd():
     """The host's own image-to-video model, as StreamingSVD's file carries it."""
     from harness.streaming import tiny_svd
-    from storyreel.host import streaming_svd
+    from storyreel.host.streaming import svd as streaming_svd
 
     return streaming_svd.build_model(tiny_svd(), torch.float32)
 
@@ -67,7 +67,7 @@ def family(request, host):
 
 def blended(model, length=LENGTH, overlap=OVERLAP, guidance=4.0, rescale=0.0, seed=0):
     """Through the node."""
-    from storyreel.nodes.refine import StoryReelRandomizedBlending
+    from storyreel.nodes.blending import StoryReelRandomizedBlending
 
     return StoryReelRandomizedBlending.execute(model, length, overlap, guidance, rescale, seed).result[0]
 
@@ -171,12 +171,12 @@ def test_the_seed_moves_the_seams_and_nothing_else(family):
 def test_the_rescale_is_that_of_dynamicrafters_nodes(host):
     """Which compare outputs of the model, too: for a model of velocity."""
     from harness import dynamicrafter
-    from storyreel.host import dynamicrafter_loader
-    from storyreel.host.dynamicrafter_sampling import patch_rescale
+    from storyreel.host.dynamicrafter import loader
+    from storyreel.host.dynamicrafter.sampling import patch_rescale
     from test_dynamicrafter import sample as shot
 
     name = dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_blended.safetensors").name
-    model = dynamicrafter_loader.load(name, "256", torch.float32).model  # whose first step magnifies no rounding
+    model = loader.load(name, "256", torch.float32).model  # whose first step magnifies no rounding
     close(shot(blended(model, 16, 4, 5.0, 0.7), cfg=3.0), shot(patch_rescale(model, 0.7)), 1e-4)
     assert shot(blended(model, 8, 4, 5.0, 0.7)).isfinite().all()
 
@@ -184,12 +184,12 @@ def test_the_rescale_is_that_of_dynamicrafters_nodes(host):
 def test_a_guider_of_three(host):
     """DynamiCrafter's guider guides by itself; guidance here is refused."""
     from harness import dynamicrafter
-    from storyreel.host import dynamicrafter_loader
-    from storyreel.host.dynamicrafter_sampling import TextImageGuider
+    from storyreel.host.dynamicrafter import loader
+    from storyreel.host.dynamicrafter.sampling import TextImageGuider
     from test_dynamicrafter import told
 
     name = dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_blended.safetensors").name
-    model = dynamicrafter_loader.load(name, precision=torch.float32).model
+    model = loader.load(name, precision=torch.float32).model
     family = Family(None, 0, 64, 4)
 
     def run(model):
@@ -236,7 +236,7 @@ def test_applied_twice_the_last_one_counts(family):
 
 
 def refined(model, steps=30, start=599, scaled=True):
-    from storyreel.nodes.refine import StoryReelRefineSigmas
+    from storyreel.nodes.blending import StoryReelRefineSigmas
 
     return StoryReelRefineSigmas.execute(model, steps, start, scaled).result
 
@@ -246,9 +246,9 @@ def test_the_noise_levels_of_the_refinement(host):
     from harness.streaming import SIZES
     from storyreel.core.diffusion import refinement
     from storyreel.core.networks.modelscope.unet import UNet
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader
 
-    model = streaming_loader.build_modelscope(random(UNet(SIZES), 1), refines=True, precision=torch.float32)
+    model = loader.build_modelscope(random(UNet(SIZES), 1), refines=True, precision=torch.float32)
     patched, sigmas = refined(model)
     assert len(sigmas) == 31 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
     times = [model.get_model_object("model_sampling").timestep(sigma).item() for sigma in sigmas[:-1]]
@@ -273,7 +273,7 @@ def test_the_noise_levels_of_the_refinement(host):
 
 
 def test_every_input_and_output_has_a_tooltip(host):
-    from storyreel.nodes.refine import NODES
+    from storyreel.nodes.blending import NODES
 
     for node in NODES:
         schema = node.GET_SCHEMA()

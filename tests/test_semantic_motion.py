@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from harness.dynamicrafter import random
+from storyreel.core.motion import trajectory
+from storyreel.core.motion.trajectory import Trajectory
 from storyreel.core.networks.animatediff.module import ClipNorm, MotionModule
 from storyreel.core.networks.semantic_motion.config import METADATA, PredictorConfig, read_config, write_config
 from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
-from storyreel.core.video import trajectory
-from storyreel.core.video.trajectory import Trajectory
 
 SMALL = PredictorConfig(tokens=3, token_width=20, width=48, depth=2, heads=4, frames=9)
 

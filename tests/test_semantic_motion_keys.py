@@ -44,7 +44,7 @@ def unet(host):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_motion_modules(name, unet):
-    from storyreel.host import motion_module
+    from storyreel.host.motion.predict import animatediff
 
     weights = manifest(name)
     config = read_config(shapes(weights))
@@ -52,7 +52,7 @@ def test_motion_modules(name, unet):
     assert (config.version, config.frames, len(weights)) == MODULES[name] and tables == 2 * len(config.widths)
     with torch.device("meta"):
         assert shapes(MotionModules(config).state_dict()) == shapes(weights)
-    motion_module.check_fit(name, unet, config)
+    animatediff.check_fit(name, unet, config)
     assert config.places.keys() == {key.partition(".temporal_transformer.")[0] for key in weights}
     middle = [("middle", 0)] if config.version == "v2" else []
     inputs = [("input", number) for number in (1, 2, 4, 5, 7, 8, 10, 11)]
@@ -61,7 +61,7 @@ def test_motion_modules(name, unet):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_ip_adapter(name, unet):
-    from storyreel.host import ip_adapter
+    from storyreel.host.motion.predict import ip_adapter
 
     weights = manifest(name)
     projection, layers = part(weights, "image_proj."), part(weights, "ip_adapter.")
@@ -76,7 +76,7 @@ def test_ip_adapter(name, unet):
 
 def test_numbers_of_cross_attention_layers(unet):
     """The published list: down, up and last the middle, which a forward pass meets between the two."""
-    from storyreel.host import ip_adapter
+    from storyreel.host.motion.predict import ip_adapter
 
     order, looks = listed("ip_adapter_index_order"), ip_adapter.looks_of(unet)
     assert {number: look.layer.to_q.weight.shape[0] for number, look in looks.items()} == {

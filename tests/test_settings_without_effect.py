@@ -11,7 +11,7 @@ FRAMES = 16
 @pytest.fixture
 def said(host):
     """said(make) -> what is said while `make()` runs, and what it returns."""
-    from storyreel.host import messages
+    from storyreel.host.common import messages
 
     def said(make):
         with messages.collecting() as texts, torch.no_grad():
@@ -24,17 +24,17 @@ def said(host):
 @pytest.fixture(scope="module")
 def crafter(host):
     from harness import dynamicrafter
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
     path = dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_effects.safetensors")
-    return dynamicrafter_loader.load(path.name, "512", torch.float32).model
+    return loader.load(path.name, "512", torch.float32).model
 
 
 def crafter_sample(model, cfg=5.0, sampler="euler", mask=None):
     """Two steps of a tiny DynamiCrafter."""
     import comfy.samplers
-    from storyreel.host import dynamicrafter_model as keys
-    from storyreel.host.dynamicrafter_sampling import sigmas_of
+    from storyreel.host.dynamicrafter import model as keys
+    from storyreel.host.dynamicrafter.sampling import sigmas_of
 
     text, tokens = torch.zeros(1, 77, 64), torch.zeros(1, 5, 96)
     shown = {keys.VISION_TOKENS: tokens, keys.CONCAT_LATENTS: torch.zeros(FRAMES, 4, 8, 8), keys.FS: None}
@@ -49,7 +49,7 @@ def crafter_sample(model, cfg=5.0, sampler="euler", mask=None):
 
 
 def test_guidance_rescale(crafter, said):
-    from storyreel.host.dynamicrafter_sampling import patch_rescale
+    from storyreel.host.dynamicrafter.sampling import patch_rescale
 
     (text,), _ = said(lambda: patch_rescale(crafter, 0.0))
     assert text == "StoryReelDynamiCrafterRescale: rescale is 0: the model is as without this node."
@@ -60,7 +60,7 @@ def test_guidance_rescale(crafter, said):
 
 
 def test_what_ddim_is_to_keep_clean(crafter, said):
-    from storyreel.host.dynamicrafter_sampling import DDIM
+    from storyreel.host.dynamicrafter.sampling import DDIM
 
     (text,), _ = said(lambda: crafter_sample(crafter, sampler=DDIM(1.0, keep_clean=True)))
     assert "keep_clean has no effect: the LATENT has no noise mask" in text
@@ -73,7 +73,7 @@ def test_what_ddim_is_to_keep_clean(crafter, said):
 def test_blending_of_a_single_chunk(host, said, frames, silent):
     import comfy.samplers
     from harness import extending
-    from storyreel.host.blending import patch_blending
+    from storyreel.host.streaming.blending import patch_blending
 
     model = patch_blending(extending.tiny_wan(pictures=False, looks=False), 6, 3, 2.0, 0.0, 0)
     guider = comfy.samplers.CFGGuider(model)
@@ -103,7 +103,7 @@ class Fixed:
 
 
 def test_prediction_without_a_predictor(host, said):
-    from storyreel.host.motion import Predictor, predict
+    from storyreel.host.motion.predict.predict import Predictor, predict
 
     predictor = Predictor(Fixed(), None, "interpolation")
     pictures = [torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 3)]
@@ -117,9 +117,9 @@ def test_prediction_without_a_predictor(host, said):
 @pytest.mark.parametrize("strength, silent", [(0.0, False), (0.5, True)])
 def test_motion_of_strength_0(host, said, strength, silent):
     from harness import motion as tiny
-    from storyreel.core.video.trajectory import Trajectory
-    from storyreel.host import ip_adapter
-    from storyreel.host.motion_apply import apply_to_sd15
+    from storyreel.core.motion.trajectory import Trajectory
+    from storyreel.host.motion.predict import ip_adapter
+    from storyreel.host.motion.predict.apply import apply_to_sd15
 
     tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "effects_plus.safetensors")
     model = tiny.sd15(tiny.SIZES)
@@ -147,13 +147,13 @@ def test_motion_of_strength_0(host, said, strength, silent):
     ],
 )
 def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expected):
-    from storyreel.host import extend_models
-    from storyreel.host.extend_chunk import Told
+    from storyreel.host.extend.extend import families
+    from storyreel.host.extend.extend.extender import Told
 
     told = Told(
         model=None, vae=None, sampler=None, sigmas=None, positive=None, negative=None, clip_vision=None, length=9,
         overlap=1, guidance=1.0, seed=0, **changed,
     )  # fmt: skip
-    found = getattr(extend_models, kind)(told).describe_ignored(anchor)
+    found = getattr(families, kind)(told).describe_ignored(anchor)
     assert len(found) == len(expected)
     assert all(text in message for text, message in zip(expected, found, strict=True))

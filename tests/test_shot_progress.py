@@ -106,7 +106,7 @@ def test_each_step_of_each_shot_is_told_on_the_node(host, output, make):
 @MAKERS
 def test_the_shots_are_those_of_the_plain_model(host, output, make, monkeypatch):
     """Bit by bit, under the same names: keys of runs know nothing of it."""
-    from storyreel.host import shots
+    from storyreel.host.story import shots
 
     host.run(copy.deepcopy(make()))
     told = kept(output)

@@ -42,7 +42,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 
 def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
-    from storyreel.host import shots
+    from storyreel.host.story import shots
 
     parts = [frames(4, seed=seed) for seed in range(3)]
     run, names = "0" * 24, [f"shot_00{number}_0123456789ab" for number in (1, 2, 3)]
@@ -67,9 +67,9 @@ def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
 def key(prompt: dict, node: str = "9", **values) -> str:
     """Of a node with an object, a MODEL for instance, at its input `positive`."""
     from comfy_execution.graph import DynamicPrompt
-    from storyreel.host import runs
+    from storyreel.host.common import run_folder
 
-    return runs.run_key(DynamicPrompt(prompt), node, {"positive": object(), **values})
+    return run_folder.run_key(DynamicPrompt(prompt), node, {"positive": object(), **values})
 
 
 def graph(**changes) -> dict:

@@ -91,7 +91,7 @@ def parts(host):
 def story():
     from storyreel.core.story.script import read_script
     from storyreel.core.story.styles import NO_STYLE
-    from storyreel.host.story_files import load_styles
+    from storyreel.host.story.styles import load_styles
 
     characters = "[Pim] a blue hero with a yellow pointed hat"
     return read_script(characters, "\n".join(SCENES), NO_STYLE, "", load_styles()[0])[0]
@@ -99,7 +99,7 @@ def story():
 
 @pytest.fixture(scope="module")
 def conds(parts, story):
-    from storyreel.host.conditioning import encode_story
+    from storyreel.host.common.conditioning import encode_story
 
     return encode_story(parts[1], story.prompts, story.negative)
 
@@ -120,7 +120,7 @@ def sample(parts):
 @pytest.fixture(scope="module")
 def alone(parts, conds, sample):
     """One frame, drawn with a prompt that was encoded by itself and the noise of that number."""
-    from storyreel.host.conditioning import pick_row
+    from storyreel.host.common.conditioning import pick_row
 
     @functools.cache
     def alone(frame, noise):
@@ -132,7 +132,7 @@ def alone(parts, conds, sample):
 
 def story_latent(story, noise="different"):
     from storyreel.core.story.noise import noise_indices
-    from storyreel.host.latents import empty_story_latent
+    from storyreel.host.story.latents import empty_story_latent
 
     return empty_story_latent(noise_indices(story, noise), SIZE, SIZE)
 
@@ -183,7 +183,7 @@ def test_two_of_three_frames_share_by_their_numbers(host, parts, story, conds, s
 
 
 def test_a_whole_story_is_drawn_as_if_its_conditioning_followed_nothing(story, conds, sample):
-    from storyreel.host.frames import without_frames
+    from storyreel.host.common.frame_rows import without_frames
 
     bare = [[[cond, without_frames(extras)] for cond, extras in half] for half in conds]
     latent = story_latent(story)
@@ -238,7 +238,7 @@ def test_latents_of_another_story_are_refused(conds, sample):
 
 
 def test_a_single_prompt_serves_any_number_of_images(parts, conds, sample):
-    from storyreel.host.conditioning import encode_story
+    from storyreel.host.common.conditioning import encode_story
 
     single = encode_story(parts[1], ["a blue hero waving in a meadow"], "")
     assert len(sample(single, {"samples": EMPTY[:2]})["samples"]) == 2

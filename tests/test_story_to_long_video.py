@@ -25,7 +25,8 @@ def graphs():
 def toys(host, graphs, tmp_path_factory):
     """The host, with the stand-ins among Storyworld's files."""
     import folder_paths
-    from storyreel.host import folders, storyworld
+    from storyreel.host import storyworld
+    from storyreel.host.common import folders
 
     folder = tmp_path_factory.mktemp("toys")
     frames, chain, following = workflows.SHOT["frames"], graphs.chain, graphs.following
@@ -164,7 +165,7 @@ def test_one_picture_has_no_transition(toys, graphs):
 def test_published_models_make_either_kind_of_shots(host, graphs, tmp_path, chosen):
     """The host takes the graph where the files that it asks for are in their folders, and no others."""
     import folder_paths
-    from storyreel.host import folders
+    from storyreel.host.common import folders
 
     graph = graphs.chain.story_to_long_video()
     if chosen != "DynamiCrafter":

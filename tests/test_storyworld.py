@@ -28,13 +28,7 @@ from storyreel.core.storyworld.captions import (
     vocabulary,
 )
 from storyreel.core.storyworld.motion import place_at
-from storyreel.core.storyworld.world import (
-    render_clip,
-    render_picture,
-    sample_clip,
-    sample_picture,
-    sample_story,
-)
+from storyreel.core.storyworld.world import render_clip, render_picture, sample_clip, sample_picture, sample_story
 
 ROOT = Path(__file__).resolve().parents[1]
 STYLES = {NO_STYLE: Style(NO_STYLE, PLACE)}

@@ -208,9 +208,9 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
     """Text, image tokens, the picture of those who see none, and latents: alike from the host's nodes and in training,
     but for bfloat16 and float16 in training."""
     from storyreel.core.storyworld import world
-    from storyreel.host import dynamicrafter_conditioning as conditioning
-    from storyreel.host import dynamicrafter_model as keys
     from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter import conditioning as conditioning
+    from storyreel.host.dynamicrafter import model as keys
     from storyworld.unet import Captions
 
     training = lab.stages.Training(ROOT / "models" / "storyworld")

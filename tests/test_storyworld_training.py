@@ -97,7 +97,8 @@ def test_a_stopped_stage_goes_on_and_ends_the_same(trained, lab, tmp_path, capsy
 
 def test_the_host_loads_what_was_trained(trained, host, monkeypatch):
     import folder_paths
-    from storyreel.host import dynamicrafter_loader, storyworld
+    from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter import loader
 
     known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
     monkeypatch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(trained)], known[1]))
@@ -109,7 +110,7 @@ def test_the_host_loads_what_was_trained(trained, host, monkeypatch):
     assert clip.encode_from_tokens(clip.tokenize("a red hero")).shape == (1, 77, 96)
     assert vision.encode_image(picture)["penultimate_hidden_states"].shape == (1, 65, 96)
     assert model.get_model_object("diffusion_model").in_channels == 12
-    video = dynamicrafter_loader.load("video.safetensors")
+    video = loader.load("video.safetensors")
     assert video.kind.name == "storyworld" and video.kind.interpolates
     assert video.model.model.sizes.in_channels == 24 and video.model.model.sizes.context_dim == 96
 
@@ -144,14 +145,15 @@ def test_the_streaming_model_is_one_small_file_of_published_names(trained):
 def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
     """By CAM and APM and without: with half-trained weights all that can be told is that each is heard."""
     import folder_paths
-    from storyreel.host import dynamicrafter_sampling as sampling
-    from storyreel.host import storyworld, streaming_loader
-    from storyreel.host.extend_chunk import Told
-    from storyreel.host.extend_models import extender_of
+    from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.extend.extend.extender import Told
+    from storyreel.host.extend.extend.families import extender_of
+    from storyreel.host.streaming import loader
 
     known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
     monkeypatch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(trained)], known[1]))
-    loaded = streaming_loader.load("streaming.safetensors", precision=torch.float32)
+    loaded = loader.load("streaming.safetensors", precision=torch.float32)
     network = loaded.model.model.diffusion_model
     assert (loaded.kind.name, loaded.kind.frames, loaded.kind.memory) == ("StreamingT2V", 16, 8)
     assert network.config.head_channels == 32 and network.config.init_head_channels == 8

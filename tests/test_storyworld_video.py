@@ -13,21 +13,23 @@ def found(host, tmp_path_factory):
     """The file as the loader gives it back, and what the loader offers."""
     import folder_paths
     from harness import dynamicrafter
-    from storyreel.host import dynamicrafter_loader, storyworld
+    from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter import loader
 
     folder = tmp_path_factory.mktemp("storyworld")
     dynamicrafter.write_storyworld(folder / "storyworld_video.safetensors", FRAMES, **SAID)
     with pytest.MonkeyPatch.context() as patch:
         known = folder_paths.folder_names_and_paths[storyworld.FOLDER]
         patch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(folder), *known[0]], known[1]))
-        names = dynamicrafter_loader.checkpoint_names()
-        yield dynamicrafter_loader.load("storyworld_video.safetensors", precision=torch.float32), names
+        names = loader.checkpoint_names()
+        yield loader.load("storyworld_video.safetensors", precision=torch.float32), names
 
 
 @pytest.fixture(scope="module")
 def told(found):
     """told(mode) -> positive, image only, negative, LATENT, all of Storyworld's own making."""
-    from storyreel.host import dynamicrafter_conditioning, storyworld
+    from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter import conditioning
 
     vae, clip, vision = storyworld.load_vae(), storyworld.load_clip(), storyworld.load_clip_vision()
     pictures = torch.rand(2, 1, 128, 128, 3, generator=torch.Generator().manual_seed(1))
@@ -35,9 +37,7 @@ def told(found):
     def tell(mode: str = "animate", frames: int = FRAMES) -> tuple:
         prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red hero waving", "")]
         end = pictures[1] if mode == "interpolate" else None
-        return dynamicrafter_conditioning.condition(
-            *prompts, vision, vae, pictures[0], end, mode, 128, 128, frames, None
-        )
+        return conditioning.condition(*prompts, vision, vae, pictures[0], end, mode, 128, 128, frames, None)
 
     return tell
 
@@ -56,7 +56,7 @@ def test_the_loader_offers_it_and_reads_what_shapes_do_not_say(found):
 
 
 def test_published_files_keep_the_published_values(host):
-    from storyreel.host.dynamicrafter_loader import KINDS
+    from storyreel.host.dynamicrafter.loader import KINDS
 
     assert {kind.image_tokens for kind in KINDS.values()} == {16}
     assert {kind.dim_head for kind in KINDS.values()} == {64}
@@ -80,7 +80,7 @@ def test_the_stock_sampler_and_the_autoencoder_of_storyworld(found, told, mode):
 
 def test_the_guider_and_ddim(found, told):
     """From a script, which is not told to keep no gradients."""
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     positive, image_only, negative, latent = told()
     guider = sampling.TextImageGuider(found[0].model)
@@ -96,7 +96,7 @@ def test_the_guider_and_ddim(found, told):
 @torch.no_grad()
 def test_what_stands_beside_the_noise_is_in_the_models_own_units(found, told):
     """The picture's latents reach the network divided by the spread, as everything that it was trained on."""
-    from storyreel.host import dynamicrafter_model as keys
+    from storyreel.host.dynamicrafter import model as keys
 
     model = found[0].model.model
     positive, _, _, latent = told()

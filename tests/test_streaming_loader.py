@@ -30,7 +30,7 @@ def diffusers_unet() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def loader(host):
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader as streaming_loader
 
     return streaming_loader
 
@@ -159,7 +159,7 @@ import environment, pack
 pack.load_host(environment.find_host())
 pack.load_pack()
 from pathlib import Path
-from storyreel.host.loading import read_with_metadata
+from storyreel.host.common.loading import read_with_metadata
 in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**26, resource.RLIM_INFINITY))
 read_with_metadata(sys.argv[2])
@@ -217,7 +217,7 @@ def test_both_layouts_of_modelscope_are_the_same_model(loader, put):
 def whole(host):
     """StreamingT2V with its encoders under their published names, at full size, around a tiny network."""
     from harness import streaming, tiny
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader as streaming_loader
 
     own = ("base_model.", "unet.", "resampler.")
     published = ((key, tuple(t.shape)) for key, t in manifest("streaming_t2v").items() if not key.startswith(own))
@@ -371,9 +371,9 @@ def test_every_input_and_output_has_a_tooltip(host):
 def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     """Of 224 pixels, where nothing is resized, as the host's own node sees it; and the model takes what comes."""
     from storyreel.core.networks.streaming.appearance import TokenExpander
-    from storyreel.host import modelscope_model as names
-    from storyreel.host.streaming_conditioning import remember
-    from storyreel.host.vision import GREY, anchor_embeds
+    from storyreel.host.common.clip_vision import GREY, anchor_embeds
+    from storyreel.host.streaming import modelscope as names
+    from storyreel.host.streaming.conditioning import remember
 
     picture = torch.randint(0, 256, (2, 224, 224, 3), generator=torch.Generator().manual_seed(0)) / 255
     embeds = anchor_embeds(whole.clip_vision, picture)

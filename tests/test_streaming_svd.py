@@ -16,9 +16,9 @@ def files(host):
 
 @pytest.fixture
 def model(files):
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader
 
-    return streaming_loader.load(NAME, precision=torch.float32).model
+    return loader.load(NAME, precision=torch.float32).model
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def stock(files, host):
     import comfy.supported_models
     from harness import streaming
     from harness.golden import part
-    from storyreel.host.loading import patcher_of, set_precision
+    from storyreel.host.common.loading import patcher_of, set_precision
 
     weights = {key: t for key, t in streaming.tiny_svd().items() if "merger" not in key}
     prefix = "model.diffusion_model."
@@ -42,7 +42,7 @@ def stock(files, host):
 
 def told(seed: int, seen: int | None = None, size=SIZE, **more) -> list:
     """What the host's SVD_img2vid_Conditioning makes, and CAM's frames. seed 0: of nothing."""
-    from storyreel.host import modelscope_model as names
+    from storyreel.host.streaming import modelscope as names
 
     generator = torch.Generator().manual_seed(seed)
     embed, latent = torch.randn(1, 1, 64, generator=generator), torch.randn(1, 4, *size, generator=generator)
@@ -65,7 +65,7 @@ def sample(model, *, seen=None, frames=FRAMES, size=SIZE, **more):
 
 
 def test_without_frames_and_at_strength_0_it_is_the_hosts_own(model, stock):
-    from storyreel.host import modelscope_model as names
+    from storyreel.host.streaming import modelscope as names
 
     plain = sample(stock)
     assert torch.equal(sample(model), plain)
@@ -98,7 +98,7 @@ def test_it_stands_beside_other_patches(model):
     """A patch on the same seam still runs, once a forward pass of the base and never in CAM, and sees what CAM
     brought; a clone without our wrapper has no CAM."""
     import comfy.patcher_extension
-    from storyreel.host.streaming_svd import KEY
+    from storyreel.host.streaming.svd import KEY
 
     shown, plain = sample(model, seen=4), sample(model)
     patched, calls = model.clone(), []

@@ -127,7 +127,7 @@ def test_streamingsvds_other_parts_are_the_hosts_own(host):
     import comfy.clip_vision
     import comfy.ops
     import comfy.sd
-    from storyreel.host.streaming_loader import SVD_VAE, SVD_VISION
+    from storyreel.host.streaming.loader import SVD_VAE, SVD_VISION
 
     weights = manifest("streaming_svd")
     first_stage = shapes(part(weights, SVD_VAE))

@@ -115,7 +115,7 @@ def test_pictures_and_sound_are_those_of_the_film_without_it(saved):
 @pytest.fixture
 def streamed(host, tmp_path):
     """A film in a file, with sound; it must not be read as a whole."""
-    from storyreel.host.video_file import ExactVideo
+    from storyreel.host.video.file import ExactVideo
 
     class Streamed(ExactVideo):
         def get_components(self):
@@ -128,9 +128,9 @@ def streamed(host, tmp_path):
 
 
 def test_a_film_in_a_file_is_never_in_memory(streamed, tmp_path):
-    from storyreel.host.subtitles import SubtitledVideo
-    from storyreel.host.video_file import open_clip
-    from storyreel.host.video_frames import frames_of
+    from storyreel.host.video.file import open_clip
+    from storyreel.host.video.frames import frames_of
+    from storyreel.host.video.subtitles import SubtitledVideo
 
     plain, frames = streamed
     film = SubtitledVideo(plain, (Cue(0.25, 1.75, "露娜"),))
@@ -146,7 +146,7 @@ def test_a_film_in_a_file_is_never_in_memory(streamed, tmp_path):
 
 
 def test_a_part_of_a_film_keeps_its_part_of_the_subtitles(streamed):
-    from storyreel.host.subtitles import SubtitledVideo
+    from storyreel.host.video.subtitles import SubtitledVideo
 
     film = SubtitledVideo(streamed[0], (Cue(0, 0.5, "a"), Cue(0.5, 1.25, "b"), Cue(1.25, 2, "c")))
     buffer = io.BytesIO()
@@ -159,8 +159,8 @@ def test_a_part_of_a_film_keeps_its_part_of_the_subtitles(streamed):
 
 def test_a_story_without_captions_has_no_subtitles(host, streamed):
     from storyreel.core.story.script import read_script
-    from storyreel.host.story_files import load_styles
-    from storyreel.host.subtitles import subtitle
+    from storyreel.host.story.styles import load_styles
+    from storyreel.host.video.subtitles import subtitle
 
     story, _ = read_script("[Runa] a girl", "[Runa] sits #\n[Runa] waits #", "(No style)", "", load_styles()[0])
     with pytest.raises(ValueError, match="StoryReelSubtitles: the STORY has no captions: write them in Captions, or"):
@@ -169,8 +169,8 @@ def test_a_story_without_captions_has_no_subtitles(host, streamed):
 
 def test_a_pyav_that_cannot_write_the_track_is_said_before_anything_is_saved(streamed, monkeypatch):
     from storyreel.core.story.script import read_script
-    from storyreel.host.story_files import load_styles
-    from storyreel.host.subtitles import subtitle
+    from storyreel.host.story.styles import load_styles
+    from storyreel.host.video.subtitles import subtitle
 
     story, _ = read_script(
         "[Runa] a girl", "[Runa] sits #It rains.\n[Runa] waits #", "(No style)", "", load_styles()[0]

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from harness import clips
-from storyreel.core.video.borders import Change, Chunks, jump_ratio
-from storyreel.core.video.cuts import Cuts
-from storyreel.core.video.drift import COLOURS, QUALITIES, Drift
-from storyreel.core.video.fidelity import Fidelity, psnr, ssim
-from storyreel.core.video.flow import dis_flow, raft_flow
-from storyreel.core.video.likeness import Likeness
-from storyreel.core.video.motion import Motion
+from storyreel.core.metrics.borders import Change, Chunks, jump_ratio
+from storyreel.core.metrics.cuts import Cuts
+from storyreel.core.metrics.drift import COLOURS, QUALITIES, Drift
+from storyreel.core.metrics.fidelity import Fidelity, psnr, ssim
+from storyreel.core.metrics.flow import dis_flow, raft_flow
+from storyreel.core.metrics.likeness import Likeness
+from storyreel.core.metrics.metric import watch
+from storyreel.core.metrics.motion import Motion
+from storyreel.core.metrics.slices import Slice
 from storyreel.core.video.pictures import fit
-from storyreel.core.video.slices import Slice
-from storyreel.core.video.watching import watch
 
 SIDE = 256  # of the squares for the flow: an eighth of the published work
 

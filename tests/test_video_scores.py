@@ -5,12 +5,12 @@ import pytest
 import torch
 from harness import clips
 from harness.encoders import aesthetic_predictor
-from storyreel.core.video.aesthetics import HEADS, read_head
-from storyreel.core.video.faces import Reidentification
-from storyreel.core.video.fidelity import Fidelity
-from storyreel.core.video.likeness import Likeness
-from storyreel.core.video.video_sets import VideoSets, frechet_distance, kernel_distance
-from storyreel.core.video.watching import watch
+from storyreel.core.metrics.aesthetics import HEADS, read_head
+from storyreel.core.metrics.faces import Reidentification
+from storyreel.core.metrics.fidelity import Fidelity
+from storyreel.core.metrics.likeness import Likeness
+from storyreel.core.metrics.metric import watch
+from storyreel.core.metrics.video_sets import VideoSets, frechet_distance, kernel_distance
 
 
 @pytest.fixture(scope="module")

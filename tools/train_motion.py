@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
     pack.load_pack()
     from storyreel.core.networks.semantic_motion.config import PredictorConfig
     from storyreel.core.training import Plan
-    from storyreel.host.motion_clips import clips_in
-    from storyreel.host.motion_training import Recipe, run
+    from storyreel.host.motion.predict.clips import clips_in
+    from storyreel.host.motion.predict.training import Recipe, run
 
     started = time.monotonic()
     try:
@@ -93,8 +93,10 @@ class Telling:
 def load(options: argparse.Namespace):
     """(whose tokens are learnt, the image encoder)"""
     import comfy.clip_vision
-    from storyreel.host import dynamicrafter_loader, ip_adapter, storyworld
-    from storyreel.host.motion import DynamiCrafterTokens
+    from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter import loader
+    from storyreel.host.motion.predict import ip_adapter
+    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
 
     if options.clip_vision == TOY:
         storyworld.register_folder()
@@ -103,7 +105,7 @@ def load(options: argparse.Namespace):
         clip_vision = comfy.clip_vision.load(options.clip_vision)
     if options.ip_adapter:
         return ip_adapter.load_tokens(offer(ip_adapter.FOLDER, options.ip_adapter)), clip_vision
-    model = dynamicrafter_loader.load(offer("checkpoints", options.dynamicrafter)).model
+    model = loader.load(offer("checkpoints", options.dynamicrafter)).model
     return DynamiCrafterTokens(model), clip_vision
 
 
@@ -117,8 +119,8 @@ def offer(folder: str, path: str) -> str:
 
 def draw_curve(trained) -> None:
     from PIL import Image
+    from storyreel.core.motion.training_plot import draw
     from storyreel.core.video.files import to_bytes
-    from storyreel.core.video.training_plot import draw
 
     curve = draw(trained.log, trained.figures.mse_interpolation, f"{trained.path.name}: {trained.figures.told}")
     Image.fromarray(to_bytes(curve)[0]).save(trained.path.with_suffix(".png"))

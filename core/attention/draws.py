@@ -6,15 +6,9 @@ be split, repeated or reordered and the draws stay what they were. A step may ha
 host's is its noise level, which a run and its parts have in common.
 """
 
-import hashlib
-
 import torch
 
-
-def generator(*key: int | float | str) -> torch.Generator:
-    """A CPU generator for one draw, seeded by the words and numbers of `key`. 1 and 1.0 are two keys."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+from ..rng import generator
 
 
 def coin(seed: int, step: float, layer: int) -> float:

@@ -14,16 +14,14 @@ softmaxes by their log-sum-exp.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..networks.attend import Attend, attend_plain
 from .sharing import Group
-
-# attend(q, k, v, heads, bias) on [1, tokens, heads * d]; bias is [queries, keys], added to the logits, or None.
-Attend = Callable[[Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,6 @@ class Segment:
             return [self]
         index = torch.arange(self.length) if self.index is None else self.index
         return [Segment(self.row, part, len(part), self.bias) for part in index.split(length)]
-
-
-def attend_plain(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
-    """Attention by torch's own kernel. q [B, N, h*d], k and v [B, M, h*d], bias broadcast to [N, M] -> [B, N, h*d]."""
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
 
 
 def complement(index: Tensor, tokens: int) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..attention.draws import generator
+from ..rng import generator
 
 
 def chunk_starts(frames: int, length: int, overlap: int) -> list[int]:

@@ -8,15 +8,12 @@ published checkpoints', the misspelt one included.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attention.extended import attend_plain
-
-Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+from .attend import Attend, attend_plain
 
 GROUPS = 32
 CONV_EPS, TRANSFORMER_EPS = 1e-5, 1e-6  # of group norms, in residual blocks and at the head of transformers

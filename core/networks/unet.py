@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..weights.refusal import Misfit, Unreadable, check_bounds, shape_shown, sides
-from .blocks import Attend, ResBlock, SpatialTransformer, TemporalTransformer, Upsample
+from .attend import Attend
+from .blocks import ResBlock, SpatialTransformer, TemporalTransformer, Upsample
 
 Shapes = Mapping[str, Sequence[int]]
 

@@ -14,7 +14,7 @@ FIRST_STEP = 1e-4  # of an x that is the data's own: the network's tolerance, am
 def opened(host, tmp_path):
     """opened(golden) -> the MODEL of the data's own UNet, loaded from a file."""
     from harness import dynamicrafter
-    from storyreel.host import dynamicrafter_loader
+    from storyreel.host.dynamicrafter import loader
 
     def opened(golden: Golden):
         config = golden.config
@@ -25,7 +25,7 @@ def opened(host, tmp_path):
         path = dynamicrafter.write(
             tmp_path / "golden.safetensors", unet.weights(), dynamicrafter.resampler(context), kind
         )
-        return dynamicrafter_loader.load(path.name, precision=torch.float32).model
+        return loader.load(path.name, precision=torch.float32).model
 
     with host.checkpoints_of(tmp_path):
         yield opened
@@ -37,7 +37,7 @@ def frames(clip: torch.Tensor) -> torch.Tensor:
 
 
 def conditioning(golden: Golden, text: str, image: str, scale: float) -> list:
-    from storyreel.host import dynamicrafter_model as names
+    from storyreel.host.dynamicrafter import model as names
 
     return [
         [
@@ -66,7 +66,7 @@ def conditionings(golden: Golden, model) -> tuple[list, list, list]:
 
 def follow(guider, golden: Golden, sampler) -> tuple[list[torch.Tensor], torch.Tensor]:
     """(x after every step, samples) of a trajectory, both [T, C, H, W] and the samples in the network's units."""
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     factor = guider.model_patcher.model.latent_format.scale_factor
     config, steps = golden.config, []
@@ -84,7 +84,7 @@ def follow(guider, golden: Golden, sampler) -> tuple[list[torch.Tensor], torch.T
 
 
 def ddim(golden: Golden):
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     config = golden.config
     return sampling.DDIM(
@@ -101,7 +101,7 @@ def check(golden: Golden, steps: list[torch.Tensor], samples: torch.Tensor):
 @pytest.mark.parametrize("path", files(SYSTEM, "sampler_*.safetensors"))
 @torch.no_grad()
 def test_a_published_trajectory(path, opened):
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     golden = Golden(path)
     config = golden.config
@@ -180,7 +180,7 @@ def test_a_published_trajectory_through_the_nodes(path, opened, host):
 def stock_guider(opened):
     """stock_guider(golden) -> the host's own guidance, as KSampler has it, over the MODEL with its rescale patched."""
     import comfy.samplers
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     def stock_guider(golden: Golden):
         model = opened(golden)
@@ -211,7 +211,7 @@ def test_ksamplers_euler_is_the_published_sampler_without_eta(path, stock_guider
     amplify it, as the data's README has it of their own noise: by 8 at most.
     """
     import comfy.samplers
-    from storyreel.host import dynamicrafter_sampling as sampling
+    from storyreel.host.dynamicrafter import sampling as sampling
 
     golden = Golden(path)
     config = golden.config
@@ -276,7 +276,7 @@ def picture(golden: Golden, case: str) -> torch.Tensor:
 @torch.no_grad()
 def test_the_image_encoder_sees_pictures_as_published(path, clip_vision):
     from storyreel.core.video.pictures import clip_pixels
-    from storyreel.host.vision import vision_tokens
+    from storyreel.host.common.clip_vision import vision_tokens
 
     golden = Golden(path)
     encoder = clip_vision(golden)

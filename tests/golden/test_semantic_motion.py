@@ -11,9 +11,9 @@ import torch
 from harness.golden import Golden, files
 from harness.motion import GoldenUNet, noise, procedural
 from safetensors.torch import save_file
-from storyreel.core.attention.extended import attend_plain
 from storyreel.core.networks.animatediff.config import read_config
 from storyreel.core.networks.animatediff.module import MotionModule, sinusoids
+from storyreel.core.networks.attend import attend_plain
 from storyreel.core.networks.blocks import fold, unfold
 from storyreel.core.networks.dynamicrafter.resampler import Resampler
 from storyreel.core.networks.ip_adapter.layers import ImageLayer
@@ -131,11 +131,11 @@ def test_decoupled_attention(path):
 def opened(host, tmp_path, monkeypatch):
     """opened(golden) -> (the data's UNet as a MODEL, and its files' names in the folders)"""
     import folder_paths
-    from storyreel.host import ip_adapter, motion_module
+    from storyreel.host.motion.predict import animatediff, ip_adapter
 
     def opened(golden: Golden):
         unet = GoldenUNet(golden)
-        files = {motion_module.FOLDER: ("motion.ckpt", unet.motion), ip_adapter.FOLDER: ("ip.safetensors", None)}
+        files = {animatediff.FOLDER: ("motion.ckpt", unet.motion), ip_adapter.FOLDER: ("ip.safetensors", None)}
         for folder, (name, weights) in files.items():
             (tmp_path / folder).mkdir()
             monkeypatch.setitem(folder_paths.folder_names_and_paths, folder, ([str(tmp_path / folder)], set()))
@@ -166,8 +166,8 @@ def predict(model, golden: Golden) -> torch.Tensor:
 
 def following(model, golden: Golden, module, adapter):
     """One motion serves every clip of the data; so each clip is a MODEL of its own: [(model, clip)]."""
-    from storyreel.core.video.trajectory import Trajectory
-    from storyreel.host.motion_apply import apply_to_sd15
+    from storyreel.core.motion.trajectory import Trajectory
+    from storyreel.host.motion.predict.apply import apply_to_sd15
 
     for clip, tokens in enumerate(golden["frame_tokens"]):
         scale = golden["ip_scale"].item()
@@ -187,7 +187,7 @@ class OneClip:
 @pytest.mark.parametrize("path", files(SYSTEM, "unet_*.io.safetensors"))
 def test_the_hosts_unet(path, opened):
     """Without modules, with them, with tokens beside the text and through IP-Adapter's layers; and plain again."""
-    from storyreel.host import motion_apply, motion_module
+    from storyreel.host.motion.predict import animatediff, apply
 
     golden = Golden(path)
     model, module, adapter = opened(golden)
@@ -199,11 +199,11 @@ def test_the_hosts_unet(path, opened):
     before = list(model.model.diffusion_model.named_modules())
     plain = predict(model, golden)
     with_modules = model.clone()
-    modules = motion_module.load(module)
+    modules = animatediff.load(module)
     with_modules.set_additional_models("modules", [modules])
 
     def around(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
-        with motion_module.in_their_places(executor.class_obj, modules.model, len(x), transformer_options):
+        with animatediff.in_their_places(executor.class_obj, modules.model, len(x), transformer_options):
             return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
     with_modules.add_wrapper("diffusion_model", around)
@@ -212,14 +212,14 @@ def test_the_hosts_unet(path, opened):
         for followed, clip in following(model, golden, module, file):
             close(predict(followed, OneClip(golden, clip)), golden[name][clip])
     if golden["frame_tokens"].shape[0] == 1:
-        unmoved = motion_apply.apply_to_sd15(model, next(_motions(golden)), module, adapter, 0.0)
+        unmoved = apply.apply_to_sd15(model, next(_motions(golden)), module, adapter, 0.0)
         close(predict(unmoved, golden), golden["output"])
     assert torch.equal(predict(model, golden), plain)
     assert list(model.model.diffusion_model.named_modules()) == before
 
 
 def _motions(golden: Golden):
-    from storyreel.core.video.trajectory import Trajectory
+    from storyreel.core.motion.trajectory import Trajectory
 
     for tokens in golden["frame_tokens"]:
         yield Trajectory(tokens, "ip-plus")

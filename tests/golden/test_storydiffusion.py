@@ -9,9 +9,10 @@ import torch
 from harness.golden import Golden as GoldenFile
 from harness.golden import files
 from storyreel.core.attention.consistent import Phase, Settings, draw_share
-from storyreel.core.attention.extended import attend_plain, extended_attention
+from storyreel.core.attention.extended import extended_attention
 from storyreel.core.attention.presets import PRESETS
 from storyreel.core.attention.sharing import Rules, share
+from storyreel.core.networks.attend import attend_plain
 
 SYSTEM = "storydiffusion"
 TOLERANCE = 1e-5  # of max|ref|, float32: the data's README

@@ -19,8 +19,9 @@ def test_a_published_chain(name, stopped, host, tmp_path):
     (parameter,) = files(SYSTEM, f"autoregressive_{name}.safetensors")
     golden = Golden(parameter.values[0])
     from storyreel.core.video.files import to_pictures
-    from storyreel.host import extend, video_file
-    from storyreel.host.extend_chunk import Extender, Told
+    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend.extend.extender import Extender, Told
+    from storyreel.host.video import file
 
     length, memory = golden.said("F"), golden.said("n_cond")
     chunks = golden.said("n_autoregressive_generations") - (name == "ms")
@@ -39,7 +40,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
 
     toy = Toy(Told(model=None, vae=None, sampler=None, sigmas=None, seed=0, length=length, overlap=memory))
     first = (golden["in.first_chunk"].movedim(1, -1) - lowest) / (1 - lowest)
-    start = extend.read_start(video_file.open_clip(first, 8.0), toy.overlap, anchor)
+    start = extend.read_start(file.open_clip(first, 8.0), toy.overlap, anchor)
     names, new = [f"{number:012}" for number in range(chunks)], []
     for there in range(1, chunks + 1) if stopped else [chunks]:
         store = extend.Store(tmp_path, names[:there])

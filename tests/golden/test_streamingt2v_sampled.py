@@ -12,10 +12,10 @@ WHOLE, SAMPLED = 1e-4, 1e-3  # absolute: the data's README
 @pytest.fixture
 def opened(host, tmp_path):
     """opened(weights, name) -> the MODEL of a file."""
-    from storyreel.host import streaming_loader
+    from storyreel.host.streaming import loader
 
     def opened(weights: dict, name: str = "golden.safetensors"):
-        return streaming_loader.load(write(tmp_path / name, weights).name, precision=torch.float32).model
+        return loader.load(write(tmp_path / name, weights).name, precision=torch.float32).model
 
     with host.checkpoints_of(tmp_path):
         yield opened
@@ -38,8 +38,8 @@ def test_a_published_chunk(path, opened):
     """CAM's frames and the anchor in the CONDITIONING; the data's noise in the pack's DDIM."""
     import comfy.samplers
     from storyreel.core.networks.streaming.appearance import TokenExpander
-    from storyreel.host import dynamicrafter_sampling as sampling
-    from storyreel.host import modelscope_model as names
+    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.streaming import modelscope as names
 
     golden = Golden(path)
     seed, said = golden.said("seed"), golden.said("resampler")
@@ -88,7 +88,7 @@ def test_a_published_chunk_of_streamingsvd(path, opened, monkeypatch):
     import comfy.samplers
     import comfy.supported_models
     import nodes
-    from storyreel.host import modelscope_model as names
+    from storyreel.host.streaming import modelscope as names
 
     golden = Golden(path)
     heads = {"num_head_channels": golden.said("unet")["num_head_channels"]}
@@ -131,9 +131,9 @@ def toy_model(golden: Golden, dim: int):
     import comfy.latent_formats
     import comfy.model_base
     import comfy.supported_models_base
-    from storyreel.host.loading import patcher_of
-    from storyreel.host.modelscope_model import RefinementSampling
-    from storyreel.host.video_model import ClipCondition
+    from storyreel.host.common.loading import patcher_of
+    from storyreel.host.common.video_model import ClipCondition
+    from storyreel.host.streaming.modelscope import RefinementSampling
 
     toy = Toy(golden)
 
@@ -177,7 +177,7 @@ def test_a_published_refinement_through_the_nodes(path, case, dim, host):
     A Brownian path tells apart noise levels that differ by rounding, and layouts: there the levels are the data's.
     """
     import comfy.samplers
-    from storyreel.nodes.refine import StoryReelRandomizedBlending, StoryReelRefineSigmas
+    from storyreel.nodes.blending import StoryReelRandomizedBlending, StoryReelRefineSigmas
 
     golden = Golden(path)
     said, start = golden.said, golden.said("tnl") - 1
@@ -216,7 +216,7 @@ def test_ms_vid2vid_through_the_nodes(path, opened):
     """A step of Euler's method to no noise is the denoised clip, and that is its velocity's."""
     import comfy.samplers
     from storyreel.core.diffusion import prediction, refinement
-    from storyreel.nodes.refine import StoryReelRandomizedBlending, StoryReelRefineSigmas
+    from storyreel.nodes.blending import StoryReelRandomizedBlending, StoryReelRefineSigmas
 
     golden = Golden(path)
     time = int(golden["in.t"])

@@ -7,12 +7,12 @@ import torch
 from harness.golden import Golden, difference, files, procedural
 from harness.streaming import Refiner, Toy, load, shapes, streaming_model
 from storyreel.core.diffusion import blending, ddim, prediction, refinement, schedule
+from storyreel.core.metrics import reductions
+from storyreel.core.metrics.metric import watch
+from storyreel.core.metrics.motion import Motion
 from storyreel.core.networks.streaming.appearance import TokenExpander
-from storyreel.core.video import metrics
 from storyreel.core.video.chunks import extend
-from storyreel.core.video.motion import Motion
 from storyreel.core.video.pictures import clip_pixels
-from storyreel.core.video.watching import watch
 
 SYSTEM = "streamingt2v"
 
@@ -196,7 +196,7 @@ def test_the_image_encoder_sees_the_anchor_as_published(path):
 @pytest.mark.parametrize("path", files(SYSTEM, "mawe.safetensors"))
 def test_pixels_pushed_forward(path):
     golden = Golden(path)
-    pushed, filled = metrics.push_forward(golden["warp.in.img"], golden["warp.in.flow"])
+    pushed, filled = reductions.push_forward(golden["warp.in.img"], golden["warp.in.flow"])
     assert torch.equal(pushed, golden["warp.out.img"])
     assert torch.equal((~filled).float(), golden["warp.out.unknown_mask"])
 
@@ -204,13 +204,13 @@ def test_pixels_pushed_forward(path):
 @pytest.mark.parametrize("path", files(SYSTEM, "mawe.safetensors"))
 def test_motion_aware_warp_error(path):
     golden = Golden(path)
-    assert golden.said("coeff") == metrics.MAWE_SCALE
-    frames = metrics.mawe_frames(golden["in.video_uint8"], golden.said("resize"))
+    assert golden.said("coeff") == reductions.MAWE_SCALE
+    frames = reductions.mawe_frames(golden["in.video_uint8"], golden.said("resize"))
     flow = linear_flow(golden["in.flow_params"], *frames.shape[-2:])
-    errors, motion = metrics.warp_errors(frames, flow), metrics.motions(flow)
+    errors, motion = reductions.warp_errors(frames, flow), reductions.motions(flow)
     assert relative(errors, golden["out.warp_errors"]) <= 1e-4
     assert relative(motion, golden["out.motions"]) <= 1e-4
-    assert relative(torch.tensor([metrics.mawe_published(errors, motion)]), golden["out.mawe"]) <= 1e-4
+    assert relative(torch.tensor([reductions.mawe_published(errors, motion)]), golden["out.mawe"]) <= 1e-4
 
 
 def linear_flow(parameters: torch.Tensor, height: int, width: int) -> torch.Tensor:

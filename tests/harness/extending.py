@@ -96,7 +96,7 @@ def tiny_wan(pictures: bool = True, looks: bool = True):
     """Wan of the host's own class. pictures: image-to-video. looks: by an image encoder, as Wan 2.1 does."""
     import comfy.model_base
     import comfy.supported_models
-    from storyreel.host.loading import patcher_of, set_precision
+    from storyreel.host.common.loading import patcher_of, set_precision
 
     sizes = dict(image_model="wan2.1", model_type="i2v" if looks else "t2v", in_dim=36 if pictures else 16)
     sizes |= dict(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=64, freq_dim=32)

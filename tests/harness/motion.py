@@ -79,7 +79,7 @@ def sd15(sizes: dict, weights: dict[str, torch.Tensor] | None = None, family: st
     """The MODEL. weights: of its UNet, random ones if None. family: what the host takes it for."""
     import comfy.model_base
     import comfy.supported_models
-    from storyreel.host.loading import patcher_of, set_precision
+    from storyreel.host.common.loading import patcher_of, set_precision
 
     config = getattr(comfy.supported_models, family)(dict(sizes))
     config.unet_config |= {name: sizes[name] for name in ("num_heads", "num_head_channels")}

@@ -54,7 +54,7 @@ class Attention:
         return self.hidden @ self.to_q, self.hidden @ self.to_k, self.hidden @ self.to_v
 
     def plain(self):
-        from storyreel.core.attention.extended import attend_plain
+        from storyreel.core.networks.attend import attend_plain
 
         return attend_plain(*self.project(), self.heads) @ self.to_out
 
@@ -78,7 +78,7 @@ class Attention:
         return mask
 
     def dense_mask(self, mask=None):
-        from storyreel.core.attention.extended import attend_plain
+        from storyreel.core.networks.attend import attend_plain
 
         mask = self.mask() if mask is None else mask
         together = attend_plain(*(t.flatten(0, 1)[None] for t in self.project()), self.heads, mask)
@@ -86,7 +86,7 @@ class Attention:
 
     def gather_first(self):
         import torch
-        from storyreel.core.attention.extended import attend_plain
+        from storyreel.core.networks.attend import attend_plain
 
         out = torch.empty_like(self.hidden)
         for row in range(self.batch):

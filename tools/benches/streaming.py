@@ -49,13 +49,16 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     import torch
     from harness import streaming
     from storyreel.core.video import files
-    from storyreel.host import extend, storyworld, streaming_loader, video_file
-    from storyreel.host.dynamicrafter_sampling import DDIM, sigmas_of
-    from storyreel.host.extend_chunk import Told
-    from storyreel.host.extend_models import extender_of
+    from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter.sampling import DDIM, sigmas_of
+    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend.extend.extender import Told
+    from storyreel.host.extend.extend.families import extender_of
+    from storyreel.host.streaming import loader
+    from storyreel.host.video import file as video_file
 
     storyworld.register_folder()
-    model = streaming_loader.build_streaming(streaming.tiny_streaming(streaming.STORYWORLD), torch.float32)
+    model = loader.build_streaming(streaming.tiny_streaming(streaming.STORYWORLD), torch.float32)
     generator = torch.Generator().manual_seed(0)
     words = [[[torch.randn(1, 77, 96, generator=generator), {}]] for _ in range(2)]
     told = Told(

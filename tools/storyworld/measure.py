@@ -122,8 +122,8 @@ class Studio:
     def draw(self, setting: Setting, task: Task) -> np.ndarray:
         """uint8 [frames, 128, 128, 3]: the host's sampler, VAE and nodes' own functions, as a graph would run them."""
         import comfy.sample
-        from storyreel.host.conditioning import encode_story
-        from storyreel.host.latents import empty_story_latent
+        from storyreel.host.common.conditioning import encode_story
+        from storyreel.host.story.latents import empty_story_latent
         from storyreel.nodes.attention import StoryReelConsistentAttention
 
         model = self.model

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 pack.load_pack()
+from storyreel.core.motion.trajectory import Trajectory  # noqa: E402
 from storyreel.core.storyworld import captions, world  # noqa: E402
 from storyreel.core.storyworld.attributes import Clip  # noqa: E402
-from storyreel.core.video.trajectory import Trajectory  # noqa: E402
 
 from . import shipping, video_measure  # noqa: E402
 from .autoencoder import Autoencoder  # noqa: E402
@@ -97,9 +97,9 @@ class Studio:
     @torch.no_grad()
     def tokens(self, whose: str, frames: np.ndarray, space=None) -> Trajectory:
         """Those of a clip: of all of its frames, or from the first and the last alone. space: None, the predictors'."""
-        from storyreel.host import motion
+        from storyreel.host.motion.predict import predict
 
-        predictor = self.predictors.get(whose) if space is None else motion.Predictor(space)
+        predictor = self.predictors.get(whose) if space is None else predict.Predictor(space)
         space, count = space or self.space, len(frames)
         if whose == TRUE:
             seen = space.encode(self.clip_vision, as_input(frames), count).float()
@@ -107,12 +107,12 @@ class Studio:
                 seen = seen[range(count), range(count)]
             return Trajectory(seen, space.space, space.nothing(self.clip_vision), "of every frame")
         ends = as_input(frames[:1]), as_input(frames[-1:])
-        return motion.predict(predictor, self.clip_vision, ends, (0, count - 1), count)
+        return predict.predict(predictor, self.clip_vision, ends, (0, count - 1), count)
 
     def make(self, setting: Setting, task: Task) -> np.ndarray:
         """uint8 [T, 128, 128, 3]."""
         import comfy.sample
-        from storyreel.host.motion_apply import apply_to_sd15
+        from storyreel.host.motion.predict.apply import apply_to_sd15
 
         if setting.tokens == DRAWN:
             return self.decode(self.vae.encode(as_input(task.frames)))
@@ -130,8 +130,8 @@ class Studio:
 
     def film(self, whose: str, task: Task) -> np.ndarray:
         """By the video model, from the first frame to the last."""
-        from storyreel.host.motion import DynamiCrafterTokens
-        from storyreel.host.motion_apply import apply_to_dynamicrafter
+        from storyreel.host.motion.predict.apply import apply_to_dynamicrafter
+        from storyreel.host.motion.predict.predict import DynamiCrafterTokens
 
         tokens = self.tokens(whose, task.frames, DynamiCrafterTokens(self.video.model))
         maker = copy.copy(self.video)
@@ -155,7 +155,10 @@ def open_studio(weights: Path | None, video: Path | None, video_reader: Path, st
     import comfy.sd
     import comfy.utils
     import folder_paths
-    from storyreel.host import dynamicrafter_loader, folders, ip_adapter, motion, storyworld
+    from storyreel.host import storyworld
+    from storyreel.host.common import folders
+    from storyreel.host.dynamicrafter import loader
+    from storyreel.host.motion.predict import ip_adapter, predict
 
     storyworld.register_folder()
     names = {part: file.name for part, file in files(weights).items()}
@@ -166,17 +169,17 @@ def open_studio(weights: Path | None, video: Path | None, video_reader: Path, st
     judge = shipping.filled(VideoReader(), video_reader)
     encoder = shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))
     space = ip_adapter.load_tokens(names["ip_adapter"])
-    predictors = {INTERPOLATED: motion.UNTRAINED}
+    predictors = {INTERPOLATED: predict.UNTRAINED}
     if files(weights)["predictor"].exists():
         predictors[PREDICTED] = names["predictor"]
     lora = comfy.utils.load_torch_file(folders.path_of("loras", names["domain_adapter"]), safe_load=True)
     adapted = comfy.sd.load_lora_for_models(storyworld.load_model(), None, lora, 1.0, 0.0)[0]
     parts = adapted, storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
-    loaded = {whose: motion.load_predictor(name, space) for whose, name in predictors.items()}
+    loaded = {whose: predict.load_predictor(name, space) for whose, name in predictors.items()}
     film = None
     if video:
         folder_paths.add_model_folder_path(storyworld.FOLDER, str(video.resolve().parent))
-        film = video_measure.Maker(dynamicrafter_loader.load(video.name).model, *parts[1:])
+        film = video_measure.Maker(loader.load(video.name).model, *parts[1:])
     return Studio(*parts, space, loaded, names["motion_module"], judge, encoder, film, steps or STEPS)
 
 

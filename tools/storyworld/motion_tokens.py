@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 pack.load_pack()
+from storyreel.core.metrics.cuts import Cuts  # noqa: E402
+from storyreel.core.metrics.metric import watch  # noqa: E402
 from storyreel.core.networks.semantic_motion import training  # noqa: E402
 from storyreel.core.networks.semantic_motion.config import PredictorConfig  # noqa: E402
 from storyreel.core.training import Plan  # noqa: E402
-from storyreel.core.video.cuts import Cuts  # noqa: E402
 from storyreel.core.video.files import read_frames, to_pictures  # noqa: E402
-from storyreel.core.video.watching import watch  # noqa: E402
 
 from .motion_measure import FRAMES, PREDICTED, Studio, as_input, make_task  # noqa: E402
 
@@ -61,7 +61,7 @@ def measure(name: str, studio: Studio, clips: int, seed: int, steps: int | None 
 
 def _learnt(folder: Path, plan: Plan) -> Tensor:
     """Errors in every film by a predictor that learnt from the others."""
-    from storyreel.host.motion_training import Recipe, learn
+    from storyreel.host.motion.predict.training import Recipe, learn
 
     look, seen = network(), {}
     for film in FILMS:
@@ -128,7 +128,7 @@ def features(network: nn.Module, shot: Tensor) -> Tensor:
 
 def write(clips: Iterable[Tensor], folder: Path) -> list[training.Clip]:
     """Tokens of clips in files, as the trainer reads them."""
-    from storyreel.host.motion_clips import write as write_file
+    from storyreel.host.motion.predict.clips import write as write_file
 
     made = []
     for number, tokens in enumerate(clips):

@@ -137,20 +137,21 @@ class Studio:
         return [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt)) for prompt in (task.caption, "")]
 
     def go_on(self, setting: Setting, task: Task) -> Tensor:
-        from storyreel.host import extend, video_file
-        from storyreel.host.extend_models import extender_of
+        from storyreel.host.extend.extend import extend
+        from storyreel.host.extend.extend.families import extender_of
+        from storyreel.host.video import file
 
         begun = self.through(task.start)
         extender = extender_of(self.told(setting, task))
-        start = extend.read_start(video_file.open_clip(begun, 8.0), extender.overlap, 0)
+        start = extend.read_start(file.open_clip(begun, 8.0), extender.overlap, 0)
         with tempfile.TemporaryDirectory() as folder:
             store = extend.Store(Path(folder), [str(number) for number in range(setting.chunks)])
             return torch.cat([begun, *extend.make_chunks(extender, start, store, setting.colour)])
 
     def told(self, setting: Setting, task: Task):
         import comfy.samplers
-        from storyreel.host import dynamicrafter_sampling as sampling
-        from storyreel.host.extend_chunk import Told
+        from storyreel.host.dynamicrafter import sampling as sampling
+        from storyreel.host.extend.extend.extender import Told
 
         positive, negative = self.prompts(task)
         inputs = dict(vae=self.vae, clip_vision=self.clip_vision, positive=positive, negative=negative)
@@ -164,7 +165,7 @@ class Studio:
         return Told(self.streaming, sampler=sampler, sigmas=self.sigmas(), cam_strength=cam, apm_strength=apm, **inputs)
 
     def sigmas(self) -> Tensor:
-        from storyreel.host import dynamicrafter_sampling as sampling
+        from storyreel.host.dynamicrafter import sampling as sampling
 
         return sampling.sigmas_of(self.streaming, SPACING, self.steps or STEPS)
 
@@ -172,7 +173,7 @@ class Studio:
         """SDEdit of a long video by the base, chunk by chunk (section 4.3). none: every chunk with noise of its own.
         shared: with its part of one noise. randomized: with that, and blended at every step."""
         import comfy.sample
-        from storyreel.host.blending import patch_blending
+        from storyreel.host.streaming.blending import patch_blending
 
         latent = self.vae.encode(video)
         noise = comfy.sample.prepare_noise(latent, task.seed)
@@ -208,7 +209,9 @@ def open_studio(
     setting but LAST_FRAME needs the second."""
     import comfy.utils
     import folder_paths
-    from storyreel.host import dynamicrafter_loader, storyworld, streaming_loader
+    from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter import loader as dynamicrafter_loader
+    from storyreel.host.streaming import loader as streaming_loader
 
     comfy.utils.set_progress_bar_enabled(False)
     for folder in (weights, video and video.parent, streaming.parent):

@@ -11,13 +11,13 @@ import pack
 from torch import Tensor
 
 pack.load_pack()
-from storyreel.core.video.borders import Change, jump_ratio  # noqa: E402
-from storyreel.core.video.cuts import Cuts  # noqa: E402
-from storyreel.core.video.drift import COLOURS as CHANNELS  # noqa: E402
-from storyreel.core.video.drift import Drift  # noqa: E402
-from storyreel.core.video.flow import dis_flow  # noqa: E402
-from storyreel.core.video.motion import Motion  # noqa: E402
-from storyreel.core.video.watching import Watcher, watch  # noqa: E402
+from storyreel.core.metrics.borders import Change, jump_ratio  # noqa: E402
+from storyreel.core.metrics.cuts import Cuts  # noqa: E402
+from storyreel.core.metrics.drift import COLOURS as CHANNELS  # noqa: E402
+from storyreel.core.metrics.drift import Drift  # noqa: E402
+from storyreel.core.metrics.flow import dis_flow  # noqa: E402
+from storyreel.core.metrics.metric import Watcher, watch  # noqa: E402
+from storyreel.core.metrics.motion import Motion  # noqa: E402
 
 from .sighting import centre_of, heroes_in, is_hero  # noqa: E402
 

@@ -116,8 +116,8 @@ class Maker:
         return self.decode(self.sample(setting, (positive, image_only, negative), latent["samples"], task.seed))
 
     def tell(self, setting: Setting, task: Task) -> tuple:
-        from storyreel.host import dynamicrafter_conditioning as conditioning
-        from storyreel.host import dynamicrafter_model as keys
+        from storyreel.host.dynamicrafter import conditioning as conditioning
+        from storyreel.host.dynamicrafter import model as keys
 
         text = task.caption if setting.text else ""
         prompts = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt)) for prompt in (text, "")]
@@ -145,7 +145,7 @@ class Maker:
 
     def sample(self, setting: Setting, conds: tuple, empty: torch.Tensor, seed: int) -> torch.Tensor:
         import comfy.sample
-        from storyreel.host import dynamicrafter_sampling as sampling
+        from storyreel.host.dynamicrafter import sampling as sampling
 
         guider = sampling.TextImageGuider(self.model)
         guider.set_conds(*conds)
@@ -174,7 +174,8 @@ def as_input(images: np.ndarray) -> torch.Tensor:
 def open_studio(video: Path, weights: Path | None, reader: Path, video_reader: Path) -> Studio:
     """The models that ship, or those of another folder. video: the video model's file."""
     import folder_paths
-    from storyreel.host import dynamicrafter_loader, storyworld
+    from storyreel.host import storyworld
+    from storyreel.host.dynamicrafter import loader
 
     for folder in (weights, video.parent):
         if folder:
@@ -185,7 +186,7 @@ def open_studio(video: Path, weights: Path | None, reader: Path, video_reader: P
         "video_reader": shipping.filled(VideoReader(), video_reader),
         "encoder": shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER))),
     }
-    model = dynamicrafter_loader.load(video.name).model
+    model = loader.load(video.name).model
     parts = storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
     return Studio(model, *parts, **judges)
 

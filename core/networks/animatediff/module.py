@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
-from ..blocks import GROUPS, TRANSFORMER_EPS, Attend, FeedForward, SelfAttention, along_time, fold, in_frames, unfold
+from ..attend import Attend, attend_plain
+from ..blocks import GROUPS, TRANSFORMER_EPS, FeedForward, SelfAttention, along_time, fold, in_frames, unfold
 from .config import HEADS, MotionConfig
 
 ATTENTIONS = 2  # of a block, all of them along time

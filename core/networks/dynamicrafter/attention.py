@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
+from ..attend import attend_plain
 from ..blocks import attend_together
 
 

@@ -6,8 +6,7 @@ It is the Perceiver resampler of IP-Adapter, with learned queries for each frame
 import torch
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
-from ..blocks import Attend
+from ..attend import Attend, attend_plain
 from .config import ResamplerConfig
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...attention.extended import attend_plain
-from ..blocks import GROUPS, Attend, Upsample, attend_together, fold, temporal_stage, unfold
+from ..attend import Attend, attend_plain
+from ..blocks import GROUPS, Upsample, attend_together, fold, temporal_stage, unfold
 
 EPS = 1e-6  # of the spatial group norms
 FUSION_HEADS, FUSION_WIDTH = 8, 512  # whatever the level's width

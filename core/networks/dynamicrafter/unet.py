@@ -5,11 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
+from ..attend import Attend, attend_plain
 from ..blocks import (
     CONV_EPS,
     GROUPS,
-    Attend,
     Downsample,
     TemporalTransformer,
     Upsample,

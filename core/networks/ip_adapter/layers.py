@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
 from ...weights.refusal import Misfit, check_bounds, shape_shown, sides
-from ..blocks import Attend, attend_together
+from ..attend import Attend, attend_plain
+from ..blocks import attend_together
 
 Shapes = Mapping[str, Sequence[int]]
 

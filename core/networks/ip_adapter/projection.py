@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
 from ...weights.refusal import sides
-from ..blocks import Attend
+from ..attend import Attend, attend_plain
 from ..dynamicrafter.config import ResamplerConfig, read_resampler_config
 from ..dynamicrafter.resampler import Resampler
 

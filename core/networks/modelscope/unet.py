@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
+from ..attend import Attend, attend_plain
 from ..blocks import (
     CONV_EPS,
     GROUPS,
-    Attend,
     CrossAttention,
     Downsample,
     TemporalTransformer,

@@ -8,8 +8,8 @@ zero, so an untrained predictor is the interpolation to the last bit; the given 
 import torch
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
-from ..blocks import Attend, FeedForward, SelfAttention
+from ..attend import Attend, attend_plain
+from ..blocks import FeedForward, SelfAttention
 from .config import PredictorConfig
 
 

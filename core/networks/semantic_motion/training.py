@@ -14,7 +14,7 @@ from safetensors.torch import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...video import trajectory
+from ...motion import trajectory
 from .config import PredictorConfig
 
 TOKENS = "tokens"  # in a file of a clip

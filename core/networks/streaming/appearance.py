@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...attention.extended import attend_plain
-from ..blocks import Attend, CrossAttention
+from ..attend import Attend, attend_plain
+from ..blocks import CrossAttention
 
 
 class TokenExpander(nn.Module):

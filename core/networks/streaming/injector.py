@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
-from ..blocks import GROUPS, TRANSFORMER_EPS, Attend, CrossAttention, along_time, in_frames, unfold
+from ..attend import Attend, attend_plain
+from ..blocks import GROUPS, TRANSFORMER_EPS, CrossAttention, along_time, in_frames, unfold
 
 
 class Injector(nn.Module):

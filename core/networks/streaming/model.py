@@ -4,8 +4,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ...attention.extended import attend_plain
-from ..blocks import Attend
+from ..attend import Attend, attend_plain
 from ..modelscope.unet import Encoder, UNet
 from ..unet import run
 from .appearance import AppearanceAttention

@@ -1,0 +1,70 @@
+"""How far a video's colours and sharpness wander off from an anchor, and how fast."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from .metric import Watcher
+
+SPAN = 10  # frames that a drift is given for
+END = 8  # frames that a video ends with
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
+COLOURS = ("red", "green", "blue")
+QUALITIES = ("brightness", "contrast", "sharpness")
+
+
+def luma(frame: Tensor) -> Tensor:
+    """[..., H, W, 3] -> [..., H, W]."""
+    return frame @ frame.new_tensor(LUMA)
+
+
+def look(frame: Tensor) -> dict[str, float]:
+    """Figures of one frame [H, W, 3] from 0 to 1: mean red, green, blue; brightness and contrast, the mean and standard
+    deviation of its luma; sharpness, the standard deviation of the Laplacian over the contrast, which therefore does
+    not count as sharpness."""
+    grey = luma(frame)
+    edges = conv2d(grey[None, None], grey.new_tensor(LAPLACIAN)[None, None])
+    contrast = grey.std(correction=0).item()
+    qualities = grey.mean().item(), contrast, edges.std(correction=0).item() / contrast if contrast else 0.0
+    return dict(zip(COLOURS, frame.mean((0, 1)).tolist(), strict=True)) | dict(zip(QUALITIES, qualities, strict=True))
+
+
+def slope(values: Sequence[float]) -> float:
+    """Of the straight line through one value a frame, by least squares: change a frame."""
+    y = torch.tensor(values, dtype=torch.float64)
+    x = torch.arange(len(y), dtype=torch.float64)
+    x -= x.mean()
+    return (x @ (y - y.mean()) / (x @ x)).item()
+
+
+class Drift(Watcher):
+    """Compares every frame with an anchor [H, W, 3] of the same size.
+
+    Series, in percent: red, green, blue of the full range; brightness, contrast, sharpness of the anchor's own.
+    """
+
+    name = "drift"
+
+    def __init__(self, anchor: Tensor):
+        super().__init__(*COLOURS, *QUALITIES)
+        self._anchor = look(anchor)
+
+    def see(self, frame: Tensor) -> None:
+        seen, anchor = look(frame), self._anchor
+        colours = {name: 100 * (seen[name] - anchor[name]) for name in COLOURS}
+        qualities = {name: 100 * (seen[name] / anchor[name] - 1) if anchor[name] else None for name in QUALITIES}
+        self.note(**colours, **qualities)
+
+    def figures(self) -> dict:
+        """{name: {"in_10_frames": slope, "at_the_end": mean of the last frames}}; None for what the anchor has not."""
+
+        def summed_up(values: list[float | None]) -> dict | None:
+            if None in values:
+                return None
+            end = values[-END:]
+            return {f"in_{SPAN}_frames": SPAN * slope(values), "at_the_end": sum(end) / len(end)}
+
+        return {name: summed_up(values) for name, values in self.series.items()}

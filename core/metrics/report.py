@@ -1,0 +1,141 @@
+"""The figures of a video in words, and in curves."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ..plot import chart, new_figure, picture_of
+from .borders import jump_ratio
+from .drift import COLOURS, SPAN
+from .metric import Watcher
+from .slices import Slice
+
+JUMPS = {"change": "pixels", "motion": "motion", "warp_error": "warp error"}
+PANELS = (  # what is drawn together: (its axis, {series: its label})
+    ("grey levels", {"change": "change"}),
+    ("pixels", {"motion": "motion"}),
+    ("squared grey levels", {"warp_error": "warp error"}),
+    ("% of the range", {name: name for name in COLOURS}),
+    ("% of the anchor's", {name: name for name in ("brightness", "contrast", "sharpness")}),
+    (
+        "cosine to",
+        {"consistency": "the frame before", "anchor_likeness": "the anchor", "prompt_likeness": "the prompt"},
+    ),
+    ("cosine of", {"face_likeness": "faces"}),
+    ("points", {"aesthetic": "aesthetic score"}),
+    ("dB", {"psnr": "PSNR"}),
+    ("SSIM", {"ssim": "SSIM"}),
+)
+COLOUR_OF = {"red": "tab:red", "green": "tab:green", "blue": "tab:blue"}
+
+
+def collect(
+    size: tuple[int, int, int], watchers: Sequence[Watcher], borders: Sequence[int], not_computed: Mapping[str, str]
+) -> dict:
+    """All that was found, fit for JSON. size: number of frames, height, width. borders: where chunks begin."""
+    count, height, width = size
+    found = {"frames": count, "width": width, "height": height}
+    figures = {watcher: watcher.figures() for watcher in watchers}
+    found |= {watcher.name: figures for watcher, figures in figures.items() if not watcher.unfit}
+    unfit = {measure: why for watcher in watchers for measure, why in watcher.unfit.items()}
+    series = {name: values for watcher in watchers if not watcher.unfit for name, values in watcher.series.items()}
+    if borders:
+        jumps = {name: jump_ratio(series[name], borders) for name in JUMPS if name in series}
+        found["borders"] = {"at": list(borders), "jump_ratio": jumps}
+    return found | {"not_computed": unfit | dict(not_computed), "series": series}
+
+
+def in_words(found: dict) -> str:
+    """One line a figure. Frames count from 0."""
+    lines = [f"{found['frames']} frames of {found['width']} x {found['height']}, counted from 0"]
+    if cuts := found.get("cuts"):
+        lines += ["", f"Cuts by {cuts['by']}", f"  SCuts: {cuts['scuts']}{_places(cuts['at'])}"]
+    if motion := found.get("motion"):
+        lines += [
+            "",
+            f"Motion by {motion['flow']}, on squares of {motion['side']} pixels",
+            f"  MAWE, the paper's definition (error / mean squared motion): {_shown(motion['mawe_paper'])}",
+            f"  MAWE, the published code's (mean of error / 9.5 motion): {_shown(motion['mawe_code'])}",
+            f"  mean motion: {_shown(motion['motion'])} pixels a frame",
+            f"  flow deviation (of the motion, over the frames): {_shown(motion['flow_deviation'])} pixels",
+        ]
+    if borders := found.get("borders"):
+        lines += ["", f"Jump at chunk borders{_places(borders['at'])}: change there / elsewhere, 1 = invisible"]
+        lines += [f"  {JUMPS[name]}: {_shown(ratio)}" for name, ratio in borders["jump_ratio"].items()]
+    lines += ["", f"Drift from the anchor: in {SPAN} frames, at the end"]
+    for name, drift in found["drift"].items():
+        unit = "% of the full range" if name in COLOURS else "% of the anchor's"
+        told = f"{drift[f'in_{SPAN}_frames']:+.2f}, {drift['at_the_end']:+.2f} {unit}" if drift else "-"
+        lines.append(f"  {name}: {told}")
+    if likeness := found.get("likeness"):
+        lines += [
+            "",
+            f"Cosines of {likeness['encoder']}, middle squares of the frames",
+            f"  CLIP text-image score: {_shown(likeness['prompt_likeness'])}",
+            f"  frame consistency: {_shown(likeness['consistency'])}",
+            f"  PIC with this encoder in place of DreamSim: {_shown(likeness['anchor_likeness'])}",
+        ]
+        if "aesthetic" in likeness:
+            lines.append(f"  aesthetic score by {likeness['aesthetic_by']}: {_shown(likeness['aesthetic'])} of 10")
+    if faces := found.get("faces"):
+        lines += [
+            "",
+            f"Faces by {faces['by']}, in {faces['frames_with_faces']} frames",
+            f"  re-identification, {faces['pairs']} pairs of frames: {_shown(faces['reidentification'])} of 100",
+        ]
+    if fidelity := found.get("fidelity"):
+        equal = fidelity["equal_frames"]
+        lines += ["", "Against the reference", f"  PSNR: {_shown(fidelity['psnr'])} dB{_equal(equal)}"]
+        lines.append(f"  SSIM: {_shown(fidelity['ssim'])}")
+    if sets := found.get("sets"):
+        ours, theirs = sets["windows"]
+        lines += [
+            "",
+            f"Windows of {sets['window']} frames in features of {sets['by']}: {ours}, and {theirs} of the reference",
+            f"  FVD: {_shown(sets['fvd'])}",
+            f"  KVD: {_shown(sets['kvd'])}",
+            "  Published figures are of thousands of clips: compare these with none but those of as many windows.",
+        ]
+    lines += ["", "Not computed"]
+    return "\n".join(lines + [f"  {name}: {why}" for name, why in found["not_computed"].items()])
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _places(frames: Sequence[int]) -> str:
+    return f" at {', '.join(map(str, frames))}" if frames else ""
+
+
+def _equal(count: int) -> str:
+    return f", without {count} equal frame{'s' * (count != 1)}" if count else ""
+
+
+@chart
+def draw(found: dict, slice: Slice) -> Tensor:
+    """IMAGE [1, H, W, 3]: every series over the frames, and the X-T slice under them with time to the right.
+
+    Dotted lines are chunk borders, dashed lines are cuts.
+    """
+    series = {name: values for name, values in found["series"].items() if any(v is not None for v in values)}
+    panels = [(axis, {k: label for k, label in names.items() if k in series}) for axis, names in PANELS]
+    panels = [(axis, names) for axis, names in panels if names]
+    figure = new_figure(9, 1.5 * len(panels) + 2.5)
+    rows = figure.subplots(len(panels) + 1, sharex=True, height_ratios=[1] * len(panels) + [2])
+    for axes, (axis, names) in zip(rows[:-1], panels, strict=True):
+        for name, label in names.items():
+            values = [float("nan") if value is None else value for value in series[name]]
+            axes.plot(values, label=label, color=COLOUR_OF.get(name), linewidth=1, marker=".", markersize=2)
+        axes.set_ylabel(axis, fontsize=8)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.grid(alpha=0.3)
+    for axes in rows:
+        for frame in found.get("borders", {}).get("at", []):
+            axes.axvline(frame - 0.5, color="tab:gray", linestyle=":", linewidth=1)
+        for frame in found.get("cuts", {}).get("at", []):
+            axes.axvline(frame - 0.5, color="black", linestyle="--", linewidth=1)
+    rows[-1].imshow(slice.picture()[0].transpose(0, 1).numpy(), aspect="auto", interpolation="nearest")
+    rows[-1].set_ylabel("X-T slice, x", fontsize=8)
+    rows[-1].set_xlabel("frame")
+    return picture_of(figure)

@@ -1,0 +1,1 @@
+"""Paths of what moves in a clip, and pictures of them and of a training."""

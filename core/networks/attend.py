@@ -1,0 +1,15 @@
+"""The attention kernel that networks and shared attention are handed: torch's own by default."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# attend(q, k, v, heads, bias) on [B, tokens, heads * d]; bias is [queries, keys], added to the logits, or None.
+Attend = Callable[..., Tensor]
+
+
+def attend_plain(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    """Attention by torch's own kernel. q [B, N, h*d], k and v [B, M, h*d], bias broadcast to [N, M] -> [B, N, h*d]."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)

@@ -1,0 +1,1 @@
+"""Consistent Self-Attention as a patch of the host's MODEL."""

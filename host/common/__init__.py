@@ -1,0 +1,1 @@
+"""What every system of this floor stands on: files, folders, messages, conditioning, loading, run folders."""

@@ -1,0 +1,27 @@
+"""What the image encoder tells a video model of a picture: all of its tokens, or its projection."""
+
+import comfy.model_management
+from torch import Tensor
+
+from ...core.video.pictures import clip_pixels
+
+GREY = 0.5  # the picture of those who see none
+
+
+def vision_tokens(clip_vision, pictures: Tensor) -> Tensor:
+    """[B, N, width]: all tokens of the last layer, before its norm and projection. pictures: [B, H, W, 3]."""
+    return _look(clip_vision, pictures)[0].float().to(comfy.model_management.intermediate_device())
+
+
+def anchor_embeds(clip_vision, pictures: Tensor) -> Tensor:
+    """The image encoder's projection of anchor frames [N, H, W, 3], as it was trained to see them: [1, N, width]."""
+    return _look(clip_vision, pictures)[2][None].float().to(comfy.model_management.intermediate_device())
+
+
+def _look(clip_vision, pictures: Tensor) -> tuple:
+    """(tokens of the last layer, those of another one, projection, ...)"""
+    comfy.model_management.load_model_gpu(clip_vision.patcher)
+    pixels = clip_pixels(
+        pictures.to(clip_vision.load_device), clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
+    )
+    return clip_vision.model(pixel_values=pixels)

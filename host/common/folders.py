@@ -1,0 +1,69 @@
+"""Folders of models that the host may not know yet, where people keep files of these kinds already."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ...core.inputs import shown
+from ..storyworld import parts_of, path_of_part
+from . import choices
+
+LONGEST = 200  # bytes of a name, below what file systems take, so that a suffix and a number still fit
+SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+
+
+def file_names(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+    """The files in models/`folder`, wherever else the user's settings put it, and last the included demo model's."""
+    return choices.own_first(*_own_and_shipped(folder, suffixes))
+
+
+def file_choices(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+    """`file_names` for an input that needs a file: see `choices.to_choose`."""
+    return choices.to_choose(*_own_and_shipped(folder, suffixes), folder)
+
+
+def _own_and_shipped(folder: str, suffixes: tuple[str, ...]) -> list[list[str]]:
+    _register(folder)
+    listed = folder_paths.get_filename_list(folder), parts_of(folder)
+    return [[name for name in names if name.lower().endswith(suffixes)] for names in listed]
+
+
+def path_of(folder: str, name: str) -> str:
+    """Raises FileNotFoundError."""
+    _register(folder)
+    own = folder_paths.get_full_path(folder, name)
+    return own or path_of_part(folder, name) or folder_paths.get_full_path_or_raise(folder, name)
+
+
+def folder_of(folder: str) -> str:
+    """Where a new file of this kind goes."""
+    _register(folder)
+    return folder_paths.get_folder_paths(folder)[0]
+
+
+def inside(folder: str | Path, name: str, what: str) -> Path:
+    """The path of `name` in `folder`, for every file and folder that the pack writes to.
+
+    By the names alone: a link inside the host's folders is the user's own. what: what the name is, for the sentence.
+
+    Raises ValueError for a name that leads out of the folder or that no file can have.
+    """
+    problem = ""
+    if not isinstance(name, str) or not name.strip():
+        problem = "a name is expected"
+    elif "\0" in name:
+        problem = "a name without null characters is expected"
+    elif any(len(part.encode("utf-8", "surrogatepass")) > LONGEST for part in Path(name).parts):
+        problem = f"a name of at most {LONGEST} bytes is expected"
+    else:
+        root = os.path.abspath(folder)
+        path = Path(os.path.abspath(os.path.join(root, name)))
+        if path != Path(root) and path.is_relative_to(root):
+            return path
+        problem = f"a name inside {root} is expected"
+    raise ValueError(f"{what} is {shown(name)}; {problem}.")
+
+
+def _register(folder: str) -> None:
+    folder_paths.add_model_folder_path(folder, str(Path(folder_paths.models_dir) / folder))

@@ -1,0 +1,1 @@
+"""DynamiCrafter in the host: loader, model, conditioning, sampling, decoding."""

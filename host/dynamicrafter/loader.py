@@ -1,0 +1,246 @@
+"""DynamiCrafter checkpoints as published: full, pruned, or UNet and image projection alone, in any wrapping."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import comfy.clip_vision
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ...core.networks.dynamicrafter.config import read_decoder_sizes, read_resampler_config, read_unet_config
+from ...core.networks.dynamicrafter.resampler import Resampler
+from ...core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
+from ...core.networks.dynamicrafter.unet import UNet
+from ...core.weights.refusal import Unreadable
+from ...core.weights.stated import Each, Fields, Maybe, Real, Text, Whole, read_stated, switch
+from .. import storyworld
+from ..common import loading
+from ..common.loading import (
+    build_clip_vision,
+    check_whole,
+    describe,
+    fill,
+    judging,
+    path_of,
+    put_into,
+    read_with_metadata,
+    refuse_parts,
+    set_precision,
+    shapes_of,
+    take,
+    tell_absent,
+)
+from .model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
+
+NODE = "StoryReelDynamiCrafterLoader"
+SHIPPED = "storyworld_video.safetensors"  # in Storyworld's folder
+METADATA = "storyreel_dynamicrafter"  # under which a file of ours says what it is
+UNET, RESAMPLER, VAE, TEXT, VISION = (
+    "model.diffusion_model.",
+    "image_proj_model.",
+    "first_stage_model.",
+    "cond_stage_model.model.",
+    "embedder.model.visual.",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a checkpoint is beyond its weights. fs_is_stride: fs counts frames to skip, else frames a second.
+    image_tokens: of each frame. dim_head: of the image projection. latents: what `StoryworldLatents` takes, None for
+    Stable Diffusion's."""
+
+    name: str
+    v_prediction: bool = True
+    zero_snr: bool = True
+    base_scale: float = 0.7
+    default_fs: int = 24
+    fs_is_stride: bool = False
+    interpolates: bool = False
+    frames: int = 16
+    size: tuple[int, int] = (512, 320)
+    image_tokens: int = 16
+    dim_head: int = 64
+    head_channels: int | None = None
+    latents: dict | None = None
+
+
+STATED = Fields(  # what a file of ours may say of itself
+    {
+        "name": Text(100),
+        **dict.fromkeys(("v_prediction", "zero_snr", "fs_is_stride", "interpolates"), switch),
+        "base_scale": Real(0.01, 1),
+        "default_fs": Whole(1, 1000),
+        "frames": Whole(1, 4096),
+        "size": Each(Whole(8, 16384), 2, 2),
+        "image_tokens": Whole(1, 4096),
+        "dim_head": Whole(1, 4096),
+        "head_channels": Maybe(Whole(1, 4096)),
+        "latents": Maybe(storyworld.LATENTS),
+    }
+)
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("256", False, False, 1.0, default_fs=3, fs_is_stride=True, size=(256, 256)),
+        Kind("512"),
+        Kind("1024", base_scale=0.3, default_fs=10, size=(1024, 576)),
+        Kind("512_interp", default_fs=10, interpolates=True),
+        Kind("tooncrafter", default_fs=10, interpolates=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as the host's objects; None for what the file does not carry."""
+
+    kind: Kind
+    model: comfy.model_patcher.ModelPatcher
+    clip: comfy.sd.CLIP | None
+    clip_vision: comfy.clip_vision.ClipVisionModel | None
+    vae: comfy.sd.VAE | None
+
+
+def tell(loaded: Loaded) -> str:
+    """What a file was taken for, in a sentence or two."""
+    kind = loaded.kind
+    fs = "a frame stride, more is more motion" if kind.fs_is_stride else "frames a second, less is more motion"
+    use = "from a start to an end picture, and loops" if kind.interpolates else "one picture comes to life"
+    width, height = kind.size
+    parts = {"CLIP": loaded.clip, "CLIP_VISION": loaded.clip_vision, "VAE": loaded.vae}
+    return (
+        f"DynamiCrafter {kind.name}: {use}; {width} x {height}, {kind.frames} frames; "
+        f"fs is {fs} ({kind.default_fs}).{tell_absent(parts)}"
+    )
+
+
+def checkpoint_names() -> list[str]:
+    """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
+    return storyworld.names_with(SHIPPED)
+
+
+def load(name: str, kind: str = "auto", precision=None) -> Loaded:
+    """Read a checkpoint of `checkpoint_names`. kind: "auto" or a name of `KINDS`. precision: of the UNet, None = auto.
+
+    Raises ValueError for a file that is no DynamiCrafter checkpoint, or not a whole one.
+    """
+    weights, metadata = read_with_metadata(path_of(name, storyworld.FOLDER))
+    if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
+        raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
+    if kind != "auto" and METADATA in metadata:
+        raise ValueError(f"{NODE}: {name} says itself what it is; kind is {kind}, and auto was expected.")
+    with refuse_parts(f"{NODE}: {name}", "a DynamiCrafter checkpoint"):
+        found = recognise(name, weights, metadata) if kind == "auto" else KINDS[kind]
+    logging.info("%s: %s is taken for DynamiCrafter %s.", NODE, name, found.name)
+    stated = METADATA in metadata
+    with refuse_parts(f"{NODE}: {name}", f"DynamiCrafter {found.name}"):
+        model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision, stated)
+        with judging("encoders and autoencoder of DynamiCrafter"):
+            others = build_clip(weights), build_clip_vision(weights, VISION), build_vae(weights)
+    return Loaded(found, model, *others)
+
+
+def take_unet(weights: dict) -> dict:
+    """The UNet's, whose second embedding has another name in the oldest checkpoint."""
+    return {key.replace("framestride_embed.", "fps_embedding."): t for key, t in take(weights, UNET).items()}
+
+
+def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Kind:
+    """What a checkpoint is, from its metadata, its keys, its rescale table, and last from its file's name. Raises
+    Unreadable for metadata that make no sense."""
+    if METADATA in metadata:
+        return replace(KINDS["512"], **read_stated(METADATA, metadata[METADATA], STATED))
+    if any(key.endswith("attn2.alpha") or ".framestride_embed." in key for key in weights):
+        return KINDS["256"]
+    if f"{VAE}decoder.conv_out.time_mix_conv.weight" in weights:
+        return KINDS["tooncrafter"]
+    stem = Path(name).stem.lower()
+    if "toon" in stem:
+        return KINDS["tooncrafter"]
+    table = weights.get("scale_arr")
+    if table is not None and table.ndim == 1 and len(table) and abs(float(table[-1]) - KINDS["1024"].base_scale) < 0.05:
+        return KINDS["1024"]
+    if "interp" in stem:
+        return KINDS["512_interp"]
+    return KINDS["1024" if table is None and "1024" in stem else "512"]
+
+
+def judge(unet: dict, resampler: dict, kind: Kind, stated: bool) -> DynamiCrafterConfig:
+    """The sizes of a checkpoint whose weights are those of its networks, to the last shape. Raises as `build_model`."""
+    sizes = read_unet_config(shapes_of(unet), kind.default_fs, kind.image_tokens, kind.head_channels)
+    projection = read_resampler_config(shapes_of(resampler), kind.dim_head)
+    check_whole(UNet(sizes, device="meta"), unet)
+    check_whole(Resampler(projection, device="meta"), resampler)
+    if projection.output_dim != sizes.context_dim:
+        raise Unreadable(
+            f"projects pictures to width {projection.output_dim}, and its UNet reads width {sizes.context_dim}; one "
+            "width was expected"
+        )
+    frames, odd = divmod(projection.queries, kind.image_tokens)
+    if odd or stated and frames != kind.frames:
+        raise Unreadable(
+            f"makes {projection.queries} tokens of a picture; {kind.image_tokens} for each of its {kind.frames} frames "
+            "were expected"
+        )
+    return DynamiCrafterConfig(sizes, projection, storyworld.latents_of(kind.latents, sizes.in_channels // 2))
+
+
+def build_model(
+    unet: dict, resampler: dict, kind: Kind, precision=None, stated: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The MODEL. The UNet's weights are moved out of their dictionary. stated: whether the file says itself how many
+    frames it was trained on.
+
+    Raises KeyError, Misfit and Unreadable for weights of another model, before any memory is taken.
+    """
+    with judging("DynamiCrafter checkpoint"):
+        config = judge(unet, resampler, kind, stated)
+    count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(resampler)
+    set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))
+    load_device = comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"])
+    sampling = RescaledSampling(kind.v_prediction, kind.zero_snr, kind.base_scale)
+    model = DynamiCrafter(config, sampling, device=load_device)
+    model.kind = kind
+    patcher = fill(model, unet)
+    model.image_proj_model.load_state_dict(resampler, strict=False, assign=patcher.is_dynamic())
+    return patcher
+
+
+def build_clip(weights: dict) -> comfy.sd.CLIP | None:
+    """SD2's text encoder, if the file carries it."""
+    if f"{TEXT}token_embedding.weight" not in weights:
+        return None
+    config = comfy.supported_models.SD20({})
+    text = {key: tensor for key, tensor in weights.items() if key.startswith(TEXT)}
+    text = config.process_clip_state_dict(text)
+    return loading.build_clip(config.clip_target(text), text)
+
+
+def build_vae(weights: dict) -> comfy.sd.VAE | None:
+    """The autoencoder, if the file carries it. To the stock nodes ToonCrafter's is a plain one, frame by frame."""
+    vae = take(weights, VAE)
+    if not vae:
+        return None
+    extra = ("time_stack.", "mix_factor", "attn_refinement.", "time_mix_conv.")
+    plain = {key: tensor for key, tensor in vae.items() if not any(part in key for part in extra)}
+    made = comfy.sd.VAE(sd=dict(plain))
+    if len(plain) == len(vae):
+        return made
+    decoder = {key.removeprefix("decoder."): tensor for key, tensor in vae.items() if key.startswith("decoder.")}
+    network = made.first_stage_model
+    sizes = read_decoder_sizes(shapes_of(decoder))
+    check_whole(DualReferenceDecoder(**sizes, device="meta"), decoder)
+    network.decoder = DualReferenceDecoder(
+        **sizes, operations=comfy.ops.manual_cast, attend=optimized_attention, dtype=made.vae_dtype
+    )
+    put_into(made, network, network.decoder, decoder)
+    return made

@@ -1,0 +1,1 @@
+"""A long video, chunk by chunk, each on disk before the next."""

@@ -1,0 +1,204 @@
+"""A clip becomes a long video, chunk by chunk: each is on disk before the next begins, and none is made twice.
+
+A run's folder has the name of all that counts for it but its prompts; a chunk's files have the name of the chunk before
+and of its own prompts. So another prompt leaves the chunks before it as they are, and more chunks all of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import latent_preview
+import numpy as np
+import torch
+from comfy_execution.graph_utils import ExecutionBlocker
+from torch import Tensor
+
+from ...core.inputs import check_finite
+from ...core.video import chunks as chain
+from ...core.video import files
+from ...core.video.color import pull_colours
+from ..common import messages, run_folder
+from ..common.conditioning import pick_row
+from ..common.messages import show_progress
+from ..video import file
+from .extender import NODE, Extender, Told
+from .families import extender_of
+
+PROMPTS = ("positive", "negative")  # which the name of a run leaves out: a chunk's own name holds its own rows
+NOT_READ = f"{NODE}: images is off, so no frame was read into memory; switch it on, or use the VIDEO."
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a clip says before it is extended. clip: with the sound of its frames, not with more. last: its end,
+    [overlap, H, W, 3]. anchor: [N, H', W', 3]."""
+
+    clip: file.Clip
+    last: Tensor
+    anchor: Tensor
+    name: str
+
+
+def read_start(clip: file.Clip, overlap: int, anchor: int | Tensor) -> Start:
+    """Look through a clip once. anchor: pictures, or the number of a frame, from the end if negative.
+
+    Raises ValueError for a clip that is too short.
+    """
+    name, count, kept, chosen = run_folder.FramesName(), 0, [], None
+    backwards = -anchor if isinstance(anchor, int) and anchor < 0 else 0
+    for frame in clip.frames():
+        name.add([frame])
+        if isinstance(anchor, int) and count == anchor:
+            chosen = frame
+        count += 1
+        kept = [*kept, frame][-max(overlap, backwards) :]
+    if count < overlap:
+        raise ValueError(f"{NODE}: frames holds {count}, and a chunk looks back at {overlap}.")
+    if isinstance(anchor, int):
+        if backwards and backwards <= count:
+            chosen = kept[-backwards]
+        if chosen is None:
+            raise ValueError(f"{NODE}: anchor is {anchor}, and frames holds {count}.")
+        anchor = file.to_tensor(chosen)[None]
+    last = torch.stack([file.to_tensor(frame) for frame in kept[-overlap:]])
+    anchor = anchor[..., :3].cpu().float()
+    clip = replace(clip, sound=clip.sound and clip.sound.until(count / clip.rate))
+    return Start(clip, last, anchor, run_folder.name_of([str(name), run_folder.content_name(anchor, "")]))
+
+
+class Store:
+    """The chunks of a run on disk: frames without loss at 8 bits, and the last of them, which the next one is made
+    from, as they were. names: one for each chunk, in their order."""
+
+    def __init__(self, folder: Path, names: list[str]):
+        self.folder, self.names = folder, names
+
+    def path(self, number: int, suffix: str) -> Path:
+        return self.folder / f"chunk_{number + 1:04}_{self.names[number]}.{suffix}"
+
+    def finished(self) -> int:
+        """How many chunks are there, from the first on."""
+        there = (self.path(number, "avi").exists() for number in range(len(self.names)))
+        return next((number for number, found in enumerate(there) if not found), len(self.names))
+
+    def keep(self, number: int, made: Tensor, overlap: int, rate) -> None:
+        """Write a chunk, of which the first `overlap` frames stand for those before. Its frames come last: where they
+        are, the chunk is whole."""
+        files.write_tensor(self.path(number, "npy"), made[-overlap:])
+        files.write_frames(self.path(number, "avi"), files.to_bytes(made[overlap:]), rate)
+
+    def last(self, number: int) -> Tensor:
+        return files.read_tensor(self.path(number, "npy"))
+
+    def frames(self, number: int) -> Iterator[np.ndarray]:
+        return files.read_frames(self.path(number, "avi"))
+
+
+class Progress:
+    """What the host shows of a run: all steps of all chunks in its bar, what is new in its preview, and a line of text.
+
+    node: its id in the host; None: nobody is told.
+    """
+
+    def __init__(self, model, chunks: int, steps: int, node: str | None):
+        self.chunks, self.steps, self.node = chunks, steps, node
+        self.bar = comfy.utils.ProgressBar(chunks * steps)
+        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def of_chunk(self, number: int):
+        """The callback of the sampler."""
+
+        def callback(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            preview = None
+            if self.previewer is not None:
+                time = 0 if denoised.ndim == 4 else 2
+                preview = self.previewer.decode_latent_to_preview_image("JPEG", denoised.narrow(time, -1, 1))
+            self.say(f"chunk {number + 1} of {self.chunks}, step {step + 1} of {steps}")
+            self.bar.update_absolute(number * self.steps + step + 1, preview=preview)
+
+        return callback
+
+    def begin(self, finished: int) -> None:
+        if finished:
+            self.say(f"{finished} of {self.chunks} chunks were on disk")
+            self.bar.update_absolute(finished * self.steps)
+
+    def say(self, text: str) -> None:
+        if self.node is not None:
+            show_progress(text, self.node)
+
+
+def chunk_names(prompt, node: str, extender: Extender, count: int) -> list[str]:
+    """A name for each chunk: of the one before, and of what the model reads of its own rows of both prompts."""
+    halves = extender.told.positive, extender.told.negative
+    beyond = [run_folder.upstream_key(prompt, node, name) for name in PROMPTS]
+    names, name = [], ""
+    for number in range(count):
+        rows = [
+            run_folder.content_name(half and extender.read(pick_row(half, number)), other)
+            for half, other in zip(halves, beyond, strict=True)
+        ]
+        name = run_folder.name_of([name, rows])
+        names.append(name[:12])
+    return names
+
+
+def make_chunks(
+    extender: Extender, start: Start, store: Store, colour_anchor: float, progress: Progress | None = None
+) -> Iterator[Tensor]:
+    """The new frames of each chunk that is not on disk, one after the other, each once it is on disk."""
+
+    def make(number: int, before: Tensor, anchor: Tensor) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        made = extender.make(number, before, anchor, progress and progress.of_chunk(number))
+        made = pull_colours(made, anchor, colour_anchor)
+        check_finite(f"{NODE}: chunk {number + 1}", made)  # else it would be kept as finished
+        store.keep(number, made, extender.overlap, start.clip.rate)
+        return made
+
+    finished = store.finished()
+    if progress is not None:
+        progress.begin(finished)
+    before = store.last(finished - 1) if finished else start.last
+    return chain.extend(before, start.anchor, extender.overlap, range(finished, len(store.names)), make)
+
+
+def all_frames(start: Start, store: Store) -> Iterator[np.ndarray]:
+    """The clip and its chunks, uint8, one frame at a time."""
+    for frame in start.clip.frames():
+        yield file.to_bytes(frame)
+    for number in range(len(store.names)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield from store.frames(number)
+
+
+def extend(
+    prompt, node: str, told: Told, *, frames, fps: float, chunks: int, anchor: int, anchor_image: Tensor | None,
+    colour_anchor: float, images: bool,
+):  # fmt: skip
+    """(VIDEO, IMAGE) of StoryReelExtendVideo. prompt: the host's DynamicPrompt. node: its id.
+
+    Raises ValueError for inputs that do not go together.
+    """
+    extender = extender_of(told)
+    for message in extender.describe_ignored(not colour_anchor and (anchor != 0 or anchor_image is not None)):
+        messages.warn(message)
+    clip = file.open_clip(frames, fps)
+    start = read_start(clip, extender.overlap, anchor if anchor_image is None else anchor_image)
+    extender.check_size(start.last.shape[2], start.last.shape[1])
+    counted = {name: value for name, value in vars(told).items() if name not in PROMPTS}
+    counted |= {"length": extender.length, "overlap": extender.overlap, "colour_anchor": colour_anchor}
+    run = run_folder.name_of([run_folder.run_key(prompt, node, counted), start.name])
+    store = Store(run_folder.run_folder("long", run), chunk_names(prompt, node, extender, chunks))
+    progress = Progress(told.model, chunks, len(told.sigmas) - 1, node)
+    for _ in make_chunks(extender, start, store, colour_anchor, progress):
+        pass
+    whole = store.folder / f"video_{run_folder.name_of([store.names, str(clip.rate)])[:12]}.avi"
+    if not whole.exists():
+        files.write_frames(whole, all_frames(start, store), clip.rate, start.clip.sound)
+    video = file.ExactVideo(str(whole))
+    return video, files.to_pictures(all_frames(start, store)) if images else ExecutionBlocker(NOT_READ)

@@ -1,0 +1,1 @@
+"""Measures with the networks that the user has."""

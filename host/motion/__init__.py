@@ -1,0 +1,1 @@
+"""The Semantic Motion Predictor in the host: prediction, application, training."""

@@ -1,0 +1,1 @@
+"""Images and shots of a story: sizes, styles, shots on disk."""

@@ -1,0 +1,1 @@
+"""StreamingT2V and StreamingSVD in the host, and randomized blending."""

@@ -1,0 +1,112 @@
+"""VIDEO as frames that pass by one at a time: what comes in, of whatever kind, and what goes out, in a file of ours."""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import InputImpl, Types
+from torch import Tensor
+
+from ...core.inputs import read_images
+from ...core.video import files
+from ...core.video.sound import Sound, read_sound
+from ..common import even_sizes
+from .subtitles import without_subtitles
+
+BYTES = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")  # formats that the host reads as 8 bits a channel
+
+
+def rate_of(fps: float) -> Fraction:
+    return Fraction(fps).limit_denominator(1000)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """frames(): from the first on, [H, W, 3], float from 0 to 1 or uint8. rate: frames a second."""
+
+    frames: Callable[[], Iterator[np.ndarray]]
+    rate: Fraction
+    sound: Sound | None = None
+
+
+def open_clip(frames, fps: float) -> Clip:
+    """IMAGE or VIDEO as a clip. A VIDEO in a file is never in memory as a whole. fps: of an IMAGE."""
+    if isinstance(frames, Tensor):
+        return Clip(lambda: iter(frames[..., :3].cpu().float().numpy()), rate_of(fps))
+    frames = without_subtitles(frames)
+    if isinstance(frames, InputImpl.VideoFromFile):
+        start, duration = frames.get_active_trim_window()
+        sound = read_sound(frames.get_stream_source(), start, duration)
+        return Clip(lambda: decode(frames), frames.get_frame_rate(), sound)
+    parts = frames.get_components()
+    sound = parts.audio and Sound(parts.audio["waveform"][0].cpu().float().numpy(), int(parts.audio["sample_rate"]))
+    images = read_images("frames", parts.images)
+    return Clip(lambda: iter(images.cpu().numpy()), Fraction(parts.frame_rate), sound)
+
+
+def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.ndarray]:
+    """The frames of `get_components`, number for number and upright, which would hand them over all at once: [H, W, 3],
+    uint8. deep: float from 0 to 1 where the file has more than 8 bits a channel."""
+    file = video.get_stream_source()
+    if isinstance(file, io.BytesIO):
+        file = io.BytesIO(file.getvalue())  # with a place of its own: the same video may be read twice at a time
+    start, duration = video.get_active_trim_window()
+    with av.open(file) as container:
+        stream = container.streams.video[0]
+        first, end = (int(seconds / stream.time_base) for seconds in (start, start + duration))
+        if first:
+            container.seek(first, stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts < first:
+                continue
+            if duration and frame.pts >= end:
+                return
+            kept = "gbrpf32le" if deep and frame.format.name not in BYTES else "rgb24"
+            yield files.upright(frame, kept)
+
+
+def to_tensor(frame: np.ndarray) -> Tensor:
+    """A frame of a clip, float from 0 to 1."""
+    picture = torch.from_numpy(np.array(frame))
+    return picture.float() / 255 if frame.dtype == np.uint8 else picture
+
+
+def to_bytes(frame: np.ndarray) -> np.ndarray:
+    """A frame of a clip, uint8."""
+    return frame if frame.dtype == np.uint8 else files.to_bytes(torch.from_numpy(frame))
+
+
+class ExactVideo(InputImpl.VideoFromFile):
+    """A VIDEO in a file of `write_frames`: exact as frames, H.264 in MP4 where nothing else is asked for."""
+
+    def get_components(self) -> Types.VideoComponents:
+        clip = open_clip(self, 0.0)
+        sound = clip.sound
+        audio = sound and {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
+        return Types.VideoComponents(images=files.to_pictures(clip.frames()), audio=audio, frame_rate=clip.rate)
+
+    def as_trimmed(self, start_time: float = 0, duration: float = 0, strict_duration: bool = True):
+        trimmed = super().as_trimmed(start_time, duration, strict_duration)
+        return trimmed and ExactVideo(
+            self.get_stream_source(), start_time=self.get_active_trim_window()[0] + start_time, duration=duration
+        )
+
+    def save_to(self, path, format=Types.VideoContainer.AUTO, codec=Types.VideoCodec.AUTO, **kwargs):
+        if codec == Types.VideoCodec.AUTO:
+            codec = Types.VideoCodec.H264  # else the host would copy this file's own coding into the user's
+        if not even_sizes.is_odd(self):
+            return super().save_to(path, format, codec, **kwargs)
+        clip, temporary = open_clip(self, 0.0), folder_paths.get_temp_directory()
+        os.makedirs(temporary, exist_ok=True)
+        with TemporaryDirectory(dir=temporary) as folder:
+            whole = Path(folder, "even.avi")
+            files.write_frames(whole, map(even_sizes.to_even, clip.frames()), clip.rate, clip.sound)
+            return InputImpl.VideoFromFile(str(whole)).save_to(path, format, codec, **kwargs)
