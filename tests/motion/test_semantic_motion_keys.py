@@ -13,7 +13,7 @@ from storyreel.core.networks.dynamicrafter.config import ResamplerConfig
 from storyreel.core.networks.ip_adapter.layers import ImageLayers, numbers, read_layers
 from storyreel.core.networks.ip_adapter.projection import EmbeddingConfig, build_projection, read_projection
 
-MANIFESTS = Path(__file__).parent / "manifests"
+MANIFESTS = Path(__file__).parents[1] / "manifests"
 MODULES = {"mm_sd_v15": ("v1", 24, 560), "mm_sd_v15_v2": ("v2", 32, 588), "v3_sd15_mm": ("v3", 32, 560)}
 ADAPTERS = {
     "ip-adapter_sd15": EmbeddingConfig(),

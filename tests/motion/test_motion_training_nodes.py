@@ -385,7 +385,7 @@ def test_the_tool(clips, tmp_path):
     """Files of any place, the toy's image encoder; stopped, it goes on; the curve lies beside the file."""
     require_setup()
     adapter, out = tiny.write_adapter(tmp_path / "mine" / "adapter.safetensors"), tmp_path / "out" / "mine.safetensors"
-    tool = Path(__file__).resolve().parents[1] / "tools" / "train_motion.py"
+    tool = Path(__file__).resolve().parents[2] / "tools" / "train_motion.py"
     command = [sys.executable, tool, clips, out, "--clip-vision", "storyworld", "--ip-adapter", adapter]
     command += "--frames 6 --width 64 --depth 1 --batch 4 --steps 20 --held-out 0.3 --work".split() + [
         tmp_path / "work"

@@ -9,7 +9,7 @@ from harness import workflows
 from harness.browser import Browser
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RENDERERS = ("classic", "vue")
 EVERY_WORKFLOW = pytest.mark.parametrize("name", workflows.NAMES)
 BOTH_RENDERERS = pytest.mark.parametrize("renderer", RENDERERS)

@@ -19,7 +19,7 @@ KOREAN = "강에 도착하니 다리는 사라지고 젖은 밧줄 두 개만 �
 MIXED = "Bob 和 Alice 在 2024 年的夏天，用 Wi-Fi（很慢）给 the treasure hunters 写信。"
 TEXTS = [ENGLISH, JAPANESE, CHINESE, KOREAN, MIXED]
 NAMES = ["english", "japanese", "chinese", "korean", "mixed"]
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def letterer(*texts):

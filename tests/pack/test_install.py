@@ -15,8 +15,8 @@ from PIL import Image
 
 pytestmark = pytest.mark.programs
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKS = Path(__file__).parent / "packs"
+ROOT = Path(__file__).resolve().parents[2]
+PACKS = Path(__file__).parents[1] / "packs"
 
 
 def run(*command, cwd: Path, **environ: str) -> str:

@@ -9,7 +9,7 @@ from harness.tools import tools
 
 pytestmark = pytest.mark.programs  # one is; all need the same models
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "tools" / "storyworld"
 STREAMING, VIDEO = (WEIGHTS / f"storyworld_{part}.safetensors" for part in ("streaming", "video"))
 

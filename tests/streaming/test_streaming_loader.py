@@ -12,8 +12,8 @@ import pytest
 import torch
 from harness.golden import part
 
-MANIFESTS = Path(__file__).parent / "manifests"
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+MANIFESTS = Path(__file__).parents[1] / "manifests"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 def manifest(name: str) -> dict[str, torch.Tensor]:

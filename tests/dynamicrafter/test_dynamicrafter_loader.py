@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-MANIFESTS = Path(__file__).parent / "manifests"
+MANIFESTS = Path(__file__).parents[1] / "manifests"
 NAMES = sorted(path.stem for path in MANIFESTS.glob("*crafter*.json"))
 BUFFERS = {  # of the training program's schedule, rebuilt from the kind
     "alphas_cumprod",

@@ -26,7 +26,7 @@ from storyreel.core.networks.streaming.frame_encoder import FrameEncoder
 from storyreel.core.networks.streaming.injector import Injector
 from storyreel.core.networks.streaming.model import StreamingT2V
 
-MANIFESTS = Path(__file__).parent / "manifests"
+MANIFESTS = Path(__file__).parents[1] / "manifests"
 APM = (".attn2.alpha", ".attn2.conv.", ".attn2.conv_ln.")
 
 
@@ -176,7 +176,7 @@ def test_the_rest_of_streamingt2v_is_the_hosts_own(host):
 @pytest.mark.parametrize("narrow", [False, True])
 def test_the_published_layout_is_written_as_it_is_read(narrow, monkeypatch):
     """By the tool that writes Storyworld's file; at full size it is the published file's, key for key."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "tools"))
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))
     from storyworld.streaming_layout import published
 
     sizes = UNetConfig(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention=(True, False))

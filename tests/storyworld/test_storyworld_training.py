@@ -15,7 +15,7 @@ from harness.tools import TOOLS, tools
 pytestmark = pytest.mark.programs
 
 SCALE = 0.001
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 MANIFESTS, SHIPPED = TESTS / "manifests", TESTS.parent / "models" / "storyworld"
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
 MOTION = ("ip_adapter", "domain_adapter", "motion_module", "predictor")

@@ -30,7 +30,7 @@ from storyreel.core.storyworld.captions import (
 from storyreel.core.storyworld.motion import place_at
 from storyreel.core.storyworld.world import render_clip, render_picture, sample_clip, sample_picture, sample_story
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STYLES = {NO_STYLE: Style(NO_STYLE, PLACE)}
 
 

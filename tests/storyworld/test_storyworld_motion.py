@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness.tools import tools
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "tools" / "storyworld"
 FILES = {
     "ip_adapter": WEIGHTS / "ipadapter" / "storyworld_ip_adapter.safetensors",

@@ -33,7 +33,7 @@ RAW += (
     "out of range",
     "weights_only",
 )
-STORYWORLD = Path(__file__).resolve().parents[1] / "models" / "storyworld"
+STORYWORLD = Path(__file__).resolve().parents[2] / "models" / "storyworld"
 CONFIG = PredictorConfig(
     tokens=tiny_motion.TOKENS, token_width=tiny_motion.CONTEXT, width=32, depth=1, heads=2, frames=20
 )

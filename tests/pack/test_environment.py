@@ -13,7 +13,7 @@ from harness.folders import environment, require_setup
 
 pytestmark = pytest.mark.programs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VERSION = ".".join(map(str, sys.version_info[:2]))
 
 # an index at which nobody listens, and no other place to look

@@ -13,7 +13,7 @@ from harness.tools import tools
 
 pytestmark = pytest.mark.programs  # some are; all need the same models
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "models" / "storyworld"
 PARTS = ("autoencoder", "clip", "unet")
 LOOKS = ("shape", "colour", "hat", "hat colour", "scarf colour")

@@ -16,7 +16,7 @@ from PIL import Image
 
 pytestmark = pytest.mark.programs
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KEPT = environment().CACHE / "demo" / "output" / "story"  # shots and chunks, run by run
 DEMO = [sys.executable, str(ROOT / "tools" / "demo.py")]
 
