@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from harness.sampled.dynamicrafter import FRAMES, by_euler, conditioning, empty, sample
 from harness.windows import windows
-
-FRAMES = 16
 
 
 @pytest.fixture(scope="module")
@@ -25,37 +24,12 @@ def model(names):
     return loader.load(names["512_interp"], precision=torch.float32).model
 
 
-def told(seed: int, frames: int = FRAMES, size=(8, 12), mode: str = "animate") -> list:
-    """A CONDITIONING for the tiny model."""
-    from storyreel.host.dynamicrafter import model as keys
-
-    generator = torch.Generator().manual_seed(seed)
-    text, tokens = torch.randn(1, 77, 64, generator=generator), torch.randn(1, 5, 96, generator=generator)
-    latents = torch.randn(frames, 4, *size, generator=torch.Generator().manual_seed(9))
-    return [[text, {keys.VISION_TOKENS: tokens, keys.CONCAT_LATENTS: latents, keys.FS: None, keys.MODE: mode}]]
-
-
-def empty(frames: int = FRAMES, size=(8, 12)) -> dict:
-    return {"samples": torch.zeros(frames, 4, *size)}
-
-
-@torch.no_grad()
-def sample(
-    model, frames=FRAMES, *, steps=3, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=(8, 12), **told_as
-):
-    """What the stock KSampler returns."""
-    import nodes
-
-    conds = told(1, frames, size, **told_as), told(2, frames, size, **told_as)
-    return nodes.common_ksampler(model, seed, steps, cfg, sampler, scheduler, *conds, empty(frames, size))[0]["samples"]
-
-
 def two_scales(model, *scales: float, image_only: int = 3):
     """Our guider. scales: of text and of image, and the rescale."""
     from storyreel.host.dynamicrafter.sampling import TextImageGuider
 
     guider = TextImageGuider(model)
-    guider.set_conds(told(1), told(image_only), told(2))
+    guider.set_conds(conditioning(1), conditioning(image_only), conditioning(2))
     guider.set_scales(*scales)
     return guider
 
@@ -65,7 +39,7 @@ def one_scale(model):
     import comfy.samplers
 
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(told(1), told(2))
+    guider.set_conds(conditioning(1), conditioning(2))
     guider.set_cfg(5.0)
     return guider
 
@@ -220,16 +194,6 @@ def test_equal_scales_are_ordinary_guidance(model):
     torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5 * stock.abs().max().item())
 
 
-@torch.no_grad()
-def by_euler(model, noise: torch.Tensor, sigmas: torch.Tensor, positive: list, negative: list) -> torch.Tensor:
-    """What the host samples from this very noise, guided by 5."""
-    import comfy.samplers
-
-    given = 5.0, model.load_device, comfy.samplers.sampler_object("euler"), sigmas, model.model_options
-    how = dict(latent_image=torch.zeros_like(noise), disable_pbar=True, seed=0)
-    return comfy.samplers.sample(model, noise.clone(), positive, negative, *given, **how)
-
-
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_window_over_the_whole_clip_is_bit_equal_to_none(model, causal):
     assert torch.equal(sample(windows(model, 16, 4, causal)), sample(model))
@@ -248,7 +212,7 @@ def test_a_window_equals_its_frames_sampled_alone(names, causal):
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 3)
 
     def run(model, frames: slice):
-        conds = [told(1, 32), told(2, 32)]
+        conds = [conditioning(1, 32), conditioning(2, 32)]
         for cond in conds:
             cond[0][1][keys.CONCAT_LATENTS] = cond[0][1][keys.CONCAT_LATENTS][frames]
         return by_euler(model, noise[frames], sigmas, *conds)
@@ -283,7 +247,7 @@ def test_what_is_said_to_stay_is_the_picture(keeping, model):
     """Exactly, in every frame, by any sampler; and where nothing is said to stay, nothing is changed."""
     from storyreel.host.dynamicrafter import model as keys
 
-    (given,) = (options[keys.CONCAT_LATENTS] for _, options in told(1))
+    (given,) = (options[keys.CONCAT_LATENTS] for _, options in conditioning(1))
     for how in ({}, {"sampler": "dpmpp_2m", "scheduler": "karras"}):
         torch.testing.assert_close(sample(keeping(40.0), **how), given, rtol=0, atol=1e-4)
         assert torch.equal(sample(keeping(-200.0), **how), sample(model, **how))
@@ -318,8 +282,8 @@ def test_a_latent_of_another_size_resizes_what_is_concatenated(model, size):
     def sampled(*conds):
         return nodes.common_ksampler(model, 1, 3, 5.0, "euler", "normal", *conds, empty(size=size))[0]["samples"]
 
-    conds = told(1), told(2)
-    expected = told(1), told(2)
+    conds = conditioning(1), conditioning(2)
+    expected = conditioning(1), conditioning(2)
     for ((_, options),) in expected:
         latents = options[keys.CONCAT_LATENTS]
         options[keys.CONCAT_LATENTS] = comfy.utils.common_upscale(latents, size[1], size[0], "bilinear", "center")
@@ -371,19 +335,21 @@ def test_what_does_not_go_together_is_said(names, model):
     with pytest.raises(ValueError, match="LATENT is 104 x 64 pixels; sides that are multiples of 16"):
         sample(model, size=(8, 13))
     with pytest.raises(ValueError, match="CONDITIONING holds no picture"):
-        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", [[torch.zeros(1, 77, 64), {}]], told(2), empty())
-    wrong = told(1)
+        nodes.common_ksampler(
+            model, 0, 2, 5.0, "euler", "normal", [[torch.zeros(1, 77, 64), {}]], conditioning(2), empty()
+        )
+    wrong = conditioning(1)
     wrong[0][1][keys.VISION_TOKENS] = torch.zeros(1, 5, 80)
     with pytest.raises(ValueError, match="CLIP_VISION gives tokens of width 80, and this .* on width 96"):
-        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", wrong, told(2), empty())
+        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", wrong, conditioning(2), empty())
     with pytest.raises(ValueError, match="CONDITIONING was made for 16 frames, and the LATENT holds 8"):
-        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", told(1), told(2), empty(8))
-    wrong = told(1)
+        nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", conditioning(1), conditioning(2), empty(8))
+    wrong = conditioning(1)
     wrong[0][1][keys.CONCAT_LATENTS] = torch.zeros(FRAMES, 16, 8, 12)
     with pytest.raises(ValueError, match="VAE gives latents of 16 channels, and this DynamiCrafter works on 4"):
         nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", wrong, wrong, empty())
     with pytest.raises(ValueError, match="CLIP gives text of width 32"):
-        cond = [[torch.zeros(1, 77, 32), told(1)[0][1]]]
+        cond = [[torch.zeros(1, 77, 32), conditioning(1)[0][1]]]
         nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", cond, cond, empty())
 
 

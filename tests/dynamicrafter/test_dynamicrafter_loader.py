@@ -184,7 +184,7 @@ def test_a_checkpoint_in_a_smaller_format(host, plain, dtype):
     assert stored[key].dtype == dtype
     path.unlink()
 
-    from test_dynamicrafter import sample
+    from harness.sampled.dynamicrafter import sample
 
     whole = sample(opened(host, PLAIN, torch.float32).model)
     small = sample(model)

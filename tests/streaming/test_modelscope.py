@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from harness.sampled.modelscope import FRAMES, MEMORY, SIZE, cam_apm, conditioning, empty, sample
 
-FRAMES, SIZE = 16, (8, 12)
-MEMORY = 8
 NAMES = {
     "t2v": "modelscope_t2v_tiny.safetensors",
     "vid2vid": "modelscope_vid2vid_tiny.safetensors",
@@ -29,38 +28,6 @@ def opened(files):
     from storyreel.host.streaming import loader
 
     return lambda kind: loader.load(NAMES[kind], precision=torch.float32).model
-
-
-def told(seed: int, tokens: int = 77, **more) -> list:
-    """A CONDITIONING for the tiny models. more: what StreamingT2V is told, see `remembered`."""
-    return [[torch.randn(1, tokens, 64, generator=torch.Generator().manual_seed(seed)), more]]
-
-
-def remembered(seed: int = 5, memory: int = MEMORY, size=SIZE, **strengths) -> dict:
-    """Frames before the chunk, and an anchor."""
-    from storyreel.host.streaming import modelscope as names
-
-    generator = torch.Generator().manual_seed(seed)
-    frames = torch.rand(memory, 8 * size[0], 8 * size[1], 3, generator=generator)
-    return {names.CAM_FRAMES: frames, names.ANCHOR_EMBEDS: torch.randn(1, 1, 64, generator=generator), **strengths}
-
-
-def empty(frames: int = FRAMES, size=SIZE) -> dict:
-    return {"samples": torch.zeros(frames, 4, *size)}
-
-
-@torch.no_grad()
-def sample(
-    model, frames=FRAMES, *, steps=3, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=SIZE, more=None, part=1
-):
-    """What the stock KSampler returns. part: of the noise that it begins with, as its `denoise`."""
-    import nodes
-
-    conds = told(1, **(more or {})), told(2, **(more or {}))
-    found = nodes.common_ksampler(
-        model, seed, steps, cfg, sampler, scheduler, *conds, empty(frames, size), denoise=part
-    )
-    return found[0]["samples"]
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -119,18 +86,18 @@ def test_what_cam_and_apm_bring(opened):
     from storyreel.host.streaming import modelscope as names
 
     model = opened("streaming")
-    plain, both = sample(model), sample(model, more=remembered())
+    plain, both = sample(model), sample(model, more=cam_apm())
     only = {
-        names.CAM_STRENGTH: sample(model, more=remembered(**{names.CAM_STRENGTH: 0.0})),
-        names.APM_STRENGTH: sample(model, more=remembered(**{names.APM_STRENGTH: 0.0})),
+        names.CAM_STRENGTH: sample(model, more=cam_apm(**{names.CAM_STRENGTH: 0.0})),
+        names.APM_STRENGTH: sample(model, more=cam_apm(**{names.APM_STRENGTH: 0.0})),
     }
     assert len({found.sum().item() for found in (plain, both, *only.values())}) == 4
     for strength, key in ((names.CAM_STRENGTH, names.CAM_FRAMES), (names.APM_STRENGTH, names.ANCHOR_EMBEDS)):
-        without = {name: value for name, value in remembered().items() if name != key}
+        without = {name: value for name, value in cam_apm().items() if name != key}
         assert torch.equal(sample(model, more=without), only[strength])
-    neither = remembered(**{names.CAM_STRENGTH: 0.0, names.APM_STRENGTH: 0.0})
+    neither = cam_apm(**{names.CAM_STRENGTH: 0.0, names.APM_STRENGTH: 0.0})
     assert torch.equal(sample(model, more=neither), plain)
-    half = sample(model, more=remembered(**{names.CAM_STRENGTH: 0.5}))
+    half = sample(model, more=cam_apm(**{names.CAM_STRENGTH: 0.5}))
     assert not torch.equal(half, both) and not torch.equal(half, only[names.CAM_STRENGTH])
 
 
@@ -159,7 +126,7 @@ def test_cam_sees_once_a_chunk(opened, monkeypatch):
     encoder = model.model.diffusion_model.extractor.frame_encoder
     forward = encoder.forward
     monkeypatch.setattr(encoder, "forward", lambda frames: calls.append(len(frames)) or forward(frames))
-    sample(model, steps=6, more=remembered())
+    sample(model, steps=6, more=cam_apm())
     assert calls == [MEMORY] * 2  # for each of the two conditionings
 
 
@@ -167,7 +134,7 @@ def test_cam_sees_once_a_chunk(opened, monkeypatch):
 def test_halves_of_guidance_together_or_apart(opened, kind, monkeypatch):
     """MS-Vid2Vid from noise that leaves something of the signal: else the first step magnifies rounding."""
     model = opened(kind)
-    told_as = dict(more=remembered() if kind == "streaming" else None, part=0.5)
+    told_as = dict(more=cam_apm() if kind == "streaming" else None, part=0.5)
     together = sample(model, **told_as)
     monkeypatch.setattr(type(model), "get_free_memory", lambda self, device: 0)
     torch.testing.assert_close(sample(model, **told_as), together, rtol=0, atol=1e-5 * together.abs().max().item())
@@ -178,7 +145,7 @@ def test_partial_offload_gives_the_same(opened, kind):
     import comfy.model_management
 
     model = opened(kind)
-    more = remembered() if kind == "streaming" else None
+    more = cam_apm() if kind == "streaming" else None
     whole = sample(model, more=more)
     comfy.model_management.unload_all_models()
     load = model.partially_load
@@ -294,15 +261,16 @@ def test_a_lora_under_diffusers_names(host, opened, kind):
 def test_a_context_window_equals_its_frames_alone(opened, kind, causal):
     """By Euler, without overlap and from noise of its own."""
     import comfy.samplers
-    from test_dynamicrafter import by_euler, windows
+    from harness.sampled.dynamicrafter import by_euler
+    from harness.windows import windows
 
     model = opened(kind)
     noise = torch.randn(32, 4, *SIZE, generator=torch.Generator().manual_seed(3))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 4)[1:]
 
-    whole = by_euler(windows(model, 16, 0, causal), noise, sigmas, told(1), told(2))
+    whole = by_euler(windows(model, 16, 0, causal), noise, sigmas, conditioning(1), conditioning(2))
     for frames in (slice(0, 16), slice(16, 32)):
-        alone = by_euler(model, noise[frames], sigmas, told(1), told(2))
+        alone = by_euler(model, noise[frames], sigmas, conditioning(1), conditioning(2))
         torch.testing.assert_close(whole[frames], alone, rtol=0, atol=1e-5 * alone.abs().max().item())
 
 
@@ -345,16 +313,16 @@ def test_what_does_not_go_together_is_said(opened, caplog):
     with pytest.raises(ValueError, match="CONDITIONING holds 3 prompts; ModelScope text-to-video makes a clip"):
         run([[torch.zeros(3, 77, 64), {}]], model=opened("t2v"))
     with pytest.raises(ValueError, match="CLIP_VISION projects to width 80, and this StreamingT2V .* on width 64"):
-        run(told(1, **{names.ANCHOR_EMBEDS: torch.zeros(1, 1, 80)}))
+        run(conditioning(1, **{names.ANCHOR_EMBEDS: torch.zeros(1, 1, 80)}))
     with pytest.raises(ValueError, match="CAM is shown 8 frames of 96 x 64 pixels, .* 16 frames of 128 x 64"):
-        run(told(1, **remembered()), empty(size=(8, 16)))
+        run(conditioning(1, **cam_apm()), empty(size=(8, 16)))
     with pytest.raises(ValueError, match="CAM is shown 8 frames .* a chunk of 5 frames"):
-        run(told(1, **remembered()), empty(5))
+        run(conditioning(1, **cam_apm()), empty(5))
     with pytest.raises(ValueError, match="context window cuts the chunk in parts"):
-        from test_dynamicrafter import windows
+        from harness.windows import windows
 
-        run(told(1, **remembered()), empty(32), windows(model, 16, 4, False))
-    run(told(1, 154, **remembered()))
+        run(conditioning(1, **cam_apm()), empty(32), windows(model, 16, 4, False))
+    run(conditioning(1, 154, **cam_apm()))
     assert "StreamingT2V reads 77 tokens of a prompt of 154" in caplog.text
 
 
@@ -362,8 +330,8 @@ def test_what_does_not_go_together_is_said(opened, caplog):
 @pytest.mark.parametrize("kind", [*NAMES, "svd"])
 def test_smaller_number_formats(host, opened, kind, dtype):
     """Of the file, and of the model that is made from a whole one."""
-    import test_streaming_svd as svd
     from harness import streaming
+    from harness.sampled import svd
     from storyreel.host.streaming import loader
 
     name = NAMES.get(kind, svd.NAME)
@@ -378,7 +346,7 @@ def test_smaller_number_formats(host, opened, kind, dtype):
         assert model.model.get_dtype() == precision
         if kind == "svd":
             return svd.sample(model, seen=4)
-        return sample(model, more=remembered() if kind == "streaming" else None, part=0.5)
+        return sample(model, more=cam_apm() if kind == "streaming" else None, part=0.5)
 
     whole = drawn(name, torch.float32)
     for file in (name, stored.name):

@@ -171,9 +171,9 @@ def test_the_seed_moves_the_seams_and_nothing_else(family):
 def test_the_rescale_is_that_of_dynamicrafters_nodes(host):
     """Which compare outputs of the model, too: for a model of velocity."""
     from harness import dynamicrafter
+    from harness.sampled.dynamicrafter import sample as shot
     from storyreel.host.dynamicrafter import loader
     from storyreel.host.dynamicrafter.sampling import patch_rescale
-    from test_dynamicrafter import sample as shot
 
     name = dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_blended.safetensors").name
     model = loader.load(name, "256", torch.float32).model  # whose first step magnifies no rounding
@@ -184,9 +184,9 @@ def test_the_rescale_is_that_of_dynamicrafters_nodes(host):
 def test_a_guider_of_three(host):
     """DynamiCrafter's guider guides by itself; guidance here is refused."""
     from harness import dynamicrafter
+    from harness.sampled.dynamicrafter import conditioning
     from storyreel.host.dynamicrafter import loader
     from storyreel.host.dynamicrafter.sampling import TextImageGuider
-    from test_dynamicrafter import told
 
     name = dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_blended.safetensors").name
     model = loader.load(name, precision=torch.float32).model
@@ -194,7 +194,7 @@ def test_a_guider_of_three(host):
 
     def run(model):
         guider = TextImageGuider(model)
-        guider.set_conds(told(1, 20, (4, 6)), told(3, 20, (4, 6)), told(2, 20, (4, 6)))
+        guider.set_conds(*(conditioning(seed, 20, (4, 6)) for seed in (1, 3, 2)))
         guider.set_scales(5.0, 2.0, 0.0)
         return sample(family, model, family.noise(20), steps=2, guider=guider)
 

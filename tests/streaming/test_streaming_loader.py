@@ -180,7 +180,7 @@ def test_too_little_memory_is_not_said_to_be_a_broken_file(tmp_path):
 
 def test_a_pickle_and_half_precision_are_the_same_weights(loader, put):
     from harness import streaming
-    from test_modelscope import remembered, sample
+    from harness.sampled.modelscope import cam_apm, sample
 
     weights = streaming.tiny_streaming()
     plain = loader.load(put("a.safetensors", weights), precision=torch.float32)
@@ -189,7 +189,7 @@ def test_a_pickle_and_half_precision_are_the_same_weights(loader, put):
     small = loader.load(put("half.safetensors", half), precision=torch.float16)
     assert small.model.model.get_dtype() == torch.float16
     assert same(small, loader.load(put("cast.safetensors", {k: t.float() for k, t in half.items()}), "auto"))
-    whole, cast = sample(plain.model, more=remembered()), sample(small.model, more=remembered())
+    whole, cast = sample(plain.model, more=cam_apm()), sample(small.model, more=cam_apm())
     assert (cast - whole).abs().max() < 0.1 * whole.abs().max()
 
 

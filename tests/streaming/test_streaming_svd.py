@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-
-FRAMES, SIZE, MEMORY = 9, (8, 12), 3
-NAME = "streaming_svd_tiny.safetensors"
+from harness.sampled.svd import NAME, sample
 
 
 @pytest.fixture(scope="module")
@@ -38,30 +36,6 @@ def stock(files, host):
     made = comfy.model_base.SVD_img2vid(config)
     made.load_model_weights(part(weights, prefix))
     return patcher_of(made)
-
-
-def told(seed: int, seen: int | None = None, size=SIZE, **more) -> list:
-    """What the host's SVD_img2vid_Conditioning makes, and CAM's frames. seed 0: of nothing."""
-    from storyreel.host.streaming import modelscope as names
-
-    generator = torch.Generator().manual_seed(seed)
-    embed, latent = torch.randn(1, 1, 64, generator=generator), torch.randn(1, 4, *size, generator=generator)
-    if not seed:
-        embed, latent = torch.zeros_like(embed), torch.zeros_like(latent)
-    more |= {"concat_latent_image": latent, "motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.02}
-    if seen is not None:
-        frames = torch.rand(MEMORY, 8 * size[0], 8 * size[1], 3, generator=torch.Generator().manual_seed(seen))
-        more[names.CAM_FRAMES] = frames
-    return [[embed, more]]
-
-
-@torch.no_grad()
-def sample(model, *, seen=None, frames=FRAMES, size=SIZE, **more):
-    import nodes
-
-    conds = told(1, seen, size, **more), told(0, seen, size, **more)
-    empty = {"samples": torch.zeros(frames, 4, *size)}
-    return nodes.common_ksampler(model, 1, 3, 2.5, "euler", "karras", *conds, empty)[0]["samples"]
 
 
 def test_without_frames_and_at_strength_0_it_is_the_hosts_own(model, stock):
@@ -118,7 +92,7 @@ def test_it_stands_beside_other_patches(model):
 def test_frames_that_do_not_fit_are_refused(model):
     with pytest.raises(ValueError, match="CAM is shown 3 frames of 96 x 64 pixels, .* chunk of 2 frames"):
         sample(model, seen=4, frames=2)
-    from test_dynamicrafter import windows
+    from harness.windows import windows
 
     with pytest.raises(ValueError, match="context window cuts the chunk in parts; sample StreamingSVD without"):
         sample(windows(model, 5, 2, False), seen=4)
