@@ -3,8 +3,8 @@
     apt-get install fonts-comic-neue=2.51-4 fonts-noto-core=20201225-1 \
         fonts-noto-cjk=1:20220127+repack1-1
     pip install fonttools==4.68.0
-    python tools/subset_fonts.py            # writes fonts/
-    python tools/subset_fonts.py --check    # writes nothing, fails unless fonts/ holds the same bytes
+    python fonts/build.py            # writes fonts/
+    python fonts/build.py --check    # writes nothing, fails unless fonts/ holds the same bytes
 
 Comic Neue is copied as it is. Noto Sans keeps its Latin, Greek and Cyrillic letters. Of Noto Sans CJK, 45 000
 characters in ten forms, two faces remain. One holds what the national standards of China, Japan and Korea hold (and the
@@ -20,7 +20,7 @@ from pathlib import Path
 from fontTools import subset
 from fontTools.ttLib import TTFont
 
-FONTS = Path(__file__).resolve().parent.parent / "fonts"
+FONTS = Path(__file__).resolve().parent
 SHARE = Path("/usr/share/fonts/opentype")
 LATIN = SHARE / "comic-neue" / "ComicNeue-Bold.otf"
 EUROPE = SHARE.parent / "truetype" / "noto" / "NotoSans-Bold.ttf"
@@ -36,7 +36,7 @@ SOURCES = {
 # Latin with the accents of Europe, Turkey and Vietnam, Greek with breathings, Cyrillic, punctuation, currency.
 EUROPEAN = [(0x0020, 0x024F), (0x02B0, 0x036F), (0x0370, 0x052F), (0x1E00, 0x1FFF), (0x2000, 0x206F), (0x20A0, 0x20BF)]
 
-# Blocks beside the national sets: Latin and its accents, general punctuation, currency, arrows, geometric and other
+# Blocks added to the national sets: Latin and its accents, general punctuation, currency, arrows, geometric and other
 # signs, CJK punctuation and kana, compatibility letters, full-width and half-width forms.
 BLOCKS = [
     (0x0020, 0x017F),

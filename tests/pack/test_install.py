@@ -78,6 +78,7 @@ def test_the_zip_holds_the_pack_and_no_more(packed):
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "CHANGELOG.md"} <= tops
     assert {"core", "host", "nodes", "js", "models", "workflows"} <= tops
     assert [name for name in names if "__pycache__" in name or name.endswith("/")] == []
+    assert "fonts/ComicNeue-Bold.otf" in names and "fonts/build.py" not in names
 
 
 def offered(server: Server, folder: str) -> set[str]:
