@@ -78,10 +78,10 @@ def _inputs(preset: str) -> list[io.Input]:
                 "version does in its first steps.",
             )
         )
-    if "own_in_pool" in values:
+    if "include_self" in values:
         inputs.append(
             switch(
-                "own_in_pool",
+                "include_self",
                 "Draw a fixed number of tokens from the whole window, the frame's own included, as Algorithm 1 of the "
                 "paper does. Off: each token of the other frames is kept with the sampling rate's chance.",
             )
@@ -191,7 +191,7 @@ class StoryReelConsistentAttention(StoryReelNode):
                 anchors=values["anchors"],
                 tile_size=values["tile_size"],
                 tile_stride=values["tile_stride"],
-                own_in_pool=values["own_in_pool"],
+                include_self=values["include_self"],
             ),
             sampling_rate=values["sampling_rate"],
             sampling_rate_fine=values["sampling_rate" if preset["preset"] == "paper" else "sampling_rate_fine"],

@@ -22,7 +22,7 @@ class StoryReelRandomizedBlending(StoryReelNode):
             inputs=[
                 io.Model.Input("model", tooltip="A video model: ModelScope, MS-Vid2Vid, DynamiCrafter, SVD, Wan."),
                 io.Int.Input(
-                    "chunk",
+                    "chunk_length",
                     default=24,
                     min=2,
                     max=4096,
@@ -38,7 +38,7 @@ class StoryReelRandomizedBlending(StoryReelNode):
                     tooltip="Frames that neighbours share, of the same kind; less than a chunk. 8 as published.",
                 ),
                 io.Float.Input(
-                    "guidance",
+                    "cfg",
                     default=7.5,
                     min=0.0,
                     max=100.0,
@@ -47,7 +47,7 @@ class StoryReelRandomizedBlending(StoryReelNode):
                     "as published; 1: without. 0: left to the sampler or guider.",
                 ),
                 io.Float.Input(
-                    "rescale",
+                    "cfg_rescale",
                     default=0.2,
                     min=0.0,
                     max=1.0,
@@ -68,8 +68,8 @@ class StoryReelRandomizedBlending(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, model, chunk, overlap, guidance, rescale, seed) -> io.NodeOutput:
-        return io.NodeOutput(blending.patch_blending(model, chunk, overlap, guidance, rescale, seed))
+    def execute(cls, model, chunk_length, overlap, cfg, cfg_rescale, seed) -> io.NodeOutput:
+        return io.NodeOutput(blending.patch_blending(model, chunk_length, overlap, cfg, cfg_rescale, seed))
 
 
 class StoryReelRefineSigmas(StoryReelNode):
@@ -85,14 +85,14 @@ class StoryReelRefineSigmas(StoryReelNode):
                 io.Model.Input("model", tooltip="An MS-Vid2Vid model."),
                 io.Int.Input("steps", default=30, min=1, max=500, tooltip="30 as published."),
                 io.Int.Input(
-                    "start",
+                    "start_timestep",
                     default=blending.refinement.START,
                     min=1,
                     max=blending.refinement.TIMESTEPS - 1,
                     tooltip="The timestep that the clip is noised to: 599 as published, less keeps more of it.",
                 ),
                 io.Boolean.Input(
-                    "start_scaling",
+                    "scale_start",
                     default=True,
                     advanced=True,
                     tooltip="Begin as the published program does, with clip and noise times 0.972 (at 599). Off: with "
@@ -106,8 +106,8 @@ class StoryReelRefineSigmas(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, model, steps, start, start_scaling) -> io.NodeOutput:
-        return io.NodeOutput(*blending.refine(model, steps, start, start_scaling))
+    def execute(cls, model, steps, start_timestep, scale_start) -> io.NodeOutput:
+        return io.NodeOutput(*blending.refine(model, steps, start_timestep, scale_start))
 
 
 NODES = [StoryReelRandomizedBlending, StoryReelRefineSigmas]

@@ -31,7 +31,7 @@ class StoryReelDynamiCrafterLoader(StoryReelNode):
                     tooltip="A file in models/checkpoints or models/diffusion_models.",
                 ),
                 io.Combo.Input(
-                    "kind",
+                    "model_type",
                     options=["auto", *loader.KINDS],
                     default="auto",
                     tooltip="What the file is. auto reads it from the file; 512 and 512_interp differ by the file's "
@@ -60,14 +60,14 @@ class StoryReelDynamiCrafterLoader(StoryReelNode):
                     "vae-ft-mse-840000-ema-pruned.safetensors."
                 ),
                 io.String.Output(
-                    display_name="taken_for", tooltip="What the file was taken for, and what it is good at."
+                    display_name="model_info", tooltip="What the file was taken for, and what it is good at."
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, checkpoint, kind, precision) -> io.NodeOutput:
-        found = loader.load(checkpoint, kind, LARGE_PRECISIONS[precision])
+    def execute(cls, checkpoint, model_type, precision) -> io.NodeOutput:
+        found = loader.load(checkpoint, model_type, LARGE_PRECISIONS[precision])
         return io.NodeOutput(
             found.model, found.clip, found.clip_vision, found.vae, loader.tell(found), ui={"text": [loader.tell(found)]}
         )
@@ -156,13 +156,13 @@ class StoryReelDynamiCrafterGuider(StoryReelNode):
                 io.Conditioning.Input("image_only", tooltip="From DynamiCrafter Conditioning."),
                 io.Conditioning.Input("negative", tooltip="From DynamiCrafter Conditioning."),
                 io.Float.Input(
-                    "text_scale", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompt leads."
+                    "cfg_text", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompt leads."
                 ),
                 io.Float.Input(
-                    "image_scale", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the picture leads."
+                    "cfg_image", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the picture leads."
                 ),
                 io.Float.Input(
-                    "rescale",
+                    "cfg_rescale",
                     default=0.7,
                     min=0.0,
                     max=1.0,
@@ -175,11 +175,11 @@ class StoryReelDynamiCrafterGuider(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, image_only, negative, text_scale, image_scale, rescale) -> io.NodeOutput:
+    def execute(cls, model, positive, image_only, negative, cfg_text, cfg_image, cfg_rescale) -> io.NodeOutput:
         sampling.parts_of(model)
         guider = sampling.TextImageGuider(model)
         guider.set_conds(positive, image_only, negative)
-        guider.set_scales(text_scale, image_scale, rescale)
+        guider.set_scales(cfg_text, cfg_image, cfg_rescale)
         return io.NodeOutput(guider)
 
 
@@ -196,7 +196,7 @@ class StoryReelDynamiCrafterRescale(StoryReelNode):
             inputs=[
                 io.Model.Input("model", tooltip="A DynamiCrafter model."),
                 io.Float.Input(
-                    "rescale",
+                    "cfg_rescale",
                     default=0.7,
                     min=0.0,
                     max=1.0,
@@ -208,8 +208,8 @@ class StoryReelDynamiCrafterRescale(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, model, rescale) -> io.NodeOutput:
-        return io.NodeOutput(sampling.patch_rescale(model, rescale))
+    def execute(cls, model, cfg_rescale) -> io.NodeOutput:
+        return io.NodeOutput(sampling.patch_rescale(model, cfg_rescale))
 
 
 class StoryReelDynamiCrafterGate(StoryReelNode):

@@ -35,7 +35,7 @@ class StoryReelStreamingLoader(StoryReelNode):
                     "on them, may not be used commercially (CC-BY-NC); Stable Video Diffusion's are for research.",
                 ),
                 io.Combo.Input(
-                    "kind",
+                    "model_type",
                     options=["auto", *loader.CHOICES],
                     default="auto",
                     tooltip="What the file is. auto reads it from the keys; ModelScope text-to-video and MS-Vid2Vid "
@@ -65,15 +65,15 @@ class StoryReelStreamingLoader(StoryReelNode):
                     "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors. ModelScope and MS-Vid2Vid see no picture."
                 ),
                 io.String.Output(
-                    display_name="taken_for",
+                    display_name="model_info",
                     tooltip="What the file was taken for and by what, what it is good at, its licence, what it lacks.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, checkpoint, kind, precision) -> io.NodeOutput:
-        found = loader.load(checkpoint, kind, LARGE_PRECISIONS[precision])
+    def execute(cls, checkpoint, model_type, precision) -> io.NodeOutput:
+        found = loader.load(checkpoint, model_type, LARGE_PRECISIONS[precision])
         said = loader.tell(found)
         return io.NodeOutput(found.model, found.clip, found.vae, found.clip_vision, said, ui={"text": [said]})
 
@@ -120,7 +120,7 @@ class StoryReelExtendVideo(PreflightNode):
                     tooltip="The model's image encoder. Not needed by StreamingT2V at apm_strength 0, nor by Wan 2.2.",
                 ),
                 io.Image.Input(
-                    "anchor_image",
+                    "reference_image",
                     optional=True,
                     tooltip="What all chunks are to look like, in the place of a frame of the clip. For a "
                     "DynamiCrafter checkpoint that interpolates: where each chunk ends, one picture a chunk; the last "
@@ -140,10 +140,10 @@ class StoryReelExtendVideo(PreflightNode):
                     default=4,
                     min=1,
                     max=100_000,
-                    tooltip="How many are added. The video has frames + chunks x (chunk_frames - overlap) frames.",
+                    tooltip="How many are added. The video has frames + chunks x (chunk_length - overlap) frames.",
                 ),
                 io.Int.Input(
-                    "chunk_frames",
+                    "chunk_length",
                     default=0,
                     min=0,
                     max=4096,
@@ -159,7 +159,7 @@ class StoryReelExtendVideo(PreflightNode):
                     "others 1. Wan takes 5, 9 and so on, too.",
                 ),
                 io.Float.Input(
-                    "guidance",
+                    "cfg",
                     default=7.5,
                     min=0.0,
                     max=100.0,
@@ -184,7 +184,7 @@ class StoryReelExtendVideo(PreflightNode):
                     tooltip="Of the long-term memory of StreamingT2V: 1 as published, 0 without.",
                 ),
                 io.Float.Input(
-                    "colour_anchor",
+                    "color_match",
                     default=0.0,
                     min=0.0,
                     max=1.0,
@@ -210,7 +210,7 @@ class StoryReelExtendVideo(PreflightNode):
                     tooltip="Frames a second, where frames is an IMAGE; a VIDEO keeps its own.",
                 ),
                 io.Boolean.Input(
-                    "images",
+                    "output_images",
                     default=False,
                     tooltip="Read the whole video into memory for the IMAGE output. A long one takes much: 12 bytes a "
                     "pixel.",
@@ -227,26 +227,26 @@ class StoryReelExtendVideo(PreflightNode):
         return kept_files.generation()
 
     @classmethod
-    def preflight(cls, chunk_frames, **inputs) -> None:
+    def preflight(cls, chunk_length, **inputs) -> None:
         names = {field.name for field in fields(extend.Told)}
         told = {name: value for name, value in inputs.items() if name in names}
-        extend.extender_of(extend.Told(length=chunk_frames, **told))
+        extend.extender_of(extend.Told(length=chunk_length, **told))
 
     @classmethod
     def execute(
-        cls, frames, fps, chunks, anchor, colour_anchor, images, chunk_frames, anchor_image=None, **told
+        cls, frames, fps, chunks, anchor, color_match, output_images, chunk_length, reference_image=None, **told
     ) -> io.NodeOutput:
         video, pictures = extend.extend(
             cls.hidden.dynprompt,
             cls.hidden.unique_id,
-            extend.Told(length=chunk_frames, **told),
+            extend.Told(length=chunk_length, **told),
             frames=frames,
             fps=fps,
             chunks=chunks,
             anchor=anchor,
-            anchor_image=anchor_image,
-            colour_anchor=colour_anchor,
-            images=images,
+            reference_image=reference_image,
+            color_match=color_match,
+            images=output_images,
         )
         kept_files.add(video.get_stream_source())
         return io.NodeOutput(video, pictures)

@@ -83,7 +83,7 @@ class StoryReelMotionPredictorLoader(StoryReelNode):
                     "interpolated, and nothing is trained.",
                 ),
                 io.DynamicCombo.Input(
-                    "space",
+                    "token_space",
                     options=[
                         io.DynamicCombo.Option(
                             "IP-Adapter",
@@ -109,16 +109,16 @@ class StoryReelMotionPredictorLoader(StoryReelNode):
             ],
             outputs=[
                 PredictorType.Output(display_name="predictor", tooltip="For Predict Motion."),
-                io.String.Output(display_name="taken_for", tooltip="What will predict: a file, or interpolation."),
+                io.String.Output(display_name="model_info", tooltip="What will predict: a file, or interpolation."),
             ],
         )
 
     @classmethod
-    def execute(cls, predictor, space) -> io.NodeOutput:
-        if space["space"] == "DynamiCrafter":
-            tokens = motion.DynamiCrafterTokens(space["model"])
+    def execute(cls, predictor, token_space) -> io.NodeOutput:
+        if token_space["token_space"] == "DynamiCrafter":
+            tokens = motion.DynamiCrafterTokens(token_space["model"])
         else:
-            tokens = load_tokens(space["ip_adapter"])
+            tokens = load_tokens(token_space["ip_adapter"])
         found = motion.load_predictor(predictor, tokens)
         return io.NodeOutput(found, found.trained, ui={"text": [found.trained]})
 
@@ -136,18 +136,18 @@ class StoryReelPredictMotion(StoryReelNode):
             inputs=[
                 PredictorType.Input("predictor", tooltip="From Load Motion Predictor."),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
-                io.Image.Input("start", tooltip="The picture of the first frame; best of the shot's own size."),
+                io.Image.Input("start_image", tooltip="The picture of the first frame; best of the shot's own size."),
                 io.Image.Input(
-                    "end",
+                    "end_image",
                     optional=True,
                     tooltip="The picture of the last frame. Without it the shot stays near its start, unless the "
                     "predictor was trained to leave it.",
                 ),
                 io.Image.Input(
-                    "between", optional=True, tooltip="Any number of pictures to pass on the way, in their order."
+                    "keyframes", optional=True, tooltip="Any number of pictures to pass on the way, in their order."
                 ),
                 io.String.Input(
-                    "between_at",
+                    "keyframe_positions",
                     default="",
                     optional=True,
                     advanced=True,
@@ -190,18 +190,20 @@ class StoryReelPredictMotion(StoryReelNode):
         cls,
         predictor,
         clip_vision,
-        start,
+        start_image,
         frames,
         easing,
         hold_start,
         hold_end,
         strength,
-        end=None,
-        between=None,
-        between_at="",
+        end_image=None,
+        keyframes=None,
+        keyframe_positions="",
     ) -> io.NodeOutput:
-        pictures = motion.pictures_of(start, between, end)
-        knots = motion.knots_of(0 if between is None else len(between), between_at, end is not None, frames)
+        pictures = motion.pictures_of(start_image, keyframes, end_image)
+        knots = motion.knots_of(
+            0 if keyframes is None else len(keyframes), keyframe_positions, end_image is not None, frames
+        )
         made = motion.predict(predictor, clip_vision, pictures, knots, frames, easing, hold_start, hold_end, strength)
         return io.NodeOutput(made, ui={"text": [made.told]})
 
@@ -211,7 +213,7 @@ class StoryReelSpliceMotions(StoryReelNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="StoryReelSpliceMotions",
-            display_name="Splice Motions (StoryReel)",
+            display_name="Concat Motion (StoryReel)",
             category=CATEGORY,
             description="One motion after the other, in one longer shot.",
             search_aliases=["concatenate", "join motion"],

@@ -26,7 +26,7 @@ def _joint(decoder: list[io.Input]) -> list[io.Input]:
         io.Conditioning.Input("positive", tooltip="What all clips show; an empty prompt will do."),
         *decoder,
         io.Float.Input(
-            "weight",
+            "loss_weight",
             default=1.0,
             min=0.0,
             max=1000.0,
@@ -34,7 +34,7 @@ def _joint(decoder: list[io.Input]) -> list[io.Input]:
             tooltip="Of the video model's error in the loss, beside the tokens' own. 0 trains in token space.",
         ),
         io.Int.Input(
-            "size",
+            "resolution",
             default=256,
             min=64,
             max=1024,
@@ -95,7 +95,9 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     "a second.",
                 ),
                 io.Combo.Input(
-                    "given", options=list(GIVEN), tooltip="The pictures that the predictor will be asked with."
+                    "conditioning_mode",
+                    options=list(GIVEN),
+                    tooltip="The pictures that the predictor will be asked with.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -104,9 +106,9 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     max=10_000_000,
                     tooltip="StoryDiffusion took 100000. An interrupted run goes on where it was.",
                 ),
-                io.Int.Input("batch", default=16, min=1, max=4096, tooltip="Windows of a step."),
+                io.Int.Input("batch_size", default=16, min=1, max=4096, tooltip="Windows of a step."),
                 io.Float.Input(
-                    "rate",
+                    "learning_rate",
                     default=1e-4,
                     min=1e-7,
                     max=1.0,
@@ -123,7 +125,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     tooltip="Of first weights, windows and held-out clips.",
                 ),
                 io.Float.Input(
-                    "held_out",
+                    "validation_split",
                     default=0.1,
                     min=0.01,
                     max=0.5,
@@ -144,7 +146,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     "depth", default=8, min=1, max=48, advanced=True, tooltip="Transformer blocks: 8 as published."
                 ),
                 io.Float.Input(
-                    "cosine",
+                    "cosine_loss_weight",
                     default=1.0,
                     min=0.0,
                     max=100.0,
@@ -167,7 +169,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
             outputs=[
                 PredictorType.Output(display_name="predictor", tooltip="The trained one, for Predict Motion."),
                 io.String.Output(display_name="report", tooltip="What it reached on held-out clips."),
-                io.Image.Output(display_name="curve", tooltip="Loss, and held-out error beside interpolation's."),
+                io.Image.Output(display_name="loss_curve", tooltip="Loss, and held-out error beside interpolation's."),
             ],
         )
 
@@ -184,34 +186,38 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
         name,
         frames,
         stride,
-        given,
+        conditioning_mode,
         steps,
-        batch,
-        rate,
+        batch_size,
+        learning_rate,
         seed,
-        held_out,
+        validation_split,
         width,
         depth,
-        cosine,
+        cosine_loss_weight,
         video_model=None,
     ) -> io.NodeOutput:
-        ends, keyframes = GIVEN[given]
+        ends, keyframes = GIVEN[conditioning_mode]
         tokens, token_width = predictor.space.shape
         config = PredictorConfig(
             predictor.space.space, tokens, token_width, width, depth, width // HEAD_WIDTH, frames, ends, keyframes
         )
-        plan, recipe = Plan(steps, batch, rate, seed), training.Recipe(frames, stride, held_out, cosine)
+        plan, recipe = (
+            Plan(steps, batch_size, learning_rate, seed),
+            training.Recipe(frames, stride, validation_split, cosine_loss_weight),
+        )
         joint = None
         if video_model is not None and video_model["video_model"] != NONE:
-            told = {part: video_model[part] for part in ("model", "vae", "positive", "weight", "size", "frames")}
+            told = {part: video_model[part] for part in ("model", "vae", "positive", "frames")}
+            told |= {"weight": video_model["loss_weight"], "size": video_model["resolution"]}
             joint = Joint(decoder=Decoder(**sd15_decoder(video_model)), **told)
         made, trained = training.train_in_host(predictor, clip_vision, clips, name, config, plan, recipe, joint)
         kept_files.add(trained.path)
         report = f"{trained.path.name}: {trained.figures.told}"
         if missing := charts.missing():
             messages.warn(missing)
-        curve = draw(trained.log, trained.figures.mse_interpolation, report)
-        return io.NodeOutput(made, report, curve, ui={"text": [report]})
+        loss_curve = draw(trained.log, trained.figures.mse_interpolation, report)
+        return io.NodeOutput(made, report, loss_curve, ui={"text": [report]})
 
 
 NODES = [StoryReelTrainMotionPredictor]

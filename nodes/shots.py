@@ -69,7 +69,7 @@ class StoryReelJoinClips(StoryReelNode):
                     tooltip="A clip begins with the picture that the one before ends with: keep it once.",
                 ),
                 io.Boolean.Input(
-                    "closed",
+                    "loop",
                     default=False,
                     tooltip="The last frame repeats the first, as a loop's does: leave it out.",
                 ),
@@ -81,8 +81,8 @@ class StoryReelJoinClips(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, images, fps, shared_ends, closed) -> io.NodeOutput:
-        joined = clips.join(images, shared_ends[0], closed[0])
+    def execute(cls, images, fps, shared_ends, loop) -> io.NodeOutput:
+        joined = clips.join(images, shared_ends[0], loop[0])
         rate = rate_of(fps[0])
         video = even_sizes.FrameVideo(Types.VideoComponents(images=joined, audio=None, frame_rate=rate))
         even_sizes.warn_odd("StoryReelJoinClips", video)
@@ -152,13 +152,13 @@ class StoryReelAnimateStory(PreflightNode):
                     tooltip="As in DynamiCrafter Conditioning; 0: what the checkpoint is used with.",
                 ),
                 io.Float.Input(
-                    "text_scale", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompts lead."
+                    "cfg_text", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompts lead."
                 ),
                 io.Float.Input(
-                    "image_scale", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the pictures lead."
+                    "cfg_image", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the pictures lead."
                 ),
                 io.Float.Input(
-                    "rescale",
+                    "cfg_rescale",
                     default=0.7,
                     min=0.0,
                     max=1.0,
@@ -192,7 +192,7 @@ class StoryReelEitherVideo(StoryReelNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="StoryReelEitherVideo",
-            display_name="Either Video (StoryReel)",
+            display_name="Switch Video (StoryReel)",
             category=CATEGORY,
             description="Where two ways of making a video meet. The second one counts where it is there, so that "
             "muting or unmuting its nodes is the choice; the other one is then not made.",
@@ -202,7 +202,7 @@ class StoryReelEitherVideo(StoryReelNode):
                     "video", optional=True, lazy=True, tooltip="What is taken as long as there is no other."
                 ),
                 io.Video.Input(
-                    "instead",
+                    "override",
                     optional=True,
                     lazy=True,
                     tooltip="What takes its place. Mute the node that it comes from, and it does not.",
@@ -212,16 +212,16 @@ class StoryReelEitherVideo(StoryReelNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, video=UNLINKED, instead=UNLINKED):
-        if instead is not UNLINKED:
-            return ["instead"]
+    def check_lazy_status(cls, video=UNLINKED, override=UNLINKED):
+        if override is not UNLINKED:
+            return ["override"]
         return [] if video is UNLINKED else ["video"]
 
     @classmethod
-    def execute(cls, video=None, instead=None) -> io.NodeOutput:
-        if video is None and instead is None:
+    def execute(cls, video=None, override=None) -> io.NodeOutput:
+        if video is None and override is None:
             raise ValueError("StoryReelEitherVideo: nothing is linked to video and instead; one of them is expected.")
-        return io.NodeOutput(video if instead is None else instead)
+        return io.NodeOutput(video if override is None else override)
 
 
 def _expansion() -> io.String.Input:

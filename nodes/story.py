@@ -159,7 +159,7 @@ class StoryReelStoryLatent(StoryReelNode):
         size = {"default": 0, "min": 0, "max": MAX_SIZE, "step": SCALE}
         return io.Schema(
             node_id="StoryReelStoryLatent",
-            display_name="Story Latent (StoryReel)",
+            display_name="Empty Story Latent (StoryReel)",
             category=CATEGORY,
             description="An empty latent with one sample a frame.",
             search_aliases=["empty latent", "story noise", "same noise"],

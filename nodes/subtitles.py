@@ -22,7 +22,7 @@ class StoryReelSubtitles(PreflightNode):
                 io.Video.Input("video", lazy=True, tooltip="The story's film, as it will be saved."),
                 StoryType.Input("story", tooltip="The story whose captions are shown, one for each of its frames."),
                 io.Video.Input(
-                    "shots",
+                    "timing",
                     optional=True,
                     lazy=True,
                     tooltip="Where the film goes on behind the story, as by Extend Video: the story's own part of it, "
@@ -41,8 +41,8 @@ class StoryReelSubtitles(PreflightNode):
         check_subtitles(story)
 
     @classmethod
-    def execute(cls, video, story, shots=None) -> io.NodeOutput:
-        return io.NodeOutput(*subtitle(video, story, shots))
+    def execute(cls, video, story, timing=None) -> io.NodeOutput:
+        return io.NodeOutput(*subtitle(video, story, timing))
 
 
 NODES = [StoryReelSubtitles]

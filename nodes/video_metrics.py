@@ -42,13 +42,13 @@ class StoryReelMeasureVideo(PreflightNode):
                     tooltip="The video, or its frames. A file is read frame by frame, however long it is.",
                 ),
                 io.Image.Input(
-                    "anchor",
+                    "reference_image",
                     optional=True,
                     tooltip="What the video should keep looking like; the first picture counts. Left open: its first "
                     "frame.",
                 ),
                 io.MultiType.Input(
-                    "reference",
+                    "reference_video",
                     types=[io.Video, io.Image],
                     optional=True,
                     tooltip="A video of the same size and length that it should equal, for PSNR and SSIM; with i3d any "
@@ -63,7 +63,7 @@ class StoryReelMeasureVideo(PreflightNode):
                     "StreamingSVD. 0: it was not.",
                 ),
                 io.Int.Input(
-                    "chunk_overlap",
+                    "overlap",
                     default=8,
                     min=0,
                     max=4095,
@@ -157,12 +157,12 @@ class StoryReelMeasureVideo(PreflightNode):
         cls,
         video,
         chunk_length,
-        chunk_overlap,
+        overlap,
         prompt,
         filename_prefix,
         slice_height,
-        anchor=None,
-        reference=None,
+        reference_image=None,
+        reference_video=None,
         optical_flow=None,
         clip_vision=None,
         clip=None,
@@ -172,10 +172,19 @@ class StoryReelMeasureVideo(PreflightNode):
         i3d=NONE,
     ) -> io.NodeOutput:
         path = measure_video.place_for(filename_prefix)
-        chunks = Chunks(chunk_length, chunk_overlap, first_frames) if chunk_length else None
+        chunks = Chunks(chunk_length, overlap, first_frames) if chunk_length else None
         weights = measure_video.Weights(*(None if name == NONE else name for name in (aesthetic_head, facenet, i3d)))
         found, slice = measure_video.measure(
-            video, anchor, reference, chunks, optical_flow, clip_vision, clip, prompt, slice_height, weights
+            video,
+            reference_image,
+            reference_video,
+            chunks,
+            optical_flow,
+            clip_vision,
+            clip,
+            prompt,
+            slice_height,
+            weights,
         )
         measure_video.save(found, path)
         kept_files.add(path)

@@ -5,7 +5,7 @@ python tools/measure_streaming.py --rows both,no-apm --videos 2 --seed 7 --json 
 
 Settings: drawn (no model: the truth through the autoencoder); both, no-cam, no-apm, neither: with CAM and APM and
 without; dynamicrafter: Storyworld's video model, from the last frame of each chunk. Each also -chunks-10 (4 are added
-if nothing is said), -colour-1 (colour_anchor), -blend-none, -blend-shared, -blend-randomized (refined by the base, in
+if nothing is said), -colour-1 (color_match), -blend-none, -blend-shared, -blend-randomized (refined by the base, in
 chunks that are blended or not).
 
 The whole table is kept in models/storyworld/measured_streaming.jsonl: rows that are there for these weights stay, the

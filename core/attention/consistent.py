@@ -105,7 +105,7 @@ def draw_share(
 
     def sample(group: Group) -> list[Tensor]:
         pool = [frames[row] for row in group.pool]
-        if settings.rules.own_in_pool:
+        if settings.rules.include_self:
             drawn = draws.sample_window(settings.seed, step, pixels, group.window, pool, tokens, rate)
         else:
             drawn = [draws.sample_each(settings.seed, step, pixels, frame, tokens, rate) for frame in pool]

@@ -18,7 +18,7 @@ COMMON = {
     "layer_prob_switch": 0.4,
     "blocks": "up",
     "dense_early_read": False,
-    "own_in_pool": False,
+    "include_self": False,
 }
 
 CODE = {"anchors": 4, "layer_prob_early": 0.7, "layer_prob_late": 0.9}
@@ -26,14 +26,14 @@ CODE = {"anchors": 4, "layer_prob_early": 0.7, "layer_prob_late": 0.9}
 PRESETS = {
     "low-vram": {**COMMON, **CODE, "start_percent": 0.02},
     "mask": {**COMMON, **CODE, "start_percent": 0.10, "sampling_rate": 0.7, "sampling_rate_fine": 0.7},
-    "paper": {**COMMON, "tile_size": 3, "blocks": "all", "own_in_pool": True},
+    "paper": {**COMMON, "tile_size": 3, "blocks": "all", "include_self": True},
     "custom": COMMON,
 }
 
 # What belongs to the algorithm itself, so that a preset does not offer it as an input.
 FIXED = {
-    "low-vram": {"dense_early_read", "own_in_pool"},
-    "mask": {"own_in_pool"},
-    "paper": {"sampling_rate_fine", "dense_early_read", "own_in_pool"},
+    "low-vram": {"dense_early_read", "include_self"},
+    "mask": {"include_self"},
+    "paper": {"sampling_rate_fine", "dense_early_read", "include_self"},
     "custom": set(),
 }

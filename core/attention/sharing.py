@@ -44,13 +44,13 @@ class Rules:
     anchors: k as above; 0 = all frames are mutual.
     tile_size: W as above; 0 = one window over all frames. Limits mutual exchange, not the reading of anchors.
     tile_stride: distance between windows; never more than W, so that no frame is left out.
-    own_in_pool: a reader's own samples stay in its pool beside its own tokens (Algorithm 1).
+    include_self: a reader's own samples stay in its pool beside its own tokens (Algorithm 1).
     """
 
     anchors: int = 0
     tile_size: int = 0
     tile_stride: int = 1
-    own_in_pool: bool = False
+    include_self: bool = False
 
 
 def windows(count: int, size: int, stride: int) -> list[range]:
@@ -104,7 +104,7 @@ def share(frames: Sequence[int], cast: Cast | None, rules: Rules) -> list[Group]
             start = window[0] if mutual[i] else 0
             if not pool:
                 estimate = ((), 0, "all")
-            elif rules.own_in_pool:
+            elif rules.include_self:
                 estimate = (tuple(sorted(pool | {i})), start, "all")
             elif i in lends:
                 estimate = (tuple(sorted(pool | {i})), start, "rest")

@@ -39,9 +39,7 @@ class Chunks:
 
     def __post_init__(self):
         if self.overlap >= self.length:
-            raise ValueError(
-                f"chunk_overlap is {self.overlap}: a chunk of {self.length} frames has nothing new behind it."
-            )
+            raise ValueError(f"overlap is {self.overlap}: a chunk of {self.length} frames has nothing new behind it.")
 
     def borders(self, count: int) -> list[int]:
         """The first new frame of each further chunk, counted from 0, in a video of `count` frames."""

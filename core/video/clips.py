@@ -14,9 +14,9 @@ def pairs(pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(pictures[i : i + 1], pictures[i + 1 : i + 2]) for i in range(len(pictures) - 1)]
 
 
-def join(clips: Sequence[Tensor], shared_ends: bool = True, closed: bool = False) -> Tensor:
+def join(clips: Sequence[Tensor], shared_ends: bool = True, loop: bool = False) -> Tensor:
     """One clip. shared_ends: a clip begins with the frame that the one before ends with, which is kept once.
-    closed: the last frame repeats the first and is left out, so that the clip can be played round and round.
+    loop: the last frame repeats the first and is left out, so that the clip can be played round and round.
 
     Raises ValueError for clips of different sizes, and if nothing is left of them.
     """
@@ -33,6 +33,6 @@ def join(clips: Sequence[Tensor], shared_ends: bool = True, closed: bool = False
         raise ValueError(f"{found}; clips of one size are expected.")
     parts = [clip[1:] if number and shared_ends else clip for number, clip in enumerate(clips)]
     joined = torch.cat(parts)
-    if closed and len(joined) < 2:
-        raise ValueError("closed leaves out the last frame, and the clips hold 1 together; at least 2 are expected.")
-    return joined[:-1] if closed else joined
+    if loop and len(joined) < 2:
+        raise ValueError("loop leaves out the last frame, and the clips hold 1 together; at least 2 are expected.")
+    return joined[:-1] if loop else joined

@@ -176,8 +176,8 @@ def _refusal(rows: Frames, sampled: Frames | None, images: int) -> str:
     if sampled is None:
         return (
             f"{held} but the LATENT holds {images} image{'s'[: images != 1]}, and which frames they are is not known; "
-            "sample all frames of a Story Latent, take some out of it with Latent From Batch, or take prompts and "
-            "latents out together with Pick Frames (StoryReel)."
+            "sample all frames of an Empty Story Latent, take some out of it with Latent From Batch, or take prompts "
+            "and latents out together with Pick Frames (StoryReel)."
         )
     if sampled.count != rows.count:
         return f"{held} of {rows.count} and the LATENT is of one of {sampled.count}; make both from the same STORY."

@@ -168,7 +168,7 @@ class TextImageGuider(comfy.samplers.CFGGuider):
     """Guidance by text and by picture, each with a scale of its own (DynamiCrafter, section 3.3; the formula is that of
     arXiv 2211.09800, equation 3), and its rescale over the whole clip.
 
-    guided = uncond + image_scale (image - uncond) + text_scale (cond - image): the first step by the host's own
+    guided = uncond + cfg_image (image - uncond) + cfg_text (cond - image): the first step by the host's own
     `cfg_function`, so that patches on guidance apply. Equal scales are ordinary guidance.
     """
 

@@ -28,7 +28,7 @@ from .extender import NODE, Extender, Told
 from .families import extender_of
 
 PROMPTS = ("positive", "negative")  # which the name of a run leaves out: a chunk's own name holds its own rows
-NOT_READ = f"{NODE}: images is off, so no frame was read into memory; switch it on, or use the VIDEO."
+NOT_READ = f"{NODE}: output_images is off, so no frame was read into memory; switch it on, or use the VIDEO."
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,14 @@ def chunk_names(prompt, node: str, extender: Extender, count: int) -> list[str]:
 
 
 def make_chunks(
-    extender: Extender, start: Start, store: Store, colour_anchor: float, progress: Progress | None = None
+    extender: Extender, start: Start, store: Store, color_match: float, progress: Progress | None = None
 ) -> Iterator[Tensor]:
     """The new frames of each chunk that is not on disk, one after the other, each once it is on disk."""
 
     def make(number: int, before: Tensor, anchor: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         made = extender.make(number, before, anchor, progress and progress.of_chunk(number))
-        made = pull_colours(made, anchor, colour_anchor)
+        made = pull_colours(made, anchor, color_match)
         check_finite(f"{NODE}: chunk {number + 1}", made)  # else it would be kept as finished
         store.keep(number, made, extender.overlap, start.clip.rate)
         return made
@@ -177,25 +177,25 @@ def all_frames(start: Start, store: Store) -> Iterator[np.ndarray]:
 
 
 def extend(
-    prompt, node: str, told: Told, *, frames, fps: float, chunks: int, anchor: int, anchor_image: Tensor | None,
-    colour_anchor: float, images: bool,
+    prompt, node: str, told: Told, *, frames, fps: float, chunks: int, anchor: int, reference_image: Tensor | None,
+    color_match: float, images: bool,
 ):  # fmt: skip
     """(VIDEO, IMAGE) of StoryReelExtendVideo. prompt: the host's DynamicPrompt. node: its id.
 
     Raises ValueError for inputs that do not go together.
     """
     extender = extender_of(told)
-    for message in extender.describe_ignored(not colour_anchor and (anchor != 0 or anchor_image is not None)):
+    for message in extender.describe_ignored(not color_match and (anchor != 0 or reference_image is not None)):
         messages.warn(message)
     clip = file.open_clip(frames, fps)
-    start = read_start(clip, extender.overlap, anchor if anchor_image is None else anchor_image)
+    start = read_start(clip, extender.overlap, anchor if reference_image is None else reference_image)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     counted = {name: value for name, value in vars(told).items() if name not in PROMPTS}
-    counted |= {"length": extender.length, "overlap": extender.overlap, "colour_anchor": colour_anchor}
+    counted |= {"length": extender.length, "overlap": extender.overlap, "color_match": color_match}
     run = run_folder.name_of([run_folder.run_key(prompt, node, counted), start.name])
     store = Store(run_folder.run_folder("long", run), chunk_names(prompt, node, extender, chunks))
     progress = Progress(told.model, chunks, len(told.sigmas) - 1, node)
-    for _ in make_chunks(extender, start, store, colour_anchor, progress):
+    for _ in make_chunks(extender, start, store, color_match, progress):
         pass
     whole = store.folder / f"video_{run_folder.name_of([store.names, str(clip.rate)])[:12]}.avi"
     if not whole.exists():

@@ -31,7 +31,7 @@ class Told:
     positive: list | None = None
     negative: list | None = None
     clip_vision: object = None
-    guidance: float = 7.5
+    cfg: float = 7.5
     length: int = 0
     overlap: int = 0
     cam_strength: float = 1.0
@@ -94,7 +94,7 @@ class Extender:
         ]
         if anchor and not self.uses_anchor():
             why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.named} looks at no anchor"
-            described.append(f"{NODE}: anchor and anchor_image have no effect: {why}, and colour_anchor is 0.")
+            described.append(f"{NODE}: anchor and reference_image have no effect: {why}, and color_match is 0.")
         return described
 
     def check_size(self, width: int, height: int) -> None:
@@ -115,7 +115,7 @@ class Extender:
         latent = self.empty(*before.shape[1:3])
         guider = comfy.samplers.CFGGuider(told.model)
         guider.set_conds(positive, negative)
-        guider.set_cfg(told.guidance)
+        guider.set_cfg(told.cfg)
         samples = guider.sample(
             comfy.sample.prepare_noise(latent, seed),
             latent,

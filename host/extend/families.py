@@ -176,7 +176,7 @@ class WanExtender(Extender):
 
     def __init__(self, told: Told):
         super().__init__(told)
-        for name, count in (("chunk_frames", self.length), ("overlap", self.overlap)):
+        for name, count in (("chunk_length", self.length), ("overlap", self.overlap)):
             if count % self.step != 1:
                 raise ValueError(
                     f"{NODE}: {name} is {count}; {self.named} counts in fours after the first frame: "

@@ -43,7 +43,7 @@ UNCHOSEN = {  # what these need, where the user chose no file
     AESTHETIC: "needs sac+logos+ava1-l14-linearMSE.pth in models/aesthetic, chosen at aesthetic_head, and CLIP "
     "ViT-L/14 at clip_vision.",
     FACES: "needs 20180402-114759-vggface2.pt in models/facenet, chosen at facenet, and the package facenet-pytorch.",
-    SETS: "need i3d_torchscript.pt in models/i3d, chosen at i3d, and a reference.",
+    SETS: "need i3d_torchscript.pt in models/i3d, chosen at i3d, and a reference_video.",
 }
 
 
@@ -110,8 +110,8 @@ def measure(
             missing[FACES] = str(error)
     bar = comfy.utils.ProgressBar(count)
     if reference is None:
-        missing["PSNR, SSIM"] = "need a reference."
-        missing.setdefault(SETS, "need a reference.")
+        missing["PSNR, SSIM"] = "need a reference_video."
+        missing.setdefault(SETS, "need a reference_video.")
     else:
         watchers.append(Fidelity(frames_of(reference)[1], strict=weights.i3d is None))
         if weights.i3d is not None:

@@ -146,9 +146,11 @@ def knots_of(between: int, at: str, end: bool, frames: int) -> list[int]:
         try:
             chosen = [int(number) for number in at.split(",")]
         except ValueError as error:
-            raise ValueError(f"between_at is {at!r}; numbers of frames with commas are expected: 5, 11.") from error
+            raise ValueError(
+                f"keyframe_positions is {at!r}; numbers of frames with commas are expected: 5, 11."
+            ) from error
         if len(chosen) != between:
-            raise ValueError(f"between_at names {len(chosen)} frames, and between holds {between} pictures.")
+            raise ValueError(f"keyframe_positions names {len(chosen)} frames, and keyframes holds {between} images.")
         return [0, *chosen, *([frames - 1] if end else [])]
     return trajectory.even(1 + between + end, frames)
 

@@ -98,7 +98,7 @@ def expand_dynamicrafter(prompt, node: str, told: dict) -> tuple[dict, list]:
             positive=shown.out(0),
             image_only=shown.out(1),
             negative=shown.out(2),
-            **{name: told[name] for name in ("text_scale", "image_scale", "rescale")},
+            **{name: told[name] for name in ("cfg_text", "cfg_image", "cfg_rescale")},
         )
         sampled = graph.node(
             "SamplerCustomAdvanced",
@@ -126,8 +126,8 @@ def expand_motion(prompt, node: str, told: dict) -> tuple[dict, list]:
     def sample(graph: GraphBuilder, number: int, model: ModelPatcher, pictures: dict) -> list:
         motion = graph.node(
             "StoryReelPredictMotion",
-            start=pictures["start_image"],
-            end=pictures["end_image"],
+            start_image=pictures["start_image"],
+            end_image=pictures["end_image"],
             easing="linear",
             hold_start=0,
             hold_end=0,

@@ -31,7 +31,7 @@ def expected(q, k, v, settings, frames, cast):
     casts = dict(enumerate(cast)) if cast else {frame: ONE for frame in frames}
     rules, count = settings.rules, k.shape[1]
     key = (settings.seed, 3, 32)
-    if rules.own_in_pool:
+    if rules.include_self:
         return brute.algorithm_1(
             q, k, v, HEADS, frames, casts, rules.tile_size, rules.tile_stride,
             lambda first, pool: draws.sample_window(*key, first, pool, count, settings.sampling_rate),
@@ -45,7 +45,7 @@ def expected(q, k, v, settings, frames, cast):
 
 
 PUBLISHED = [Rules(), Rules(anchors=1), Rules(anchors=2), Rules(anchors=4)]
-PAPER = [Rules(tile_size=w, tile_stride=s, own_in_pool=True) for w, s in [(0, 1), (2, 1), (3, 1), (3, 2), (4, 9)]]
+PAPER = [Rules(tile_size=w, tile_stride=s, include_self=True) for w, s in [(0, 1), (2, 1), (3, 1), (3, 2), (4, 9)]]
 
 
 @pytest.mark.parametrize("rules", PUBLISHED + PAPER, ids=str)
@@ -62,7 +62,7 @@ def test_equals_brute_force(rules, cast, rate, strength):
     torch.testing.assert_close(ours, reference, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("rules", [Rules(), Rules(anchors=2), Rules(tile_size=3, own_in_pool=True)], ids=str)
+@pytest.mark.parametrize("rules", [Rules(), Rules(anchors=2), Rules(tile_size=3, include_self=True)], ids=str)
 @pytest.mark.parametrize("strength", [1.0, 0.25])
 @pytest.mark.parametrize("limit", [1 << 14, 1 << 12, 1 << 8])
 def test_the_memory_limit_does_not_change_the_result(rules, strength, limit):

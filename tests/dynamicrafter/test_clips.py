@@ -28,7 +28,7 @@ def test_a_shared_frame_is_kept_once():
     first, second = clip(0.1, 0.2, 0.3), clip(0.3, 0.4, 0.5)
     assert shown(join([first, second])) == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert shown(join([first, second], shared_ends=False)) == [0.1, 0.2, 0.3, 0.3, 0.4, 0.5]
-    assert shown(join([clip(0.1, 0.2, 0.1)], closed=True)) == [0.1, 0.2]
+    assert shown(join([clip(0.1, 0.2, 0.1)], loop=True)) == [0.1, 0.2]
 
 
 def test_clips_of_different_sizes_are_refused():
@@ -38,7 +38,7 @@ def test_clips_of_different_sizes_are_refused():
 
 def test_a_story_passes_through_list_mapping(host, tmp_path):
     """Three pictures become two transitions, each of which the stock nodes work on, and one clip again."""
-    joined = {"images": ["3", 0], "fps": 8, "shared_ends": True, "closed": False}
+    joined = {"images": ["3", 0], "fps": 8, "shared_ends": True, "loop": False}
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 3, "color": 0xFF0000}},
         "2": {"class_type": "StoryReelKeyframePairs", "inputs": {"images": ["1", 0]}},

@@ -299,7 +299,7 @@ def test_an_upscaled_latent_of_the_demo_model_is_sampled(host, tmp_path):
         "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
         "model": (
             "StoryReelDynamiCrafterLoader",
-            dict(checkpoint="storyworld_video.safetensors", kind="auto", precision="auto"),
+            dict(checkpoint="storyworld_video.safetensors", model_type="auto", precision="auto"),
         ),
         "text": ("CLIPTextEncode", dict(text="a hero waving", clip=["toy", 1])),
         "shot": (

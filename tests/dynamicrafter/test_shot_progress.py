@@ -37,9 +37,9 @@ SHARED |= dict(keyframes=["images", 0], width=64, height=64, frames=FRAMES, fps=
 
 
 def by_dynamicrafter() -> dict:
-    told = dict(mode="interpolate", fs=0, text_scale=2.0, image_scale=2.0, rescale=0.0, sampler=["sampler", 0])
+    told = dict(mode="interpolate", fs=0, cfg_text=2.0, cfg_image=2.0, cfg_rescale=0.0, sampler=["sampler", 0])
     shots = node("StoryReelAnimateStory", model=["model", 0], sigmas=["sigmas", 0], **told, **SHARED)
-    loader = dict(checkpoint="storyworld_video.safetensors", kind="auto", precision="auto")
+    loader = dict(checkpoint="storyworld_video.safetensors", model_type="auto", precision="auto")
     return story(shots) | {
         "model": node("StoryReelDynamiCrafterLoader", **loader),
         "sampler": node("StoryReelDDIMSampler", eta=1.0, keep_clean=False),
@@ -52,7 +52,11 @@ def by_motion() -> dict:
     decoder = {"decoder": "IP-Adapter", "decoder.motion_module": names["motion_module"], "decoder.strength": 1.0}
     decoder |= {"decoder.ip_adapter": names["ip_adapter"], "decoder.noise_schedule": "the model's"}
     told = dict(predictor=["predictor", 0], steps=STEPS, cfg=2.0, sampler_name="euler", scheduler="normal", **decoder)
-    chosen = {"predictor": names["predictor"], "space": "IP-Adapter", "space.ip_adapter": names["ip_adapter"]}
+    chosen = {
+        "predictor": names["predictor"],
+        "token_space": "IP-Adapter",
+        "token_space.ip_adapter": names["ip_adapter"],
+    }
     return story(node("StoryReelAnimateStoryByMotion", model=["clips", 0], **told, **SHARED)) | {
         "clips": node("StoryReelLoadStoryworld", precision="auto", domain_adapter=True),
         "predictor": node("StoryReelMotionPredictorLoader", **chosen),

@@ -80,7 +80,7 @@ def tell(host, kind: str, **changed):
     import comfy.samplers
     from storyreel.host.extend.extend.extender import Told
 
-    inputs = dict(vae=made(extending.tiny_vae), clip_vision=made(extending.tiny_vision), seed=5, guidance=2.0)
+    inputs = dict(vae=made(extending.tiny_vae), clip_vision=made(extending.tiny_vision), seed=5, cfg=2.0)
     inputs |= dict(positive=words(1), negative=words(2), sampler=comfy.samplers.sampler_object("euler"))
     if "svd" in kind:
         inputs |= dict(positive=None, negative=None)
@@ -95,7 +95,7 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def run(told, folder, clip=None, anchor=0, chunks=2, colour_anchor=0.0) -> tuple[list, object]:
+def run(told, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple[list, object]:
     """(the new frames of each chunk that was made, the folder's store)"""
     from storyreel.host.extend.extend import extend
     from storyreel.host.extend.extend.families import extender_of
@@ -106,7 +106,7 @@ def run(told, folder, clip=None, anchor=0, chunks=2, colour_anchor=0.0) -> tuple
     start = extend.read_start(clip, extender.overlap, anchor)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     store = extend.Store(folder, [f"{number:012}" for number in range(chunks)])
-    return list(extend.make_chunks(extender, start, store, colour_anchor)), store
+    return list(extend.make_chunks(extender, start, store, color_match)), store
 
 
 @pytest.fixture(params=KINDS)
@@ -249,7 +249,7 @@ def test_without_cam_and_apm_it_is_the_model_without_them(host, tmp_path):
     guider = comfy.samplers.CFGGuider(told.model)
     rows = [[[half[0][0][:1], {}]] for half in (told.positive, told.negative)]
     guider.set_conds(*rows)
-    guider.set_cfg(told.guidance)
+    guider.set_cfg(told.cfg)
     noise = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         samples = guider.sample(noise, torch.zeros_like(noise), told.sampler, told.sigmas, seed=6, disable_pbar=True)
@@ -295,7 +295,7 @@ def test_colours_stay_those_of_the_anchor(host, tmp_path):
 
     told, blue = tell(host, "streaming_t2v"), torch.tensor([0.1, 0.2, 0.8]).expand(1, SIZE, SIZE, 3)
     free, _ = run(told, tmp_path / "free", anchor=blue)
-    held, store = run(told, tmp_path / "held", anchor=blue, colour_anchor=1.0)
+    held, store = run(told, tmp_path / "held", anchor=blue, color_match=1.0)
     for number, new in enumerate(held):
         assert (new.mean((0, 1, 2)) - blue[0, 0, 0]).abs().max() < 0.1
         assert torch.equal(store.last(number), new[-3:])  # what the next chunk sees is held, too
@@ -317,7 +317,7 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
     refused("chunks of 6 frames that begin with 6 of those before have nothing new", overlap=6)
     refused("overlap is 2, and DynamiCrafter goes on from 1 frame; set overlap to 1", "dynamicrafter", overlap=2)
     refused("overlap is 2, and Stable Video Diffusion goes on from 1", "svd", overlap=2)
-    refused("chunk_frames is 8; Wan image-to-video counts in fours .*: 5 or 9 is expected", "wan", length=8)
+    refused("chunk_length is 8; Wan image-to-video counts in fours .*: 5 or 9 is expected", "wan", length=8)
     refused("overlap is 2; Wan image-to-video counts in fours after the first frame: 1 or 5", "wan", overlap=2)
     refused("positive is empty; StreamingT2V reads a prompt", positive=None)
     refused("negative is empty; DynamiCrafter reads a prompt", "dynamicrafter", negative=None)
@@ -421,7 +421,7 @@ def test_a_video_in_and_out(world, tmp_path):
         def execute(cls):
             return io.NodeOutput(given[0])
 
-    prompt = extending.extend(frames=["given", 0], images=True) | {"given": extending.node("Given")}
+    prompt = extending.extend(frames=["given", 0], output_images=True) | {"given": extending.node("Given")}
     with world.node(Given):
         run = world.run(prompt)
         whole, frames = run.values["extend"]
@@ -458,9 +458,9 @@ def test_frames_are_read_into_memory_when_asked_for(world):
     prompt = extending.extend(chunks=1) | {"look": extending.node("PreviewImage", images=["extend", 1])}
     run = world.run(prompt)
     (said,) = [data["exception_message"] for name, data in run.events if name == "execution_error"]
-    assert "images is off, so no frame was read into memory; switch it on, or use the VIDEO" in said
+    assert "output_images is off, so no frame was read into memory; switch it on, or use the VIDEO" in said
     assert "look" not in run.outputs and run.outputs["save"]
-    prompt["extend"]["inputs"]["images"] = True
+    prompt["extend"]["inputs"]["output_images"] = True
     run = world.run(prompt)
     assert len(run.outputs["look"]["images"]) == 6 == len(run.values["extend"][1])
 

@@ -155,9 +155,9 @@ def test_a_published_trajectory_through_the_nodes(path, opened, host):
             return io.NodeOutput(sampler)
 
     scale = config["unconditional_guidance_scale"]
-    image_scale = scale if config["cfg_img"] is None else config["cfg_img"]
+    cfg_image = scale if config["cfg_img"] is None else config["cfg_img"]
     told = {"model": ["data", 0], "positive": ["data", 1], "image_only": ["data", 2], "negative": ["data", 3]}
-    told |= {"text_scale": scale, "image_scale": image_scale, "rescale": config["guidance_rescale"]}
+    told |= {"cfg_text": scale, "cfg_image": cfg_image, "cfg_rescale": config["guidance_rescale"]}
     ddim = {"eta": config["eta"], "keep_clean": config["mask_clean_cond"]}
     sigmas = {"model": ["data", 0], "spacing": config["spacing"], "steps": config["S"]}
     sample = {"noise": ["data", 4], "guider": ["guider", 0], "sampler": ["noise", 0]}

@@ -44,7 +44,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
     names, new = [f"{number:012}" for number in range(chunks)], []
     for there in range(1, chunks + 1) if stopped else [chunks]:
         store = extend.Store(tmp_path, names[:there])
-        new += extend.make_chunks(toy, start, store, colour_anchor=0.0)
+        new += extend.make_chunks(toy, start, store, color_match=0.0)
 
     expected = golden["out.video"] if name == "ms" else golden["out.video_0_255"] / 255
     found = torch.cat([first, *new]).movedim(-1, 1)

@@ -36,7 +36,7 @@ def parts(file: str = FILE) -> dict:
     """All that a chunk is made with: nodes "world", "load", "sampler", "sigmas"."""
     return {
         "world": node("StoryReelLoadStoryworld", precision="fp32"),
-        "load": node("StoryReelStreamingLoader", checkpoint=file, kind="auto", precision="fp32"),
+        "load": node("StoryReelStreamingLoader", checkpoint=file, model_type="auto", precision="fp32"),
         "sampler": node("StoryReelDDIMSampler", eta=1.0, keep_clean=False),
         "sigmas": node("StoryReelDDIMSigmas", model=["load", 0], spacing="leading", steps=STEPS),
     }
@@ -48,8 +48,8 @@ def extend(scenes=SCENES, colours=CLIP, **inputs) -> dict:
     story = dict(characters="[Hero] a big blue hero", scenes=lines, style="(No style)", negative="")
     told = dict(model=["load", 0], vae=["world", 2], clip_vision=["world", 3], sampler=["sampler", 0])
     told |= dict(sigmas=["sigmas", 0], frames=["clip", 0], positive=["rows", 0], negative=["rows", 1], anchor=0)
-    told |= dict(chunks=len(scenes), chunk_frames=CHUNK, overlap=OVERLAP, guidance=2.0, cam_strength=1.0)
-    told |= dict(apm_strength=1.0, colour_anchor=0.0, seed=3, fps=8.0, images=False)
+    told |= dict(chunks=len(scenes), chunk_length=CHUNK, overlap=OVERLAP, cfg=2.0, cam_strength=1.0)
+    told |= dict(apm_strength=1.0, color_match=0.0, seed=3, fps=8.0, output_images=False)
     video = {"filename_prefix": "extended", "format": "auto", "codec": "auto"}
     return {
         **parts(),

@@ -103,7 +103,7 @@ class Probe:
         height, width = extra_options["original_shape"][-2:]
         here = extra_options["activations_shape"]
         pixels = min((8, 16, 32, 64), key=lambda p: abs(height * 8 / p - here[-2]) + abs(width * 8 / p - here[-1]))
-        rate = values["sampling_rate" if pixels >= 32 or values["own_in_pool"] else "sampling_rate_fine"]
+        rate = values["sampling_rate" if pixels >= 32 or values["include_self"] else "sampling_rate_fine"]
         key, tokens = (self.seed, step, pixels), k.shape[1]
         inside = {frame: self.inside(frame, *here[-2:]) for frame in frames}
         out = []
@@ -114,7 +114,7 @@ class Probe:
                 out.append(self.plain(*part))
             elif dense:
                 out.append(self.dense_read(part, frames, casts))
-            elif values["own_in_pool"]:
+            elif values["include_self"]:
                 out.append(
                     brute.algorithm_1(
                         *part, frames, casts, values["tile_size"], values["tile_stride"],

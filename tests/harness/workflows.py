@@ -12,7 +12,7 @@ if not NAMES:
 
 FRAMES, WIDTH, HEIGHT, STEPS = 2, 64, 96, 2
 SHOT = dict(width=64, height=64, frames=4)
-LONG = dict(chunks=2, chunk_frames=4, overlap=2)
+LONG = dict(chunks=2, chunk_length=4, overlap=2)
 STAND_INS = {  # of a published file: folder of the host's models, and file
     "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "sd15.ckpt"),
     "sd_xl_base_1.0.safetensors": ("checkpoints", "sdxl.ckpt"),
@@ -140,8 +140,8 @@ def saved_video(prompt: dict) -> tuple[int, float]:
     makers = [id for kind in VIDEO_MAKERS for id in find_all(prompt, kind)]
     rates = [rate for id in makers if isinstance(rate := prompt[id]["inputs"]["fps"], (int, float))]
     if find_all(prompt, "StoryReelExtendVideo"):
-        first += LONG["chunks"] * (LONG["chunk_frames"] - LONG["overlap"])
-    return first - any(node["inputs"].get("closed") for node in prompt.values()), rates[-1] if rates else CLIP_RATE
+        first += LONG["chunks"] * (LONG["chunk_length"] - LONG["overlap"])
+    return first - any(node["inputs"].get("loop") for node in prompt.values()), rates[-1] if rates else CLIP_RATE
 
 
 def seed_of(name: str) -> int:
@@ -196,13 +196,13 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
             case "AlignYourStepsScheduler" | "BasicScheduler" | "StoryReelRefineSigmas":
                 changes[id] = {"steps": STEPS}
             case "StoryReelRandomizedBlending":
-                changes[id] = {"chunk": 3, "overlap": 1}
+                changes[id] = {"chunk_length": 3, "overlap": 1}
             case "SamplerCustom":
                 changes[id] = {"noise_seed": seed}
             case "StoryReelExtendVideo":
                 changes[id] = {**LONG, "anchor": 0, "seed": seed}
             case "StoryReelMeasureVideo":
-                changes[id] = {"chunk_length": LONG["chunk_frames"], "chunk_overlap": LONG["overlap"]}
+                changes[id] = {"chunk_length": LONG["chunk_length"], "overlap": LONG["overlap"]}
             case "StoryReelAnimateStory":
                 changes[id] = {**SHOT, "seed": seed}
     return changes

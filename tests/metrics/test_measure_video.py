@@ -42,7 +42,7 @@ def measure(video, **changes):
     """(report, plot, slice, what the JSON file holds)."""
     from storyreel.nodes.video_metrics import StoryReelMeasureVideo
 
-    told = dict(chunk_length=0, chunk_overlap=8, prompt="", filename_prefix="story/measured", slice_height=0.5)
+    told = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="story/measured", slice_height=0.5)
     words, plot, slice, path = StoryReelMeasureVideo.execute(video=video, **(told | changes)).result
     return words, plot, slice, json.loads(Path(path).read_text(), parse_constant=pytest.fail)
 
@@ -98,9 +98,9 @@ def test_everything_that_the_graph_has_is_measured(host, file, output, carphone)
     from storyreel.host.metrics.features import embed_pictures, embed_prompts
 
     vision, clip = storyworld.load_clip_vision(), storyworld.load_clip()
-    options = dict(chunk_length=16, chunk_overlap=8, clip_vision=vision, clip=clip, prompt=PROMPT)
+    options = dict(chunk_length=16, overlap=8, clip_vision=vision, clip=clip, prompt=PROMPT)
     video, reference = file(clips.CARPHONE_BLURRED, duration=0.8), carphone
-    words, plot, slice, found = measure(video, anchor=carphone[5:7], reference=reference, **options)
+    words, plot, slice, found = measure(video, reference_image=carphone[5:7], reference_video=reference, **options)
 
     frames = video.get_components().images
     assert (found["frames"], found["width"], found["height"]) == (24, 176, 144)
@@ -176,14 +176,14 @@ def test_raft_comes_from_the_hosts_own_loader(host, output, squares, carphone):
 
 
 def test_what_does_not_fit_is_said(host, output, quick, tiny_checkpoint, carphone):
-    with pytest.raises(ValueError, match="chunk_overlap is 16: a chunk of 16 frames has nothing new"):
-        measure(carphone, chunk_length=16, chunk_overlap=16)
+    with pytest.raises(ValueError, match="overlap is 16: a chunk of 16 frames has nothing new"):
+        measure(carphone, chunk_length=16, overlap=16)
     with pytest.raises(ValueError, match="has 1 frame; at least 2"):
         measure(carphone[:1])
     with pytest.raises(ValueError, match="video holds no images"):
         measure(carphone[:0])
     with pytest.raises(ValueError, match="The reference ends after 3 frames"):
-        measure(carphone, reference=carphone[:3])
+        measure(carphone, reference_video=carphone[:3])
     sd15 = host.load_checkpoint(tiny_checkpoint("sd15"))
     with pytest.raises(ValueError, match="optical_flow holds a BaseModel; RAFT from Load Optical Flow"):
         measure(carphone, optical_flow=sd15[0])
@@ -219,7 +219,7 @@ def test_it_stands_at_the_end_of_a_graph(host, output, quick, as_frames):
             "class_type": "StoryReelMeasureVideo",
             "inputs": {
                 "video": ["split" if as_frames else "cut", 0],
-                **dict(chunk_length=8, chunk_overlap=0, prompt="", filename_prefix="graph", slice_height=0.0),
+                **dict(chunk_length=8, overlap=0, prompt="", filename_prefix="graph", slice_height=0.0),
             },
         },
     }

@@ -58,7 +58,7 @@ def measure(host, monkeypatch, tmp_path):
     monkeypatch.setattr(measure_video, "Motion", partial(Motion, side=64))
 
     def run(video, **changes):
-        told = dict(chunk_length=0, chunk_overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
+        told = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
         words, plot, _, path = StoryReelMeasureVideo.execute(video=video, **(told | changes)).result
         assert plot.max() > 0
         return words, json.loads(Path(path).read_text(), parse_constant=pytest.fail)
@@ -131,7 +131,7 @@ def test_fvd_and_kvd_by_a_script_of_the_published_signature(measure, put, carpho
     """Against another clip of another size and length; PSNR and SSIM say that they do not fit."""
     name = put("i3d", "i3d.pt", torch.jit.script(TinyVideoNetwork()))
     reference = clips.frames(clips.CARPHONE_BLURRED, 55)[:, :100]
-    words, found = measure(carphone[:40], reference=reference, i3d=name)
+    words, found = measure(carphone[:40], reference_video=reference, i3d=name)
 
     def features(clip):
         network, windows = TinyVideoNetwork(), clip[: len(clip) // 16 * 16].unflatten(0, (-1, 16))
@@ -153,15 +153,15 @@ def test_fvd_of_a_video_and_itself_is_none(measure, put, carphone):
 
     name = put("i3d", "i3d.pt", torch.jit.script(TinyVideoNetwork()))
     video = InputImpl.VideoFromFile(str(clips.path_of(clips.CARPHONE)), duration=1.2)
-    _, found = measure(video, reference=video, i3d=name)
+    _, found = measure(video, reference_video=video, i3d=name)
     assert found["sets"]["fvd"] == pytest.approx(0, abs=1e-6) and found["sets"]["windows"] == [2, 2]
     assert found["fidelity"]["equal_frames"] == found["frames"]
 
 
 def test_fvd_wants_a_reference_and_windows(measure, put, carphone):
     name = put("i3d", "i3d.pt", torch.jit.script(TinyVideoNetwork()))
-    assert measure(carphone[:2], i3d=name)[1]["not_computed"]["FVD, KVD"] == "need a reference."
-    _, found = measure(carphone[:20], reference=carphone[:20], i3d=name)
+    assert measure(carphone[:2], i3d=name)[1]["not_computed"]["FVD, KVD"] == "need a reference_video."
+    _, found = measure(carphone[:20], reference_video=carphone[:20], i3d=name)
     assert "the video has 1, and the reference has 1" in found["not_computed"]["FVD, KVD"]
     assert found["fidelity"]["equal_frames"] == 20 and "sets" not in found
 
@@ -175,7 +175,7 @@ def test_another_script_is_refused(measure, put, carphone):
     for number, (why, weights) in enumerate(others.items()):
         name = put("i3d", f"{number}.pt", weights)
         with pytest.raises(ValueError, match=f"^{name} {why}.*I3D as TorchScript was expected: i3d_torchscript.pt"):
-            measure(carphone[:16], reference=carphone[:16], i3d=name)
+            measure(carphone[:16], reference_video=carphone[:16], i3d=name)
 
 
 @pytest.fixture
@@ -252,11 +252,14 @@ def test_without_torchvisions_operators_faces_are_listed(measure, put, facenet, 
 def test_files_are_chosen_in_a_graph_and_old_prompts_go_on(host, measure, put, carphone, monkeypatch):
     """The host's own check of a prompt: with a file that is there, with one that is not, and without the inputs."""
     name = put("i3d", "i3d.pt", torch.jit.script(TinyVideoNetwork()))
-    inputs = dict(chunk_length=0, chunk_overlap=0, prompt="", filename_prefix="graph", slice_height=0.5)
+    inputs = dict(chunk_length=0, overlap=0, prompt="", filename_prefix="graph", slice_height=0.5)
 
     def run(**chosen):
         picture = {"class_type": "EmptyImage", "inputs": dict(width=32, height=32, batch_size=33, color=0)}
-        node = {"class_type": "StoryReelMeasureVideo", "inputs": {"video": ["a", 0], "reference": ["a", 0], **inputs}}
+        node = {
+            "class_type": "StoryReelMeasureVideo",
+            "inputs": {"video": ["a", 0], "reference_video": ["a", 0], **inputs},
+        }
         node["inputs"] |= chosen
         return host.run({"a": picture, "b": node}).values["b"][0]
 

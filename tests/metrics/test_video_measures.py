@@ -102,7 +102,7 @@ def test_borders_of_chunks_that_overlap():
     assert Chunks(25, 7).borders(61) == [25, 43]  # StreamingSVD
     assert Chunks(16, 8).borders(16) == []
     assert Chunks(16, 8, first=100).borders(120) == [100, 108, 116]  # a clip of 100 frames that was extended
-    with pytest.raises(ValueError, match="chunk_overlap is 16: a chunk of 16 frames has nothing new"):
+    with pytest.raises(ValueError, match="overlap is 16: a chunk of 16 frames has nothing new"):
         Chunks(16, 16)
 
 

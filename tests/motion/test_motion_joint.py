@@ -348,13 +348,14 @@ class JointParts:
 
 def test_the_node(host, clips):
     """In the host's inference mode, with what its nodes loaded there."""
-    settings = dict(clips="joint", name="by_both", frames=FRAMES, stride=1, given="start and end", steps=2, batch=2)
-    settings |= dict(rate=1e-3, seed=0, held_out=HELD_OUT, width=64, depth=1, cosine=1.0)
+    settings = dict(clips="joint", name="by_both", frames=FRAMES, stride=1, conditioning_mode="start and end", steps=2)
+    settings["batch_size"] = 2
+    settings |= dict(learning_rate=1e-3, seed=0, validation_split=HELD_OUT, width=64, depth=1, cosine_loss_weight=1.0)
     video = dict(motion_module=MODULE, noise_schedule="AnimateDiff's", ip_adapter=ADAPTER, strength=1.0)
-    video |= dict(weight=1.0, size=SIZE, frames=2)
+    video |= dict(loss_weight=1.0, resolution=SIZE, frames=2)
     video |= {name: ["parts", slot] for slot, name in enumerate(("model", "vae", "positive"))}
     settings |= {f"video_model.{name}": value for name, value in video.items()}
-    loader = {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": ADAPTER}
+    loader = {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": ADAPTER}
     links = dict(predictor=["load", 0], clip_vision=["toy", 3], video_model="IP-Adapter")
     nodes = {
         "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),

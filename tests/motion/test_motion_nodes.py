@@ -152,9 +152,9 @@ def test_where_pictures_stand():
 
     assert knots_of(0, "", True, 16) == [0, 15] and knots_of(0, " ", False, 16) == [0]
     assert knots_of(2, "", True, 16) == [0, 5, 10, 15] and knots_of(2, "3, 11", True, 16) == [0, 3, 11, 15]
-    with pytest.raises(ValueError, match="between_at names 1 frames, and between holds 2 pictures"):
+    with pytest.raises(ValueError, match="keyframe_positions names 1 frames, and keyframes holds 2 images"):
         knots_of(2, "3", True, 16)
-    with pytest.raises(ValueError, match="between_at is '3; 4'; numbers of frames with commas"):
+    with pytest.raises(ValueError, match="keyframe_positions is '3; 4'; numbers of frames with commas"):
         knots_of(2, "3; 4", True, 16)
     with pytest.raises(ValueError, match="start holds 2 pictures; 1 is expected"):
         pictures_of(picture(1, 2), None, None)
@@ -360,11 +360,17 @@ def test_two_branches_of_one_graph(host, files, tiny_checkpoint):
         "end": ("EmptyImage", dict(width=64, height=64, batch_size=1, color=0x00FF80)),
         "predictor": (
             "StoryReelMotionPredictorLoader",
-            {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": "one_level.safetensors"},
+            {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": "one_level.safetensors"},
         ),
         "motion": (
             "StoryReelPredictMotion",
-            dict(predictor=["predictor", 0], clip_vision=["world", 3], start=["start", 0], end=["end", 0], frames=3)
+            dict(
+                predictor=["predictor", 0],
+                clip_vision=["world", 3],
+                start_image=["start", 0],
+                end_image=["end", 0],
+                frames=3,
+            )
             | dict(easing="linear", hold_start=0, hold_end=0, strength=1.0),
         ),
         "longer": ("StoryReelSpliceMotions", dict(first=["motion", 0], second=["motion", 0], overlap=2)),

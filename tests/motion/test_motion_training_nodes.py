@@ -309,13 +309,17 @@ def test_links_in_the_hosts_folders_are_the_users_own(host, tmp_path, monkeypatc
 
 
 def graph(name: str, **changed) -> dict:
-    training = dict(clips="swings", name=name, frames=FRAMES, stride=1, given="start and end", steps=4, batch=4)
-    training |= dict(rate=1e-3, seed=0, held_out=0.3, width=64, depth=1, cosine=1.0) | changed
+    training = dict(
+        clips="swings", name=name, frames=FRAMES, stride=1, conditioning_mode="start and end", steps=4, batch_size=4
+    )
+    training |= (
+        dict(learning_rate=1e-3, seed=0, validation_split=0.3, width=64, depth=1, cosine_loss_weight=1.0) | changed
+    )
     nodes = {
         "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
         "load": (
             "StoryReelMotionPredictorLoader",
-            {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": ADAPTER},
+            {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": ADAPTER},
         ),
         "train": ("StoryReelTrainMotionPredictor", dict(predictor=["load", 0], clip_vision=["toy", 3], **training)),
         "shown": ("PreviewImage", dict(images=["train", 2])),

@@ -81,17 +81,17 @@ def hints(host) -> dict[str, str]:
     [
         (
             "StoryReelDynamiCrafterLoader",
-            dict(kind="auto", precision="auto", checkpoint=None),
+            dict(model_type="auto", precision="auto", checkpoint=None),
             "checkpoint names no file; put one into models/checkpoints or models/diffusion_models",
         ),
         (
             "StoryReelStreamingLoader",
-            dict(kind="auto", precision="auto", checkpoint=None),
+            dict(model_type="auto", precision="auto", checkpoint=None),
             "checkpoint names no file; put one into models/checkpoints or models/diffusion_models",
         ),
         (
             "StoryReelMotionPredictorLoader",
-            {"predictor": "none", "space": "IP-Adapter", "space.ip_adapter": None},
+            {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": None},
             "ip_adapter names no file; put one into models/ipadapter",
         ),
     ],

@@ -171,7 +171,7 @@ def test_images_of_any_depth_become_the_same_three_channels(host, depth):
             page = dict(images=[name, 0], story=["story", 0], layout="four panel", font="Comic Neue (bundled)")
             prompt[f"page {name}"] = {"class_type": "StoryReelComicPage", "inputs": page}
             prompt[f"show {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"page {name}", 0]}}
-            joined = dict(images=[name, 0], fps=8.0, shared_ends=False, closed=False)
+            joined = dict(images=[name, 0], fps=8.0, shared_ends=False, loop=False)
             prompt[f"join {name}"] = {"class_type": "StoryReelJoinClips", "inputs": joined}
             prompt[f"look {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"join {name}", 1]}}
         found = host.run(prompt).values
@@ -195,9 +195,9 @@ def in_every_node(images: list, start: list, end: list) -> dict:
     """Nodes that look at images, by the included models."""
     text = {"positive": ["text", 0], "negative": ["text", 0]}
     size = dict(mode="interpolate", width=64, height=64, frames=3, fs=0)
-    tokens = {"space": "IP-Adapter", "space.ip_adapter": "storyworld_ip_adapter.safetensors"}
+    tokens = {"token_space": "IP-Adapter", "token_space.ip_adapter": "storyworld_ip_adapter.safetensors"}
     held = dict(easing="linear", hold_start=0, hold_end=0, strength=1.0, frames=4)
-    figures = dict(chunk_length=0, chunk_overlap=8, prompt="", slice_height=0.5, filename_prefix="forms/figures")
+    figures = dict(chunk_length=0, overlap=8, prompt="", slice_height=0.5, filename_prefix="forms/figures")
     return {
         "world": node("StoryReelLoadStoryworld", precision="auto"),
         "text": node("CLIPTextEncode", clip=["world", 1], text="a hero"),
@@ -208,11 +208,12 @@ def in_every_node(images: list, start: list, end: list) -> dict:
         ),
         "predictor": node("StoryReelMotionPredictorLoader", predictor="none", **tokens),
         "motion": node(
-            "StoryReelPredictMotion", predictor=["predictor", 0], clip_vision=["world", 3], start=start, end=end, **held
+            "StoryReelPredictMotion", predictor=["predictor", 0], clip_vision=["world", 3], 
+**dict(start_image=start, end_image=end), **held
         ),
         "likeness": node("StoryReelMeasureStory", images=images, story=["story", 0], clip_vision=["world", 3]),
         "video": node("CreateVideo", images=images, fps=8.0),
-        "figures": node("StoryReelMeasureVideo", video=["video", 0], anchor=start, **figures),
+        "figures": node("StoryReelMeasureVideo", video=["video", 0], reference_image=start, **figures),
         "titles": node("StoryReelSubtitles", video=["video", 0], story=["story", 0]),
         "save": node("SaveVideo", video=["titles", 0], filename_prefix="forms/film", format="auto", codec="auto"),
         **{f"see {id}": node("PreviewAny", source=[id, slot]) for id, slot in (("shot", 0), ("motion", 0))},

@@ -93,7 +93,7 @@ def saved(host, kinds: dict) -> tuple:
     return run, host.base / "output" / file["subfolder"] / file["filename"]
 
 
-JOIN = dict(images=["given", 0], fps=8.0, shared_ends=True, closed=False)
+JOIN = dict(images=["given", 0], fps=8.0, shared_ends=True, loop=False)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -153,8 +153,8 @@ def test_subtitles_of_a_video_with_odd_sides(host):
 @pytest.mark.parametrize(
     ("sentence", "make"),
     {
-        "closed leaves out the last frame, and the clips hold 1": lambda: join([torch.zeros(1, 4, 4, 3)], closed=True),
-        "closed leaves out the last .*hold 1": lambda: join([torch.zeros(1, 4, 4, 3)] * 3, closed=True),
+        "loop leaves out the last frame, and the clips hold 1": lambda: join([torch.zeros(1, 4, 4, 3)], loop=True),
+        "loop leaves out the last .*hold 1": lambda: join([torch.zeros(1, 4, 4, 3)] * 3, loop=True),
         "there are no clips": lambda: join([]),
         "clip 2 holds no frames": lambda: join([torch.zeros(2, 4, 4, 3), torch.zeros(0, 4, 4, 3)]),
         "0 pictures give no transition": lambda: pairs(torch.zeros(0, 4, 4, 3)),
@@ -176,5 +176,5 @@ def test_a_file_of_no_frames_is_not_written(tmp_path):
 
 
 def test_join_clips_refuses_one_closed_frame(host):
-    with host.node(Clips.of(smooth(8, 8, 1))), pytest.raises(RuntimeError, match="closed leaves out the last frame"):
-        saved(host, {"given": ("Given", {}), "join": ("StoryReelJoinClips", JOIN | {"closed": True})})
+    with host.node(Clips.of(smooth(8, 8, 1))), pytest.raises(RuntimeError, match="loop leaves out the last frame"):
+        saved(host, {"given": ("Given", {}), "join": ("StoryReelJoinClips", JOIN | {"loop": True})})

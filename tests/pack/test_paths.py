@@ -85,7 +85,7 @@ def test_every_inner_node_asks_who_runs_it(host):
 def test_figures_stay_in_the_output_folder(host, name):
     """Measure Video's file, by a link."""
     before = set(Path(host.base).rglob("*"))
-    told = dict(video=["frames", 0], chunk_length=0, chunk_overlap=8, prompt="", slice_height=0.5)
+    told = dict(video=["frames", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5)
     with given(host, frames=torch.rand(3, 16, 16, 3), name=name) as values:
         measure = {"class_type": "StoryReelMeasureVideo", "inputs": told | {"filename_prefix": ["name", 0]}}
         with pytest.raises(RuntimeError, match="StoryReelMeasureVideo: filename_prefix "):

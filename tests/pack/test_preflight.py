@@ -33,7 +33,10 @@ def refused(host):
         ),
         "text": node("StoryReelEncodeStory", clip=["world", 1], story=["story", 0]),
         "video_model": node(
-            "StoryReelDynamiCrafterLoader", checkpoint="storyworld_video.safetensors", kind="auto", precision="auto"
+            "StoryReelDynamiCrafterLoader",
+            checkpoint="storyworld_video.safetensors",
+            model_type="auto",
+            precision="auto",
         ),
         "sampler": node("StoryReelDDIMSampler", eta=1.0, keep_clean=False),
         "sigmas": node("StoryReelDDIMSigmas", model=["video_model", 0], spacing="uniform_trailing", steps=1),
@@ -61,9 +64,9 @@ def needed(prompt: dict, id: str) -> set[str]:
 SHARED = dict(vae=["world", 2], clip_vision=["world", 3], sampler=["sampler", 0], sigmas=["sigmas", 0], seed=1, fps=8.0)
 SHARED |= dict(positive=["text", 0], negative=["text", 1])
 SHOT = SHARED | dict(model=["video_model", 0], keyframes=["late", 0], mode="interpolate", width=64, height=64, frames=4)
-SHOT |= dict(fs=0, text_scale=1.0, image_scale=1.0, rescale=0.0)
-LONG = SHARED | dict(model=["video_model", 0], frames=["late", 0], anchor=0, chunks=1, chunk_frames=4, overlap=1)
-LONG |= dict(guidance=1.0, cam_strength=1.0, apm_strength=1.0, colour_anchor=0.0, images=False)
+SHOT |= dict(fs=0, cfg_text=1.0, cfg_image=1.0, cfg_rescale=0.0)
+LONG = SHARED | dict(model=["video_model", 0], frames=["late", 0], anchor=0, chunks=1, chunk_length=4, overlap=1)
+LONG |= dict(cfg=1.0, cam_strength=1.0, apm_strength=1.0, color_match=0.0, output_images=False)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ LONG |= dict(guidance=1.0, cam_strength=1.0, apm_strength=1.0, colour_anchor=0.0
     [
         (dict(width=72), "The video is 72 x 64 pixels; sides that are multiples of"),
         (dict(frames=["million", 0]), "StoryReelAnimateStory: frames is 1000000; 3 to 4096 is expected"),
-        (dict(rescale=["NaN", 0]), "StoryReelAnimateStory: rescale is nan; a number is expected"),
+        (dict(cfg_rescale=["NaN", 0]), "StoryReelAnimateStory: cfg_rescale is nan; a number is expected"),
         (dict(model=["world", 0]), "a DynamiCrafter model is expected"),
     ],
 )
@@ -84,7 +87,7 @@ def test_a_shot_that_cannot_be_is_refused_before_its_keyframes_are_made(refused,
     [
         (dict(overlap=4), "chunks of 4 frames that begin with 4 of those before have nothing new|goes on from 1 frame"),
         (dict(model=["world", 0]), "made for no given frames"),
-        (dict(guidance=["NaN", 0]), "StoryReelExtendVideo: guidance is nan"),
+        (dict(cfg=["NaN", 0]), "StoryReelExtendVideo: cfg is nan"),
         (dict(chunks=["million", 0]), "StoryReelExtendVideo: chunks is 1000000"),
     ],
 )
@@ -98,14 +101,14 @@ def test_subtitles_of_a_story_without_captions_are_refused_before_the_film_is_ma
 
 
 def test_a_file_for_figures_that_cannot_be_is_refused_before_the_video_is_made(host, refused):
-    told = dict(video=["late", 0], chunk_length=0, chunk_overlap=8, prompt="", slice_height=0.5)
+    told = dict(video=["late", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5)
     assert "filename_prefix is '../x'" in refused("StoryReelMeasureVideo", **told, filename_prefix="../x")
 
 
 def test_with_right_inputs_the_images_are_asked_for(host):
     """Else the tests above could never fail."""
     Late.asked.clear()
-    told = dict(video=["late", 0], chunk_length=0, chunk_overlap=8, prompt="", slice_height=0.5, filename_prefix="x")
+    told = dict(video=["late", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5, filename_prefix="x")
     with host.node(Late):
         host.run({"late": node("Late", name="images"), "tested": node("StoryReelMeasureVideo", **told)})
     assert Late.asked == ["images"]

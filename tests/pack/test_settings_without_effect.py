@@ -134,7 +134,12 @@ def test_motion_of_strength_0(host, said, strength, silent):
     [
         ("StreamingT2VExtender", {}, True, []),
         ("StreamingT2VExtender", {"cam_strength": 0.5, "apm_strength": 2.0}, False, []),
-        ("StreamingT2VExtender", {"apm_strength": 0.0}, True, ["anchor and anchor_image have no effect: apm_strength"]),
+        (
+            "StreamingT2VExtender",
+            {"apm_strength": 0.0},
+            True,
+            ["anchor and reference_image have no effect: apm_strength"],
+        ),
         ("StreamingSVDExtender", {"apm_strength": 0.5}, True, ["apm_strength has no effect: StreamingSVD has no such"]),
         (
             "SVDExtender",
@@ -152,7 +157,7 @@ def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expecte
 
     told = Told(
         model=None, vae=None, sampler=None, sigmas=None, positive=None, negative=None, clip_vision=None, length=9,
-        overlap=1, guidance=1.0, seed=0, **changed,
+        overlap=1, cfg=1.0, seed=0, **changed,
     )  # fmt: skip
     found = getattr(families, kind)(told).describe_ignored(anchor)
     assert len(found) == len(expected)

@@ -27,7 +27,10 @@ def film(scenes=SCENES, characters: str = CHARACTERS, colors=COLORS, long: bool 
         "story": node("StoryReelScript", **told),
         "text": node("StoryReelEncodeStory", clip=["world", 1], story=["story", 0]),
         "model": node(
-            "StoryReelDynamiCrafterLoader", checkpoint="storyworld_video.safetensors", kind="auto", precision="auto"
+            "StoryReelDynamiCrafterLoader",
+            checkpoint="storyworld_video.safetensors",
+            model_type="auto",
+            precision="auto",
         ),
         "sampler": node("StoryReelDDIMSampler", eta=1.0, keep_clean=False),
         "sigmas": node("StoryReelDDIMSigmas", model=["model", 0], spacing="uniform_trailing", steps=1),
@@ -42,13 +45,13 @@ def film(scenes=SCENES, characters: str = CHARACTERS, colors=COLORS, long: bool 
     }
     shared = dict(model=["model", 0], clip_vision=["world", 3], vae=["world", 2], sampler=["sampler", 0])
     shared |= dict(sigmas=["sigmas", 0], positive=["text", 0], negative=["text", 1], seed=3, fps=8.0)
-    size = dict(width=64, height=64, frames=FRAMES, fs=0, text_scale=1.0, image_scale=1.0, rescale=0.0)
+    size = dict(width=64, height=64, frames=FRAMES, fs=0, cfg_text=1.0, cfg_image=1.0, cfg_rescale=0.0)
     prompt["shots"] = node(
         "StoryReelAnimateStory", **{**shared, **size, "keyframes": ["images", 0], "mode": "interpolate", **shot}
     )
     if long:
-        more = dict(frames=["shots", 0], anchor=0, chunks=1, chunk_frames=FRAMES, overlap=1, guidance=1.0)
-        more |= dict(cam_strength=1.0, apm_strength=1.0, colour_anchor=0.0, images=False)
+        more = dict(frames=["shots", 0], anchor=0, chunks=1, chunk_length=FRAMES, overlap=1, cfg=1.0)
+        more |= dict(cam_strength=1.0, apm_strength=1.0, color_match=0.0, output_images=False)
         prompt["long"] = node("StoryReelExtendVideo", **shared, **more)
         prompt["save"]["inputs"]["video"] = ["long", 0]
     return prompt
@@ -108,7 +111,7 @@ def test_what_a_shot_reads_makes_that_shot_again(made):
     assert shots_of(made(film(scenes))) == ["shot_002"], "the prompt of the second"
     assert shots_of(made(film(colors=(0xFF0001, *COLORS[1:])))) == ["shot_001"], "the image that it starts from"
     assert shots_of(made(film(seed=4))) == ["shot_001", "shot_002"]
-    assert shots_of(made(film(image_scale=2.0))) == ["shot_001", "shot_002"]
+    assert shots_of(made(film(cfg_image=2.0))) == ["shot_001", "shot_002"]
     assert shots_of(made(film(fps=12.0))) == []
 
 

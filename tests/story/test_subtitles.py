@@ -78,7 +78,7 @@ def saved(host):
         "sound": ("EmptyAudio", dict(duration=2.5, sample_rate=22050, channels=1)),
         "film": ("CreateVideo", dict(images=["frames", 0], audio=["sound", 0], fps=8.0)),
         "shots": ("CreateVideo", dict(images=["first", 0], fps=8.0)),
-        "told": ("StoryReelSubtitles", dict(video=["film", 0], story=["story", 0], shots=["shots", 0])),
+        "told": ("StoryReelSubtitles", dict(video=["film", 0], story=["story", 0], timing=["shots", 0])),
         "with": ("SaveVideo", dict(video=["told", 0], filename_prefix="with", format="auto", codec="auto")),
         "without": ("SaveVideo", dict(video=["film", 0], filename_prefix="without", format="auto", codec="auto")),
     }

@@ -95,7 +95,7 @@ def test_a_story_becomes_a_long_film_that_is_refined(toys, graphs):
         run.values[workflows.find(prompt, f"StoryReel{name}")][0] for name in ("AnimateStory", "ExtendVideo")
     )
     count = 2 * workflows.SHOT["frames"]
-    added = workflows.LONG["chunks"] * (workflows.LONG["chunk_frames"] - workflows.LONG["overlap"])
+    added = workflows.LONG["chunks"] * (workflows.LONG["chunk_length"] - workflows.LONG["overlap"])
     rough, fine = run.values["40"][0], run.values["48"][0]
     assert shots.get_frame_count() == count and long.get_frame_count() == count + added == len(rough)
     assert torch.equal(rough[:count], shots.get_components().images)
@@ -109,7 +109,7 @@ def test_the_loader_says_which_model_goes_on(toys, graphs):
     """The same chain by the model of shots, from the last frame; nothing refines."""
     prompt = small(graphs.chain.storyworld_story_to_long_video(graphs.chain.GOES_ON), toys, overlap=1)
     run = toys.run(prompt)
-    count = 2 * workflows.SHOT["frames"] + workflows.LONG["chunks"] * (workflows.LONG["chunk_frames"] - 1)
+    count = 2 * workflows.SHOT["frames"] + workflows.LONG["chunks"] * (workflows.LONG["chunk_length"] - 1)
     assert played(toys, run) == [(64, 64)] * count
     assert workflows.find_all(prompt, "StoryReelRandomizedBlending") == []
     assert len(told(toys, run)) == 2
@@ -147,7 +147,7 @@ def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
     both = (each.values["28"][0].get_components().images for each in (run, resumed))
     assert torch.equal(*both)
     count = 2 * (workflows.SHOT["frames"] - 1) + 1
-    added = workflows.LONG["chunks"] * (workflows.LONG["chunk_frames"] - 1)
+    added = workflows.LONG["chunks"] * (workflows.LONG["chunk_length"] - 1)
     said = [shown["text"][0] for id, shown in run.outputs.items() if id.startswith(f"{maker}.")]
     assert len(said) == 2 and all("predicted by" in text for text in said)
     assert "26" in prompt and "26" not in run.values

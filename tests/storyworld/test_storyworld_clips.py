@@ -316,7 +316,7 @@ def test_every_gentle_action_is_asked_of_the_same_picture(lab):
         ("drawn-wide", {"drawn": True}),
         ("interpolate-no-text", {"mode": "interpolate", "text": False}),
         ("animate-no-image-no-beside", {"image": False, "beside": False}),
-        ("animate-scales-3-1.5", {"text_scale": 3.0, "image_scale": 1.5}),
+        ("animate-scales-3-1.5", {"cfg_text": 3.0, "cfg_image": 1.5}),
     ],
 )
 def test_a_setting_is_read_from_its_name(lab, name, expected):

@@ -94,13 +94,19 @@ def test_a_users_graph_follows_the_toys_motion(host):
         "adapted": ("StoryReelLoadStoryworld", dict(precision="auto", domain_adapter=True)),
         "predictor": (
             "StoryReelMotionPredictorLoader",
-            {"predictor": names["predictor"], "space": "IP-Adapter", "space.ip_adapter": adapter},
+            {"predictor": names["predictor"], "token_space": "IP-Adapter", "token_space.ip_adapter": adapter},
         ),
         "start": ("EmptyImage", dict(color=0x80C0FF, **empty)),
         "end": ("EmptyImage", dict(color=0x40A040, **empty)),
         "motion": (
             "StoryReelPredictMotion",
-            dict(predictor=["predictor", 0], clip_vision=["toy", 3], start=["start", 0], end=["end", 0], **line),
+            dict(
+                predictor=["predictor", 0],
+                clip_vision=["toy", 3],
+                start_image=["start", 0],
+                end_image=["end", 0],
+                **line,
+            ),
         ),
         "apply": (
             "StoryReelApplyMotion",

@@ -302,16 +302,16 @@ def test_a_refinement_in_a_prompt(host):
         return {"class_type": class_type, "inputs": inputs}
 
     prompt = {
-        "load": node("StoryReelStreamingLoader", checkpoint=path.name, kind="auto", precision="fp32"),
+        "load": node("StoryReelStreamingLoader", checkpoint=path.name, model_type="auto", precision="fp32"),
         "told": node("Given"),
-        "levels": node("StoryReelRefineSigmas", model=["load", 0], steps=3, start=599, start_scaling=True),
+        "levels": node("StoryReelRefineSigmas", model=["load", 0], steps=3, start_timestep=599, scale_start=True),
         "blend": node(
             "StoryReelRandomizedBlending",
             model=["levels", 0],
-            chunk=LENGTH,
+            chunk_length=LENGTH,
             overlap=OVERLAP,
-            guidance=7.5,
-            rescale=0.2,
+            cfg=7.5,
+            cfg_rescale=0.2,
             seed=4,
         ),
         "sampler": node("KSamplerSelect", sampler_name="dpmpp_2m_sde"),

@@ -338,7 +338,7 @@ def test_the_node(host, put):
     with host.node(Show):
 
         def prompt(file: str, kind: str = "auto") -> dict:
-            inputs = {"checkpoint": file, "kind": kind, "precision": "fp32"}
+            inputs = {"checkpoint": file, "model_type": kind, "precision": "fp32"}
             shown = {"class_type": "Show", "inputs": {"model": ["1", 0], "said": ["1", 4]}}
             return {"1": {"class_type": "StoryReelStreamingLoader", "inputs": inputs}, "2": shown}
 

@@ -68,7 +68,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
         sampler=DDIM(1.0),
         sigmas=sigmas_of(model, "leading", steps),
         seed=0,
-        guidance=1.0,
+        cfg=1.0,
         positive=words[0],
         negative=words[1],
     )

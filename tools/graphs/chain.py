@@ -150,7 +150,7 @@ def refine_by_base(film: str, clip: tuple, vae: tuple, model: tuple, left: int) 
     those are in the film, and another story has others; so it is to guide little.
     """
     noise = {"model": model, "scheduler": "normal", "steps": 4, "denoise": 0.1}
-    blending = dict(chunk=16, overlap=8, guidance=1.5, rescale=0.0)
+    blending = dict(chunk_length=16, overlap=8, cfg=1.5, cfg_rescale=0.0)
     return {
         **refine(film, ("40", 0), vae, clip, ("a hero", ""), model, ("44", 0), "dpmpp_2m", left, **blending),
         "44": Node("BasicScheduler", "A Little Noise", (left + 880, 0, 340, 140), noise),

@@ -112,7 +112,7 @@ and there it was. All of it!"""
 
 def come_to_life() -> dict[str, Node]:
     """Nodes 24 to 27: the toy's video model moves each of the toy's pictures."""
-    told = {"mode": "animate", "width": 128, "height": 128, "text_scale": 2.0, "image_scale": 2.0}
+    told = {"mode": "animate", "width": 128, "height": 128, "cfg_text": 2.0, "cfg_image": 2.0}
     return animate("3", ("1", 3), {}, {"steps": 16}, **told)
 
 

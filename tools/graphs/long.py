@@ -113,7 +113,7 @@ def extend_a_clip() -> Graph:
             "StoryReelMeasureVideo",
             "Measure Video",
             (1710, 600, 340, 480),
-            {"video": ("13", 0), "chunk_length": 16, "chunk_overlap": 8, "first_frames": ("17", 2)},
+            {"video": ("13", 0), "chunk_length": 16, "overlap": 8, "first_frames": ("17", 2)},
         ),
         "17": Node("GetImageSize", "Frames of the Clip", (880, 1160, 340, 110), {"image": ("4", 0)}),
         "16": Node("PreviewImage", "Curves", (2110, 600, 420, 480), {"images": ("15", 1)}),
@@ -122,7 +122,7 @@ def extend_a_clip() -> Graph:
 1. Choose a clip of 8 frames or more in **Load Clip**, and write what happens next, one line a chunk; the last holds on.
 2. **Run** adds 4 chunks of 8 frames. The clip's sound stays on its part.
 3. Change line 3 and run again: the first two chunks are kept. Colours drift? **Measure Video** says how much; raise
-*colour_anchor*."""
+*color_match*."""
     groups = framed(("2", "3", "4", "5"), ("1",), ("6",), ("7", "11", "12"), ("13", "14", "15", "16"))
     return Graph("streamingt2v_extend_a_clip", note, (0, -45, 360, 210), nodes, groups)
 
@@ -150,7 +150,7 @@ def image_to_long_video() -> Graph:
     note = """\
 1. Choose a picture of 16:9. **Run** brings it to life, 25 frames, and adds 4 chunks of 18 new ones.
 2. Frame 6 of the first clip is the anchor of all chunks. No text is read.
-3. Short of memory? Lower *video_frames* and *chunk_frames*, or the size. The weights are for research only."""
+3. Short of memory? Lower *video_frames* and *chunk_length*, or the size. The weights are for research only."""
     groups = framed(("3", "8", "9"), ("1", "4"), (), ("11", "12"), ("13", "14"))
     return Graph("streamingsvd_image_to_long_video", note, (0, -45, 360, 200), nodes, groups)
 

@@ -92,7 +92,7 @@ def train() -> Graph:
         "8": predict("There", (840, 960, 380, 380), "3", "6", "7", "2"),
         "9": predict("And Back", (1280, 960, 380, 380), "3", "7", "6", "2"),
         "10": Node(
-            "StoryReelSpliceMotions", "Splice Motions", (1720, 960, 360, 110), {"first": ("8", 0), "second": ("9", 0)}
+            "StoryReelSpliceMotions", "Concat Motion", (1720, 960, 360, 110), {"first": ("8", 0), "second": ("9", 0)}
         ),
         "11": plot("10", (1720, 1220, 360, 60)),
         "12": preview("What It Learnt", ("11", 0), (2140, 960, 520, 300)),

@@ -14,7 +14,7 @@ def tell(story: dict, size: int, captions: str = "") -> dict[str, Node]:
         "3": Node("StoryReelEncodeStory", "Encode Story", (570, 580, 310, 80), {"clip": ("1", 1), "story": ("2", 0)}),
         "4": Node(
             "StoryReelStoryLatent",
-            "Story Latent",
+            "Empty Story Latent",
             (570, 790, 310, 145),
             {"story": ("2", 0), "width": size, "height": size},
         ),
@@ -238,7 +238,7 @@ are a line a picture, too; editing them draws nothing again.
     story_comic(
         "story_comic_sdxl",
         """\
-1. Choose a checkpoint of the SDXL family in **Load Checkpoint**. Short of memory? 768 x 768 in **Story Latent**.
+1. Choose a checkpoint of the SDXL family in **Load Checkpoint**. Short of memory? 768 x 768 in **Empty Story Latent**.
 2. Write your story in **Story Script**: who is in it, then one line a picture, [Name] what happens. Its **Captions**
 are a line a picture, too; editing them draws nothing again.
 3. Press **Run**. 35 steps, CFG 5 and FreeU's values are those of the published app; FreeU may be bypassed (Ctrl+B).""",

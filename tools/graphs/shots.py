@@ -111,7 +111,7 @@ def image_to_video() -> Graph:
 1. Choose a picture in **Picture**, and say in **Prompt** what moves.
 2. Press **Run**: 16 frames. Short of memory? A 512 checkpoint with 512 x 320, or 256 with 256 x 256, spacing *uniform*
 and rescale 0.
-3. More motion: a smaller **fs**. More of the picture: a larger **image_scale**."""
+3. More motion: a smaller **fs**. More of the picture: a larger **cfg_image**."""
     groups = framed(("7",), ("1", "2", "3"), ("5", "6", "8"), ("10", "11", "12", "13"), ("14", "15", "16", "17"))
     return Graph("dynamicrafter_image_to_video", note, (0, -45, 360, 200), nodes, groups)
 
@@ -167,7 +167,7 @@ def loop() -> Graph:
             "StoryReelJoinClips",
             "Join Clips",
             (1700, 170, 330, 160),
-            {"images": ("15", 0), "fps": FPS, "closed": True},
+            {"images": ("15", 0), "fps": FPS, "loop": True},
         ),
         "17": save_video("16", 490),
     }

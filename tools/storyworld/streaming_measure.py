@@ -155,7 +155,7 @@ class Studio:
 
         positive, negative = self.prompts(task)
         inputs = dict(vae=self.vae, clip_vision=self.clip_vision, positive=positive, negative=negative)
-        inputs |= dict(seed=task.seed, guidance=GUIDANCE)
+        inputs |= dict(seed=task.seed, cfg=GUIDANCE)
         if setting.mode == LAST_FRAME:
             sigmas = sampling.sigmas_of(self.video, LAST_FRAME_SPACING, self.steps or LAST_FRAME_STEPS)
             model = sampling.patch_rescale(self.video, RESCALE)

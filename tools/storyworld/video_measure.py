@@ -48,8 +48,8 @@ class Setting:
     text: bool = True
     image: bool = True
     beside: bool = True
-    text_scale: float = TEXT_SCALE
-    image_scale: float = IMAGE_SCALE
+    cfg_text: float = TEXT_SCALE
+    cfg_image: float = IMAGE_SCALE
 
 
 def read_setting(name: str) -> Setting:
@@ -61,15 +61,15 @@ def read_setting(name: str) -> Setting:
     )
     if not match:
         raise ValueError(f'"{name}" is no setting; animate, loop, animate-no-text, animate-scales-3-1 would be some.')
-    mode, wide, without, text_scale, image_scale = match.groups()
+    mode, wide, without, cfg_text, cfg_image = match.groups()
     return Setting(
         name,
         mode=ANIMATE if mode == "drawn" else mode,
         actions=words.WIDE_ACTIONS if wide else words.GENTLE_ACTIONS,
         drawn=mode == "drawn",
         **{part: part not in without for part in ("text", "image", "beside")},
-        text_scale=float(text_scale or TEXT_SCALE),
-        image_scale=float(image_scale or IMAGE_SCALE),
+        cfg_text=float(cfg_text or TEXT_SCALE),
+        cfg_image=float(cfg_image or IMAGE_SCALE),
     )
 
 
@@ -149,7 +149,7 @@ class Maker:
 
         guider = sampling.TextImageGuider(self.model)
         guider.set_conds(*conds)
-        guider.set_scales(setting.text_scale, setting.image_scale, RESCALE)
+        guider.set_scales(setting.cfg_text, setting.cfg_image, RESCALE)
         noise = comfy.sample.prepare_noise(empty, seed)
         sigmas = sampling.sigmas_of(self.model, SPACING, STEPS)
         return guider.sample(noise, empty, sampling.DDIM(ETA), sigmas, disable_pbar=True, seed=seed)
