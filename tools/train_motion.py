@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
     pack.load_pack()
     from storyreel.core.networks.semantic_motion.config import PredictorConfig
     from storyreel.core.training import Plan
-    from storyreel.host.motion.predict.clips import clips_in
-    from storyreel.host.motion.predict.training import Recipe, run
+    from storyreel.host.motion.clips import clips_in
+    from storyreel.host.motion.training import Recipe, run
 
     started = time.monotonic()
     try:
@@ -95,8 +95,8 @@ def load(options: argparse.Namespace):
     import comfy.clip_vision
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter import loader
-    from storyreel.host.motion.predict import ip_adapter
-    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
+    from storyreel.host.motion import ip_adapter
+    from storyreel.host.motion.predict import DynamiCrafterTokens
 
     if options.clip_vision == TOY:
         storyworld.register_folder()

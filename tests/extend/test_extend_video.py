@@ -78,7 +78,7 @@ def _let_go():
 def tell(host, kind: str, **changed):
     """What the node gives to an extender, on tiny models; text for the kinds that read any."""
     import comfy.samplers
-    from storyreel.host.extend.extend.extender import Told
+    from storyreel.host.extend.extender import Told
 
     inputs = dict(vae=made(extending.tiny_vae), clip_vision=made(extending.tiny_vision), seed=5, cfg=2.0)
     inputs |= dict(positive=words(1), negative=words(2), sampler=comfy.samplers.sampler_object("euler"))
@@ -98,7 +98,7 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
 def run(told, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple[list, object]:
     """(the new frames of each chunk that was made, the folder's store)"""
     from storyreel.host.extend.extend import extend
-    from storyreel.host.extend.extend.families import extender_of
+    from storyreel.host.extend.families import extender_of
     from storyreel.host.video import file
 
     extender = extender_of(told)
@@ -147,7 +147,7 @@ def test_a_prompt_a_chunk_and_a_seed_a_chunk(kind, host, tmp_path):
 
 
 def conditions(told, number=0, before=None, anchor=None):
-    from storyreel.host.extend.extend.families import extender_of
+    from storyreel.host.extend.families import extender_of
 
     extender = extender_of(told)
     before = pictures(extender.overlap, 7) if before is None else before
@@ -337,7 +337,7 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
 def names(told, chunks: int = 3) -> list[str]:
     from comfy_execution.graph import DynamicPrompt
     from storyreel.host.extend.extend import extend
-    from storyreel.host.extend.extend.families import extender_of
+    from storyreel.host.extend.families import extender_of
 
     prompt = {"9": {"class_type": "StoryReelExtendVideo", "inputs": {}}}
     return extend.chunk_names(DynamicPrompt(prompt), "9", extender_of(told), chunks)

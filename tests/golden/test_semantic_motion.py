@@ -131,7 +131,7 @@ def test_decoupled_attention(path):
 def opened(host, tmp_path, monkeypatch):
     """opened(golden) -> (the data's UNet as a MODEL, and its files' names in the folders)"""
     import folder_paths
-    from storyreel.host.motion.predict import animatediff, ip_adapter
+    from storyreel.host.motion import animatediff, ip_adapter
 
     def opened(golden: Golden):
         unet = GoldenUNet(golden)
@@ -167,7 +167,7 @@ def predict(model, golden: Golden) -> torch.Tensor:
 def following(model, golden: Golden, module, adapter):
     """One motion serves every clip of the data; so each clip is a MODEL of its own: [(model, clip)]."""
     from storyreel.core.motion.trajectory import Trajectory
-    from storyreel.host.motion.predict.apply import apply_to_sd15
+    from storyreel.host.motion.apply import apply_to_sd15
 
     for clip, tokens in enumerate(golden["frame_tokens"]):
         scale = golden["ip_scale"].item()
@@ -187,7 +187,7 @@ class OneClip:
 @pytest.mark.parametrize("path", files(SYSTEM, "unet_*.io.safetensors"))
 def test_the_hosts_unet(path, opened):
     """Without modules, with them, with tokens beside the text and through IP-Adapter's layers; and plain again."""
-    from storyreel.host.motion.predict import animatediff, apply
+    from storyreel.host.motion import animatediff, apply
 
     golden = Golden(path)
     model, module, adapter = opened(golden)

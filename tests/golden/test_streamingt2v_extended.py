@@ -20,7 +20,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
     golden = Golden(parameter.values[0])
     from storyreel.core.video.files import to_pictures
     from storyreel.host.extend.extend import extend
-    from storyreel.host.extend.extend.extender import Extender, Told
+    from storyreel.host.extend.extender import Extender, Told
     from storyreel.host.video import file
 
     length, memory = golden.said("F"), golden.said("n_cond")

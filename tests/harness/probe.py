@@ -4,7 +4,7 @@ import nodes
 import torch
 from storyreel.core.attention import draws
 from storyreel.core.attention.presets import PRESETS
-from storyreel.host.attention.shared.shared import SharedAttention
+from storyreel.host.attention.shared import SharedAttention
 
 from . import brute
 

@@ -16,7 +16,7 @@ MODULE, ADAPTER = "tiny_v2.ckpt", "tiny_plus.safetensors"
 def files(host):
     """Tiny files in the folders of the host's models, which are new to it."""
     from storyreel.host.common.folders import file_names
-    from storyreel.host.motion.predict import animatediff, ip_adapter
+    from storyreel.host.motion import animatediff, ip_adapter
 
     models = host.base / "models"
     for version in ("v1", "v2", "v3"):
@@ -49,7 +49,7 @@ def following(frames: int = FRAMES, seed: int = 1, nothing: bool = True) -> Traj
 
 
 def apply(model, motion=None, module=MODULE, adapter=ADAPTER, strength=1.0, own_schedule=True):
-    from storyreel.host.motion.predict.apply import apply_to_sd15
+    from storyreel.host.motion.apply import apply_to_sd15
 
     return apply_to_sd15(model, motion or following(), module, adapter, strength, own_schedule)
 
@@ -120,7 +120,7 @@ def test_a_run_that_ends_early_leaves_no_trace(model, module):
 def test_modules_are_loaded_beside_the_model_and_go_with_it(model):
     """They are models of the host's, whose memory it counts and takes back."""
     import comfy.model_management as management
-    from storyreel.host.motion.predict.apply import LAYERS, MODULES
+    from storyreel.host.motion.apply import LAYERS, MODULES
 
     moved = apply(model)
     sample(moved)
@@ -135,7 +135,7 @@ def test_modules_are_loaded_beside_the_model_and_go_with_it(model):
 def test_partial_offload_gives_the_same(model):
     """The host's low-memory path, for the modules as well: weights stay behind and are fetched layer by layer."""
     import comfy.model_management
-    from storyreel.host.motion.predict.apply import MODULES
+    from storyreel.host.motion.apply import MODULES
 
     moved = apply(model)
     whole = sample(moved)
@@ -373,7 +373,7 @@ def test_a_sampling_node_before_or_behind(host, model):
 def test_files_of_another_kind_are_named(files, model):
     import dataclasses
 
-    from storyreel.host.motion.predict import animatediff
+    from storyreel.host.motion import animatediff
 
     folder = files / animatediff.FOLDER
     config = tiny.motion_config()
@@ -415,7 +415,7 @@ def test_files_of_another_kind_are_named(files, model):
 
 
 def test_adapters_of_another_kind_are_named(files, model):
-    from storyreel.host.motion.predict import ip_adapter
+    from storyreel.host.motion import ip_adapter
 
     folder = files / ip_adapter.FOLDER
     tiny.write_adapter(folder / "short.safetensors", layers=tiny.LAYERS[:-1])

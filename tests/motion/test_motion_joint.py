@@ -23,7 +23,7 @@ PLAN = Plan(steps=4, batch=2, rate=2e-3, ema=0.9, warmup=2)
 
 @pytest.fixture(scope="module")
 def clips(host):
-    from storyreel.host.motion.predict import animatediff, ip_adapter
+    from storyreel.host.motion import animatediff, ip_adapter
 
     for version in ("v1", "v2"):
         config = tiny.motion_config(version)
@@ -37,7 +37,7 @@ def clips(host):
 
 @pytest.fixture(scope="module")
 def space(clips):
-    from storyreel.host.motion.predict.ip_adapter import load_tokens
+    from storyreel.host.motion.ip_adapter import load_tokens
 
     return load_tokens(ADAPTER)
 
@@ -67,7 +67,7 @@ def parts(clips):
 @pytest.fixture
 def joint(parts):
     """joint(...) -> a joint training, with other settings where they are named"""
-    from storyreel.host.motion.predict.decoder_training import Decoder, Joint
+    from storyreel.host.motion.decoder_training import Decoder, Joint
 
     def joint(model=None, decoder=None, **changed):
         made = Joint(model or parts[0].clone(), parts[1], text(), Decoder(MODULE, ADAPTER), size=SIZE, frames=3)
@@ -84,7 +84,7 @@ def work(tmp_path_factory):
 @pytest.fixture
 def learn(space, clip_vision, clips, work, tmp_path):
     """learn(...) -> what the training left, called as a node is; tokens and latents are made once for all tests."""
-    from storyreel.host.motion.predict.training import Recipe, run
+    from storyreel.host.motion.training import Recipe, run
 
     def learn(name: str, joint=None, plan=PLAN, tell=lambda *_: None):
         told = (
@@ -125,8 +125,8 @@ def same(one, other) -> bool:
 
 def test_weight_0_is_a_training_in_token_space(learn, joint, space, clip_vision, clips, work):
     """To the last bit, under the key that it always had."""
-    from storyreel.host.motion.predict.clips import digest, token_paths
-    from storyreel.host.motion.predict.training import Recipe
+    from storyreel.host.motion.clips import digest, token_paths
+    from storyreel.host.motion.training import Recipe
 
     alone, beside = learn("alone"), learn("beside", joint(weight=0.0))
     assert same(alone, beside) and beside.log == alone.log and told_by(beside) == told_by(alone)
@@ -149,8 +149,8 @@ WAYS = {
 @pytest.fixture
 def error_of(tmp_path):
     """error_of(joint, tokens) -> (error of one window under one noise, its gradient), called as a node is"""
-    from storyreel.host.motion.predict.clips import write
-    from storyreel.host.motion.predict.decoder_training import FrozenVideo
+    from storyreel.host.motion.clips import write
+    from storyreel.host.motion.decoder_training import FrozenVideo
 
     clip, latents = Clip(tmp_path / "tokens", FRAMES), tmp_path / "latents"
     write(latents, {"latents": noise(FRAMES, 4, 8, 8, seed=5)}, {})
@@ -213,8 +213,8 @@ def test_it_does_not_depend_on_how_the_model_runs(error_of, joint, parts, monkey
 
 def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, space, clip_vision, clips, work):
     """On training clips its error falls below where a training without it leaves it; the model is as it was."""
-    from storyreel.host.motion.predict.clips import latent_paths, make_tokens, token_paths
-    from storyreel.host.motion.predict.decoder_training import FrozenVideo
+    from storyreel.host.motion.clips import latent_paths, make_tokens, token_paths
+    from storyreel.host.motion.decoder_training import FrozenVideo
 
     model, vae = parts
     plain = sample(model)
@@ -276,8 +276,8 @@ def test_interrupted_it_goes_on_and_ends_the_same(learn, joint, work):
 
 def test_a_training_knows_its_model(joint, parts):
     """By its weights, patches, text and decoder, whatever is loaded: another one's unfinished run is not its."""
-    from storyreel.host.motion.predict.apply import apply_to_sd15
-    from storyreel.host.motion.predict.decoder_training import FrozenVideo
+    from storyreel.host.motion.apply import apply_to_sd15
+    from storyreel.host.motion.decoder_training import FrozenVideo
 
     def told(*named, **changed) -> str:
         return json.dumps(FrozenVideo(joint(*named, **changed), CONFIG).told)
@@ -302,8 +302,8 @@ def test_a_training_knows_its_model(joint, parts):
 
 
 def test_what_cannot_serve_is_refused_by_name(joint, host):
-    from storyreel.host.motion.predict import ip_adapter
-    from storyreel.host.motion.predict.decoder_training import FrozenVideo
+    from storyreel.host.motion import ip_adapter
+    from storyreel.host.motion.decoder_training import FrozenVideo
 
     tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "joint_wide.safetensors", width=64)
     refused = {

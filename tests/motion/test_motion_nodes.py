@@ -22,8 +22,8 @@ SD15 = "sd15.ckpt"
 
 @pytest.fixture(scope="module")
 def files(host):
-    from storyreel.host.motion.predict import ip_adapter
-    from storyreel.host.motion.predict import predict as motion
+    from storyreel.host.motion import ip_adapter
+    from storyreel.host.motion import predict as motion
 
     models = host.base / "models"
     tiny.write_adapter(models / ip_adapter.FOLDER / "nodes_plus.safetensors")
@@ -47,14 +47,14 @@ def picture(seed: int, count: int = 1, size=SIZE) -> torch.Tensor:
 
 @pytest.fixture
 def plus(files):
-    from storyreel.host.motion.predict.ip_adapter import load_tokens
+    from storyreel.host.motion.ip_adapter import load_tokens
 
     return load_tokens("nodes_plus.safetensors")
 
 
 @torch.no_grad()
 def predict(predictor, clip_vision, *pictures, knots=None, frames=FRAMES, **edited):
-    from storyreel.host.motion.predict import predict as motion
+    from storyreel.host.motion import predict as motion
 
     return motion.predict(
         predictor, clip_vision, pictures, knots or trajectory.even(len(pictures), frames), frames, **edited
@@ -62,7 +62,7 @@ def predict(predictor, clip_vision, *pictures, knots=None, frames=FRAMES, **edit
 
 
 def load(name: str, space):
-    from storyreel.host.motion.predict.predict import load_predictor
+    from storyreel.host.motion.predict import load_predictor
 
     return load_predictor(name, space)
 
@@ -109,7 +109,7 @@ def test_untrained_is_a_line_between_the_tokens_of_ip_adapter(plus, clip_vision)
 
 @torch.no_grad()
 def test_the_plain_adapter_reads_embeddings(files, clip_vision):
-    from storyreel.host.motion.predict.ip_adapter import load_tokens
+    from storyreel.host.motion.ip_adapter import load_tokens
 
     plain = load_tokens("nodes_plain.bin")
     motion = predict(load("none", plain), clip_vision, picture(1))
@@ -148,7 +148,7 @@ def test_easing_retimes_the_whole_path(plus, clip_vision):
 
 
 def test_where_pictures_stand():
-    from storyreel.host.motion.predict.predict import knots_of, pictures_of
+    from storyreel.host.motion.predict import knots_of, pictures_of
 
     assert knots_of(0, "", True, 16) == [0, 15] and knots_of(0, " ", False, 16) == [0]
     assert knots_of(2, "", True, 16) == [0, 5, 10, 15] and knots_of(2, "3, 11", True, 16) == [0, 3, 11, 15]
@@ -165,7 +165,7 @@ def test_where_pictures_stand():
 
 
 def test_a_predictor_of_another_space_is_refused_by_name(plus, crafter):
-    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
+    from storyreel.host.motion.predict import DynamiCrafterTokens
 
     with pytest.raises(
         ValueError, match=r"crafter.safetensors was trained for dynamicrafter \(16 x 64\).* ip-plus \(3 x"
@@ -179,7 +179,7 @@ def test_a_predictor_of_another_space_is_refused_by_name(plus, crafter):
 
 
 def test_files_that_are_no_predictors_are_refused(files, plus):
-    from storyreel.host.motion.predict import predict as motion
+    from storyreel.host.motion import predict as motion
 
     folder = files / motion.FOLDER
     save_file({"a": torch.zeros(1)}, folder / "other.safetensors")
@@ -204,7 +204,7 @@ def test_what_a_predictor_was_not_trained_for_is_refused(plus, clip_vision):
 
 def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip_vision):
     import comfy.clip_vision
-    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
+    from storyreel.host.motion.predict import DynamiCrafterTokens
 
     other = comfy.clip_vision.ClipVisionModel({**clip_vision.config, "hidden_size": 32, "projection_dim": 32})
     for weight in other.model.parameters():
@@ -216,7 +216,7 @@ def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip
 
 
 def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, crafter):
-    from storyreel.host.motion.predict.apply import apply_to_dynamicrafter, apply_to_sd15
+    from storyreel.host.motion.apply import apply_to_dynamicrafter, apply_to_sd15
 
     tokens = torch.zeros(FRAMES, 16, 64)
     sd15 = tiny.sd15(tiny.SIZES)
@@ -272,8 +272,8 @@ def guided(model, conds):
 @pytest.fixture
 def follow(crafter, clip_vision):
     """follow(start, end, frames) -> the DynamiCrafter model on the way between two pictures"""
-    from storyreel.host.motion.predict.apply import apply_to_dynamicrafter
-    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
+    from storyreel.host.motion.apply import apply_to_dynamicrafter
+    from storyreel.host.motion.predict import DynamiCrafterTokens
 
     def follow(start: torch.Tensor, end: torch.Tensor, frames: int = FRAMES, predictor: str = "none"):
         made = predict(load(predictor, DynamiCrafterTokens(crafter)), clip_vision, start, end, frames=frames)
@@ -304,7 +304,7 @@ def test_dynamicrafter_follows(crafter, clip_vision, follow):
 @torch.no_grad()
 def test_each_frame_has_its_own_slot(crafter, clip_vision, follow):
     """K_s and K_e of frame i are what the checkpoint makes for frame i."""
-    from storyreel.host.motion.predict.predict import DynamiCrafterTokens
+    from storyreel.host.motion.predict import DynamiCrafterTokens
 
     def slots(seed: int) -> torch.Tensor:
         _, extras = told(clip_vision, picture(seed), FRAMES)[0][0]
@@ -342,7 +342,7 @@ def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision,
 
 def test_two_branches_of_one_graph(host, files, tiny_checkpoint):
     """One samples the model as it is, the other with motion; each gives what it gives alone."""
-    from storyreel.host.motion.predict import animatediff, ip_adapter
+    from storyreel.host.motion import animatediff, ip_adapter
 
     tiny_checkpoint("sd15")
     one_level = MotionConfig(((320,),), ((320, 320),), 320, 32)

@@ -40,7 +40,7 @@ def clips(host):
 
 @pytest.fixture(scope="module")
 def space(clips):
-    from storyreel.host.motion.predict.ip_adapter import load_tokens
+    from storyreel.host.motion.ip_adapter import load_tokens
 
     return load_tokens(ADAPTER)
 
@@ -48,8 +48,8 @@ def space(clips):
 @pytest.fixture
 def learn(space, clip_vision, clips, tmp_path):
     """learn(...) -> what the training left; in a folder of its own, but for the clips' tokens."""
-    from storyreel.host.motion.predict.clips import clips_in
-    from storyreel.host.motion.predict.training import Recipe, run
+    from storyreel.host.motion.clips import clips_in
+    from storyreel.host.motion.training import Recipe, run
 
     def learn(target="a.safetensors", work="work", folder=clips, plan=PLAN, recipe=None, config=CONFIG, tell=None):
         recipe = recipe or Recipe(frames=FRAMES, held_out=0.3)
@@ -66,7 +66,7 @@ def told_by(path) -> dict:
 
 def test_clips_become_a_predictor_that_says_how_good_it_is(learn, space, clip_vision, host):
     from storyreel.core.motion.training_plot import draw
-    from storyreel.host.motion.predict import predict
+    from storyreel.host.motion import predict
 
     name = "swings.safetensors"
     trained = learn(target=host.base / "models" / predict.FOLDER / name)
@@ -85,7 +85,7 @@ def test_clips_become_a_predictor_that_says_how_good_it_is(learn, space, clip_vi
 
 
 def test_one_that_learnt_nothing_is_saved_and_says_so(learn, space, host):
-    from storyreel.host.motion.predict import predict
+    from storyreel.host.motion import predict
 
     name = "rash.safetensors"
     trained = learn(
@@ -137,8 +137,8 @@ def test_what_is_there_is_neither_made_again_nor_overwritten(learn):
 def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_path):
     """One file a clip, for a stride and an encoder of its own; a clip that changed is looked at again."""
     from storyreel.core.video import files
-    from storyreel.host.motion.predict.clips import token_paths
-    from storyreel.host.motion.predict.training import Recipe
+    from storyreel.host.motion.clips import token_paths
+    from storyreel.host.motion.training import Recipe
 
     learn(plan=replace(PLAN, steps=1), recipe=Recipe(frames=3, stride=2), config=replace(CONFIG, frames=3))
     clip = clips / "00.gif"
@@ -155,9 +155,9 @@ def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_pa
 def test_tokens_of_dynamicrafter(clip_vision, host, tmp_path):
     """Other ones for each of 16 frames: every picture is kept in all of its slots."""
     from storyreel.host.dynamicrafter import loader
-    from storyreel.host.motion.predict import predict
-    from storyreel.host.motion.predict.clips import clips_in
-    from storyreel.host.motion.predict.training import Recipe, run
+    from storyreel.host.motion import predict
+    from storyreel.host.motion.clips import clips_in
+    from storyreel.host.motion.training import Recipe, run
 
     dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_interp_trained.safetensors")
     model = loader.load("dynamicrafter_512_interp_trained.safetensors", precision=torch.float32).model
@@ -189,7 +189,7 @@ def test_what_is_no_clip_is_refused_by_name(learn, tmp_path):
     with pytest.raises(ValueError, match="There is 1 clip; at least 2 are expected"):
         learn(folder=folder)
     with pytest.raises(ValueError, match="windows of 9 frames are asked of a position table of 6 rows"):
-        from storyreel.host.motion.predict.training import Recipe
+        from storyreel.host.motion.training import Recipe
 
         learn(recipe=Recipe(frames=9))
 
@@ -244,7 +244,7 @@ def test_what_is_no_clip_is_skipped_with_a_line_each(learn, tmp_path, caplog):
 def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, space, clip_vision, tmp_path, caplog):
     """As the host's Load Video takes it; its tokens are those of the frames before."""
     from storyreel.core.video import files
-    from storyreel.host.motion.predict.clips import token_paths
+    from storyreel.host.motion.clips import token_paths
 
     folder, rng = tmp_path / "clips", np.random.default_rng(0)
     write_video(folder / "whole.gif", swing(0, FRAMES))
@@ -263,7 +263,7 @@ def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, space, clip_vision,
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_phones_clip_is_learnt_upright(space, clip_vision, tmp_path, degrees):
     from storyreel.core.video import files
-    from storyreel.host.motion.predict.clips import make_tokens, token_paths
+    from storyreel.host.motion.clips import make_tokens, token_paths
 
     clips = [write_turned(tmp_path / "phone.mp4", degrees)]
     paths = token_paths(space, clip_vision, clips, 1, tmp_path / "tokens")
@@ -275,14 +275,14 @@ def test_a_phones_clip_is_learnt_upright(space, clip_vision, tmp_path, degrees):
 
 @pytest.mark.parametrize("name", ["..", "../elsewhere", "/etc", "not there"])
 def test_clips_lie_in_the_input_folder(host, name):
-    from storyreel.host.motion.predict.training import input_folder
+    from storyreel.host.motion.training import input_folder
 
     with pytest.raises(ValueError, match="there is no folder .* in ComfyUI's input folder|clips is .* expected"):
         input_folder(name)
 
 
 def test_predictors_lie_in_their_folder(host):
-    from storyreel.host.motion.predict.training import output_file
+    from storyreel.host.motion.training import output_file
 
     folder = host.base / "models" / "semantic_motion"
     assert output_file("mine") == output_file(" mine.safetensors") == folder / "mine.safetensors"
@@ -294,7 +294,7 @@ def test_predictors_lie_in_their_folder(host):
 
 def test_links_in_the_hosts_folders_are_the_users_own(host, tmp_path, monkeypatch):
     import folder_paths
-    from storyreel.host.motion.predict.training import input_folder, output_file
+    from storyreel.host.motion.training import input_folder, output_file
 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "models").symlink_to(tmp_path / "elsewhere", target_is_directory=True)

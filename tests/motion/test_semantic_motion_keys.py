@@ -44,7 +44,7 @@ def unet(host):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_motion_modules(name, unet):
-    from storyreel.host.motion.predict import animatediff
+    from storyreel.host.motion import animatediff
 
     weights = manifest(name)
     config = read_config(shapes(weights))
@@ -61,7 +61,7 @@ def test_motion_modules(name, unet):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_ip_adapter(name, unet):
-    from storyreel.host.motion.predict import ip_adapter
+    from storyreel.host.motion import ip_adapter
 
     weights = manifest(name)
     projection, layers = part(weights, "image_proj."), part(weights, "ip_adapter.")
@@ -76,7 +76,7 @@ def test_ip_adapter(name, unet):
 
 def test_numbers_of_cross_attention_layers(unet):
     """The published list: down, up and last the middle, which a forward pass meets between the two."""
-    from storyreel.host.motion.predict import ip_adapter
+    from storyreel.host.motion import ip_adapter
 
     order, looks = listed("ip_adapter_index_order"), ip_adapter.looks_of(unet)
     assert {number: look.layer.to_q.weight.shape[0] for number, look in looks.items()} == {

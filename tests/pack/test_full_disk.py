@@ -55,7 +55,7 @@ def write_state(path: Path) -> None:
 
 
 def write_weights(path: Path) -> None:
-    from storyreel.host.motion.predict import clips
+    from storyreel.host.motion import clips
 
     clips.write(path, {"tokens": torch.arange(200_000).float()}, {"clip": "a.mp4"})
 

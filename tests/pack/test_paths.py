@@ -95,7 +95,7 @@ def test_figures_stay_in_the_output_folder(host, name):
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_trained_predictor_and_its_clips_stay_in_their_folders(host, name):
-    from storyreel.host.motion.predict import training
+    from storyreel.host.motion import training
 
     with pytest.raises(ValueError, match="StoryReelTrainMotionPredictor: name is"):
         training.output_file(name)

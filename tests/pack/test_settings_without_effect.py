@@ -103,7 +103,7 @@ class Fixed:
 
 
 def test_prediction_without_a_predictor(host, said):
-    from storyreel.host.motion.predict.predict import Predictor, predict
+    from storyreel.host.motion.predict import Predictor, predict
 
     predictor = Predictor(Fixed(), None, "interpolation")
     pictures = [torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 3)]
@@ -118,8 +118,8 @@ def test_prediction_without_a_predictor(host, said):
 def test_motion_of_strength_0(host, said, strength, silent):
     from harness import motion as tiny
     from storyreel.core.motion.trajectory import Trajectory
-    from storyreel.host.motion.predict import ip_adapter
-    from storyreel.host.motion.predict.apply import apply_to_sd15
+    from storyreel.host.motion import ip_adapter
+    from storyreel.host.motion.apply import apply_to_sd15
 
     tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "effects_plus.safetensors")
     model = tiny.sd15(tiny.SIZES)
@@ -153,7 +153,7 @@ def test_motion_of_strength_0(host, said, strength, silent):
 )
 def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expected):
     from storyreel.host.extend.extend import families
-    from storyreel.host.extend.extend.extender import Told
+    from storyreel.host.extend.extender import Told
 
     told = Told(
         model=None, vae=None, sampler=None, sigmas=None, positive=None, negative=None, clip_vision=None, length=9,

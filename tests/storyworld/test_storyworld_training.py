@@ -147,8 +147,8 @@ def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
     import folder_paths
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter import sampling as sampling
-    from storyreel.host.extend.extend.extender import Told
-    from storyreel.host.extend.extend.families import extender_of
+    from storyreel.host.extend.extender import Told
+    from storyreel.host.extend.families import extender_of
     from storyreel.host.streaming import loader
 
     known = folder_paths.folder_names_and_paths[storyworld.FOLDER]

@@ -52,8 +52,8 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter.sampling import DDIM, sigmas_of
     from storyreel.host.extend.extend import extend
-    from storyreel.host.extend.extend.extender import Told
-    from storyreel.host.extend.extend.families import extender_of
+    from storyreel.host.extend.extender import Told
+    from storyreel.host.extend.families import extender_of
     from storyreel.host.streaming import loader
     from storyreel.host.video import file as video_file
 

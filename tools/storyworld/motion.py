@@ -66,7 +66,7 @@ class Adapter(nn.Module):
 
     def __init__(self, unet: nn.Module):
         super().__init__()
-        from storyreel.host.motion.predict.ip_adapter import looks_of
+        from storyreel.host.motion.ip_adapter import looks_of
 
         looks = looks_of(unet)
         self.image_proj = Resampler(PROJECTION, Operations, attend)
@@ -183,7 +183,7 @@ def train_modules(
     plan: Plan = MODULES_PLAN,
 ):
     """The motion modules, trained on whole clips. adapter, domain: weights of the adapters for single frames."""
-    from storyreel.host.motion.predict.animatediff import HostMotionModules, in_their_places
+    from storyreel.host.motion.animatediff import HostMotionModules, in_their_places
 
     merge(lessons.unet, domain)
     looking = Adapter(lessons.unet)

@@ -97,7 +97,7 @@ class Studio:
     @torch.no_grad()
     def tokens(self, whose: str, frames: np.ndarray, space=None) -> Trajectory:
         """Those of a clip: of all of its frames, or from the first and the last alone. space: None, the predictors'."""
-        from storyreel.host.motion.predict import predict
+        from storyreel.host.motion import predict
 
         predictor = self.predictors.get(whose) if space is None else predict.Predictor(space)
         space, count = space or self.space, len(frames)
@@ -112,7 +112,7 @@ class Studio:
     def make(self, setting: Setting, task: Task) -> np.ndarray:
         """uint8 [T, 128, 128, 3]."""
         import comfy.sample
-        from storyreel.host.motion.predict.apply import apply_to_sd15
+        from storyreel.host.motion.apply import apply_to_sd15
 
         if setting.tokens == DRAWN:
             return self.decode(self.vae.encode(as_input(task.frames)))
@@ -130,8 +130,8 @@ class Studio:
 
     def film(self, whose: str, task: Task) -> np.ndarray:
         """By the video model, from the first frame to the last."""
-        from storyreel.host.motion.predict.apply import apply_to_dynamicrafter
-        from storyreel.host.motion.predict.predict import DynamiCrafterTokens
+        from storyreel.host.motion.apply import apply_to_dynamicrafter
+        from storyreel.host.motion.predict import DynamiCrafterTokens
 
         tokens = self.tokens(whose, task.frames, DynamiCrafterTokens(self.video.model))
         maker = copy.copy(self.video)
@@ -158,7 +158,7 @@ def open_studio(weights: Path | None, video: Path | None, video_reader: Path, st
     from storyreel.host import storyworld
     from storyreel.host.common import folders
     from storyreel.host.dynamicrafter import loader
-    from storyreel.host.motion.predict import ip_adapter, predict
+    from storyreel.host.motion import ip_adapter, predict
 
     storyworld.register_folder()
     names = {part: file.name for part, file in files(weights).items()}

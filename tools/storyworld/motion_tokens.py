@@ -61,7 +61,7 @@ def measure(name: str, studio: Studio, clips: int, seed: int, steps: int | None 
 
 def _learnt(folder: Path, plan: Plan) -> Tensor:
     """Errors in every film by a predictor that learnt from the others."""
-    from storyreel.host.motion.predict.training import Recipe, learn
+    from storyreel.host.motion.training import Recipe, learn
 
     look, seen = network(), {}
     for film in FILMS:
@@ -128,7 +128,7 @@ def features(network: nn.Module, shot: Tensor) -> Tensor:
 
 def write(clips: Iterable[Tensor], folder: Path) -> list[training.Clip]:
     """Tokens of clips in files, as the trainer reads them."""
-    from storyreel.host.motion.predict.clips import write as write_file
+    from storyreel.host.motion.clips import write as write_file
 
     made = []
     for number, tokens in enumerate(clips):

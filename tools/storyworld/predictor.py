@@ -38,7 +38,7 @@ CONFIG = PredictorConfig(
 @torch.no_grad()
 def token_files(clips: Motions, vision: nn.Module, adapter: dict[str, Tensor], folder: Path) -> list[training.Clip]:
     """The tokens of every clip in a file of its own in `folder`, made once. adapter: weights of the IP-Adapter."""
-    from storyreel.host.motion.predict.clips import write
+    from storyreel.host.motion.clips import write
 
     resampler = Resampler(PROJECTION, attend=attend)
     prefix = "image_proj."
@@ -54,7 +54,7 @@ def token_files(clips: Motions, vision: nn.Module, adapter: dict[str, Tensor], f
 
 def run_of(clips: Sequence[training.Clip], plan: Plan) -> str:
     """A name for a training on these very tokens by this plan."""
-    from storyreel.host.motion.predict.clips import digest
+    from storyreel.host.motion.clips import digest
 
     return digest([asdict(plan), asdict(CONFIG), clips[0].path.parent.name])
 
@@ -66,7 +66,7 @@ def train_predictor(
 
     Stopped, it goes on from folder/name_RUN.state, see `run_of`.
     """
-    from storyreel.host.motion.predict.training import Recipe, learn
+    from storyreel.host.motion.training import Recipe, learn
 
     state, printed = folder / f"{name}_{run_of(clips, plan)[:8]}.state", 0.0
 

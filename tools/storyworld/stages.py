@@ -185,7 +185,7 @@ class Training:
 
     def predictor(self) -> None:
         from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, read_training
-        from storyreel.host.motion.predict.training import reached
+        from storyreel.host.motion.training import reached
 
         plan, path = self._shorter(predictor.PLAN), self._path("predictor")
         vision = self._towers(self._vocabulary()).vision

@@ -138,7 +138,7 @@ class Studio:
 
     def go_on(self, setting: Setting, task: Task) -> Tensor:
         from storyreel.host.extend.extend import extend
-        from storyreel.host.extend.extend.families import extender_of
+        from storyreel.host.extend.families import extender_of
         from storyreel.host.video import file
 
         begun = self.through(task.start)
@@ -151,7 +151,7 @@ class Studio:
     def told(self, setting: Setting, task: Task):
         import comfy.samplers
         from storyreel.host.dynamicrafter import sampling as sampling
-        from storyreel.host.extend.extend.extender import Told
+        from storyreel.host.extend.extender import Told
 
         positive, negative = self.prompts(task)
         inputs = dict(vae=self.vae, clip_vision=self.clip_vision, positive=positive, negative=negative)
