@@ -38,7 +38,7 @@ class StoryReelCaptions(StoryReelNode):
         try:
             return io.NodeOutput(with_captions(story, captions))
         except ValueError as error:
-            raise ValueError(f"StoryReelCaptions: {error}") from error
+            raise ValueError(f"Captions: {error}") from error
 
 
 NODES = [StoryReelCaptions]

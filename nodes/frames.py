@@ -41,7 +41,7 @@ class StoryReelPickFrames(StoryReelNode):
         samples = len(latent["samples"])
         if samples not in (count, len(numbers)):
             raise ValueError(
-                f"StoryReelPickFrames: latent holds {samples} samples and positive {count} prompts; as many samples as "
+                f"Pick Frames: latent holds {samples} samples and positive {count} prompts; as many samples as "
                 f"prompts are expected, or as many as the {len(numbers)} frames that are taken."
             )
         picked = pick_latents(latent, numbers, frames_of_rows(positive)) if samples == count else latent

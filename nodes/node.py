@@ -65,7 +65,7 @@ class PreflightNode(StoryReelNode):
         missing = [name for name in lazy if name in values and values[name] is None]
         if missing:
             others = {name: _value_alone(value) for name, value in values.items() if name not in lazy}
-            with _fit_errors(schema.node_id):
+            with _fit_errors(title_of(schema)):
                 others = read_values(schema.inputs, others)
             with _fit_errors():
                 cls.preflight(**others)
@@ -88,7 +88,7 @@ def _checked(execute: Callable) -> Callable:
         if issubclass(cls, InnerNode):
             cls.outer_node()
         with messages.collecting() as said:
-            with _fit_errors(schema.node_id):
+            with _fit_errors(title_of(schema)):
                 values = read_values(schema.inputs, values, schema.is_input_list)
             with _fit_errors():
                 result = execute(cls, **values)
@@ -97,9 +97,15 @@ def _checked(execute: Callable) -> Callable:
     return wrapped
 
 
+def title_of(schema: io.Schema) -> str:
+    """The node's name in sentences, as users see it in the search box."""
+    return schema.display_name.removesuffix(" (StoryReel)")
+
+
 @contextmanager
 def _fit_errors(node: str = "") -> Iterator[None]:
-    """Errors whose text can be sent: one that cannot would end the host's worker. node: put before a ValueError."""
+    """Errors whose text can be sent: one that cannot would end the host's worker. node: its title, put before a
+    ValueError."""
     try:
         yield
     except Exception as error:

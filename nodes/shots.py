@@ -220,7 +220,7 @@ class StoryReelEitherVideo(StoryReelNode):
     @classmethod
     def execute(cls, video=None, override=None) -> io.NodeOutput:
         if video is None and override is None:
-            raise ValueError("StoryReelEitherVideo: nothing is linked to video and instead; one of them is expected.")
+            raise ValueError("Switch Video: nothing is linked to video and override; one of them is expected.")
         return io.NodeOutput(video if override is None else override)
 
 

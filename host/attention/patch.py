@@ -97,7 +97,7 @@ def _check_batch(latents: Tensor, cast: Cast | None, mask: Tensor | None) -> tup
     if cast is not None and frames is None and images not in (1, len(cast)):
         raise ValueError(
             f"{NODE}: the STORY has {len(cast)} frames but the LATENT holds {images} images; "
-            "make it with StoryReelStoryLatent from the same STORY."
+            "make it with Empty Story Latent from the same STORY."
         )
     return frames and frames.numbers
 

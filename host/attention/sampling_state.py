@@ -12,7 +12,7 @@ from ...core.attention.sharing import Cast
 from ..common import messages
 
 KEY = "storyreel_consistent_attention"
-NODE = "StoryReelConsistentAttention"
+NODE = "Consistent Self-Attention"
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _pick_values(values: dict, numbers: list[int], rows: int) -> dict:
 
 
 def _refusal(rows: Frames, sampled: Frames | None, images: int) -> str:
-    held = f"StoryReelEncodeStory: the CONDITIONING holds the prompts of {len(rows.numbers)} frames of a story"
+    held = f"Encode Story: the CONDITIONING holds the prompts of {len(rows.numbers)} frames of a story"
     if sampled is None:
         return (
             f"{held} but the LATENT holds {images} image{'s'[: images != 1]}, and which frames they are is not known; "

@@ -9,7 +9,7 @@ from ..common.clip_vision import GREY, vision_tokens
 from ..common.conditioning import pick_row
 from .model import CONCAT_LATENTS, FS, MODE, TEXT_TOKENS, VISION_TOKENS
 
-NODE = "StoryReelDynamiCrafterConditioning"
+NODE = "DynamiCrafter Conditioning"
 MODES = ("animate", "interpolate", "loop")
 TRAINED_FRAMES = 16
 

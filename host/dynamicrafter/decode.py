@@ -7,7 +7,7 @@ from torch import Tensor
 from ...core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder, encoder_features
 from ...core.video.pictures import fit
 
-NODE = "StoryReelToonCrafterDecode"
+NODE = "ToonCrafter Decode"
 
 
 def takes_references(vae) -> bool:

@@ -40,7 +40,7 @@ from ..common.loading import (
 )
 from .model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
 
-NODE = "StoryReelDynamiCrafterLoader"
+NODE = "Load DynamiCrafter"
 SHIPPED = "storyworld_video.safetensors"  # in Storyworld's folder
 METADATA = "storyreel_dynamicrafter"  # under which a file of ours says what it is
 UNET, RESAMPLER, VAE, TEXT, VISION = (

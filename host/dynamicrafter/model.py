@@ -152,8 +152,7 @@ class DynamiCrafter(ClipModel):
     def extra_conds(self, **kwargs):
         if VISION_TOKENS not in kwargs and IMAGE_TOKENS not in kwargs:
             raise ValueError(
-                "The CONDITIONING holds no picture; for a DynamiCrafter model make it with "
-                "StoryReelDynamiCrafterConditioning."
+                "The CONDITIONING holds no picture; for a DynamiCrafter model make it with DynamiCrafter Conditioning."
             )
         device, frames = kwargs["device"], len(kwargs["noise"])
         text = kwargs["cross_attn"][:, :TEXT_TOKENS].to(device)
@@ -173,7 +172,7 @@ class DynamiCrafter(ClipModel):
         if len(latents) != frames:
             raise ValueError(
                 f"The CONDITIONING was made for {len(latents)} frames, and the LATENT holds {frames}; take both from "
-                "one StoryReelDynamiCrafterConditioning."
+                "one DynamiCrafter Conditioning."
             )
         latents = self.process_latent_in(_of_size(latents.to(device), *kwargs["noise"].shape[-2:]))
         fs = kwargs.get(FS)
@@ -204,7 +203,7 @@ class DynamiCrafter(ClipModel):
         if mode != "animate" and kind is not None and not kind.interpolates:
             raise ValueError(
                 f"{mode} is asked of a checkpoint that is taken for {kind.name}, which only animates a first picture; "
-                "load 512_interp or ToonCrafter, or choose what this file is in StoryReelDynamiCrafterLoader."
+                "load 512_interp or ToonCrafter, or choose what this file is in Load DynamiCrafter."
             )
 
 
@@ -221,6 +220,6 @@ def parts_of(model: comfy.model_patcher.ModelPatcher) -> DynamiCrafter:
     if not isinstance(inner, DynamiCrafter):
         raise ValueError(
             f"The MODEL is a {type(inner).__name__}; a DynamiCrafter model is expected. Its checkpoint is opened by "
-            "StoryReelDynamiCrafterLoader; the stock loaders take the file for a picture model."
+            "Load DynamiCrafter; the stock loaders take the file for a picture model."
         )
     return inner

@@ -18,7 +18,7 @@ from ...core.rng import generator
 from ..common import messages
 from .model import GATE, RescaledSampling, parts_of
 
-RESCALE = "StoryReelDynamiCrafterRescale"
+RESCALE = "DynamiCrafter Guidance Rescale"
 
 
 def sigmas_of(model: comfy.model_patcher.ModelPatcher, spacing: str, steps: int) -> Tensor:
@@ -46,7 +46,7 @@ class DDIM(comfy.samplers.Sampler):
         options, seed = extra_args["model_options"], extra_args["seed"]
         if self.keep_clean and denoise_mask is None:
             messages.warn(
-                "StoryReelDDIMSampler: keep_clean has no effect: the LATENT has no noise mask that keeps anything.",
+                "DDIM Sampler: keep_clean has no effect: the LATENT has no noise mask that keeps anything.",
                 self.node,
             )
         units = _Units(model_wrap.inner_model.model_sampling, sigmas)
@@ -85,9 +85,7 @@ class _Units:
 
     def __init__(self, sampling, sigmas: Tensor):
         if isinstance(sampling, comfy.model_sampling.CONST):
-            raise ValueError(
-                "StoryReelDDIMSampler: the MODEL is a rectified flow, of which DDIM knows nothing; use euler."
-            )
+            raise ValueError("DDIM Sampler: the MODEL is a rectified flow, of which DDIM knows nothing; use euler.")
         self.sampling = sampling
         self.least = min([float(sampling.sigma_min), *filter(None, sigmas.tolist())])
 

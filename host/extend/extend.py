@@ -180,7 +180,7 @@ def extend(
     prompt, node: str, told: Told, *, frames, fps: float, chunks: int, anchor: int, reference_image: Tensor | None,
     color_match: float, images: bool,
 ):  # fmt: skip
-    """(VIDEO, IMAGE) of StoryReelExtendVideo. prompt: the host's DynamicPrompt. node: its id.
+    """(VIDEO, IMAGE) of Extend Video. prompt: the host's DynamicPrompt. node: its id.
 
     Raises ValueError for inputs that do not go together.
     """

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ..common.conditioning import pick_row
 
-NODE = "StoryReelExtendVideo"
+NODE = "Extend Video"
 
 
 @dataclass(frozen=True)
 class Told:
-    """The inputs of StoryReelExtendVideo that make a chunk. length, overlap: in frames; 0 is the model's own."""
+    """The inputs of Extend Video that make a chunk. length, overlap: in frames; 0 is the model's own."""
 
     model: ModelPatcher
     vae: object

@@ -30,7 +30,7 @@ from ..video.frames import frames_of
 from . import models
 from .features import embed_pictures, embed_prompts, name_of
 
-NODE = "StoryReelMeasureVideo"
+NODE = "Measure Video"
 DIS = "OpenCV's DIS, medium (the paper used RAFT: compare only figures of one flow)"
 RAFT = "RAFT (torchvision's raft_large, with the weights of optical_flow)"
 

@@ -32,7 +32,7 @@ from ..common.loading import (
 )
 from ..common.video_model import Attention
 
-NODE = "StoryReelApplyMotion"
+NODE = "Apply Motion"
 FOLDER = "animatediff_models"
 EXPECTED = "a motion module of AnimateDiff for SD1.5 (v1, v2 or v3) was expected"
 

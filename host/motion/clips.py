@@ -20,7 +20,7 @@ from ...core.video.pictures import fit
 from ..common import messages
 from .predict import Space
 
-NODE = "StoryReelTrainMotionPredictor"
+NODE = "Train Motion Predictor"
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
 
 LATENTS = "latents"  # in a file of a clip

@@ -22,8 +22,8 @@ from ..common.folders import path_of
 from ..common.loading import check_nothing_else, check_whole, judging, patcher_of, put_weights, read_with_metadata
 from ..dynamicrafter.model import parts_of
 
-NODE = "StoryReelMotionPredictorLoader"
-PREDICT = "StoryReelPredictMotion"
+NODE = "Load Motion Predictor"
+PREDICT = "Predict Motion"
 FOLDER = "semantic_motion"
 UNTRAINED = "none"
 
@@ -133,7 +133,7 @@ def pictures_of(start: Tensor, between: Tensor | None, end: Tensor | None) -> li
     """The given pictures [1, H, W, 3] in their order. Raises ValueError for more than one at an end."""
     for name, picture in (("start", start), ("end", end)):
         if picture is not None and len(picture) != 1:
-            raise ValueError(f"StoryReelPredictMotion: {name} holds {len(picture)} pictures; 1 is expected.")
+            raise ValueError(f"Predict Motion: {name} holds {len(picture)} pictures; 1 is expected.")
     return [start, *(() if between is None else between.split(1)), *(() if end is None else (end,))]
 
 

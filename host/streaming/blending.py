@@ -15,7 +15,7 @@ from ...core.diffusion.guidance import rescale_guidance
 from ..common import messages
 from .modelscope import RefinementSampling
 
-NODE = "StoryReelRandomizedBlending"
+NODE, KEY = "Randomized Blending", "storyreel.randomized_blending"
 MEMORY_KEY = "ContextWindows_prepare_sampling"  # of the host's own wrapper, which budgets memory for one window
 TWO, THREE = 2, 3  # dimensions of a latent: pictures with frames as the batch, and video
 
@@ -155,8 +155,8 @@ def patch_blending(
         return executor(noise, *args, **kwargs)
 
     wrappers = comfy.patcher_extension.WrappersMP
-    patched.remove_wrappers_with_key(wrappers.OUTER_SAMPLE, NODE)
-    patched.add_wrapper_with_key(wrappers.OUTER_SAMPLE, NODE, around_sampling)
+    patched.remove_wrappers_with_key(wrappers.OUTER_SAMPLE, KEY)
+    patched.add_wrapper_with_key(wrappers.OUTER_SAMPLE, KEY, around_sampling)
     patched.remove_wrappers_with_key(wrappers.PREPARE_SAMPLING, MEMORY_KEY)
     windows.create_prepare_sampling_wrapper(patched)
     return patched
@@ -169,7 +169,7 @@ def refine(model: ModelPatcher, steps: int, start: int, scaled: bool) -> tuple[M
     """
     if not isinstance(model.get_model_object("model_sampling"), RefinementSampling):
         raise ValueError(
-            f"StoryReelRefineSigmas: MODEL is a {type(model.model).__name__} with another schedule; these are "
+            f"Refine Sigmas: MODEL is a {type(model.model).__name__} with another schedule; these are "
             "MS-Vid2Vid's noise levels. For others use BasicScheduler with denoise below 1."
         )
     sigmas = refinement.refine_sigmas(steps, start).float()

@@ -42,7 +42,7 @@ from ..common.loading import (
 from . import svd
 from .modelscope import ModelScope, ModelScopeConfig, StreamingT2V
 
-NODE = "StoryReelStreamingLoader"
+NODE = "Load StreamingT2V"
 SHIPPED = "storyworld_streaming.safetensors"  # in Storyworld's folder
 TEXT, VISION, VAE = "text_encoder.", "image_encoder.model.visual.", "vae."
 SVD_VISION, SVD_VAE = "conditioner.embedders.0.open_clip.model.visual.", "first_stage_model."

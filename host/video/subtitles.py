@@ -15,7 +15,7 @@ from ...core.video import subtitles
 from ...core.video.subtitles import Cue
 from ..common import even_sizes
 
-NODE = "StoryReelSubtitles"
+NODE = "Subtitles"
 PYAV = 16, 1  # the first to write a track of subtitles
 
 

@@ -324,7 +324,7 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
     for kind in ("streaming_svd", "svd", "dynamicrafter", "wan"):
         refused("clip_vision is empty; .* looks at a picture by its image encoder", kind, clip_vision=None)
     for kind in ("streaming_t2v", "streaming_svd", "svd", "dynamicrafter", "wan"):
-        refused("StoryReelExtendVideo: vae is empty; load the autoencoder of", kind, vae=None)
+        refused("Extend Video: vae is empty; load the autoencoder of", kind, vae=None)
     refused("StreamingT2V shows APM a picture .* set apm_strength to 0", clip_vision=None)
     refused("frames holds 2, and a chunk looks back at 3", run_as=dict(clip=pictures(2)))
     refused("anchor is 6, and frames holds 6", run_as=dict(anchor=6))

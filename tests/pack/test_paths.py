@@ -88,7 +88,7 @@ def test_figures_stay_in_the_output_folder(host, name):
     told = dict(video=["frames", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5)
     with given(host, frames=torch.rand(3, 16, 16, 3), name=name) as values:
         measure = {"class_type": "StoryReelMeasureVideo", "inputs": told | {"filename_prefix": ["name", 0]}}
-        with pytest.raises(RuntimeError, match="StoryReelMeasureVideo: filename_prefix "):
+        with pytest.raises(RuntimeError, match="Measure Video: filename_prefix "):
             host.run(values | {"measure": measure})
     assert set(Path(host.base).rglob("*")) == before and not Path("/tmp/storyreel_escaped").exists()
 
@@ -97,7 +97,7 @@ def test_figures_stay_in_the_output_folder(host, name):
 def test_a_trained_predictor_and_its_clips_stay_in_their_folders(host, name):
     from storyreel.host.motion import training
 
-    with pytest.raises(ValueError, match="StoryReelTrainMotionPredictor: name is"):
+    with pytest.raises(ValueError, match="Train Motion Predictor: name is"):
         training.output_file(name)
-    with pytest.raises(ValueError, match="StoryReelTrainMotionPredictor: clips is"):
+    with pytest.raises(ValueError, match="Train Motion Predictor: clips is"):
         training.input_folder(name)

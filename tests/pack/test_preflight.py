@@ -73,8 +73,8 @@ LONG |= dict(cfg=1.0, cam_strength=1.0, apm_strength=1.0, color_match=0.0, outpu
     ("changed", "said"),
     [
         (dict(width=72), "The video is 72 x 64 pixels; sides that are multiples of"),
-        (dict(frames=["million", 0]), "StoryReelAnimateStory: frames is 1000000; 3 to 4096 is expected"),
-        (dict(cfg_rescale=["NaN", 0]), "StoryReelAnimateStory: cfg_rescale is nan; a number is expected"),
+        (dict(frames=["million", 0]), "Animate Story: frames is 1000000; 3 to 4096 is expected"),
+        (dict(cfg_rescale=["NaN", 0]), "Animate Story: cfg_rescale is nan; a number is expected"),
         (dict(model=["world", 0]), "a DynamiCrafter model is expected"),
     ],
 )
@@ -87,8 +87,8 @@ def test_a_shot_that_cannot_be_is_refused_before_its_keyframes_are_made(refused,
     [
         (dict(overlap=4), "chunks of 4 frames that begin with 4 of those before have nothing new|goes on from 1 frame"),
         (dict(model=["world", 0]), "made for no given frames"),
-        (dict(cfg=["NaN", 0]), "StoryReelExtendVideo: cfg is nan"),
-        (dict(chunks=["million", 0]), "StoryReelExtendVideo: chunks is 1000000"),
+        (dict(cfg=["NaN", 0]), "Extend Video: cfg is nan"),
+        (dict(chunks=["million", 0]), "Extend Video: chunks is 1000000"),
     ],
 )
 def test_chunks_that_cannot_be_are_refused_before_the_film_is_made(refused, changed, said):
