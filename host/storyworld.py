@@ -43,6 +43,7 @@ from .common.loading import (
     set_precision,
     shapes_of,
 )
+from .common.ops import host_ops
 
 FOLDER = "storyworld"
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / FOLDER
@@ -274,7 +275,7 @@ def load_vae() -> comfy.sd.VAE:
     params = {"embed_dim": 4, "ddconfig": {**smallest, "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}}
     vae = comfy.sd.VAE(AutoencoderKL(**params).state_dict(), config={"params": params}, dtype=torch.float32)
 
-    network = Autoencoder(operations=comfy.ops.manual_cast).to(vae.vae_dtype)
+    network = Autoencoder(host_ops()).to(vae.vae_dtype)
     with refuse_parts("autoencoder.safetensors", "Storyworld's autoencoder"):
         put_into(vae, network, network, weights)
     vae.latent_channels = LATENT_CHANNELS

@@ -1,1 +1,1 @@
-"""Networks in plain torch: they take `operations` from whoever builds them, torch.nn by default."""
+"""Networks in plain torch: they take layers and attention from `ops`, plain torch by default."""

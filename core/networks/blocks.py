@@ -2,9 +2,8 @@
 
 Their layout is that of latent video diffusion (arXiv 2211.13221) and ModelScope (arXiv 2308.06571).
 
-Activations stay folded, [(B T), C, H, W], and a temporal block looks at them as clips. `operations` makes the layers
-(torch.nn by default), `attend(q, k, v, heads)` on [B, N, heads * d] is the attention. Layer and parameter names are the
-published checkpoints', the misspelt one included.
+Activations stay folded, [(B T), C, H, W], and a temporal block looks at them as clips. Layer and parameter
+names are the published checkpoints', the misspelt one included.
 """
 
 import math
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attend import Attend, attend_plain
+from .attend import Attend
+from .ops import TORCH, Ops
 
 GROUPS = 32
 CONV_EPS, TRANSFORMER_EPS = 1e-5, 1e-6  # of group norms, in residual blocks and at the head of transformers
@@ -27,15 +27,15 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def embedding(dim: int, out: int, operations, **made) -> nn.Sequential:
+def embedding(dim: int, out: int, ops: Ops = TORCH) -> nn.Sequential:
     """Sinusoids -> embedding."""
-    return nn.Sequential(operations.Linear(dim, out, **made), nn.SiLU(), operations.Linear(out, out, **made))
+    return nn.Sequential(ops.Linear(dim, out), nn.SiLU(), ops.Linear(out, out))
 
 
-def temporal_stage(channels: int, *between: nn.Module, operations=nn, **made) -> nn.Sequential:
+def temporal_stage(channels: int, *between: nn.Module, ops: Ops = TORCH) -> nn.Sequential:
     """Group norm over the clip, SiLU, whatever stands between, a convolution over 3 frames. [B, C, T, H, W]."""
-    norm = operations.GroupNorm(GROUPS, channels, eps=CONV_EPS, **made)
-    conv = operations.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), **made)
+    norm = ops.GroupNorm(GROUPS, channels, eps=CONV_EPS)
+    conv = ops.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
     return nn.Sequential(norm, nn.SiLU(), *between, conv)
 
 
@@ -50,12 +50,11 @@ def attend_together(attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int)
 class TemporalConv(nn.Module):
     """x + four times (group norm over the clip, SiLU, convolution over 3 frames). [B, C, T, H, W]."""
 
-    def __init__(self, channels: int, operations=nn, **made):
+    def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
-        made["operations"] = operations
-        self.conv1 = temporal_stage(channels, **made)
+        self.conv1 = temporal_stage(channels, ops=ops)
         # An identity in the place of dropout.
-        self.conv2, self.conv3, self.conv4 = (temporal_stage(channels, nn.Identity(), **made) for _ in range(3))
+        self.conv2, self.conv3, self.conv4 = (temporal_stage(channels, nn.Identity(), ops=ops) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv4(self.conv3(self.conv2(self.conv1(x))))
@@ -64,20 +63,20 @@ class TemporalConv(nn.Module):
 class ResBlock(nn.Module):
     """A residual block of Stable Diffusion with a temporal convolution behind it."""
 
-    def __init__(self, channels: int, out_channels: int, emb_channels: int, operations=nn, **made):
+    def __init__(self, channels: int, out_channels: int, emb_channels: int, ops: Ops = TORCH):
         super().__init__()
 
         def norm(width: int):
-            return operations.GroupNorm(GROUPS, width, eps=CONV_EPS, **made)
+            return ops.GroupNorm(GROUPS, width, eps=CONV_EPS)
 
         def conv(width: int, size: int):
-            return operations.Conv2d(width, out_channels, size, padding=size // 2, **made)
+            return ops.Conv2d(width, out_channels, size, padding=size // 2)
 
         self.in_layers = nn.Sequential(norm(channels), nn.SiLU(), conv(channels, 3))
-        self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(emb_channels, out_channels, **made))
+        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(norm(out_channels), nn.SiLU(), nn.Identity(), conv(out_channels, 3))
         self.skip_connection = nn.Identity() if channels == out_channels else conv(channels, 1)
-        self.temopral_conv = TemporalConv(out_channels, operations, **made)
+        self.temopral_conv = TemporalConv(out_channels, ops)
 
     def forward(self, x: Tensor, emb: Tensor, clips: int) -> Tensor:
         """x [(B T), C, H, W]; emb [B, E], or one row a frame; clips: B -> [(B T), out_channels, H, W]."""
@@ -111,9 +110,9 @@ class Downsample(nn.Module):
     """Half the height and width by a convolution of stride 2. extra_rows: of zeros beyond the usual one, above and
     below."""
 
-    def __init__(self, channels: int, operations=nn, extra_rows: int = 0, **made):
+    def __init__(self, channels: int, extra_rows: int = 0, ops: Ops = TORCH):
         super().__init__()
-        self.op = operations.Conv2d(channels, channels, 3, stride=2, padding=(1 + extra_rows, 1), **made)
+        self.op = ops.Conv2d(channels, channels, 3, stride=2, padding=(1 + extra_rows, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -122,10 +121,10 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Twice the height and width: nearest neighbours, then a convolution. extra_rows: cut off above and below."""
 
-    def __init__(self, channels: int, operations=nn, extra_rows: int = 0, **made):
+    def __init__(self, channels: int, extra_rows: int = 0, ops: Ops = TORCH):
         super().__init__()
         self.extra_rows = extra_rows
-        self.conv = operations.Conv2d(channels, channels, 3, padding=1, **made)
+        self.conv = ops.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """size: height and width, each at most one less than whole; where the way down began with an odd number."""
@@ -138,9 +137,9 @@ class Upsample(nn.Module):
 class GatedProjection(nn.Module):
     """GEGLU: a linear layer whose second half gates the first."""
 
-    def __init__(self, dim: int, inner: int, operations=nn, **made):
+    def __init__(self, dim: int, inner: int, ops: Ops = TORCH):
         super().__init__()
-        self.proj = operations.Linear(dim, 2 * inner, **made)
+        self.proj = ops.Linear(dim, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -150,10 +149,10 @@ class GatedProjection(nn.Module):
 class FeedForward(nn.Module):
     """Four times as wide in between."""
 
-    def __init__(self, dim: int, operations=nn, **made):
+    def __init__(self, dim: int, ops: Ops = TORCH):
         super().__init__()
-        project = GatedProjection(dim, 4 * dim, operations, **made)
-        self.net = nn.Sequential(project, nn.Identity(), operations.Linear(4 * dim, dim, **made))
+        project = GatedProjection(dim, 4 * dim, ops)
+        self.net = nn.Sequential(project, nn.Identity(), ops.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -162,11 +161,11 @@ class FeedForward(nn.Module):
 class SelfAttention(nn.Module):
     """Attention of a sequence to itself. [B, N, C]."""
 
-    def __init__(self, dim: int, heads: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, dim: int, heads: int, ops: Ops = TORCH):
         super().__init__()
-        self.heads, self.attend = heads, attend
-        self.to_q, self.to_k, self.to_v = (operations.Linear(dim, dim, bias=False, **made) for _ in range(3))
-        self.to_out = nn.Sequential(operations.Linear(dim, dim, **made))
+        self.heads, self.attend = heads, ops.attention
+        self.to_q, self.to_k, self.to_v = (ops.Linear(dim, dim, bias=False) for _ in range(3))
+        self.to_out = nn.Sequential(ops.Linear(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.to_out(self.attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
@@ -175,12 +174,12 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of a sequence to another one, its context."""
 
-    def __init__(self, dim: int, context_dim: int, heads: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, dim: int, context_dim: int, heads: int, ops: Ops = TORCH):
         super().__init__()
-        self.heads, self.attend = heads, attend
-        self.to_q = operations.Linear(dim, dim, bias=False, **made)
-        self.to_k, self.to_v = (operations.Linear(context_dim, dim, bias=False, **made) for _ in range(2))
-        self.to_out = nn.Sequential(operations.Linear(dim, dim, **made))
+        self.heads, self.attend = heads, ops.attention
+        self.to_q = ops.Linear(dim, dim, bias=False)
+        self.to_k, self.to_v = (ops.Linear(context_dim, dim, bias=False) for _ in range(2))
+        self.to_out = nn.Sequential(ops.Linear(dim, dim))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x [R, N, C]; context [S, M, D], a row for every R / S rows of x -> as x."""
@@ -192,11 +191,11 @@ class CrossAttention(nn.Module):
 class SpatialBlock(nn.Module):
     """The transformer block of spatial layers: self-attention, a look at what it is told, feed-forward."""
 
-    def __init__(self, dim: int, heads: int, looks: nn.Module, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, dim: int, heads: int, looks: nn.Module, ops: Ops = TORCH):
         super().__init__()
-        self.attn1, self.attn2 = SelfAttention(dim, heads, operations, attend, **made), looks
-        self.ff = FeedForward(dim, operations, **made)
-        self.norm1, self.norm2, self.norm3 = (operations.LayerNorm(dim, **made) for _ in range(3))
+        self.attn1, self.attn2 = SelfAttention(dim, heads, ops), looks
+        self.ff = FeedForward(dim, ops)
+        self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(dim) for _ in range(3))
 
     def forward(self, x: Tensor, *told) -> Tensor:
         x = x + self.attn1(self.norm1(x))
@@ -211,13 +210,17 @@ class SpatialTransformer(nn.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int, looks: nn.Module, operations=nn, attend: Attend = attend_plain, **made
+        self,
+        channels: int,
+        heads: int,
+        looks: nn.Module,
+        ops: Ops = TORCH,
     ):
         super().__init__()
-        self.norm = operations.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS, **made)
-        self.proj_in = operations.Linear(channels, channels, **made)
-        self.transformer_blocks = nn.ModuleList([SpatialBlock(channels, heads, looks, operations, attend, **made)])
-        self.proj_out = operations.Linear(channels, channels, **made)
+        self.norm = ops.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS)
+        self.proj_in = ops.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList([SpatialBlock(channels, heads, looks, ops)])
+        self.proj_out = ops.Linear(channels, channels)
 
     def forward(self, x: Tensor, *told) -> Tensor:
         """[(B T), C, H, W] -> the same."""
@@ -230,11 +233,11 @@ class SpatialTransformer(nn.Module):
 class TemporalBlock(nn.Module):
     """The transformer block of temporal layers: both of its attentions look along time."""
 
-    def __init__(self, dim: int, heads: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, dim: int, heads: int, ops: Ops = TORCH):
         super().__init__()
-        self.attn1, self.attn2 = (SelfAttention(dim, heads, operations, attend, **made) for _ in range(2))
-        self.ff = FeedForward(dim, operations, **made)
-        self.norm1, self.norm2, self.norm3 = (operations.LayerNorm(dim, **made) for _ in range(3))
+        self.attn1, self.attn2 = (SelfAttention(dim, heads, ops) for _ in range(2))
+        self.ff = FeedForward(dim, ops)
+        self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(dim) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn1(self.norm1(x))
@@ -255,9 +258,7 @@ class TemporalTransformer(nn.Module):
         heads: int,
         inner: int | None = None,
         linear: bool = True,
-        operations=nn,
-        attend: Attend = attend_plain,
-        **made,
+        ops: Ops = TORCH,
     ):
         super().__init__()
         inner = inner or channels
@@ -265,12 +266,12 @@ class TemporalTransformer(nn.Module):
 
         def project(width: int, out: int):
             if linear:
-                return operations.Linear(width, out, **made)
-            return operations.Conv1d(width, out, 1, **made)
+                return ops.Linear(width, out)
+            return ops.Conv1d(width, out, 1)
 
-        self.norm = operations.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS, **made)
+        self.norm = ops.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS)
         self.proj_in = project(channels, inner)
-        self.transformer_blocks = nn.ModuleList([TemporalBlock(inner, heads, operations, attend, **made)])
+        self.transformer_blocks = nn.ModuleList([TemporalBlock(inner, heads, ops)])
         self.proj_out = project(inner, channels)
 
     def forward(self, x: Tensor, clips: int) -> Tensor:

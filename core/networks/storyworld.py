@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle, silu
 
+from .ops import TORCH, Ops
+
 LATENT_CHANNELS = 12
 BOUND = 3.0  # latents lie between -BOUND and BOUND
 HALF, QUARTER, EIGHTH = 32, 64, 128  # widths by resolution
@@ -18,31 +20,31 @@ DECODER_QUARTER = 96
 class ResidualBlock(nn.Module):
     """x + conv(silu(conv(silu(x)))), [B, width, H, W]."""
 
-    def __init__(self, width: int, operations=nn):
+    def __init__(self, width: int, ops: Ops = TORCH):
         super().__init__()
-        self.conv1 = operations.Conv2d(width, width, 3, padding=1)
-        self.conv2 = operations.Conv2d(width, width, 3, padding=1)
+        self.conv1 = ops.Conv2d(width, width, 3, padding=1)
+        self.conv2 = ops.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(silu(self.conv1(silu(x))))
 
 
-def blocks(count: int, width: int, operations) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(width, operations) for _ in range(count)))
+def blocks(count: int, width: int, ops: Ops) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(width, ops) for _ in range(count)))
 
 
 class Encoder(nn.Module):
     """Picture [B, 3, 8 H, 8 W] from -1 to 1 -> latent [B, 12, H, W]."""
 
-    def __init__(self, operations=nn):
+    def __init__(self, ops: Ops = TORCH):
         super().__init__()
-        self.stem = operations.Conv2d(3 * 2**2, HALF, 3, padding=1)
-        self.at_half = blocks(1, HALF, operations)
-        self.to_quarter = operations.Conv2d(HALF, QUARTER, 3, stride=2, padding=1)
-        self.at_quarter = blocks(2, QUARTER, operations)
-        self.to_eighth = operations.Conv2d(QUARTER, EIGHTH, 3, stride=2, padding=1)
-        self.at_eighth = blocks(1, EIGHTH, operations)
-        self.out = operations.Conv2d(EIGHTH, LATENT_CHANNELS, 3, padding=1)
+        self.stem = ops.Conv2d(3 * 2**2, HALF, 3, padding=1)
+        self.at_half = blocks(1, HALF, ops)
+        self.to_quarter = ops.Conv2d(HALF, QUARTER, 3, stride=2, padding=1)
+        self.at_quarter = blocks(2, QUARTER, ops)
+        self.to_eighth = ops.Conv2d(QUARTER, EIGHTH, 3, stride=2, padding=1)
+        self.at_eighth = blocks(1, EIGHTH, ops)
+        self.out = ops.Conv2d(EIGHTH, LATENT_CHANNELS, 3, padding=1)
 
     def forward(self, picture: Tensor) -> Tensor:
         x = self.at_half(self.stem(pixel_unshuffle(picture, 2)))
@@ -54,15 +56,15 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent [B, 12, H, W] -> picture [B, 3, 8 H, 8 W], about -1 to 1."""
 
-    def __init__(self, operations=nn):
+    def __init__(self, ops: Ops = TORCH):
         super().__init__()
-        self.stem = operations.Conv2d(LATENT_CHANNELS, EIGHTH, 3, padding=1)
-        self.at_eighth = blocks(3, EIGHTH, operations)
-        self.to_quarter = operations.Conv2d(EIGHTH, DECODER_QUARTER, 3, padding=1)
-        self.at_quarter = blocks(2, DECODER_QUARTER, operations)
-        self.to_half = operations.Conv2d(DECODER_QUARTER, HALF * 2**2, 3, padding=1)
-        self.at_half = blocks(2, HALF, operations)
-        self.out = operations.Conv2d(HALF, 3 * 2**2, 3, padding=1)
+        self.stem = ops.Conv2d(LATENT_CHANNELS, EIGHTH, 3, padding=1)
+        self.at_eighth = blocks(3, EIGHTH, ops)
+        self.to_quarter = ops.Conv2d(EIGHTH, DECODER_QUARTER, 3, padding=1)
+        self.at_quarter = blocks(2, DECODER_QUARTER, ops)
+        self.to_half = ops.Conv2d(DECODER_QUARTER, HALF * 2**2, 3, padding=1)
+        self.at_half = blocks(2, HALF, ops)
+        self.out = ops.Conv2d(HALF, 3 * 2**2, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.at_eighth(self.stem(latent))
@@ -74,10 +76,10 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
     """The two halves behind the interface of the host's first stage models."""
 
-    def __init__(self, operations=nn):
+    def __init__(self, ops: Ops = TORCH):
         super().__init__()
-        self.encoder = Encoder(operations)
-        self.decoder = Decoder(operations)
+        self.encoder = Encoder(ops)
+        self.decoder = Decoder(ops)
 
     def encode(self, picture: Tensor) -> Tensor:
         return self.encoder(picture)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..weights.refusal import Misfit, Unreadable, check_bounds, shape_shown, sides
-from .attend import Attend
 from .blocks import ResBlock, SpatialTransformer, TemporalTransformer, Upsample
+from .ops import TORCH, Ops
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -101,19 +101,19 @@ def _check_heads(model_channels: int, channel_mult: Sequence[int], attention: Se
 
 
 class Layers:
-    """Makes the layers that the network is built of. looks: the kind of cross-attention."""
+    """Builds the layers of each block. cross_attention: class of the spatial transformers' second attention."""
 
-    def __init__(self, config: UNetSizes, looks: Callable[..., nn.Module], operations, attend: Attend, **made):
-        self.config, self.looks, self.operations, self.attend, self.made = config, looks, operations, attend, made
+    def __init__(self, config: UNetSizes, cross_attention: Callable[..., nn.Module], ops: Ops = TORCH):
+        self.config, self.cross_attention, self.ops = config, cross_attention, ops
 
     def res(self, channels: int, out: int) -> ResBlock:
-        return ResBlock(channels, out, 4 * self.config.model_channels, self.operations, **self.made)
+        return ResBlock(channels, out, 4 * self.config.model_channels, self.ops)
 
     def transformers(self, channels: int) -> list[nn.Module]:
-        heads, made = channels // self.config.head_channels, dict(operations=self.operations, attend=self.attend)
-        looks = self.looks(channels, self.config.context_dim, heads, **made, **self.made)
-        spatial = SpatialTransformer(channels, heads, looks, **made, **self.made)
-        return [spatial, TemporalTransformer(channels, heads, **made, **self.made)]
+        heads = channels // self.config.head_channels
+        cross_attention = self.cross_attention(channels, self.config.context_dim, heads, ops=self.ops)
+        spatial = SpatialTransformer(channels, heads, cross_attention, self.ops)
+        return [spatial, TemporalTransformer(channels, heads, ops=self.ops)]
 
     def stage(self, level: int, channels: int, out: int) -> list[nn.Module]:
         return [self.res(channels, out), *(self.transformers(out) if self.config.attention[level] else [])]

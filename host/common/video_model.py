@@ -11,6 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...core.networks.blocks import fold, unfold
+from ...core.networks.ops import Ops
 from ...core.networks.unet import UNetSizes
 
 
@@ -39,7 +40,7 @@ class HostNetwork:
 
     def __init__(self, sizes, device=None, dtype=None, operations=None):
         attention = Attention()
-        super().__init__(sizes, operations, attention, device=device, dtype=dtype)
+        super().__init__(sizes, ops=Ops(operations, attention, device, dtype))
         self.attention, self.dtype = attention, dtype
 
     def of_rows(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, *told) -> Tensor:

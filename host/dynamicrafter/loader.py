@@ -8,17 +8,16 @@ from pathlib import Path
 import comfy.clip_vision
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
-from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...core.networks.dynamicrafter.config import read_decoder_sizes, read_resampler_config, read_unet_config
 from ...core.networks.dynamicrafter.resampler import Resampler
 from ...core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder
 from ...core.networks.dynamicrafter.unet import UNet
+from ...core.networks.ops import META
 from ...core.weights.refusal import Unreadable
 from ...core.weights.stated import Each, Fields, Maybe, Real, Text, Whole, read_stated, switch
 from .. import storyworld
@@ -38,6 +37,7 @@ from ..common.loading import (
     take,
     tell_absent,
 )
+from ..common.ops import host_ops
 from .model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
 
 NODE = "Load DynamiCrafter"
@@ -178,8 +178,8 @@ def judge(unet: dict, resampler: dict, kind: Kind, stated: bool) -> DynamiCrafte
     """The sizes of a checkpoint whose weights are those of its networks, to the last shape. Raises as `build_model`."""
     sizes = read_unet_config(shapes_of(unet), kind.default_fs, kind.image_tokens, kind.head_channels)
     projection = read_resampler_config(shapes_of(resampler), kind.dim_head)
-    check_whole(UNet(sizes, device="meta"), unet)
-    check_whole(Resampler(projection, device="meta"), resampler)
+    check_whole(UNet(sizes, META), unet)
+    check_whole(Resampler(projection, META), resampler)
     if projection.output_dim != sizes.context_dim:
         raise Unreadable(
             f"projects pictures to width {projection.output_dim}, and its UNet reads width {sizes.context_dim}; one "
@@ -238,9 +238,7 @@ def build_vae(weights: dict) -> comfy.sd.VAE | None:
     decoder = {key.removeprefix("decoder."): tensor for key, tensor in vae.items() if key.startswith("decoder.")}
     network = made.first_stage_model
     sizes = read_decoder_sizes(shapes_of(decoder))
-    check_whole(DualReferenceDecoder(**sizes, device="meta"), decoder)
-    network.decoder = DualReferenceDecoder(
-        **sizes, operations=comfy.ops.manual_cast, attend=optimized_attention, dtype=made.vae_dtype
-    )
+    check_whole(DualReferenceDecoder(**sizes, ops=META), decoder)
+    network.decoder = DualReferenceDecoder(**sizes, ops=host_ops(dtype=made.vae_dtype))
     put_into(made, network, network.decoder, decoder)
     return made

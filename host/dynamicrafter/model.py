@@ -10,10 +10,10 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
+import comfy.ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...core.diffusion import prediction, schedule
@@ -22,6 +22,7 @@ from ...core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
 from ...core.networks.dynamicrafter.keeping import first_guess, keep_given
 from ...core.networks.dynamicrafter.resampler import Resampler
 from ...core.networks.dynamicrafter.unet import UNet
+from ..common.ops import host_ops
 from ..common.video_model import ClipCondition, ClipModel, HostNetwork, check_size, check_width
 
 VISION_TOKENS = "storyreel_vision_tokens"  # [1, N, width] of the image encoder
@@ -129,10 +130,8 @@ class DynamiCrafter(ClipModel):
         super().__init__(config, kind, device=device, unet_model=HostUNet)
         self.model_sampling = sampling
         dtype = config.unet_config["dtype"]
-        operations = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
-        self.image_proj_model = Resampler(
-            config.resampler, operations, optimized_attention, device=device, dtype=dtype
-        ).requires_grad_(False)
+        layers = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
+        self.image_proj_model = Resampler(config.resampler, host_ops(layers, device, dtype)).requires_grad_(False)
         comfy.model_management.archive_model_dtypes(self.image_proj_model)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):

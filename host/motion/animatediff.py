@@ -6,9 +6,9 @@ branches of a graph share, so nothing of them may stay in it.
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import comfy.model_management
-import comfy.ops
 import comfy.supported_models
 import comfy.utils
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...core.networks.animatediff.config import MotionConfig, read_config
 from ...core.networks.animatediff.module import ClipNorm, MotionModules
+from ...core.networks.ops import Ops
 from ..common.folders import path_of
 from ..common.loading import (
     check_nothing_else,
@@ -30,6 +31,7 @@ from ..common.loading import (
     refuse_parts,
     shapes_of,
 )
+from ..common.ops import host_ops
 from ..common.video_model import Attention
 
 NODE = "Apply Motion"
@@ -40,9 +42,9 @@ EXPECTED = "a motion module of AnimateDiff for SD1.5 (v1, v2 or v3) was expected
 class HostMotionModules(MotionModules):
     """The modules with the host's attention, and with its layers if no others are given."""
 
-    def __init__(self, config: MotionConfig, operations=comfy.ops.manual_cast, **made):
+    def __init__(self, config: MotionConfig, ops: Ops | None = None):
         attention = Attention()
-        super().__init__(config, operations, attention, **made)
+        super().__init__(config, replace(ops or host_ops(), attention=attention))
         self.attention = attention
 
 
@@ -54,7 +56,7 @@ def load(name: str) -> ModelPatcher:
             config = read_config(shapes_of(weights))
             count, stored = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
             dtype = comfy.model_management.unet_dtype(model_params=count, weight_dtype=stored)
-            network = HostMotionModules(config, device="meta", dtype=dtype)
+            network = HostMotionModules(config, host_ops(device="meta", dtype=dtype))
             check_whole(network, weights)
         check_nothing_else(network, weights)
         # Positions stay as they are: an 8-bit format could not hold them.

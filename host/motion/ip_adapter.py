@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import comfy.model_management
-import comfy.ops
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import CrossAttention, SpatialTransformer, optimized_attention
+from comfy.ldm.modules.attention import CrossAttention, SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -24,6 +23,7 @@ from ..common.loading import (
     shapes_of,
     take,
 )
+from ..common.ops import host_ops
 from ..common.video_model import Attention
 from .animatediff import NODE, blocks_of
 
@@ -90,8 +90,7 @@ def load_tokens(name: str) -> AdapterTokens:
     with refuse_parts(name, "IP-Adapter's image projection", EXPECTED):
         with judging("image projection of IP-Adapter"):
             config = read_projection(shapes_of(weights))
-            made = dict(operations=comfy.ops.manual_cast, attend=optimized_attention)
-            network = build_projection(config, **made, device="meta", dtype=comfy.utils.weight_dtype(weights))
+            network = build_projection(config, host_ops(device="meta", dtype=comfy.utils.weight_dtype(weights)))
         put_weights(network, weights, own_formats=True)
     return AdapterTokens(name, patcher_of(network))
 
@@ -106,9 +105,8 @@ def load_layers(name: str) -> tuple[ModelPatcher, str]:
     weights = take(weights, LAYERS)
     with refuse_parts(f"{NODE}: {name}", "IP-Adapter's layers", EXPECTED):
         with judging("layers of IP-Adapter"):
-            made = dict(operations=comfy.ops.manual_cast, attend=Attention())
-            made |= dict(device="meta", dtype=comfy.utils.weight_dtype(weights))
-            network = ImageLayers(read_layers(shapes_of(weights)), **made)
+            ops = host_ops(device="meta", dtype=comfy.utils.weight_dtype(weights), attention=Attention())
+            network = ImageLayers(read_layers(shapes_of(weights)), ops)
         put_weights(network, weights, own_formats=True)
     return patcher_of(network), space
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import comfy.model_management
-import comfy.ops
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -20,6 +18,7 @@ from ..common import messages
 from ..common.clip_vision import GREY, vision_tokens
 from ..common.folders import path_of
 from ..common.loading import check_nothing_else, check_whole, judging, patcher_of, put_weights, read_with_metadata
+from ..common.ops import host_ops
 from ..dynamicrafter.model import parts_of
 
 NODE = "Load Motion Predictor"
@@ -114,7 +113,7 @@ def load_predictor(name: str, space: Space) -> Predictor:
         )
     try:
         with judging("motion predictor"):
-            network = MotionPredictor(config, comfy.ops.manual_cast, optimized_attention, device="meta")
+            network = MotionPredictor(config, host_ops(device="meta"))
             check_whole(network, weights)
         check_nothing_else(network, weights)
         put_weights(network, weights)

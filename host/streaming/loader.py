@@ -17,6 +17,7 @@ from torch import Tensor
 from ...core.networks.modelscope import keys as modelscope_keys
 from ...core.networks.modelscope.config import read_unet_config
 from ...core.networks.modelscope.unet import UNet
+from ...core.networks.ops import META
 from ...core.networks.streaming import keys
 from ...core.networks.streaming import model as networks
 from ...core.networks.streaming.appearance import TokenExpander
@@ -217,7 +218,7 @@ def build_modelscope(weights: dict, refines: bool = False, precision=None) -> co
         unet = modelscope_keys.read_weights(weights)
         weights.clear()
         sizes = read_unet_config(shapes_of(unet), int(refines))
-        check_whole(UNet(sizes, device="meta"), unet)
+        check_whole(UNet(sizes, ops=META), unet)
     return _fill(ModelScope, ModelScopeConfig(sizes), unet, {}, precision)
 
 
@@ -230,8 +231,8 @@ def build_streaming(weights: dict, precision=None, kind: Kind = STREAMING_T2V) -
         sizes = read_config(shapes_of(unet), shapes_of(extractor), kind.head_channels)
         unet |= {f"extractor.{key}": weight for key, weight in extractor.items()}
         expands = read_token_expander(shapes_of(expander))
-        check_whole(networks.StreamingT2V(sizes, device="meta"), unet)
-        check_whole(TokenExpander(**expands, device="meta"), expander)
+        check_whole(networks.StreamingT2V(sizes, META), unet)
+        check_whole(TokenExpander(**expands, ops=META), expander)
         if expands["count"] != sizes.image_tokens or expands["dim"] != sizes.unet.context_dim:
             raise Unreadable(
                 f"makes {expands['count']} tokens of width {expands['dim']} of an anchor, and mixes "

@@ -21,6 +21,7 @@ from ...core.networks.streaming.appearance import TokenExpander
 from ...core.networks.streaming.config import StreamingConfig
 from ...core.networks.unet import UNetSizes
 from ..common import messages
+from ..common.ops import host_ops
 from ..common.video_model import ClipCondition, ClipModel, HostNetwork, check_frames, check_width, refuse_windows
 
 CAM_FRAMES = "storyreel_cam_frames"  # [M, H, W, 3], 0 to 1: those before the chunk, which its first M stand for
@@ -151,8 +152,8 @@ class StreamingT2V(ModelScope):
     def __init__(self, config: ModelScopeConfig, device=None):
         super().__init__(config, device, HostStreamingUNet)
         dtype = config.unet_config["dtype"]
-        operations = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
-        expander = TokenExpander(**config.expander, operations=operations, device=device, dtype=dtype)
+        layers = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
+        expander = TokenExpander(**config.expander, ops=host_ops(layers, device, dtype))
         self.expander = expander.requires_grad_(False)
         comfy.model_management.archive_model_dtypes(self.expander)
 

@@ -16,7 +16,6 @@ import comfy.patcher_extension
 import comfy.supported_models
 import comfy.utils
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from ...core.networks.streaming.frame_encoder import FrameEncoder
 from ...core.networks.streaming.injector import Injector
 from ...core.weights.refusal import Unreadable, check_bounds, sides
 from ..common.loading import check_whole, fill, judging, set_precision, shapes_of, take
+from ..common.ops import host_ops
 from ..common.video_model import ClipCondition, check_frames, refuse_windows
 from .modelscope import CAM_FRAMES, CAM_STRENGTH
 
@@ -53,13 +53,13 @@ class Cam(nn.Module):
     def __init__(self, config: Mapping, injectors: dict, control: dict, device, dtype, operations):
         super().__init__()
         sizes = read_frame_encoder(shapes_of(_split(control)[0]))
-        made = dict(device=device, dtype=dtype, operations=operations)
-        self.frame_encoder = FrameEncoder(**sizes, **made)
-        self.extractor = UNetModel(**{**config, **made})
+        ops = host_ops(operations, device, dtype)
+        self.frame_encoder = FrameEncoder(**sizes, ops=ops)
+        self.extractor = UNetModel(**{**config, "device": device, "dtype": dtype, "operations": operations})
         self.extractor.output_blocks, self.extractor.out = nn.ModuleList(), nn.Identity()
         count = len(self.extractor.input_blocks) + 1
         widths = [sides(shapes_of(injectors), f"{number}.norm.weight", 1)[0] for number in range(count)]
-        self.injectors = nn.ModuleList([Injector(width, attend=optimized_attention, **made) for width in widths])
+        self.injectors = nn.ModuleList([Injector(width, ops=ops) for width in widths])
 
     def parts(self, injectors: dict, control: dict) -> list[tuple[nn.Module, dict]]:
         """Each of its networks, and the weights of a file that are for it."""
@@ -152,9 +152,9 @@ def judge(weights: dict) -> tuple[comfy.supported_models.SVD_img2vid, dict, dict
     unet, control = take(weights, UNET), take(weights, CONTROL)
     injectors = keys.read_injectors(unet)
     unet = {key: weight for key, weight in unet.items() if keys.INJECTOR.fullmatch(key) is None}
-    made = dict(device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    check_whole(UNetModel(**{**config.unet_config, **made}), unet)
-    for part, found in Cam(config.unet_config, injectors, control, **made).parts(injectors, control):
+    on_meta = dict(device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    check_whole(UNetModel(**{**config.unet_config, **on_meta}), unet)
+    for part, found in Cam(config.unet_config, injectors, control, **on_meta).parts(injectors, control):
         check_whole(part, found)
     return config, unet, injectors, control
 

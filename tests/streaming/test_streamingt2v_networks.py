@@ -97,11 +97,10 @@ def test_half_precision(model, inputs, dtype, tolerance):
 @torch.no_grad()
 def test_the_hosts_layers(model, inputs, host):
     """With the host's operations, which keep weights in one number format and work in another."""
-    import comfy.ops
-    from comfy.ldm.modules.attention import optimized_attention
+    from storyreel.host.common.ops import host_ops
 
     whole = model(inputs[0], TIMES, *inputs[1:])
-    stored = StreamingT2V(SIZES, comfy.ops.manual_cast, optimized_attention, dtype=torch.float16)
+    stored = StreamingT2V(SIZES, host_ops(dtype=torch.float16))
     load(stored, model.state_dict())
     found = stored(inputs[0], TIMES, *inputs[1:])
     assert found.dtype == torch.float32

@@ -148,13 +148,12 @@ def build(case: Case, form: str):
     from comfy.ldm.modules.attention import optimized_attention
     from storyreel.core.networks.dynamicrafter.config import UNetConfig
     from storyreel.core.networks.dynamicrafter.unet import UNet
+    from storyreel.core.networks.ops import Ops
 
     dtype = getattr(torch, case.dtype)
     with torch.device("meta"):
-        unet = UNet(
-            UNetConfig(model_channels=case.channels),
-            attend=optimized_attention if form == "ours" else attend_explicitly,
-        )
+        attention = optimized_attention if form == "ours" else attend_explicitly
+        unet = UNet(UNetConfig(model_channels=case.channels), Ops(attention=attention))
     unet = unet.to_empty(device=case.device).to(dtype).eval()
     noise = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).to(case.device, dtype)
     for name, weight in unet.named_parameters():

@@ -7,8 +7,11 @@ import pack
 import torch
 from torch import Tensor, nn
 
+from .products import attend
+
 pack.load_pack()
 from storyreel.core.networks.blocks import TemporalConv, TemporalTransformer  # noqa: E402
+from storyreel.core.networks.ops import Ops  # noqa: E402
 
 
 class GroupNorm(nn.GroupNorm):
@@ -32,6 +35,9 @@ class Operations:
     Linear, Conv1d, Conv2d, LayerNorm = nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm
     Conv3d = TemporalConvolution
     GroupNorm = GroupNorm
+
+
+OPS = Ops(Operations, attend)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from .autoencoder import Autoencoder
 from .clip import WIDTH, Towers
 from .clips_data import RATES, ClipRecipe, place_of
 from .domain_adapter import DomainAdapter, merge
-from .layers import Operations, silence
+from .layers import OPS, silence
 from .motion_data import DATA, draw_motions
 from .motion_starts import WORDS, Places, Sayings
 from .products import attend
@@ -69,8 +69,8 @@ class Adapter(nn.Module):
         from storyreel.host.motion.ip_adapter import looks_of
 
         looks = looks_of(unet)
-        self.image_proj = Resampler(PROJECTION, Operations, attend)
-        self.ip_adapter = ImageLayers(dict.fromkeys(looks, (WIDTH, CHANNELS)), Operations, attend)
+        self.image_proj = Resampler(PROJECTION, OPS)
+        self.ip_adapter = ImageLayers(dict.fromkeys(looks, (WIDTH, CHANNELS)), OPS)
         for number, look in looks.items():  # as IP-Adapter began: an image is read as a text is
             self.ip_adapter[number].to_k_ip.weight.data.copy_(look.layer.to_k.weight)
             self.ip_adapter[number].to_v_ip.weight.data.copy_(look.layer.to_v.weight)
@@ -190,7 +190,7 @@ def train_modules(
     looking.load_state_dict(adapter)
     looking.requires_grad_(False).eval().to(device())
     torch.manual_seed(plan.seed)
-    modules = HostMotionModules(MODULES, Operations)
+    modules = HostMotionModules(MODULES, OPS)
     for module in modules.placed.values():  # at first a frame is as it was
         silence(module.temporal_transformer.proj_out)
     modules.to(device())

@@ -23,6 +23,7 @@ from .trainer import PRINT_SECONDS, Stopped, device
 pack.load_pack()
 from storyreel.core.motion.training_plot import draw  # noqa: E402
 from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
+from storyreel.core.networks.ops import Ops  # noqa: E402
 from storyreel.core.networks.semantic_motion import training  # noqa: E402
 from storyreel.core.networks.semantic_motion.config import PredictorConfig  # noqa: E402
 from storyreel.core.training import Plan  # noqa: E402
@@ -40,7 +41,7 @@ def token_files(clips: Motions, vision: nn.Module, adapter: dict[str, Tensor], f
     """The tokens of every clip in a file of its own in `folder`, made once. adapter: weights of the IP-Adapter."""
     from storyreel.host.motion.clips import write
 
-    resampler = Resampler(PROJECTION, attend=attend)
+    resampler = Resampler(PROJECTION, Ops(attention=attend))
     prefix = "image_proj."
     resampler.load_state_dict({k.removeprefix(prefix): t for k, t in adapter.items() if k.startswith(prefix)})
     resampler.to(device()).eval()

@@ -27,8 +27,7 @@ from . import layers, streaming_starts
 from .autoencoder import Autoencoder
 from .clip import WIDTH, Towers
 from .clips_data import vision_embeds
-from .layers import Operations
-from .products import attend
+from .layers import OPS
 from .streaming_data import ANCHORS, LENGTH, MEMORY, LongClips, LongRecipe, draw_long
 from .streaming_layout import published
 from .trainer import Plan, device, train
@@ -85,8 +84,8 @@ class StreamingModel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.network = StreamingT2V(SIZES, Operations, attend)
-        self.expander = TokenExpander(**EXPANDER, operations=Operations)
+        self.network = StreamingT2V(SIZES, OPS)
+        self.expander = TokenExpander(**EXPANDER, ops=OPS)
 
     def forward(
         self, noisy: Tensor, times: Tensor, text: Tensor, anchor: Tensor | None, before: Tensor | None

@@ -24,8 +24,7 @@ from . import layers
 from .autoencoder import Autoencoder
 from .clip import WIDTH, Towers
 from .clips_data import FPS, ClipRecipe, Clips, draw_clips, vision_tokens
-from .layers import Operations
-from .products import attend
+from .layers import OPS
 from .trainer import Plan, device, train
 from .unet import Captions, noised
 from .words import Vocabulary, with_strangers
@@ -85,8 +84,8 @@ class VideoModel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.model = nn.ModuleDict({"diffusion_model": UNet(UNET, Operations, attend)})
-        self.image_proj_model = Resampler(RESAMPLER, Operations, attend)
+        self.model = nn.ModuleDict({"diffusion_model": UNet(UNET, OPS)})
+        self.image_proj_model = Resampler(RESAMPLER, OPS)
 
     def forward(
         self,

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..attend import Attend, attend_plain
 from ..blocks import GROUPS, TRANSFORMER_EPS, FeedForward, SelfAttention, along_time, fold, in_frames, unfold
+from ..ops import TORCH, Ops
 from .config import HEADS, MotionConfig
 
 ATTENTIONS = 2  # of a block, all of them along time
@@ -25,9 +25,9 @@ def sinusoids(frames: int, dim: int, device=None) -> Tensor:
 class Positions(nn.Module):
     """x + the sinusoids of its frames, [R, T, C]."""
 
-    def __init__(self, dim: int, frames: int, device=None, dtype=None):
+    def __init__(self, dim: int, frames: int, ops: Ops = TORCH):
         super().__init__()
-        self.register_buffer("pe", sinusoids(frames, dim, device).to(dtype))
+        self.register_buffer("pe", sinusoids(frames, dim, ops.device).to(ops.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.pe[:, : x.shape[1]].to(x)
@@ -36,22 +36,22 @@ class Positions(nn.Module):
 class TemporalAttention(SelfAttention):
     """Attention along time whose queries, keys and values know their frame. [R, T, C]."""
 
-    def __init__(self, dim: int, heads: int, frames: int, operations=nn, attend: Attend = attend_plain, **made):
-        super().__init__(dim, heads, operations, attend, **made)
-        self.pos_encoder = Positions(dim, frames, **made)
+    def __init__(self, dim: int, heads: int, frames: int, ops: Ops = TORCH):
+        super().__init__(dim, heads, ops)
+        self.pos_encoder = Positions(dim, frames, ops)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.pos_encoder(x))
 
 
 class TemporalBlock(nn.Module):
-    def __init__(self, dim: int, heads: int, frames: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, dim: int, heads: int, frames: int, ops: Ops = TORCH):
         super().__init__()
-        attentions = [TemporalAttention(dim, heads, frames, operations, attend, **made) for _ in range(ATTENTIONS)]
+        attentions = [TemporalAttention(dim, heads, frames, ops) for _ in range(ATTENTIONS)]
         self.attention_blocks = nn.ModuleList(attentions)
-        self.norms = nn.ModuleList([operations.LayerNorm(dim, **made) for _ in range(ATTENTIONS)])
-        self.ff = FeedForward(dim, operations, **made)
-        self.ff_norm = operations.LayerNorm(dim, **made)
+        self.norms = nn.ModuleList([ops.LayerNorm(dim) for _ in range(ATTENTIONS)])
+        self.ff = FeedForward(dim, ops)
+        self.ff_norm = ops.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
@@ -62,12 +62,12 @@ class TemporalBlock(nn.Module):
 class TemporalTransformer(nn.Module):
     """The group norm looks at frames one by one, in every version."""
 
-    def __init__(self, channels: int, heads: int, frames: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, channels: int, heads: int, frames: int, ops: Ops = TORCH):
         super().__init__()
-        self.norm = operations.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS, **made)
-        self.proj_in = operations.Linear(channels, channels, **made)
-        self.transformer_blocks = nn.ModuleList([TemporalBlock(channels, heads, frames, operations, attend, **made)])
-        self.proj_out = operations.Linear(channels, channels, **made)
+        self.norm = ops.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS)
+        self.proj_in = ops.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList([TemporalBlock(channels, heads, frames, ops)])
+        self.proj_out = ops.Linear(channels, channels)
 
     def forward(self, x: Tensor, clips: int) -> Tensor:
         """[(B T), C, H, W] -> the same."""
@@ -80,10 +80,14 @@ class TemporalTransformer(nn.Module):
 
 class MotionModule(nn.Module):
     def __init__(
-        self, channels: int, frames: int, heads: int = HEADS, operations=nn, attend: Attend = attend_plain, **made
+        self,
+        channels: int,
+        frames: int,
+        heads: int = HEADS,
+        ops: Ops = TORCH,
     ):
         super().__init__()
-        self.temporal_transformer = TemporalTransformer(channels, heads, frames, operations, attend, **made)
+        self.temporal_transformer = TemporalTransformer(channels, heads, frames, ops)
 
     def forward(self, x: Tensor, clips: int) -> Tensor:
         """x [(B T), C, H, W], B clips of T frames, T no more than the rows of the position table -> the same."""
@@ -99,13 +103,13 @@ class Level(nn.Module):
 class MotionModules(nn.Module):
     """All motion modules of a UNet, as a published file holds them; `config.places` says where they belong."""
 
-    def __init__(self, config: MotionConfig, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, config: MotionConfig, ops: Ops = TORCH):
         super().__init__()
         self.config = config
 
         def level(widths: tuple[int, ...]) -> Level:
-            sizes = dict(frames=config.frames, heads=config.heads, operations=operations, attend=attend)
-            return Level([MotionModule(width, **sizes, **made) for width in widths])
+            sizes = dict(frames=config.frames, heads=config.heads, ops=ops)
+            return Level([MotionModule(width, **sizes) for width in widths])
 
         self.down_blocks = nn.ModuleList([level(widths) for widths in config.down])
         self.up_blocks = nn.ModuleList([level(widths) for widths in config.up])

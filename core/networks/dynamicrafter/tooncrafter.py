@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attend import Attend, attend_plain
 from ..blocks import GROUPS, Upsample, attend_together, fold, temporal_stage, unfold
+from ..ops import TORCH, Ops
 
 EPS = 1e-6  # of the spatial group norms
 FUSION_HEADS, FUSION_WIDTH = 8, 512  # whatever the level's width
@@ -21,10 +21,10 @@ FUSED_LEVELS = 2  # so many of the coarsest levels attend to the pictures, the o
 class TimeStack(nn.Module):
     """x + twice (group norm over the clip, SiLU, convolution over 3 frames). [B, C, T, H, W]."""
 
-    def __init__(self, channels: int, operations=nn, **made):
+    def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
-        self.in_layers = temporal_stage(channels, operations=operations, **made)
-        self.out_layers = temporal_stage(channels, nn.Identity(), operations=operations, **made)
+        self.in_layers = temporal_stage(channels, ops=ops)
+        self.out_layers = temporal_stage(channels, nn.Identity(), ops=ops)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.out_layers(self.in_layers(x))
@@ -33,16 +33,16 @@ class TimeStack(nn.Module):
 class VideoResBlock(nn.Module):
     """A residual block of each frame, blended with its temporal layer by a learned share."""
 
-    def __init__(self, channels: int, out_channels: int, operations=nn, **made):
+    def __init__(self, channels: int, out_channels: int, ops: Ops = TORCH):
         super().__init__()
-        self.norm1 = operations.GroupNorm(GROUPS, channels, eps=EPS, **made)
-        self.conv1 = operations.Conv2d(channels, out_channels, 3, padding=1, **made)
-        self.norm2 = operations.GroupNorm(GROUPS, out_channels, eps=EPS, **made)
-        self.conv2 = operations.Conv2d(out_channels, out_channels, 3, padding=1, **made)
+        self.norm1 = ops.GroupNorm(GROUPS, channels, eps=EPS)
+        self.conv1 = ops.Conv2d(channels, out_channels, 3, padding=1)
+        self.norm2 = ops.GroupNorm(GROUPS, out_channels, eps=EPS)
+        self.conv2 = ops.Conv2d(out_channels, out_channels, 3, padding=1)
         same = channels == out_channels
-        self.nin_shortcut = nn.Identity() if same else operations.Conv2d(channels, out_channels, 1, **made)
-        self.time_stack = TimeStack(out_channels, operations, **made)
-        self.mix_factor = nn.Parameter(torch.zeros(1, **made))
+        self.nin_shortcut = nn.Identity() if same else ops.Conv2d(channels, out_channels, 1)
+        self.time_stack = TimeStack(out_channels, ops)
+        self.mix_factor = ops.zeros(1)
 
     def forward(self, x: Tensor, clips: int | None) -> Tensor:
         """[(B T), C, H, W] -> [(B T), out_channels, H, W]. clips: B, or None to leave the temporal layer out."""
@@ -57,11 +57,11 @@ class VideoResBlock(nn.Module):
 class FrameAttention(nn.Module):
     """Every place of a frame attends to all others, with one head."""
 
-    def __init__(self, channels: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
-        self.attend = attend
-        self.norm = operations.GroupNorm(GROUPS, channels, eps=EPS, **made)
-        self.q, self.k, self.v, self.proj_out = (operations.Conv2d(channels, channels, 1, **made) for _ in range(4))
+        self.attend = ops.attention
+        self.norm = ops.GroupNorm(GROUPS, channels, eps=EPS)
+        self.q, self.k, self.v, self.proj_out = (ops.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
@@ -72,14 +72,12 @@ class FrameAttention(nn.Module):
 class Fusion(nn.Module):
     """All frames attend to the two pictures."""
 
-    def __init__(self, channels: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
-        self.attend = attend
-        self.norm = operations.GroupNorm(GROUPS, channels, eps=EPS, **made)
-        self.to_q, self.to_k, self.to_v = (
-            operations.Linear(channels, FUSION_WIDTH, bias=False, **made) for _ in range(3)
-        )
-        self.to_out = nn.Sequential(operations.Linear(FUSION_WIDTH, channels, **made))
+        self.attend = ops.attention
+        self.norm = ops.GroupNorm(GROUPS, channels, eps=EPS)
+        self.to_q, self.to_k, self.to_v = (ops.Linear(channels, FUSION_WIDTH, bias=False) for _ in range(3))
+        self.to_out = nn.Sequential(ops.Linear(FUSION_WIDTH, channels))
 
     def forward(self, x: Tensor, pictures: Tensor) -> Tensor:
         """x [(B T), C, H, W], pictures [B, C, 2, H, W] -> as x."""
@@ -92,9 +90,9 @@ class Fusion(nn.Module):
 class Combiner(nn.Module):
     """The first frame gets features of the first picture, the last frame those of the last."""
 
-    def __init__(self, channels: int, operations=nn, **made):
+    def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
-        self.conv = operations.Conv2d(channels, channels, 1, **made)
+        self.conv = ops.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, pictures: Tensor) -> Tensor:
         """x [(B T), C, H, W], pictures [B, C, 2, H, W] -> as x."""
@@ -117,39 +115,35 @@ class DualReferenceDecoder(nn.Module):
         channel_mult: Sequence[int] = (1, 2, 4, 4),
         num_res_blocks: int = 2,
         z_channels: int = 4,
-        operations=nn,
-        attend: Attend = attend_plain,
-        **made,
+        ops: Ops = TORCH,
     ):
         super().__init__()
         widths = [channels * mult for mult in channel_mult]
         width = widths[-1]
 
         def block(channels: int, out: int) -> VideoResBlock:
-            return VideoResBlock(channels, out, operations, **made)
+            return VideoResBlock(channels, out, ops)
 
-        self.conv_in = operations.Conv2d(z_channels, width, 3, padding=1, **made)
+        self.conv_in = ops.Conv2d(z_channels, width, 3, padding=1)
         self.mid = nn.Module()
         self.mid.block_1 = block(width, width)
-        self.mid.attn_1 = FrameAttention(width, operations, attend, **made)
+        self.mid.attn_1 = FrameAttention(width, ops)
         self.mid.block_2 = block(width, width)
         levels, refinements = [], []
         for level, out in reversed(list(enumerate(widths))):
             stage = nn.Module()
             stage.block = nn.ModuleList([block(width if i == 0 else out, out) for i in range(num_res_blocks + 1)])
             if level:
-                stage.upsample = Upsample(out, operations, **made)
+                stage.upsample = Upsample(out, ops=ops)
             fused = level >= len(widths) - FUSED_LEVELS
-            refinements.insert(
-                0, Fusion(out, operations, attend, **made) if fused else Combiner(out, operations, **made)
-            )
+            refinements.insert(0, Fusion(out, ops) if fused else Combiner(out, ops))
             levels.insert(0, stage)
             width = out
         self.up = nn.ModuleList(levels)
-        self.attn_refinement = nn.ModuleList([*refinements, Combiner(width, operations, **made)])
-        self.norm_out = operations.GroupNorm(GROUPS, width, eps=EPS, **made)
-        self.conv_out = operations.Conv2d(width, 3, 3, padding=1, **made)
-        self.conv_out.time_mix_conv = operations.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0), **made)
+        self.attn_refinement = nn.ModuleList([*refinements, Combiner(width, ops)])
+        self.norm_out = ops.GroupNorm(GROUPS, width, eps=EPS)
+        self.conv_out = ops.Conv2d(width, 3, 3, padding=1)
+        self.conv_out.time_mix_conv = ops.Conv3d(3, 3, (3, 1, 1), padding=(1, 0, 0))
 
     def forward(self, z: Tensor, references: Sequence[Tensor] | None = None) -> Tensor:
         """Frames, about -1 to 1.

@@ -5,7 +5,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..attend import Attend, attend_plain
 from ..blocks import (
     CONV_EPS,
     GROUPS,
@@ -17,6 +16,7 @@ from ..blocks import (
     timestep_embedding,
     unfold,
 )
+from ..ops import TORCH, Ops
 from ..unet import INIT_HEADS, Layers, input_side, output_side, run
 from .attention import TextImageAttention
 from .config import UNetConfig
@@ -25,34 +25,32 @@ from .config import UNetConfig
 class UNet(nn.Module):
     """Denoises a clip of latents, told by text, by image tokens and by latents beside its own.
 
-    config: sizes. operations: a module with Linear, Conv1d, Conv2d, Conv3d, GroupNorm and LayerNorm.
+    config: sizes.
     """
 
-    def __init__(self, config: UNetConfig, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, config: UNetConfig, ops: Ops = TORCH):
         super().__init__()
         self.config = config
         looks = partial(TextImageAttention, learned_gate=config.learned_gate)
-        layers = Layers(config, looks, operations, attend, **made)
+        layers = Layers(config, looks, ops)
         width = config.model_channels
-        self.time_embed = embedding(width, 4 * width, operations, **made)
-        self.fps_embedding = embedding(width, 4 * width, operations, **made)
-        behind = TemporalTransformer(width, INIT_HEADS, config.init_width, False, operations, attend, **made)
+        self.time_embed = embedding(width, 4 * width, ops)
+        self.fps_embedding = embedding(width, 4 * width, ops)
+        behind = TemporalTransformer(width, INIT_HEADS, config.init_width, False, ops)
         self.init_attn = nn.ModuleList([behind])
-        first = operations.Conv2d(config.in_channels, width, 3, padding=1, **made)
+        first = ops.Conv2d(config.in_channels, width, 3, padding=1)
         self.input_blocks, left = input_side(
             config,
             nn.ModuleList([first]),
             layers.stage,
-            lambda channels: nn.ModuleList([Downsample(channels, operations, **made)]),
+            lambda channels: nn.ModuleList([Downsample(channels, ops=ops)]),
         )
         self.middle_block = nn.ModuleList(layers.middle(left[-1]))
-        self.output_blocks = output_side(
-            config, left, layers.stage, lambda channels: Upsample(channels, operations, **made)
-        )
+        self.output_blocks = output_side(config, left, layers.stage, lambda channels: Upsample(channels, ops=ops))
         self.out = nn.Sequential(
-            operations.GroupNorm(GROUPS, config.widths[0], eps=CONV_EPS, **made),
+            ops.GroupNorm(GROUPS, config.widths[0], eps=CONV_EPS),
             nn.SiLU(),
-            operations.Conv2d(config.widths[0], config.out_channels, 3, padding=1, **made),
+            ops.Conv2d(config.widths[0], config.out_channels, 3, padding=1),
         )
 
     def forward(

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from ...weights.refusal import Misfit, check_bounds, shape_shown, sides
-from ..attend import Attend, attend_plain
 from ..blocks import attend_together
+from ..ops import TORCH, Ops
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -22,10 +22,10 @@ NUMBER = re.compile(r"\d{1,4}", re.ASCII)
 class ImageLayer(nn.Module):
     """Keys and values of the image for one cross-attention layer."""
 
-    def __init__(self, token_width: int, width: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, token_width: int, width: int, ops: Ops = TORCH):
         super().__init__()
-        self.attend = attend
-        self.to_k_ip, self.to_v_ip = (operations.Linear(token_width, width, bias=False, **made) for _ in range(2))
+        self.attend = ops.attention
+        self.to_k_ip, self.to_v_ip = (ops.Linear(token_width, width, bias=False) for _ in range(2))
 
     def forward(self, q: Tensor, tokens: Tensor, heads: int) -> Tensor:
         """q [R, N, width]; tokens [S, M, token_width], a row for every R / S rows of q -> what is added, as q."""
@@ -35,9 +35,9 @@ class ImageLayer(nn.Module):
 class ImageLayers(nn.ModuleDict):
     """Those of a whole UNet, {published number: layer}."""
 
-    def __init__(self, sizes: Mapping[str, tuple[int, int]], operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], ops: Ops = TORCH):
         """sizes: {number: (width of the tokens, of the layer)}, see `read_layers`."""
-        super().__init__({number: ImageLayer(*widths, operations, attend, **made) for number, widths in sizes.items()})
+        super().__init__({number: ImageLayer(*widths, ops) for number, widths in sizes.items()})
 
 
 def read_layers(shapes: Shapes) -> dict[str, tuple[int, int]]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...weights.refusal import sides
-from ..attend import Attend, attend_plain
 from ..dynamicrafter.config import ResamplerConfig, read_resampler_config
 from ..dynamicrafter.resampler import Resampler
+from ..ops import TORCH, Ops
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -29,11 +29,11 @@ class EmbeddingConfig:
 class EmbeddingProjection(nn.Module):
     """The embedding of a picture [B, embedding_dim] -> [B, queries, output_dim]."""
 
-    def __init__(self, config: EmbeddingConfig, operations=nn, **made):
+    def __init__(self, config: EmbeddingConfig, ops: Ops = TORCH):
         super().__init__()
         self.config = config
-        self.proj = operations.Linear(config.embedding_dim, config.queries * config.output_dim, **made)
-        self.norm = operations.LayerNorm(config.output_dim, **made)
+        self.proj = ops.Linear(config.embedding_dim, config.queries * config.output_dim)
+        self.norm = ops.LayerNorm(config.output_dim)
 
     def forward(self, embedding: Tensor) -> Tensor:
         return self.norm(self.proj(embedding).unflatten(-1, (-1, self.config.output_dim)))
@@ -48,8 +48,9 @@ def read_projection(shapes: Shapes, dim_head: int = 64) -> EmbeddingConfig | Res
 
 
 def build_projection(
-    config: EmbeddingConfig | ResamplerConfig, operations=nn, attend: Attend = attend_plain, **made
+    config: EmbeddingConfig | ResamplerConfig,
+    ops: Ops = TORCH,
 ) -> EmbeddingProjection | Resampler:
     if isinstance(config, EmbeddingConfig):
-        return EmbeddingProjection(config, operations, **made)
-    return Resampler(config, operations, attend, **made)
+        return EmbeddingProjection(config, ops)
+    return Resampler(config, ops)

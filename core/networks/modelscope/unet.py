@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..attend import Attend, attend_plain
 from ..blocks import (
     CONV_EPS,
     GROUPS,
@@ -21,6 +20,7 @@ from ..blocks import (
     timestep_embedding,
     unfold,
 )
+from ..ops import TORCH, Ops
 from ..unet import INIT_HEADS, Layers, input_side, output_side, run
 from .config import UNetConfig
 
@@ -31,19 +31,19 @@ class Encoder(nn.Module):
     `told` is what the cross-attentions are called with: here the text alone, [B, tokens, D].
     """
 
-    def __init__(self, config: UNetConfig, operations=nn, attend: Attend = attend_plain, looks=CrossAttention, **made):
+    def __init__(self, config: UNetConfig, looks=CrossAttention, ops: Ops = TORCH):
         super().__init__()
         self.config = config
-        self.layers = Layers(config, looks, operations, attend, **made)
+        self.layers = Layers(config, looks, ops)
         width = config.model_channels
-        self.time_embed = embedding(width, 4 * width, operations, **made)
-        first = operations.Conv2d(config.in_channels, width, 3, padding=1, **made)
-        behind = TemporalTransformer(width, INIT_HEADS, config.init_width, operations=operations, attend=attend, **made)
+        self.time_embed = embedding(width, 4 * width, ops)
+        first = ops.Conv2d(config.in_channels, width, 3, padding=1)
+        behind = TemporalTransformer(width, INIT_HEADS, config.init_width, ops=ops)
         self.input_blocks, self.left = input_side(
             config,
             nn.ModuleList([first, behind]),
             self.layers.stage,
-            lambda channels: Downsample(channels, operations, config.extra_rows, **made),
+            lambda channels: Downsample(channels, config.extra_rows, ops),
         )
         self.middle_block = nn.ModuleList(self.layers.middle(self.left[-1]))
 
@@ -69,21 +69,21 @@ class Encoder(nn.Module):
 class UNet(Encoder):
     """Denoises a clip of latents, told by text.
 
-    config: sizes. operations: a module with Linear, Conv2d, Conv3d, GroupNorm and LayerNorm. looks: see `Layers`.
+    config: sizes. looks: see `Layers`.
     """
 
-    def __init__(self, config: UNetConfig, operations=nn, attend: Attend = attend_plain, looks=CrossAttention, **made):
-        super().__init__(config, operations, attend, looks, **made)
+    def __init__(self, config: UNetConfig, looks=CrossAttention, ops: Ops = TORCH):
+        super().__init__(config, looks, ops)
         self.output_blocks = output_side(
             config,
             self.left,
             self.layers.stage,
-            lambda channels: Upsample(channels, operations, config.extra_rows, **made),
+            lambda channels: Upsample(channels, config.extra_rows, ops),
         )
         self.out = nn.Sequential(
-            operations.GroupNorm(GROUPS, config.widths[0], eps=CONV_EPS, **made),
+            ops.GroupNorm(GROUPS, config.widths[0], eps=CONV_EPS),
             nn.SiLU(),
-            operations.Conv2d(config.widths[0], config.out_channels, 3, padding=1, **made),
+            ops.Conv2d(config.widths[0], config.out_channels, 3, padding=1),
         )
 
     def forward(

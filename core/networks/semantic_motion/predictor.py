@@ -5,22 +5,21 @@ of the given pictures. Here they predict the difference from the interpolation, 
 zero, so an untrained predictor is the interpolation to the last bit; the given pictures' own tokens stay as they are.
 """
 
-import torch
 from torch import Tensor, nn
 
-from ..attend import Attend, attend_plain
 from ..blocks import FeedForward, SelfAttention
+from ..ops import TORCH, Ops
 from .config import PredictorConfig
 
 
 class Block(nn.Module):
     """Pre-norm self-attention over the tokens of all frames, then a feed-forward layer. [B, L * N, width]."""
 
-    def __init__(self, width: int, heads: int, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, width: int, heads: int, ops: Ops = TORCH):
         super().__init__()
-        self.norm1, self.norm2 = (operations.LayerNorm(width, **made) for _ in range(2))
-        self.attn = SelfAttention(width, heads, operations, attend, **made)
-        self.ff = FeedForward(width, operations, **made)
+        self.norm1, self.norm2 = (ops.LayerNorm(width) for _ in range(2))
+        self.attn = SelfAttention(width, heads, ops)
+        self.ff = FeedForward(width, ops)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
@@ -30,24 +29,21 @@ class Block(nn.Module):
 class MotionPredictor(nn.Module):
     """Interpolated tokens [B, L, N, D] -> predicted ones."""
 
-    def __init__(self, config: PredictorConfig, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, config: PredictorConfig, ops: Ops = TORCH):
         super().__init__()
         self.config = config
         width = config.width
 
         def drawn(*shape: int) -> nn.Parameter:
-            values = 0.02 * torch.randn(*shape, device=made.get("device"))
-            return nn.Parameter(values.to(made.get("dtype")))
+            return ops.parameter(0.02 * ops.normal(*shape))
 
-        self.proj_in = operations.Linear(config.token_width, width, **made)
+        self.proj_in = ops.Linear(config.token_width, width)
         self.frame_position = drawn(config.frames, width)
         self.token_position = drawn(config.tokens, width)
         self.given_mark = drawn(width)  # of the frames that a picture was given for
-        self.blocks = nn.ModuleList(
-            [Block(width, config.heads, operations, attend, **made) for _ in range(config.depth)]
-        )
-        self.norm_out = operations.LayerNorm(width, **made)
-        self.proj_out = operations.Linear(width, config.token_width, **made)
+        self.blocks = nn.ModuleList([Block(width, config.heads, ops) for _ in range(config.depth)])
+        self.norm_out = ops.LayerNorm(width)
+        self.proj_out = ops.Linear(width, config.token_width)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 

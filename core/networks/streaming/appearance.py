@@ -4,19 +4,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attend import Attend, attend_plain
 from ..blocks import CrossAttention
+from ..ops import TORCH, Ops
 
 
 class TokenExpander(nn.Module):
     """The image embedding of one or more anchor frames, [B, dim] or [B, frames, dim] -> tokens [B, count, dim]."""
 
-    def __init__(self, dim: int = 1024, inner: int = 1280, count: int = 16, operations=nn, **made):
+    def __init__(self, dim: int = 1024, inner: int = 1280, count: int = 16, ops: Ops = TORCH):
         super().__init__()
         self.count = count
-        self.context_embedding = nn.Sequential(
-            operations.Linear(dim, inner, **made), nn.SiLU(), operations.Linear(inner, count * dim, **made)
-        )
+        self.context_embedding = nn.Sequential(ops.Linear(dim, inner), nn.SiLU(), ops.Linear(inner, count * dim))
 
     def forward(self, embeds: Tensor) -> Tensor:
         if embeds.ndim == 3:
@@ -37,14 +35,12 @@ class AppearanceAttention(CrossAttention):
         heads: int,
         text_tokens: int = 77,
         image_tokens: int = 16,
-        operations=nn,
-        attend: Attend = attend_plain,
-        **made,
+        ops: Ops = TORCH,
     ):
-        super().__init__(dim, context_dim, heads, operations, attend, **made)
-        self.alpha = nn.Parameter(torch.zeros((), **made))
-        self.conv = operations.Conv1d(text_tokens + image_tokens, text_tokens, 3, padding=1, **made)
-        self.conv_ln = operations.LayerNorm(context_dim, **made)
+        super().__init__(dim, context_dim, heads, ops)
+        self.alpha = ops.zeros()
+        self.conv = ops.Conv1d(text_tokens + image_tokens, text_tokens, 3, padding=1)
+        self.conv_ln = ops.LayerNorm(context_dim)
 
     def mix(self, text: Tensor, image: Tensor, strength: float = 1.0) -> Tensor:
         """[B, text_tokens, D] and [B, image_tokens, D] -> [B, text_tokens, D]."""

@@ -6,6 +6,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops import TORCH, Ops
+
 
 class FrameEncoder(nn.Module):
     """Frames [N, 3, 8 H, 8 W] from -1 to 1 -> [N, out_channels, H, W].
@@ -19,20 +21,19 @@ class FrameEncoder(nn.Module):
         widths: Sequence[int] = (32, 96, 256, 512),
         out_channels: int = 320,
         normalized: bool = False,
-        operations=nn,
-        **made,
+        ops: Ops = TORCH,
     ):
         super().__init__()
 
         def conv(channels: int, out: int, stride: int = 1):
-            return operations.Conv2d(channels, out, 3, stride=stride, padding=1, **made)
+            return ops.Conv2d(channels, out, 3, stride=stride, padding=1)
 
         self.conv_in = conv(3, widths[0])
         self.blocks, self.norms = nn.ModuleList(), nn.ModuleList()
         for channels, out in pairwise(widths):
             self.blocks.extend([conv(channels, channels), conv(channels, out, stride=2)])
             for width in (channels, out):
-                self.norms.append(operations.LayerNorm(width, **made) if normalized else nn.Identity())
+                self.norms.append(ops.LayerNorm(width) if normalized else nn.Identity())
         self.conv_out = conv(widths[-1], out_channels)
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from ..attend import Attend, attend_plain
 from ..blocks import GROUPS, TRANSFORMER_EPS, CrossAttention, along_time, in_frames, unfold
+from ..ops import TORCH, Ops
 
 
 class Injector(nn.Module):
@@ -13,12 +13,12 @@ class Injector(nn.Module):
     head_channels: 64 as published, whatever the network's own.
     """
 
-    def __init__(self, channels: int, operations=nn, attend: Attend = attend_plain, head_channels: int = 64, **made):
+    def __init__(self, channels: int, head_channels: int = 64, ops: Ops = TORCH):
         super().__init__()
-        self.norm = operations.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS, **made)
-        self.proj_in = operations.Linear(channels, channels, **made)
-        self.attention = CrossAttention(channels, channels, channels // head_channels, operations, attend, **made)
-        self.proj_out = operations.Linear(channels, channels, **made)
+        self.norm = ops.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS)
+        self.proj_in = ops.Linear(channels, channels)
+        self.attention = CrossAttention(channels, channels, channels // head_channels, ops)
+        self.proj_out = ops.Linear(channels, channels)
 
     def forward(self, x: Tensor, memory: Tensor, clips: int, strength: float = 1.0) -> Tensor:
         """x [(B T), C, H, W], memory [(B M), C, H, W], clips: B -> as x. strength: of what is added; 0 is x itself."""

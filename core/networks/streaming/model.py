@@ -4,8 +4,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ..attend import Attend, attend_plain
 from ..modelscope.unet import Encoder, UNet
+from ..ops import TORCH, Ops
 from ..unet import run
 from .appearance import AppearanceAttention
 from .config import StreamingConfig
@@ -16,10 +16,10 @@ from .injector import Injector
 class FeatureExtractor(Encoder):
     """CAM's feature extractor: a copy of the base's encoder, which is shown the frames before the chunk."""
 
-    def __init__(self, config: StreamingConfig, operations=nn, attend: Attend = attend_plain, **made):
-        super().__init__(config.unet, operations, attend, **made)
+    def __init__(self, config: StreamingConfig, ops: Ops = TORCH):
+        super().__init__(config.unet, ops=ops)
         width = config.unet.model_channels
-        self.frame_encoder = FrameEncoder(config.frame_widths, width, operations=operations, **made)
+        self.frame_encoder = FrameEncoder(config.frame_widths, width, ops=ops)
 
     def forward(self, x: Tensor, timesteps: Tensor, text: Tensor, seen: Tensor) -> list[Tensor]:
         """What each input block leaves, and the middle's result, each [(B M), C, H, W].
@@ -35,11 +35,11 @@ class FeatureExtractor(Encoder):
 class ConditionalUNet(UNet):
     """The base with APM in its spatial cross-attentions and CAM's injectors on its skips and behind its middle."""
 
-    def __init__(self, config: StreamingConfig, operations=nn, attend: Attend = attend_plain, **made):
+    def __init__(self, config: StreamingConfig, ops: Ops = TORCH):
         looks = partial(AppearanceAttention, text_tokens=config.text_tokens, image_tokens=config.image_tokens)
-        super().__init__(config.unet, operations, attend, looks, **made)
+        super().__init__(config.unet, looks, ops)
         widths = [*self.left, self.left[-1]]
-        self.injectors = nn.ModuleList([Injector(width, operations, attend, **made) for width in widths])
+        self.injectors = nn.ModuleList([Injector(width, ops=ops) for width in widths])
 
     def forward(
         self,
@@ -65,10 +65,10 @@ class ConditionalUNet(UNet):
 class StreamingT2V(ConditionalUNet):
     """Both networks as one. config: the base's sizes. streaming: all of them."""
 
-    def __init__(self, config: StreamingConfig, operations=nn, attend: Attend = attend_plain, **made):
-        super().__init__(config, operations, attend, **made)
+    def __init__(self, config: StreamingConfig, ops: Ops = TORCH):
+        super().__init__(config, ops)
         self.streaming = config
-        self.extractor = FeatureExtractor(config, operations, attend, **made)
+        self.extractor = FeatureExtractor(config, ops)
 
     def see(self, frames: Tensor) -> Tensor:
         """What CAM sees of frames [B, M, 3, 8 H, 8 W], -1 to 1, once a chunk: [(B M), model_channels, H, W]."""
