@@ -24,7 +24,7 @@ from pathlib import Path
 
 import environment
 import measuring
-from measuring import JUDGES, PAGE, README, SHIPPED, VIDEO
+from measuring import JUDGES, PAGE, SHIPPED, VIDEO
 
 
 def main(arguments: list[str]) -> int:
@@ -80,8 +80,6 @@ def fill_table(measured, seed: int, weights: str) -> int:
     rows.complete(missing, lambda name: measured(name, motion_table.WANTED[name]), motion_table.line)
     whole = found()
     tables = {"tokens": motion_table.tokens_table, "motion": motion_table.decoded_table}
-    for name, lines in tables.items():
-        table.fill(README, name, lines(whole))
     for name, lines in {**tables, "likeness": motion_table.likeness_table}.items():
         table.fill(PAGE, name, lines(whole))
     return 0

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import environment
 import measuring
-from measuring import JUDGES, PAGE, README, SHIPPED
+from measuring import JUDGES, PAGE, SHIPPED
 
 READER = JUDGES / "reader.safetensors"
 DATA = environment.CACHE / "storyworld" / "data"
@@ -85,7 +85,6 @@ def fill_table(options: argparse.Namespace) -> int:
         found = rows.of(origin["weights"])
         figures.plot(found, SHIPPED / "measured.png")
         figures.contact_sheet(studio, options.seed, SHIPPED / "stories.jpg")
-        table.fill(README, "measured", table.main_table(found))
         table.fill(PAGE, "main", table.main_table(found))
         table.fill(PAGE, "factors", table.factors_table(found))
         table.fill(PAGE, "lengths", table.lengths_table(found))

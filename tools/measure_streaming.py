@@ -21,7 +21,7 @@ from pathlib import Path
 
 import environment
 import measuring
-from measuring import JUDGES, PAGE, README, SHIPPED, VIDEO
+from measuring import JUDGES, PAGE, SHIPPED, VIDEO
 
 STREAMING = SHIPPED / "storyworld_streaming.safetensors"
 
@@ -84,7 +84,6 @@ def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
     )
     found = rows.of(origin["weights"])
     if options.streaming == STREAMING:
-        table.fill(README, "streaming", streaming_table.main_table(found))
         table.fill(PAGE, "streaming", streaming_table.main_table(found))
         table.fill(PAGE, "chunks", streaming_table.chunks_table(found))
         table.fill(PAGE, "blending", streaming_table.blends_table(found))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import environment
 import measuring
-from measuring import JUDGES, PAGE, README, SHIPPED, VIDEO
+from measuring import JUDGES, PAGE, SHIPPED, VIDEO
 
 
 def main(arguments: list[str]) -> int:
@@ -73,7 +73,6 @@ def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
     rows.complete(rows.missing(video_table.wanted(), options.seed, origin["weights"]), measured, video_table.line)
     found = rows.of(origin["weights"])
     if options.video == VIDEO:
-        table.fill(README, "video", video_table.main_table(found))
         table.fill(PAGE, "video", video_table.main_table(found))
         table.fill(PAGE, "ends", video_table.ends_table(found))
         table.fill(PAGE, "guidance", video_table.guidance_table(found))

@@ -14,7 +14,7 @@ import environment
 SHIPPED = environment.ROOT / "models" / "storyworld"
 JUDGES = environment.ROOT / "tools" / "storyworld"
 VIDEO = SHIPPED / "storyworld_video.safetensors"
-README, PAGE = environment.ROOT / "README.md", SHIPPED / "README.md"
+PAGE = environment.ROOT / "docs" / "benchmarks.md"
 
 Setting = TypeVar("Setting")
 
