@@ -9,7 +9,6 @@ from pathlib import Path
 
 import comfy.clip_model
 import comfy.clip_vision
-import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -27,14 +26,13 @@ from torch import Tensor
 from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
 from ..core.weights.refusal import Misfit, Unreadable, shape_shown, shown, sides
-from ..core.weights.stated import Each, Fields, Maybe, One, Real, Whole, read_stated, switch
-from .common import choices, messages
+from ..core.weights.stated import Each, Fields, One, Real, Whole, read_stated, switch
+from .common import included, messages
+from .common.latents import COLORS, latent_format
 from .common.loading import (
-    FOLDERS,
     PRECISIONS,
     build_clip,
     check_whole,
-    checkpoint_names,
     judging,
     patcher_of,
     put_into,
@@ -46,12 +44,11 @@ from .common.loading import (
 from .common.ops import host_ops
 
 FOLDER = "storyworld"
-SHIPPED = Path(__file__).resolve().parents[1] / "models" / FOLDER
+INCLUDED = Path(__file__).resolve().parents[1] / "models" / FOLDER
 DOMAIN_ADAPTER = "storyworld_domain_adapter.safetensors"
+CHECKPOINTS = {"dynamicrafter": "storyworld_video.safetensors", "streaming": "storyworld_streaming.safetensors"}
 ROWS, END = 49408, 49407  # of the host's CLIP tokenizer: its tokens, and the last of them
 
-COLORS = Each(Each(Real(-100, 100), 3, 3, as_list=True), LATENT_CHANNELS + 1, LATENT_CHANNELS + 1, as_list=True)
-LATENTS = Fields({"spread": Real(0.001, 1000), "rgb": Maybe(COLORS)}, ("spread",))  # what `StoryworldLatents` takes
 DEPTHS = Each(Whole(0, 16), 1, 64, as_list=True)
 TOWER = {
     "hidden_size": Whole(1, 4096),
@@ -90,36 +87,16 @@ CONFIG = {  # what a part says of itself, by its kind
 }
 
 
-def register_folder() -> None:
-    """Tell the host where the weights are; a user's own `storyworld` folder comes first.
-
-    Under no other kind: lists of the host and of other packs hold the user's own files alone.
-    """
-    folder_paths.add_model_folder_path(FOLDER, str(SHIPPED))
-
-
-def names_with(shipped: str) -> list[str]:
-    """Files of the folders where people keep video models, and last the small one that ships with the pack."""
-    found = [shipped] if folder_paths.get_full_path(FOLDER, shipped) else []
-    return choices.to_choose(checkpoint_names(), found, *FOLDERS)
-
-
-def parts_of(folder: str) -> list[str]:
-    """The files that ship with the pack and are of the kind that users keep in models/`folder`."""
-    places = (Path(place) / folder for place in folder_paths.get_folder_paths(FOLDER))
-    return sorted({file.name for place in places if place.is_dir() for file in place.iterdir() if file.is_file()})
-
-
-def path_of_part(folder: str, name: str) -> str | None:
-    """Where one of `parts_of` lies."""
-    return folder_paths.get_full_path(FOLDER, f"{folder}/{name}")
+def register() -> None:
+    """Make the included files known to the general code; a user's own `storyworld` folder comes first."""
+    included.register(FOLDER, INCLUDED, CHECKPOINTS)
 
 
 def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
     """Weights and configuration of a part. Raises FileNotFoundError, ValueError for a file that is something else."""
     path = folder_paths.get_full_path(FOLDER, f"{part}.safetensors")
     if path is None:
-        raise FileNotFoundError(f"{part}.safetensors is not in {SHIPPED}, where the pack keeps Storyworld's weights.")
+        raise FileNotFoundError(f"{part}.safetensors is not in {INCLUDED}, where the pack keeps Storyworld's weights.")
     weights, metadata = read_with_metadata(path)
     found = metadata.get("part", "a file of another kind")
     if found != f"storyworld {part}":
@@ -132,36 +109,11 @@ def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
 UNBUILT = dict(device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
 
 
-class StoryworldLatents(comfy.latent_formats.LatentFormat):
-    """Latents of spread 1."""
-
-    latent_channels = LATENT_CHANNELS
-
-    def __init__(self, spread: float = 1.0, rgb: list[list[float]] | None = None):
-        self.scale_factor = 1 / spread
-        if rgb:
-            *self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb
-
-
-def latents_of(stated: dict | None, channels: int) -> StoryworldLatents | None:
-    """The latents that a video model's file states, and whose channels its UNet reads; None if it states none. Raises
-    Unreadable for a UNet that reads others."""
-    if not stated:
-        return None
-    if channels != LATENT_CHANNELS:
-        raise Unreadable(
-            f"states Storyworld's latents of {LATENT_CHANNELS} channels, and its UNet reads {channels}; as many were "
-            "expected"
-        )
-    return StoryworldLatents(**stated)
-
-
 class StoryworldModel(comfy.supported_models_base.BASE):
     """A UNet like Stable Diffusion's, v-prediction under the same noise schedule. trained_size: sides in pixels."""
 
     unet_extra_config = {}
     trained_size = 128
-    latent_format = StoryworldLatents
     memory_usage_factor = 1.0
 
 
@@ -171,8 +123,9 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
     weights, config = read_part(part)
     with refuse_parts(f"{part}.safetensors", "Storyworld's UNet"), judging("UNet of Storyworld"):
         check_whole(UNetModel(**config["unet"], **UNBUILT), weights)
+        latents = latent_format({"spread": config["spread"], "rgb": config["rgb"]}, LATENT_CHANNELS)
     described = StoryworldModel(config["unet"])
-    described.latent_format = StoryworldLatents(config["spread"], config["rgb"])
+    described.latent_format = latents
     set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
     model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
     patcher = patcher_of(model)
@@ -185,9 +138,9 @@ def add_domain_adapter(model: comfy.model_patcher.ModelPatcher) -> comfy.model_p
 
     Raises FileNotFoundError.
     """
-    path = path_of_part("loras", DOMAIN_ADAPTER)
+    path = included.path_of("loras", DOMAIN_ADAPTER)
     if path is None:
-        raise FileNotFoundError(f"loras/{DOMAIN_ADAPTER} is not in {SHIPPED}, where the pack keeps it.")
+        raise FileNotFoundError(f"loras/{DOMAIN_ADAPTER} is not in {INCLUDED}, where the pack keeps it.")
     return comfy.sd.load_lora_for_models(model, None, read_with_metadata(path)[0], 1.0, 0.0)[0]
 
 

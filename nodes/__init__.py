@@ -7,9 +7,9 @@ class StoryReelExtension(ComfyExtension):
     """The pack's nodes, in the order in which a story passes through them."""
 
     async def on_load(self) -> None:
-        from ..host.storyworld import register_folder
+        from ..host import storyworld
 
-        register_folder()
+        storyworld.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from . import (

@@ -3,11 +3,12 @@
 from comfy_api.latest import Types, io
 
 from ..core.video import clips
-from ..host.common import even_sizes
+from ..host.common import messages
 from ..host.common.conditioning import pick_row
 from ..host.common.kept_files import kept_files
 from ..host.story import shots
 from ..host.story.shots import join as join_shots
+from ..host.video import even_sizes
 from ..host.video.file import rate_of
 from .node import InnerNode, PreflightNode, StoryReelNode
 from .story import CATEGORY
@@ -85,7 +86,8 @@ class StoryReelJoinClips(StoryReelNode):
         joined = clips.join(images, shared_ends[0], loop[0])
         rate = rate_of(fps[0])
         video = even_sizes.FrameVideo(Types.VideoComponents(images=joined, audio=None, frame_rate=rate))
-        even_sizes.warn_odd("StoryReelJoinClips", video)
+        if padding := even_sizes.describe_padding(video):
+            messages.warn(padding)
         return io.NodeOutput(video, joined)
 
 

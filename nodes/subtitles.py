@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..host.common import messages
+from ..host.video import even_sizes
 from ..host.video.subtitles import check_subtitles, subtitle
 from .node import PreflightNode
 from .story import CATEGORY
@@ -42,7 +44,10 @@ class StoryReelSubtitles(PreflightNode):
 
     @classmethod
     def execute(cls, video, story, timing=None) -> io.NodeOutput:
-        return io.NodeOutput(*subtitle(video, story, timing))
+        even = even_sizes.with_any_sides(video)
+        if even is not video:
+            messages.warn(even_sizes.describe_padding(video))
+        return io.NodeOutput(*subtitle(even, story, timing))
 
 
 NODES = [StoryReelSubtitles]

@@ -90,7 +90,7 @@ def clip_vision(host):
     """Storyworld's image encoder: a real small one, 96 wide, as the tiny files of semantic motion expect."""
     from storyreel.host import storyworld
 
-    storyworld.register_folder()
+    storyworld.register()
     return storyworld.load_clip_vision()
 
 

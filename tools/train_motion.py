@@ -99,7 +99,7 @@ def load(options: argparse.Namespace):
     from storyreel.host.motion.predict import DynamiCrafterTokens
 
     if options.clip_vision == TOY:
-        storyworld.register_folder()
+        storyworld.register()
         clip_vision = storyworld.load_clip_vision()
     else:
         clip_vision = comfy.clip_vision.load(options.clip_vision)

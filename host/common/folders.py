@@ -6,26 +6,35 @@ from pathlib import Path
 import folder_paths
 
 from ...core.inputs import shown
-from ..storyworld import parts_of, path_of_part
-from . import choices
+from . import choices, included, loading
 
 LONGEST = 200  # bytes of a name, below what file systems take, so that a suffix and a number still fit
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
+def checkpoint_choices(system: str) -> list[str]:
+    """The checkpoints that an input of a video model's loader offers: see `choices.to_choose`."""
+    return choices.to_choose(loading.checkpoint_names(), included.checkpoints(system), *loading.FOLDERS)
+
+
+def checkpoint_path(name: str) -> str:
+    """Where one of `checkpoint_choices` lies. Raises FileNotFoundError."""
+    return loading.path_of(name, *included.folders())
+
+
 def file_names(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     """The files in models/`folder`, wherever else the user's settings put it, and last the included demo model's."""
-    return choices.own_first(*_own_and_shipped(folder, suffixes))
+    return choices.own_first(*_own_and_included(folder, suffixes))
 
 
 def file_choices(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     """`file_names` for an input that needs a file: see `choices.to_choose`."""
-    return choices.to_choose(*_own_and_shipped(folder, suffixes), folder)
+    return choices.to_choose(*_own_and_included(folder, suffixes), folder)
 
 
-def _own_and_shipped(folder: str, suffixes: tuple[str, ...]) -> list[list[str]]:
+def _own_and_included(folder: str, suffixes: tuple[str, ...]) -> list[list[str]]:
     _register(folder)
-    listed = folder_paths.get_filename_list(folder), parts_of(folder)
+    listed = folder_paths.get_filename_list(folder), included.names(folder)
     return [[name for name in names if name.lower().endswith(suffixes)] for names in listed]
 
 
@@ -33,7 +42,7 @@ def path_of(folder: str, name: str) -> str:
     """Raises FileNotFoundError."""
     _register(folder)
     own = folder_paths.get_full_path(folder, name)
-    return own or path_of_part(folder, name) or folder_paths.get_full_path_or_raise(folder, name)
+    return own or included.path_of(folder, name) or folder_paths.get_full_path_or_raise(folder, name)
 
 
 def folder_of(folder: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from comfy_execution.graph_utils import is_link
 
 from ...core.inputs import shown
-from ..storyworld import path_of_part
+from . import included
 from .folders import inside
 
 PLAYERS = ("video-preview", "audioUI")  # the frontend's own: inputs of a node once its file is loaded, and not before
@@ -150,7 +150,7 @@ def _named(value: str) -> set[str | None]:
     found = {value} if os.path.isabs(value) else set()
     for kind in folder_paths.folder_names_and_paths:
         with contextlib.suppress(ValueError):
-            found |= {folder_paths.get_full_path(kind, value), path_of_part(kind, value)}
+            found |= {folder_paths.get_full_path(kind, value), included.path_of(kind, value)}
     with contextlib.suppress(ValueError):
         if folder_paths.exists_annotated_filepath(value):
             found.add(folder_paths.get_annotated_filepath(value))

@@ -20,15 +20,15 @@ from ...core.networks.dynamicrafter.unet import UNet
 from ...core.networks.ops import META
 from ...core.weights.refusal import Unreadable
 from ...core.weights.stated import Each, Fields, Maybe, Real, Text, Whole, read_stated, switch
-from .. import storyworld
 from ..common import loading
+from ..common.folders import checkpoint_choices, checkpoint_path
+from ..common.latents import LATENTS, latent_format
 from ..common.loading import (
     build_clip_vision,
     check_whole,
     describe,
     fill,
     judging,
-    path_of,
     put_into,
     read_with_metadata,
     refuse_parts,
@@ -41,7 +41,6 @@ from ..common.ops import host_ops
 from .model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
 
 NODE = "Load DynamiCrafter"
-SHIPPED = "storyworld_video.safetensors"  # in Storyworld's folder
 METADATA = "storyreel_dynamicrafter"  # under which a file of ours says what it is
 UNET, RESAMPLER, VAE, TEXT, VISION = (
     "model.diffusion_model.",
@@ -55,7 +54,7 @@ UNET, RESAMPLER, VAE, TEXT, VISION = (
 @dataclass(frozen=True)
 class Kind:
     """What a checkpoint is beyond its weights. fs_is_stride: fs counts frames to skip, else frames a second.
-    image_tokens: of each frame. dim_head: of the image projection. latents: what `StoryworldLatents` takes, None for
+    image_tokens: of each frame. dim_head: of the image projection. latents: what `ScaledLatents` takes, None for
     Stable Diffusion's."""
 
     name: str
@@ -84,7 +83,7 @@ STATED = Fields(  # what a file of ours may say of itself
         "image_tokens": Whole(1, 4096),
         "dim_head": Whole(1, 4096),
         "head_channels": Maybe(Whole(1, 4096)),
-        "latents": Maybe(storyworld.LATENTS),
+        "latents": Maybe(LATENTS),
     }
 )
 KINDS = {
@@ -125,7 +124,7 @@ def tell(loaded: Loaded) -> str:
 
 def checkpoint_names() -> list[str]:
     """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
-    return storyworld.names_with(SHIPPED)
+    return checkpoint_choices("dynamicrafter")
 
 
 def load(name: str, kind: str = "auto", precision=None) -> Loaded:
@@ -133,7 +132,7 @@ def load(name: str, kind: str = "auto", precision=None) -> Loaded:
 
     Raises ValueError for a file that is no DynamiCrafter checkpoint, or not a whole one.
     """
-    weights, metadata = read_with_metadata(path_of(name, storyworld.FOLDER))
+    weights, metadata = read_with_metadata(checkpoint_path(name))
     if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
     if kind != "auto" and METADATA in metadata:
@@ -191,7 +190,7 @@ def judge(unet: dict, resampler: dict, kind: Kind, stated: bool) -> DynamiCrafte
             f"makes {projection.queries} tokens of a picture; {kind.image_tokens} for each of its {kind.frames} frames "
             "were expected"
         )
-    return DynamiCrafterConfig(sizes, projection, storyworld.latents_of(kind.latents, sizes.in_channels // 2))
+    return DynamiCrafterConfig(sizes, projection, latent_format(kind.latents, sizes.in_channels // 2))
 
 
 def build_model(

@@ -24,15 +24,15 @@ from ...core.networks.streaming.appearance import TokenExpander
 from ...core.networks.streaming.config import read_config, read_token_expander
 from ...core.weights.refusal import Misfit, Unreadable, shape_shown, sides
 from ...core.weights.stated import Fields, Maybe, Text, Whole, read_stated, switch
-from .. import storyworld
 from ..common import loading
+from ..common.folders import checkpoint_choices, checkpoint_path
+from ..common.latents import LATENTS, latent_format
 from ..common.loading import (
     build_clip_vision,
     check_whole,
     describe,
     fill,
     judging,
-    path_of,
     read_with_metadata,
     refuse_parts,
     set_precision,
@@ -44,7 +44,6 @@ from . import svd
 from .modelscope import ModelScope, ModelScopeConfig, StreamingT2V
 
 NODE = "Load StreamingT2V"
-SHIPPED = "storyworld_streaming.safetensors"  # in Storyworld's folder
 TEXT, VISION, VAE = "text_encoder.", "image_encoder.model.visual.", "vae."
 SVD_VISION, SVD_VAE = "conditioner.embedders.0.open_clip.model.visual.", "first_stage_model."
 MERGER = "cross_attention_merger_mid_block.temporal_transformer.norm.weight"  # a key of CAM's injectors
@@ -60,7 +59,7 @@ class Kind:
     """What a checkpoint is. frames: of a clip as trained; memory: so many of a chunk stand for those before it.
 
     What no shape tells and a file of StreamingT2V's may say of itself: head_channels: width of an attention head, where
-    it is not that of the transformer behind the first convolution. latents: what `StoryworldLatents` takes, None for
+    it is not that of the transformer behind the first convolution. latents: what `ScaledLatents` takes, None for
     Stable Diffusion's. v_prediction: whether it predicts velocity, and not noise.
     """
 
@@ -81,7 +80,7 @@ STATED = Fields(
         "frames": Whole(2, 4096),
         "memory": Whole(1, 4095),
         "head_channels": Maybe(Whole(1, 4096)),
-        "latents": Maybe(storyworld.LATENTS),
+        "latents": Maybe(LATENTS),
         "v_prediction": switch,
     }
 )
@@ -140,7 +139,7 @@ def tell(loaded: Loaded) -> str:
 
 def checkpoint_names() -> list[str]:
     """Files of the folders where people keep these checkpoints, and the small one that ships with the pack."""
-    return storyworld.names_with(SHIPPED)
+    return checkpoint_choices("streaming")
 
 
 def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) -> Loaded:
@@ -150,7 +149,7 @@ def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) ->
 
     Raises ValueError for another file.
     """
-    weights, metadata = read_with_metadata(path_of(name, storyworld.FOLDER))
+    weights, metadata = read_with_metadata(checkpoint_path(name))
     found, why = recognise(name, weights, kind)
     if found is STREAMING_T2V and METADATA in metadata:
         with refuse_parts(f"{NODE}: {name}", found.name):
@@ -238,7 +237,7 @@ def build_streaming(weights: dict, precision=None, kind: Kind = STREAMING_T2V) -
                 f"makes {expands['count']} tokens of width {expands['dim']} of an anchor, and mixes "
                 f"{sizes.image_tokens} of width {sizes.unet.context_dim} into the text; the same were expected"
             )
-        latents = storyworld.latents_of(kind.latents, sizes.unet.in_channels)
+        latents = latent_format(kind.latents, sizes.unet.in_channels)
     return _fill(StreamingT2V, ModelScopeConfig(sizes, expands, latents, kind.v_prediction), unet, expander, precision)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...core.inputs import read_images
 from ...core.video import files
 from ...core.video.sound import Sound, read_sound
-from ..common import even_sizes
+from . import even_sizes
 from .subtitles import without_subtitles
 
 BYTES = ("yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8")  # formats that the host reads as 8 bits a channel

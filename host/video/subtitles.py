@@ -13,9 +13,7 @@ from comfy_api.latest import Input, Types
 from ...core.story.story import Story
 from ...core.video import subtitles
 from ...core.video.subtitles import Cue
-from ..common import even_sizes
 
-NODE = "Subtitles"
 PYAV = 16, 1  # the first to write a track of subtitles
 
 
@@ -91,17 +89,17 @@ def subtitle(video: Input.Video, story: Story, shots: Input.Video | None = None)
     check_subtitles(story)
     end = video.get_duration()
     cues = subtitles.spread(story.captions, end if shots is None else shots.get_duration(), end)
-    return SubtitledVideo(even_sizes.with_any_sides(NODE, video), cues), subtitles.to_srt(cues)
+    return SubtitledVideo(video, cues), subtitles.to_srt(cues)
 
 
 def check_subtitles(story: Story) -> None:
     """Raise ValueError for a story without captions, and for a PyAV that cannot write the track."""
     if tuple(map(int, re.findall(r"\d+", av.__version__)[:2])) < PYAV:  # 16.1rc1, too, is 16, 1
         raise ValueError(
-            f"{NODE}: PyAV {av.__version__} cannot write subtitles; {'.'.join(map(str, PYAV))} or newer is expected: "
+            f"PyAV {av.__version__} cannot write subtitles; {'.'.join(map(str, PYAV))} or newer is expected: "
             "pip install -U av, with ComfyUI's Python, or bypass this node (Ctrl+B)."
         )
     if not any(story.captions):
         raise ValueError(
-            f"{NODE}: the STORY has no captions: write them in Captions, or behind a # in the scenes of Story Script."
+            "The STORY has no captions: write them in Captions, or behind a # in the scenes of Story Script."
         )

@@ -157,7 +157,7 @@ def exact_model(host, monkeypatch):
     """The demo model whose latents are scaled by a power of two, so that samplers hand them on without rounding."""
     from storyreel.host import storyworld
 
-    storyworld.register_folder()
+    storyworld.register()
     model = storyworld.load_model("fp32")
     monkeypatch.setattr(model.model.latent_format, "scale_factor", 0.5)
     return model

@@ -83,7 +83,7 @@ def parts(host):
     """MODEL, CLIP and VAE of the included demo model."""
     from storyreel.host import storyworld
 
-    storyworld.register_folder()
+    storyworld.register()
     return storyworld.load_model(), storyworld.load_clip(), storyworld.load_vae()
 
 

@@ -57,7 +57,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     from storyreel.host.streaming import loader
     from storyreel.host.video import file as video_file
 
-    storyworld.register_folder()
+    storyworld.register()
     model = loader.build_streaming(streaming.tiny_streaming(streaming.STORYWORLD), torch.float32)
     generator = torch.Generator().manual_seed(0)
     words = [[[torch.randn(1, 77, 96, generator=generator), {}]] for _ in range(2)]

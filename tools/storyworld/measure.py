@@ -167,7 +167,7 @@ def open_studio(weights: Path | None, reader: Path, data: Path, unet: str = "une
 
     if weights:
         folder_paths.add_model_folder_path(storyworld.FOLDER, str(weights), is_default=True)
-    storyworld.register_folder()
+    storyworld.register()
     judge = shipping.filled(Reader(), reader)
     vae = storyworld.load_vae()
     return Studio(judge, Backdrops(data, vae), storyworld.load_model(part=unet), storyworld.load_clip(), vae)

@@ -160,7 +160,7 @@ def open_studio(weights: Path | None, video: Path | None, video_reader: Path, st
     from storyreel.host.dynamicrafter import loader
     from storyreel.host.motion import ip_adapter, predict
 
-    storyworld.register_folder()
+    storyworld.register()
     names = {part: file.name for part, file in files(weights).items()}
     for folder in shipping.FOLDERS.values():
         folders.file_names(folder)  # from now on the host knows of it

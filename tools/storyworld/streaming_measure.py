@@ -217,7 +217,7 @@ def open_studio(
     for folder in (weights, video and video.parent, streaming.parent):
         if folder:
             folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)
-    storyworld.register_folder()
+    storyworld.register()
     judge = shipping.filled(Reader(), reader)
     baseline = dynamicrafter_loader.load(video.name).model if video else None
     if baseline:  # it would go from the last frame to the anchor, as it was trained to do, too; it is to know no anchor

@@ -180,7 +180,7 @@ def open_studio(video: Path, weights: Path | None, reader: Path, video_reader: P
     for folder in (weights, video.parent):
         if folder:
             folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)
-    storyworld.register_folder()
+    storyworld.register()
     judges = {
         "reader": shipping.filled(Reader(), reader),
         "video_reader": shipping.filled(VideoReader(), video_reader),

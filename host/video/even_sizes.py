@@ -1,5 +1,5 @@
-"""Videos of odd sides, which H.264 in the form that players show does not have: a saved file repeats the last column
-and row. To every other node the frames stay what they are."""
+"""Videos with odd sides. The form of H.264 that players show has even sides, so a saved file repeats the last column or
+row. Every other node gets the frames as they are."""
 
 from dataclasses import replace
 
@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from comfy_api.latest import Input, InputImpl, Types
 from torch import Tensor
-
-from . import messages
 
 
 def is_odd(video: Input.Video) -> bool:
@@ -21,23 +19,24 @@ def to_even(frame: np.ndarray) -> np.ndarray:
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
 
 
-def to_even_pictures(pictures: Tensor) -> Tensor:
+def to_even_images(images: Tensor) -> Tensor:
     """Frames [T, H, W, channels] with even sides."""
     for side in (1, 2):
-        count = pictures.shape[side]
+        count = images.shape[side]
         if count % 2:
-            pictures = torch.cat([pictures, pictures.narrow(side, count - 1, 1)], dim=side)
-    return pictures
+            images = torch.cat([images, images.narrow(side, count - 1, 1)], dim=side)
+    return images
 
 
-def warn_odd(node: str, video: Input.Video) -> None:
-    """Say what will be in the file, if it is not what the video has. node: the id, for the message."""
-    if is_odd(video):
-        width, height = video.get_dimensions()
-        messages.warn(
-            f"{node}: the video is {width} x {height} pixels, and H.264 needs even sides; a saved file is "
-            f"{width + width % 2} x {height + height % 2}, with the last column or row repeated."
-        )
+def describe_padding(video: Input.Video) -> str:
+    """What a saved file has in place of the video's odd sides, in a sentence; "" for a video of even sides."""
+    if not is_odd(video):
+        return ""
+    width, height = video.get_dimensions()
+    return (
+        f"The video is {width} x {height} pixels, and H.264 needs even sides. A saved file is "
+        f"{width + width % 2} x {height + height % 2}: it repeats the last column or row."
+    )
 
 
 class FrameVideo(InputImpl.VideoFromComponents):
@@ -47,13 +46,12 @@ class FrameVideo(InputImpl.VideoFromComponents):
         if not is_odd(self):
             return super().save_to(path, format, codec, **kwargs)
         parts = self.get_components()
-        parts = replace(parts, images=to_even_pictures(parts.images))
+        parts = replace(parts, images=to_even_images(parts.images))
         return InputImpl.VideoFromComponents(parts, self.get_bit_depth()).save_to(path, format, codec, **kwargs)
 
 
-def with_any_sides(node: str, video: Input.Video) -> Input.Video:
-    """A VIDEO that can be saved as H.264, whatever its sides. Said once: here for `node` if one of the host made it."""
+def with_any_sides(video: Input.Video) -> Input.Video:
+    """The video, or a copy that can be saved as H.264 if it is one of the host's with odd sides."""
     if type(video) is not InputImpl.VideoFromComponents or not is_odd(video):
         return video
-    warn_odd(node, video)
     return FrameVideo(video.get_components(), video.get_bit_depth())
