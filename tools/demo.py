@@ -22,7 +22,7 @@ import environment
 from environment import ROOT, SetupError
 
 PACK = "ComfyUI-StoryReel"
-NOT_SHIPPED = {"tests", "tools", "output", "workflows"}
+NOT_SHIPPED = {"tests", "tools", "experiments", "output", "workflows"}
 NAMES = {"StoryReelComicPage": "page", "StoryReelMeasureStory": "plot"}  # what a node's image is called; else picture
 TOY, REAL = "storyworld_story_to_long_video", "story_comic_sd15"  # the workflow without and with a checkpoint
 

@@ -32,9 +32,12 @@ def main(arguments: list[str]) -> int:
     if (code := measuring.begin(__file__, arguments)) is not None:
         return code
 
-    from storyworld import motion_measure, motion_table, motion_tokens, video_figures
+    from experiments.storyworld.evaluate import motion as motion_measure
+    from experiments.storyworld.evaluate import motion_tokens
+    from experiments.storyworld.report import motion_table
+    from experiments.storyworld.report import video_plots as video_figures
 
-    reader = options.judges / "video_reader.safetensors"
+    reader = options.judges / "video_classifier.safetensors"
     named = measuring.named(options.rows)
     decoded = [name for name in named if name not in motion_table.TOKENS]
     settings = measuring.settings(decoded, motion_measure.read_setting)
@@ -69,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
 def fill_table(measured, seed: int, weights: str) -> int:
     """Measure the rows that are missing, and write up what there is."""
-    from storyworld import motion_table, table
+    from experiments.storyworld.report import motion_table, table
 
     rows = table.Rows(SHIPPED / "measured_motion.jsonl")
 

@@ -21,7 +21,7 @@ import environment
 import measuring
 from measuring import JUDGES, PAGE, SHIPPED
 
-READER = JUDGES / "reader.safetensors"
+READER = JUDGES / "classifier.safetensors"
 DATA = environment.CACHE / "storyworld" / "data"
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     if (code := measuring.begin(__file__, arguments)) is not None:
         return code
 
-    from storyworld import measure
+    from experiments.storyworld.evaluate import pictures as measure
 
     if not options.rows:
         return fill_table(options)
@@ -61,7 +61,8 @@ def open_studio(weights: Path | None, unet: str) -> tuple:
     """The models with their judges, and what the rows say of their origin."""
     import folder_paths
     from storyreel.host import storyworld
-    from storyworld import measure
+
+    from experiments.storyworld.evaluate import pictures as measure
 
     studio = measure.open_studio(weights, weights / READER.name if weights else READER, DATA, unet)
     file = Path(folder_paths.get_full_path(storyworld.FOLDER, f"{unet}.safetensors"))
@@ -70,7 +71,9 @@ def open_studio(weights: Path | None, unet: str) -> tuple:
 
 def fill_table(options: argparse.Namespace) -> int:
     """Measure the rows that are missing, and write up what there is."""
-    from storyworld import figures, measure, table
+    from experiments.storyworld.evaluate import pictures as measure
+    from experiments.storyworld.report import plots as figures
+    from experiments.storyworld.report import table
 
     rows = table.Rows(SHIPPED / "measured.jsonl")
     studio, origin = open_studio(options.weights, options.unet)
@@ -93,7 +96,7 @@ def fill_table(options: argparse.Namespace) -> int:
 
 
 def line(row: dict) -> str:
-    from storyworld import table
+    from experiments.storyworld.report import table
 
     parts = [f"{name} {table.share(row, name)}" for name in table.COLUMNS]
     parts += [f"{name} {row[name]}" for name in ("diversity", "vanished", "stray")]

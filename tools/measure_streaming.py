@@ -31,9 +31,11 @@ def main(arguments: list[str]) -> int:
     if (code := measuring.begin(__file__, arguments)) is not None:
         return code
 
-    from storyworld import streaming_figures, streaming_measure, streaming_table
+    from experiments.storyworld.evaluate import streaming as streaming_measure
+    from experiments.storyworld.report import streaming_plots as streaming_figures
+    from experiments.storyworld.report import streaming_table
 
-    reader = options.judges / "reader.safetensors"
+    reader = options.judges / "classifier.safetensors"
     settings = measuring.settings(measuring.named(options.rows), streaming_measure.read_setting)
     measuring.require(options.streaming, options.video, reader)
     studio = streaming_measure.open_studio(options.streaming, options.video, options.weights, reader, options.steps)
@@ -71,7 +73,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
     """Measure the rows that are missing, and write up what there is."""
-    from storyworld import streaming_figures, streaming_measure, streaming_table, table
+    from experiments.storyworld.evaluate import streaming as streaming_measure
+    from experiments.storyworld.report import streaming_plots as streaming_figures
+    from experiments.storyworld.report import streaming_table, table
 
     rows = table.Rows(options.streaming.parent / "measured_streaming.jsonl")
 

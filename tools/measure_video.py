@@ -29,9 +29,11 @@ def main(arguments: list[str]) -> int:
     if (code := measuring.begin(__file__, arguments)) is not None:
         return code
 
-    from storyworld import video_figures, video_measure, video_table
+    from experiments.storyworld.evaluate import video as video_measure
+    from experiments.storyworld.report import video_plots as video_figures
+    from experiments.storyworld.report import video_table
 
-    reader, video_reader = (options.judges / f"{name}.safetensors" for name in ("reader", "video_reader"))
+    reader, video_reader = (options.judges / f"{name}.safetensors" for name in ("classifier", "video_classifier"))
     settings = measuring.settings(measuring.named(options.rows), video_measure.read_setting)
     measuring.require(options.video, reader, video_reader)
     studio = video_measure.open_studio(options.video, options.weights, reader, video_reader)
@@ -62,7 +64,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def fill_table(options: argparse.Namespace, studio, origin: dict) -> int:
     """Measure the rows that are missing, write up what there is, and say whether the model passes: 1 if not."""
-    from storyworld import table, video_figures, video_measure, video_table
+    from experiments.storyworld.evaluate import video as video_measure
+    from experiments.storyworld.report import table, video_table
+    from experiments.storyworld.report import video_plots as video_figures
 
     rows = table.Rows(options.video.parent / "measured_video.jsonl")
 

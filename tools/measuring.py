@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 import environment
 
 SHIPPED = environment.ROOT / "models" / "storyworld"
-JUDGES = environment.ROOT / "tools" / "storyworld"
+JUDGES = environment.ROOT / "experiments" / "storyworld" / "evaluate"
 VIDEO = SHIPPED / "storyworld_video.safetensors"
 PAGE = environment.ROOT / "docs" / "benchmarks.md"
 
@@ -27,6 +28,7 @@ def begin(program: str, arguments: list[str]) -> int | None:
 
     import pack
 
+    sys.path.append(str(environment.ROOT))  # behind the host, which has modules of the same names
     pack.load_host(environment.find_host())
     logging.getLogger().setLevel(logging.ERROR)
     return None

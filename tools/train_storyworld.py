@@ -7,7 +7,7 @@ python tools/train_storyworld.py --ship              and put the weights where t
 python tools/train_storyworld.py video --ship        one stage and its weights
 python tools/train_storyworld.py pictures --seed 1 --no-twins      another UNet, for comparison
 
-Stages: autoencoder; clip (text and image tower); pictures (the UNet); reader and video_reader (the judges of the
+Stages: autoencoder; clip (text and image tower); pictures (the UNet); classifier and video_classifier (for the
 measurements); video (a small DynamiCrafter); streaming_base, streaming_cam, streaming_apm (a small StreamingT2V, in the
 paper's order); ip_adapter, motion_module (both for the UNet, which stays as it is) and predictor (semantic motion).
 Each leaves its weights, its log and a picture of its loss in .cache/storyworld. It builds on weights of the stages
@@ -25,10 +25,10 @@ import environment
 
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
 MOTION = ("ip_adapter", "motion_module", "predictor")
-STAGES = ("autoencoder", "clip", "pictures", "reader", "video_reader", "video", *STREAMING, *MOTION)
+STAGES = ("autoencoder", "clip", "pictures", "classifier", "video_classifier", "video", *STREAMING, *MOTION)
 WORK = environment.CACHE / "storyworld"
 SHIPPED = environment.ROOT / "models" / "storyworld"
-JUDGES = environment.ROOT / "tools" / "storyworld"
+JUDGES = environment.ROOT / "experiments" / "storyworld" / "evaluate"
 
 
 def main(arguments: list[str]) -> int:
@@ -39,9 +39,10 @@ def main(arguments: list[str]) -> int:
     import pack
 
     pack.load_host(environment.find_host())
-    from storyworld import release
-    from storyworld.stages import Training
-    from storyworld.trainer import Stopped
+    sys.path.append(str(environment.ROOT))  # behind the host, which has modules of the same names
+    from experiments.storyworld.train import publish as release
+    from experiments.storyworld.train.stages import Training
+    from experiments.storyworld.train.trainer import Stopped
 
     shipped = SHIPPED, JUDGES
     training = Training(options.work, options.seed, options.twins, options.scale, options.stop_after, shipped)

@@ -74,7 +74,7 @@ def test_the_zip_holds_the_pack_and_no_more(packed):
         names = archive.namelist()
         assert archive.testzip() is None
     tops = {name.split("/")[0] for name in names}
-    assert not tops & {"tests", "tools", ".ci", ".git", ".gitignore", ".cache", "output"}
+    assert not tops & {"tests", "tools", "experiments", ".ci", ".git", ".gitignore", ".cache", "output"}
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "CHANGELOG.md"} <= tops
     assert {"core", "host", "nodes", "js", "models", "workflows"} <= tops
     assert [name for name in names if "__pycache__" in name or name.endswith("/")] == []

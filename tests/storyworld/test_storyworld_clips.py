@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from harness.tools import tools
+from harness.tools import experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,25 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the video model."""
-    parts = (
-        "clips_data",
-        "domain_adapter",
-        "layers",
-        "motion",
-        "motion_starts",
-        "stages",
-        "unet",
-        "video",
-        "video_measure",
-        "video_reader",
-    )
-    with tools("storyworld", *parts) as modules:
+    with experiments() as modules:
         yield modules
 
 
 def test_the_start_of_a_clip_tells_nothing_of_its_action(lab):
     """Every start comes with every gentle action about equally often, and so does every part of the picture."""
-    recipe = lab.clips_data.ClipRecipe(seed=1, count=8000, wide=0.0)
+    recipe = lab.train.clips.ClipRecipe(seed=1, count=8000, wide=0.0)
     clips = [recipe.sample(index)[0] for index in range(recipe.count)]
     pairs = Counter((clip.figures[0].action, clip.starts[0]) for clip in clips)
     actions, starts = ({pair[i] for pair in pairs} for i in range(2))
@@ -46,24 +34,24 @@ def test_the_start_of_a_clip_tells_nothing_of_its_action(lab):
 
 
 def test_fewer_frames_a_second_are_more_motion(lab):
-    recipe = lab.clips_data.ClipRecipe(seed=1, count=64)
+    recipe = lab.train.clips.ClipRecipe(seed=1, count=64)
     rates = {}
     for index in range(recipe.count):
         clip, rate = recipe.sample(index)
         rates[rate] = clip.tempo
     slow, fast = max(rates), min(rates)
-    assert set(rates) == set(lab.clips_data.RATES) and rates[fast] > 1 > rates[slow]
+    assert set(rates) == set(lab.train.clips.RATES) and rates[fast] > 1 > rates[slow]
 
 
 def test_what_other_processes_draw_comes_in_order(lab):
-    found = lab.clips_data.in_order(divmod, 20, [7, 3, 6, 9])
+    found = lab.train.clips.in_order(divmod, 20, [7, 3, 6, 9])
     assert list(found) == [divmod(20, start) for start in (7, 3, 6, 9)]
 
 
 def test_motion_is_where_something_moves(lab):
     frames = np.zeros((1, 4, 128, 128, 3), np.uint8)
     frames[0, 2, 8:16, 24:32, 1] = 200  # one cell, in the third frame only
-    motion = lab.clips_data.motion(frames)
+    motion = lab.train.clips.motion(frames)
     assert motion.shape == (1, 4, 16, 16)
     assert motion[0, :, 1, 3].tolist() == [0, 200, 200, 200]
     motion[:, :, 1, 3] = 0
@@ -73,7 +61,7 @@ def test_motion_is_where_something_moves(lab):
 def test_everything_is_left_out_in_a_share_of_the_clips(lab):
     from storyreel.core.storyworld.attributes import attributes
 
-    video = lab.video
+    video = lab.train.video
     rng = Random(1)
     clip, _ = video.DATA.sample(0)
     told = [video.tell(rng, clip) for _ in range(4000)]
@@ -98,7 +86,7 @@ def test_everything_is_left_out_in_a_share_of_the_clips(lab):
 @pytest.mark.parametrize("noisier", [1.0, 4.0])
 def test_much_noise_is_met_as_often_as_is_asked(lab, noisier):
     alphas, clean = torch.linspace(1, 0, 1000), torch.randn(8000, 2)
-    noisy, times, velocity = lab.unet.noised(clean, alphas, torch.Generator().manual_seed(1), noisier)
+    noisy, times, velocity = lab.train.unet.noised(clean, alphas, torch.Generator().manual_seed(1), noisier)
     late = (times >= 950).float().mean().item() / 0.05
     assert 0.92 * noisier < late < 1.01 * noisier and times.min() >= 0 and times.max() == 999
     signal, sigma = (part.sqrt()[:, None] for part in (alphas[times], 1 - alphas[times]))
@@ -107,7 +95,7 @@ def test_much_noise_is_met_as_often_as_is_asked(lab, noisier):
 
 def test_semantic_motion_is_not_told_in_words(lab):
     """What the hero does and where it is are for the tokens to say."""
-    motion, rng = lab.motion, Random(1)
+    motion, rng = lab.train.motion, Random(1)
     clips = [motion.DATA.sample(index)[0] for index in range(200)]
     told = [motion.tell(rng, clip) for clip in clips for _ in range(4)]
     texts = " ".join(text for text, _ in told)
@@ -120,21 +108,21 @@ def test_semantic_motion_is_not_told_in_words(lab):
 def test_what_there_is_to_say_of_a_frame(lab):
     """Of the whole clip what captions say, and of the frame where the hero is and which way it looks: between words,
     and as it moves."""
-    training = lab.stages.Training(ROOT / "models" / "storyworld")
+    training = lab.train.stages.Training(ROOT / "models" / "storyworld")
     vocabulary = training._vocabulary()
-    read = lab.unet.Captions(training._towers(vocabulary), vocabulary)
+    read = lab.train.unet.Captions(training._towers(vocabulary), vocabulary)
 
     def state(text: str) -> torch.Tensor:
         end = (vocabulary.encode([text]) == vocabulary.end).float().argmax().item()
         return read([text])[0, end - 1].float()
 
-    clip = replace(lab.motion.DATA.sample(3)[0], pan="", starts=("standing",), tempo=1.0)
+    clip = replace(lab.train.motion.DATA.sample(3)[0], pan="", starts=("standing",), tempo=1.0)
     (hero,) = clip.figures
     hero = replace(hero, action="walking right", facing="right", x=0.38)
     clips = [replace(clip, figures=(replace(hero, x=x),)) for x in (0.26, 0.38, 0.74)]
-    sayings = lab.motion_starts.Sayings(clips, 16, read)
+    sayings = lab.train.motion_init.Sayings(clips, 16, read)
     found = sayings.of(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long))
-    assert found.shape == (3, 6, lab.unet.WIDTH)
+    assert found.shape == (3, 6, lab.train.unet.WIDTH)
     left, middle, right = (state(f"a hero {where}") for where in ("on the left", "in the middle", "on the right"))
     torch.testing.assert_close(found[:, -2], torch.stack([left, (left + middle) / 2, right]), atol=0.02, rtol=0.02)
     ahead, looking = (state(f"a hero looking {way}") for way in ("ahead", "right"))
@@ -146,7 +134,7 @@ def test_what_there_is_to_say_of_a_frame(lab):
 
 def test_queries_are_asked_where_they_are(lab):
     """Of queries that tell it there is little to be missed, of those that do not about the variance of places."""
-    places = lab.motion_starts.Places(["1"], 2)
+    places = lab.train.motion_init.Places(["1"], 2)
     line = torch.linspace(-1, 1, 8)
     known = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).view(1, 64, 2).expand(3, -1, -1)
     with torch.no_grad():
@@ -167,21 +155,21 @@ def test_the_domain_adapter_is_a_lora_to_the_host(lab, host):
     def answer(unet) -> torch.Tensor:
         torch.manual_seed(3)
         noisy, context = torch.randn(2, 12, 16, 16), torch.randn(2, 77, 96)
-        options = lab.unet.TRAINING_OPTIONS
+        options = lab.train.unet.TRAINING_OPTIONS
         return unet(noisy, torch.tensor([10, 900]), context=context, transformer_options=options)
 
     model = load_model()
     weights = {name: tensor.float() for name, tensor in model.model.diffusion_model.state_dict().items()}
-    plain, put, merged = (lab.unet.build() for _ in range(3))
+    plain, put, merged = (lab.train.unet.build() for _ in range(3))
     for unet in (plain, put, merged):
         unet.load_state_dict(weights)
     torch.manual_seed(1)
-    adapter = lab.domain_adapter.DomainAdapter(put)
+    adapter = lab.train.domain_adapter.DomainAdapter(put)
     adapter.put_on(put)
     assert torch.equal(answer(put), answer(plain))
     for change in adapter.layers.values():
         torch.nn.init.normal_(change.up, std=0.05)
-    lab.domain_adapter.merge(merged, adapter.weights())
+    lab.train.domain_adapter.merge(merged, adapter.weights())
     torch.testing.assert_close(answer(merged), answer(put), atol=1e-5, rtol=1e-4)
     assert (answer(put) - answer(plain)).abs().max() > 0.01
 
@@ -195,7 +183,7 @@ def test_the_domain_adapter_is_a_lora_to_the_host(lab, host):
 
 
 def test_what_stands_beside_the_noise(lab):
-    video = lab.video
+    video = lab.train.video
     clean = torch.randn(5, 2, 3, 3)
     assert torch.equal(video.latents_beside(clean, video.ANIMATE), clean[:1].expand(5, -1, -1, -1))
     both = video.latents_beside(clean, video.INTERPOLATE)
@@ -211,17 +199,18 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter import conditioning as conditioning
     from storyreel.host.dynamicrafter import model as keys
-    from storyworld.unet import Captions
 
-    training = lab.stages.Training(ROOT / "models" / "storyworld")
+    from experiments.storyworld.train.unet import Captions
+
+    training = lab.train.stages.Training(ROOT / "models" / "storyworld")
     vocabulary = training._vocabulary()
     towers, encoder = training._towers(vocabulary), training._autoencoder()
-    clip, _ = lab.video.DATA.sample(1)
+    clip, _ = lab.train.video.DATA.sample(1)
     frames = world.render_clip(clip, 2).image
     text = "a red hero waving in a forest"
     texts = Captions(towers, vocabulary)([text, ""])
-    seen = lab.clips_data.vision_tokens(towers.vision, np.concatenate([frames[:1], lab.video.grey_picture()]))
-    latents = lab.clips_data.encode_all(encoder, frames[:1])
+    seen = lab.train.clips.vision_tokens(towers.vision, np.concatenate([frames[:1], lab.train.video.grey_picture()]))
+    latents = lab.train.clips.encode_all(encoder, frames[:1])
 
     host_clip, vision, vae = storyworld.load_clip(), storyworld.load_clip_vision(), storyworld.load_vae()
     prompts = [host_clip.encode_from_tokens_scheduled(host_clip.tokenize(prompt)) for prompt in (text, "")]
@@ -241,7 +230,7 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
 
 def untrained(lab) -> tuple:
     """A video model none of whose layers is silent, and what two clips tell it."""
-    video = lab.video
+    video = lab.train.video
     torch.manual_seed(0)
     model = video.VideoModel().eval()
     for weight in model.parameters():
@@ -259,7 +248,7 @@ def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own
     from storyreel.core.networks.dynamicrafter.resampler import Resampler
     from storyreel.core.networks.dynamicrafter.unet import UNet
 
-    video = lab.video
+    video = lab.train.video
     model, noisy, beside, times, alphas, told = untrained(lab)
     text, seen, fs = told
     plain, projection = UNet(video.UNET), Resampler(video.RESAMPLER)
@@ -282,7 +271,7 @@ def test_a_single_frame_is_told_what_it_is_told_in_its_clip(lab):
     model, noisy, beside, times, alphas, told = untrained(lab)
     beside[0, 1:] = 0.0  # one is given its first frame alone
     with_time = model(noisy, beside, times, alphas, *told)
-    with lab.layers.without_time(model):
+    with lab.train.layers.without_time(model):
         whole = model(noisy, beside, times, alphas, *told)
         for only in (torch.tensor([0, 15]), torch.tensor([7, 3])):
             single = noisy[torch.arange(2), only][:, None]
@@ -297,11 +286,11 @@ def test_a_single_frame_is_told_what_it_is_told_in_its_clip(lab):
 
 
 def test_the_file_is_small(lab):
-    assert 2 * sum(weight.numel() for weight in lab.video.VideoModel().parameters()) <= 16e6
+    assert 2 * sum(weight.numel() for weight in lab.train.video.VideoModel().parameters()) <= 16e6
 
 
 def test_every_gentle_action_is_asked_of_the_same_picture(lab):
-    measure = lab.video_measure
+    measure = lab.evaluate.video
     tasks = measure.make_tasks(measure.read_setting("animate"), 0, 0)
     assert [task.clip.figures[0].action for task in tasks] == list(measure.words.GENTLE_ACTIONS)
     assert all(np.array_equal(task.frames[0], tasks[0].frames[0]) for task in tasks)
@@ -320,21 +309,22 @@ def test_every_gentle_action_is_asked_of_the_same_picture(lab):
     ],
 )
 def test_a_setting_is_read_from_its_name(lab, name, expected):
-    setting = lab.video_measure.read_setting(name)
+    setting = lab.evaluate.video.read_setting(name)
     assert {key: getattr(setting, key) for key in expected} == expected
-    assert (setting.actions == lab.video_measure.words.WIDE_ACTIONS) == name.endswith("wide")
+    assert (setting.actions == lab.evaluate.video.words.WIDE_ACTIONS) == name.endswith("wide")
 
 
 def test_a_wrong_setting_is_refused(lab):
     with pytest.raises(ValueError, match='"animate-no-sound" is no setting'):
-        lab.video_measure.read_setting("animate-no-sound")
+        lab.evaluate.video.read_setting("animate-no-sound")
 
 
 def test_likeness_is_of_each_frame_with_the_first_and_with_the_one_before(host, lab):
     """Pictures that repeat: all alike; else as the definitions have it, pair by pair."""
     from storyreel.core.storyworld import world
     from storyreel.host import storyworld
-    from storyworld.likeness import likeness
+
+    from experiments.storyworld.evaluate.similarity import likeness
 
     vision, clip = storyworld.load_clip_vision(), world.sample_clip(1, 2, wide=1.0)
     frames = torch.from_numpy(world.render_clip(clip, 4).image).float() / 255
@@ -354,7 +344,7 @@ def test_likeness_is_of_each_frame_with_the_first_and_with_the_one_before(host, 
 
 
 def test_gates_name_what_is_not_reached(lab):
-    from storyworld import video_table
+    from experiments.storyworld.report import video_table
 
     row = {name: least for name, least in video_table.GATES.items()}
     row |= {f"{name}_{end}": value for name, value in row.items() for end in ("low", "high")}

@@ -5,28 +5,28 @@ import json
 from pathlib import Path
 
 import pytest
-from harness.tools import tools
+from harness.tools import experiments
 
 pytestmark = pytest.mark.programs  # one is; all need the same models
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "tools" / "storyworld"
+WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "experiments" / "storyworld" / "evaluate"
 STREAMING, VIDEO = (WEIGHTS / f"storyworld_{part}.safetensors" for part in ("streaming", "video"))
 
 
 @pytest.fixture(scope="module")
 def lab():
-    with tools("storyworld", "shipping", "streaming_measure", "streaming_table", "table") as modules:
+    with experiments() as modules:
         yield modules
 
 
 @pytest.fixture(scope="module")
 def studio(host, lab):
-    return lab.streaming_measure.open_studio(STREAMING, None, None, JUDGES / "reader.safetensors")
+    return lab.evaluate.streaming.open_studio(STREAMING, None, None, JUDGES / "classifier.safetensors")
 
 
 def measured(studio, lab, name: str, videos: int) -> dict:
-    return lab.streaming_measure.measure(studio, lab.streaming_measure.read_setting(name), videos, seed=50)
+    return lab.evaluate.streaming.measure(studio, lab.evaluate.streaming.read_setting(name), videos, seed=50)
 
 
 def weights() -> str:
@@ -43,7 +43,7 @@ def test_its_card_tells_of_the_very_file():
 
 
 def test_the_file_says_what_shapes_do_not(lab):
-    said = json.loads(lab.shipping.load(STREAMING)[1]["storyreel_streaming"])
+    said = json.loads(lab.train.export.load(STREAMING)[1]["storyreel_streaming"])
     assert (said["frames"], said["memory"], said["v_prediction"]) == (16, 8, True) and said["latents"]["spread"] > 0
 
 
@@ -62,7 +62,7 @@ def test_cam_keeps_the_place_and_apm_the_looks(studio, lab):
 
 def test_documents_show_the_rows_that_were_measured(lab):
     """All rows of these very weights, in docs/benchmarks.md."""
-    rows, table = lab.table.Rows(WEIGHTS / "measured_streaming.jsonl"), lab.streaming_table
+    rows, table = lab.report.table.Rows(WEIGHTS / "measured_streaming.jsonl"), lab.report.streaming_table
     found = rows.of(weights())
     assert rows.missing(table.wanted(), 0, weights()) == []
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from harness.tools import tools
+from harness.tools import experiments
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "tools" / "storyworld"
+WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "experiments" / "storyworld" / "evaluate"
 FILES = {
     "ip_adapter": WEIGHTS / "ipadapter" / "storyworld_ip_adapter.safetensors",
     "domain_adapter": WEIGHTS / "loras" / "storyworld_domain_adapter.safetensors",
@@ -22,13 +22,13 @@ VIDEO = WEIGHTS / "storyworld_video.safetensors"
 
 @pytest.fixture(scope="module")
 def lab():
-    with tools("storyworld", "motion_measure", "motion_table", "motion_tokens", "shipping", "table") as modules:
+    with experiments() as modules:
         yield modules
 
 
 @pytest.fixture(scope="module")
 def studio(host, lab):
-    return lab.motion_measure.open_studio(None, None, JUDGES / "video_reader.safetensors")
+    return lab.evaluate.motion.open_studio(None, None, JUDGES / "video_classifier.safetensors")
 
 
 def test_their_cards_tell_of_the_very_files():
@@ -49,14 +49,14 @@ def test_the_predictor_beat_interpolation_and_says_so():
 
 
 def test_it_beats_interpolation_on_other_clips(studio, lab):
-    row = lab.motion_tokens.measure("tokens", studio, 60, seed=50)
+    row = lab.evaluate.motion_tokens.measure("tokens", studio, 60, seed=50)
     assert row["gain_low"] > 0 and row["cosine"] > row["cosine_interpolation"], row
 
 
 def test_frames_go_where_their_tokens_say(studio, lab):
     """Where a hero crosses the picture in an arc, true tokens lead it nearer to its path than a line between the ends
     does, in clips that nothing saw."""
-    measure = lab.motion_measure
+    measure = lab.evaluate.motion
     tasks = (measure.make_task(50, index) for index in itertools.count())
     arcs = (task for task in tasks if task.clip.figures[0].action.startswith("leaping"))
     paths = {name: [] for name in ("true", "interpolated")}
@@ -73,7 +73,7 @@ def test_documents_show_the_rows_that_were_measured(lab):
     weights = hashlib.sha256(b"".join(file.read_bytes() for file in (VIDEO, *FILES.values()))).hexdigest()[:16]
     rows = [json.loads(line) for line in (WEIGHTS / "measured_motion.jsonl").read_text(encoding="utf-8").splitlines()]
     found = {row["setting"]: row for row in rows if (row["seed"], row["weights"]) == (0, weights)}
-    table = lab.motion_table
+    table = lab.report.motion_table
     assert [name for name in table.WANTED if name not in found] == []
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for shown in (table.tokens_table, table.decoded_table):

@@ -5,33 +5,31 @@ import json
 from pathlib import Path
 
 import pytest
-from harness.tools import tools
+from harness.tools import experiments
 
 pytestmark = pytest.mark.programs  # one is; all need the same models
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "tools" / "storyworld"
+WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "experiments" / "storyworld" / "evaluate"
 VIDEO = WEIGHTS / "storyworld_video.safetensors"
 
 
 @pytest.fixture(scope="module")
 def lab():
-    with tools(
-        "storyworld", "clips_data", "shipping", "table", "video_measure", "video_reader", "video_table"
-    ) as modules:
+    with experiments() as modules:
         yield modules
 
 
 @pytest.fixture(scope="module")
 def studio(host, lab):
-    judges = (JUDGES / f"{name}.safetensors" for name in ("reader", "video_reader"))
-    return lab.video_measure.open_studio(VIDEO, None, *judges)
+    judges = (JUDGES / f"{name}.safetensors" for name in ("classifier", "video_classifier"))
+    return lab.evaluate.video.open_studio(VIDEO, None, *judges)
 
 
 @pytest.fixture(scope="module")
 def moved(studio, lab) -> dict:
     """A picture that no stage has seen, with every gentle caption."""
-    return lab.video_measure.measure(studio, lab.video_measure.read_setting("animate"), pictures=1, seed=50)
+    return lab.evaluate.video.measure(studio, lab.evaluate.video.read_setting("animate"), pictures=1, seed=50)
 
 
 def test_its_card_tells_of_the_very_file(lab):
@@ -44,7 +42,7 @@ def test_its_card_tells_of_the_very_file(lab):
 
 def test_the_reader_can_be_believed(studio, lab):
     """Asserted before anything is measured with it, on clips as the autoencoder gives them back."""
-    drawn = lab.video_measure.measure(studio, lab.video_measure.read_setting("drawn"), pictures=2, seed=50)
+    drawn = lab.evaluate.video.measure(studio, lab.evaluate.video.read_setting("drawn"), pictures=2, seed=50)
     assert drawn["action"] >= 0.95 and drawn["path"] >= 0.95 and drawn["colours"] >= 0.95, drawn
 
 
@@ -59,7 +57,7 @@ def test_the_caption_is_obeyed(moved):
 
 def test_documents_show_the_rows_that_were_measured(lab):
     """All rows are there for these very weights, and docs/benchmarks.md shows what they say."""
-    rows, table = lab.table.Rows(WEIGHTS / "measured_video.jsonl"), lab.video_table
+    rows, table = lab.report.table.Rows(WEIGHTS / "measured_video.jsonl"), lab.report.video_table
     weights = hashlib.sha256(VIDEO.read_bytes()).hexdigest()[:16]
     assert rows.missing(table.wanted(), 0, weights) == []
     found = rows.of(weights)
@@ -69,13 +67,14 @@ def test_documents_show_the_rows_that_were_measured(lab):
 
 
 def test_the_benchmarks_name_what_the_model_does_not_reach(lab):
-    rows = lab.table.Rows(WEIGHTS / "measured_video.jsonl").of(hashlib.sha256(VIDEO.read_bytes()).hexdigest()[:16])
+    weights = hashlib.sha256(VIDEO.read_bytes()).hexdigest()[:16]
+    rows = lab.report.table.Rows(WEIGHTS / "measured_video.jsonl").of(weights)
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     section = page.partition("## Image to video")[2].partition("<!-- video -->")[0]
-    for sentence in lab.video_table.failed(rows):
+    for sentence in lab.report.video_table.failed(rows):
         assert f"*{sentence.split()[0]}*" in section, sentence
 
 
 def test_the_file_says_what_shapes_do_not(lab):
-    said = json.loads(lab.shipping.load(VIDEO)[1]["storyreel_dynamicrafter"])
+    said = json.loads(lab.train.export.load(VIDEO)[1]["storyreel_dynamicrafter"])
     assert said["interpolates"] and said["frames"] == 16 and said["size"] == [128, 128]

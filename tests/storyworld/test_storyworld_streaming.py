@@ -3,19 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from harness.tools import TOOLS, tools
+from harness.tools import TOOLS, experiments
 
 
 @pytest.fixture(scope="module")
 def lab(host):
     """The modules that train and measure the streaming model."""
-    names = "streaming", "streaming_data", "streaming_measure", "streaming_starts", "streaming_table", "streaming_watch"
-    with tools("storyworld", *names) as modules:
+    with experiments() as modules:
         yield modules
 
 
 def test_chunks_lie_anywhere_in_clips_that_begin_anywhere(lab):
-    data = lab.streaming_data
+    data = lab.train.long_clips
     recipe = data.LongRecipe(seed=1, count=600)
     sampled = [recipe.sample(index) for index in range(recipe.count)]
     assert {start for _, _, start in sampled} == set(range(recipe.frames - data.LENGTH + 1))
@@ -29,9 +28,10 @@ def test_chunks_lie_anywhere_in_clips_that_begin_anywhere(lab):
 def test_each_part_begins_by_adding_nothing(lab):
     """CAM and APM leave the base's velocity as it is until they have learned; a frame alone is as the picture model has
     it, and no frame of a clip knows of the others."""
-    from storyworld import shipping, unet
+    from experiments.storyworld.train import export as shipping
+    from experiments.storyworld.train import unet
 
-    streaming = lab.streaming
+    streaming = lab.train.streaming
     pictures = shipping.load(TOOLS.parent / "models" / "storyworld" / "unet.safetensors")[0]
     torch.manual_seed(0)
     model = streaming.StreamingModel().eval()
@@ -61,8 +61,8 @@ def test_each_part_begins_by_adding_nothing(lab):
 @torch.no_grad()
 def test_cam_begins_with_what_is_alike(lab):
     """With a single frame to look at, that is what every frame is given; of several, the one that is most like it."""
-    injector = lab.streaming.StreamingModel().network.injectors[0]
-    lab.streaming_starts.look_at_what_is_alike(injector)
+    injector = lab.train.streaming.StreamingModel().network.injectors[0]
+    lab.train.streaming_init.look_at_what_is_alike(injector)
     injector.proj_out.load_state_dict({"weight": torch.eye(96), "bias": torch.zeros(96)})
     x, memory = torch.randn(4, 96, 2, 2), torch.randn(3, 96, 2, 2)
     torch.testing.assert_close(injector(x, memory[:1], 1), x + memory[:1])
@@ -73,16 +73,16 @@ def test_cam_begins_with_what_is_alike(lab):
 @torch.no_grad()
 def test_apm_begins_behind_the_words(lab):
     """The image's tokens stand where paddings were, as they are, and what is said before them stays."""
-    look = lab.streaming.AppearanceAttention(8, 6, 1, text_tokens=5, image_tokens=2)
-    lab.streaming_starts.put_behind_the_words(look, torch.tensor(2.0))
+    look = lab.train.streaming.AppearanceAttention(8, 6, 1, text_tokens=5, image_tokens=2)
+    lab.train.streaming_init.put_behind_the_words(look, torch.tensor(2.0))
     text, away = torch.randn(1, 5, 6), torch.randn(1, 2, 6)
     image = text[:, 3:] + 2 * torch.nn.functional.layer_norm(away, (6,))
     torch.testing.assert_close(look.mix(text, image), torch.cat([text[:, :3], image], 1), rtol=0, atol=1e-3)
 
 
 def test_every_weight_belongs_to_one_part(lab):
-    model = lab.streaming.StreamingModel()
-    parts = [model.weights_of(part) for part in lab.streaming.PLANS]
+    model = lab.train.streaming.StreamingModel()
+    parts = [model.weights_of(part) for part in lab.train.streaming.PLANS]
     assert sum(map(len, parts)) == len(model.state_dict()) and all(parts)
     assert all("alpha" not in name and "conv_ln" not in name for name in [*parts[0], *parts[1]])
 
@@ -98,22 +98,22 @@ def test_every_weight_belongs_to_one_part(lab):
     ],
 )
 def test_a_setting_is_read_from_its_name(lab, name, expected):
-    setting = lab.streaming_measure.read_setting(name)
+    setting = lab.evaluate.streaming.read_setting(name)
     assert {key: getattr(setting, key) for key in expected} == expected
 
 
 def test_a_wrong_setting_is_refused(lab):
     with pytest.raises(ValueError, match='"both-blend-twice" is no setting'):
-        lab.streaming_measure.read_setting("both-blend-twice")
+        lab.evaluate.streaming.read_setting("both-blend-twice")
 
 
 def test_a_hero_that_jumps_at_a_border_is_seen(lab):
     """A drawn clip moves as much at a border as elsewhere. With the hero of another clip behind the border it does not,
     and that is a cut."""
-    measure = lab.streaming_measure
+    measure = lab.evaluate.streaming
     first, second = (torch.from_numpy(measure.make_task(0, index).draw(32)).float() / 255 for index in (0, 1))
-    whole = lab.streaming_watch.watch_video(first, [16])
-    broken = lab.streaming_watch.watch_video(torch.cat([first[:16], second[16:]]), [16])
+    whole = lab.evaluate.long_video.watch_video(first, [16])
+    broken = lab.evaluate.long_video.watch_video(torch.cat([first[:16], second[16:]]), [16])
     assert whole.figures["hero_jump"] < 3 and whole.figures["jump"] < 3 and whole.figures["cuts"] == 0
     assert broken.figures["hero_jump"] > 3 * max(whole.figures["hero_jump"], broken.figures["hero_step"])
     assert broken.figures["jump"] > 10 and broken.figures["cuts"] == 1
@@ -121,7 +121,7 @@ def test_a_hero_that_jumps_at_a_border_is_seen(lab):
 
 
 def test_tables_show_what_was_measured(lab):
-    table = lab.streaming_table
+    table = lab.report.streaming_table
     names = {*table.COLUMNS, *table.OF_BLENDS, *table.OF_COLOURS}
     row = {name: 0.5 for name in names} | {f"{name}_{end}": 0.5 for name in names for end in ("low", "high")}
     row |= {f"{name}_by_chunk": [[0.5, 0.4, 0.6]] * 11 for name in (*table.BY_CHUNK, "drift")}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness.folders import environment, require_setup
-from harness.tools import TOOLS, tools
+from harness.tools import TOOLS, experiments
 
 pytestmark = pytest.mark.programs
 
@@ -19,7 +19,7 @@ TESTS = Path(__file__).resolve().parents[1]
 MANIFESTS, SHIPPED = TESTS / "manifests", TESTS.parent / "models" / "storyworld"
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
 MOTION = ("ip_adapter", "domain_adapter", "motion_module", "predictor")
-PARTS = ("autoencoder", "clip", "unet", "reader", "video_reader", "video", *STREAMING, *MOTION)
+PARTS = ("autoencoder", "clip", "unet", "classifier", "video_classifier", "video", *STREAMING, *MOTION)
 
 
 def program(name: str, *arguments) -> subprocess.CompletedProcess:
@@ -36,7 +36,7 @@ def train(work: Path, *arguments) -> subprocess.CompletedProcess:
 @pytest.fixture
 def lab(host):
     """The modules that train and ship, in this process, whose host has begun already."""
-    with tools("storyworld", "release", "shipping", "stages", "trainer") as modules:
+    with experiments() as modules:
         yield modules
 
 
@@ -84,10 +84,10 @@ def test_a_stopped_stage_goes_on_and_ends_the_same(trained, lab, tmp_path, capsy
     for file in trained.iterdir():
         if file.name == "data" or file.suffix == ".safetensors" and file.stem in needs:
             (tmp_path / file.name).symlink_to(file)
-    with pytest.raises(lab.trainer.Stopped, match=r"stopped after step 1 of [2-9]"):
-        getattr(lab.stages.Training(tmp_path, scale=SCALE, stop_after=1), stage)()
+    with pytest.raises(lab.train.trainer.Stopped, match=r"stopped after step 1 of [2-9]"):
+        getattr(lab.train.stages.Training(tmp_path, scale=SCALE, stop_after=1), stage)()
     assert "drawing" not in capsys.readouterr().out
-    getattr(lab.stages.Training(tmp_path, scale=SCALE), stage)()
+    getattr(lab.train.stages.Training(tmp_path, scale=SCALE), stage)()
     told = capsys.readouterr().out
     assert "going on" in told and "step 0 of" not in told
     unbroken, resumed = (load_file(folder / f"{stage}.safetensors") for folder in (trained, tmp_path))
@@ -232,7 +232,7 @@ def test_the_predictor_says_what_it_reached_and_is_not_trained_twice(trained, la
         told = read_training(file.metadata())
     assert told["figures"]["clips"] == 1 and told["beats_interpolation"] is False and "held-out" in told["verdict"]
     before = (trained / "predictor.safetensors").read_bytes()
-    lab.stages.Training(trained, scale=SCALE).predictor()
+    lab.train.stages.Training(trained, scale=SCALE).predictor()
     assert "predictor.safetensors is there" in capsys.readouterr().out
     assert (trained / "predictor.safetensors").read_bytes() == before
 
@@ -267,8 +267,8 @@ def test_only_the_recipes_own_model_ships(tmp_path):
 @pytest.fixture
 def unmeasured(lab, monkeypatch):
     """What ships the parts, without the minutes that it takes to measure them."""
-    monkeypatch.setattr(lab.release, "MEASURES", {"unet": lambda *_: {"named": 0.5}})
-    return lab.release
+    monkeypatch.setattr(lab.train.publish, "MEASURES", {"unet": lambda *_: {"named": 0.5}})
+    return lab.train.publish
 
 
 def copied(trained: Path, work: Path, *absent: str) -> Path:
@@ -294,7 +294,7 @@ def test_what_is_trained_ships(trained, tmp_path, unmeasured):
     motion = "ipadapter/storyworld_ip_adapter", "loras/storyworld_domain_adapter"
     motion += ("animatediff_models/storyworld_motion_module",)
     assert files_in(shipped) == with_cards("autoencoder", "clip", "unet", "storyworld_video", *motion)
-    assert files_in(judges) == {"reader.safetensors", "video_reader.safetensors"}
+    assert files_in(judges) == {"classifier.safetensors", "video_classifier.safetensors"}
     assert "reached: named | 0.500" in (shipped / "unet.md").read_text()
     (work / "clip.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"clip\.safetensors: train it before --ship"):
@@ -303,11 +303,11 @@ def test_what_is_trained_ships(trained, tmp_path, unmeasured):
 
 
 def test_named_stages_ship_alone(trained, tmp_path, unmeasured):
-    work, shipped = copied(trained, tmp_path / "work", "video", "reader"), tmp_path / "shipped"
+    work, shipped = copied(trained, tmp_path / "work", "video", "classifier"), tmp_path / "shipped"
     unmeasured.ship([*STREAMING, "predictor"], work, shipped, tmp_path / "judges")
     assert files_in(shipped) == with_cards("storyworld_streaming", "semantic_motion/storyworld_predictor")
     assert not (tmp_path / "judges").exists()
-    for stages, missing in ((["autoencoder", "video"], "video"), (["pictures"], "reader")):  # the judge of the UNet
+    for stages, missing in ((["autoencoder", "video"], "video"), (["pictures"], "classifier")):  # the judge of the UNet
         with pytest.raises(FileNotFoundError, match=rf"/{missing}\.safetensors: train it before --ship"):
             unmeasured.ship(stages, work, tmp_path / "none", tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -317,8 +317,8 @@ def test_named_stages_ship_alone(trained, tmp_path, unmeasured):
 
 def test_a_stage_builds_on_what_ships_where_nothing_else_was_trained(lab, trained, tmp_path):
     work = copied(trained, tmp_path / "work", "unet", "clip")
-    training = lab.stages.Training(work, scale=SCALE, stop_after=1, shipped=[SHIPPED])
-    with pytest.raises(lab.trainer.Stopped):
+    training = lab.train.stages.Training(work, scale=SCALE, stop_after=1, shipped=[SHIPPED])
+    with pytest.raises(lab.train.trainer.Stopped):
         training.video()
     with pytest.raises(FileNotFoundError, match=r"work/unet\.safetensors: train it before the stages"):
-        lab.stages.Training(work, scale=SCALE).video()
+        lab.train.stages.Training(work, scale=SCALE).video()

@@ -9,12 +9,12 @@ from random import Random
 import pytest
 import torch
 from harness import workflows
-from harness.tools import tools
+from harness.tools import experiments
 
 pytestmark = pytest.mark.programs  # some are; all need the same models
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = ROOT / "models" / "storyworld"
+WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "experiments" / "storyworld" / "evaluate"
 PARTS = ("autoencoder", "clip", "unet")
 LOOKS = ("shape", "colour", "hat", "hat colour", "scarf colour")
 STORIES = 12
@@ -23,8 +23,7 @@ STORIES = 12
 @pytest.fixture(scope="module")
 def lab():
     """The modules that train and measure."""
-    names = "backdrops", "clip", "data", "measure", "reader", "shipping", "table", "words"
-    with tools("storyworld", *names) as modules:
+    with experiments() as modules:
         yield modules
 
 
@@ -32,17 +31,21 @@ def lab():
 def studio(host, lab, tmp_path_factory):
     from storyreel.host import storyworld
 
-    reader = lab.reader.Reader().eval()
-    reader.load_state_dict(lab.shipping.load(ROOT / "tools" / "storyworld" / "reader.safetensors")[0])
+    reader = lab.train.classifier.Reader().eval()
+    reader.load_state_dict(
+        lab.train.export.load(ROOT / "experiments" / "storyworld" / "evaluate" / "classifier.safetensors")[0]
+    )
     vae = storyworld.load_vae()
-    judges = reader, lab.backdrops.Backdrops(tmp_path_factory.mktemp("backdrops"), vae)
-    return lab.measure.Studio(*judges, storyworld.load_model(), storyworld.load_clip(), vae)
+    judges = reader, lab.evaluate.backgrounds.Backdrops(tmp_path_factory.mktemp("backdrops"), vae)
+    return lab.evaluate.pictures.Studio(*judges, storyworld.load_model(), storyworld.load_clip(), vae)
 
 
 @pytest.fixture(scope="module")
 def pictures(lab, tmp_path_factory):
     """Pictures that no stage has seen."""
-    return lab.data.draw(lab.data.Recipe(seed=77, count=192, twins=0.1), tmp_path_factory.mktemp("pictures"))
+    return lab.train.pictures.draw(
+        lab.train.pictures.Recipe(seed=77, count=192, twins=0.1), tmp_path_factory.mktemp("pictures")
+    )
 
 
 def as_input(images) -> torch.Tensor:
@@ -95,9 +98,11 @@ def test_the_reader_can_be_believed(studio, lab, pictures):
     words = studio.reader.answer((decoded * 255).round().byte().numpy())
     truths = [pictures.truth(index) for index in range(len(pictures))]
     for name in (*LOOKS, "action", "scene", "number"):
-        told = [lab.measure.attributes(truth).get(name) for truth in truths]
+        told = [lab.evaluate.pictures.attributes(truth).get(name) for truth in truths]
         known = [
-            (value, word) for value, word in zip(told, words[name], strict=True) if value in lab.reader.ANSWERS[name]
+            (value, word)
+            for value, word in zip(told, words[name], strict=True)
+            if value in lab.train.classifier.ANSWERS[name]
         ]
         accuracy = sum(value == word for value, word in known) / len(known)
         # A body's shape cannot be seen where the hero sits or sleeps, so less is asked of it.
@@ -109,7 +114,7 @@ def test_backdrops_know_their_scene_and_no_other(studio, lab, pictures):
     for index in range(0, len(pictures), 4):
         image = studio.vae.decode(studio.vae.encode(as_input(pictures.images[index : index + 1])))
         seen = (image[0] * 255).round().byte().numpy()
-        for scene in lab.measure.captions.SCENES:
+        for scene in lab.evaluate.pictures.captions.SCENES:
             strays[scene == pictures.truth(index).scene].append(studio.backdrops.stray(seen, scene))
     own, other = (sum(values) / len(values) for values in (strays[True], strays[False]))
     assert own < 0.1 and other > 0.4
@@ -125,20 +130,22 @@ def test_captions_a_word_apart_are_told_apart(studio, lab, pictures):
     rng, right = Random(0), []
     for index, image in enumerate(images):
         truth = pictures.truth(index)
-        named = lab.clip.captions.choose_named(rng, truth)
-        altered = lab.clip.alter(rng, truth, named)
+        named = lab.train.clip.captions.choose_named(rng, truth)
+        altered = lab.train.clip.alter(rng, truth, named)
         if altered is None:
             continue
-        told = [lab.clip.captions.caption(picture, named) for picture in (truth, altered[0])]
+        told = [lab.train.clip.captions.caption(picture, named) for picture in (truth, altered[0])]
         pooled = [studio.clip.encode_from_tokens(studio.clip.tokenize(text), return_pooled=True)[1] for text in told]
-        scores = lab.clip.similarity(image[None], projection(torch.cat(pooled)))[0]
+        scores = lab.train.clip.similarity(image[None], projection(torch.cat(pooled)))[0]
         right.append(bool(scores[0] > scores[1]))
     assert sum(right) / len(right) >= 0.95
 
 
 def test_consistent_self_attention_unifies_what_captions_leave_open(studio, lab):
     rows = {
-        name: lab.measure.measure(studio, lab.measure.read_setting(name), stories=STORIES, seed=5, frames=4)
+        name: lab.evaluate.pictures.measure(
+            studio, lab.evaluate.pictures.read_setting(name), stories=STORIES, seed=5, frames=4
+        )
         for name in ("plain", "csa-all-1")
     }
     plain, shared = rows["plain"], rows["csa-all-1"]
@@ -147,9 +154,9 @@ def test_consistent_self_attention_unifies_what_captions_leave_open(studio, lab)
 
 
 def test_strength_0_is_the_plain_model(studio, lab):
-    task = lab.measure.make_task(seed=6, index=0, frames=3)
-    plain = studio.draw(lab.measure.read_setting("plain"), task)
-    nothing = studio.draw(lab.measure.read_setting("csa-strength-0"), task)
+    task = lab.evaluate.pictures.make_task(seed=6, index=0, frames=3)
+    plain = studio.draw(lab.evaluate.pictures.read_setting("plain"), task)
+    nothing = studio.draw(lab.evaluate.pictures.read_setting("csa-strength-0"), task)
     assert (plain == nothing).all()
 
 
@@ -182,7 +189,7 @@ def test_a_word_outside_the_world_is_said_to_be(studio, caplog):
 
 
 def test_words_are_spelled_as_the_host_spells_them(studio, lab):
-    vocabulary = lab.words.Vocabulary(studio.clip.tokenizer.clip_l)
+    vocabulary = lab.train.tokenizer.Vocabulary(studio.clip.tokenizer.clip_l)
     text = "a big blue hero with a red top hat and a yellow scarf waving on a beach, on the left, looking right"
     (chunk,) = studio.clip.tokenize(text)["l"]
     rows = vocabulary.encode([text])[0].tolist()
@@ -192,7 +199,7 @@ def test_words_are_spelled_as_the_host_spells_them(studio, lab):
 
 def test_documents_show_the_rows_that_were_measured(lab):
     """All rows are there for these very weights, and those of the other UNets; the page shows them."""
-    rows, table = lab.table.Rows(WEIGHTS / "measured.jsonl"), lab.table
+    rows, table = lab.report.table.Rows(WEIGHTS / "measured.jsonl"), lab.report.table
     weights = hashlib.sha256((WEIGHTS / "unet.safetensors").read_bytes()).hexdigest()[:16]
     assert rows.missing(table.wanted(shipped=True), 0, weights) == []
     others = {row["model"]: row["weights"] for row in rows.rows}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from harness.golden import part
 from harness.streaming import shapes
-from harness.tools import TOOLS
+from harness.tools import TOOLS, experiments
 from safetensors.torch import load_file, save_file
 from storyreel.core.networks.modelscope import keys
 from storyreel.core.networks.modelscope.config import UNetConfig, read_unet_config
@@ -174,11 +174,10 @@ def test_the_rest_of_streamingt2v_is_the_hosts_own(host):
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-def test_the_published_layout_is_written_as_it_is_read(narrow, monkeypatch):
+def test_the_published_layout_is_written_as_it_is_read(narrow):
     """By the tool that writes Storyworld's file; at full size it is the published file's, key for key."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "tools"))
-    from storyworld.streaming_layout import published
-
+    with experiments() as lab:
+        published = lab.train.streaming_keys.published
     sizes = UNetConfig(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention=(True, False))
     config = StreamingConfig(sizes if narrow else UNetConfig())
     with torch.device("meta"):

@@ -51,7 +51,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     from storyreel.core.video import files
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter.sampling import DDIM, sigmas_of
-    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend import extend
     from storyreel.host.extend.extender import Told
     from storyreel.host.extend.families import extender_of
     from storyreel.host.streaming import loader

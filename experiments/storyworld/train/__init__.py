@@ -1,0 +1,1 @@
+"""What trains Storyworld's models: data, networks, stages."""

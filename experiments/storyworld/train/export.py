@@ -1,0 +1,125 @@
+"""From trained networks to the files that ship: half precision, the host's key names, and all that a reader of the file
+would want to know in its metadata."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+from torch import Tensor, nn
+
+LICENCE = "Apache-2.0, the pack's own; trained from nothing on pictures that the pack draws"
+
+
+def save(
+    path: Path,
+    part: str,
+    weights: dict[str, Tensor],
+    config: dict,
+    recipe: dict,
+    figures: dict[str, float],
+    **told: dict,
+) -> None:
+    """Write one part of Storyworld. recipe: how it was trained. figures: what it reached on pictures it never saw.
+    told: further entries of the metadata, for loaders that look for them."""
+    import PIL
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "part": f"storyworld {part}",
+        "config": json.dumps(config),
+        "recipe": json.dumps({**recipe, "drawn_with": f"Pillow {PIL.__version__}", "torch": torch.__version__}),
+        "figures": json.dumps({name: round(figure, 4) for name, figure in figures.items()}),
+        "license": LICENCE,
+        **{name: json.dumps(value) for name, value in told.items()},
+    }
+    half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
+    save_file(half, path, metadata)
+    print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", figures)
+
+
+def add_figures(path: Path, figures: dict[str, float]) -> None:
+    """Write figures that could be had only after training into a file's metadata."""
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    metadata["figures"] = json.dumps(figures)
+    save_file(load_file(path), path, metadata)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The weights in float32 and the metadata, its JSON read."""
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    for name in ("config", "recipe", "figures"):
+        metadata[name] = json.loads(metadata[name])
+    return {name: tensor.float() for name, tensor in load_file(path).items()}, metadata
+
+
+def filled(network: nn.Module, path: Path) -> nn.Module:
+    """A network with the weights of a file, to be used as it is."""
+    network.load_state_dict(load(path)[0])
+    return network.eval()
+
+
+ABOUT = {
+    "autoencoder": "Turns 128 x 128 pictures of Storyworld into 16 x 16 latents of 12 channels, and back.",
+    "clip": "A CLIP of 60 words: the text tower is what the picture model reads, both towers score pictures.",
+    "unet": "Draws pictures of Storyworld: the layout of Stable Diffusion's UNet, v-prediction, its noise schedule.",
+    "video": "Moves pictures of Storyworld, 16 frames: DynamiCrafter's UNet and image projection in small.",
+    "streaming": "Makes clips of Storyworld from words, and longer ones of them: StreamingT2V in small.",
+    "ip_adapter": "Has the picture model look at pictures: IP-Adapter-Plus in small, 16 tokens a picture.",
+    "domain_adapter": "Has the picture model know frames of clips, and every column of a picture: a LoRA of rank 16.",
+    "motion_module": "Has frames of the picture model look at each other, up to 32: AnimateDiff v2's layout.",
+    "predictor": "Predicts the tokens of frames between two pictures: StoryDiffusion's Semantic Motion Predictor.",
+}
+FOLDERS = {
+    "ip_adapter": "ipadapter",
+    "domain_adapter": "loras",
+    "motion_module": "animatediff_models",
+    "predictor": "semantic_motion",
+}
+ONCE_TRAINED = ("video", "streaming", *FOLDERS)  # each of which ships whatever there is of the others
+JUDGES = ("classifier", "video_classifier")  # they measure, and are no part of the pack
+# {stage: what it makes}, of those that make something of another name, or more than one.
+MADE = dict.fromkeys(("streaming_base", "streaming_cam", "streaming_apm"), ("streaming",))
+MADE |= {"pictures": ("unet",), "ip_adapter": ("ip_adapter", "domain_adapter")}
+
+
+def file_name(part: str) -> str:
+    """Of a part that ships, in the pack's folder. What stands in a loader's list among published files says whose it
+    is; that of semantic motion lies in folders of the lists' names."""
+    name = f"storyworld_{part}.safetensors" if part in ONCE_TRAINED else f"{part}.safetensors"
+    return f"{FOLDERS[part]}/{name}" if part in FOLDERS else name
+
+
+def find(part: str, folder: Path, *shipped: Path, before: str = "the stages that build on it") -> Path:
+    """The file of a part: a run's own in `folder`, else that which ships in one of the others. Raises
+    FileNotFoundError, which says before what it is to be trained."""
+    own = folder / f"{part}.safetensors"
+    places = own, *(place / file_name(part) for place in shipped)
+    for path in places:
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"there is no {own}: train it before {before}.")
+
+
+def card(path: Path, part: str) -> str:
+    """The model card of a shipped file, in Markdown."""
+    weights, metadata = load(path)
+    recipe, figures = metadata["recipe"], metadata["figures"]
+    plan, pictures = recipe["plan"], recipe["pictures"]
+    rows = [
+        ("file", path.name),
+        ("size", f"{path.stat().st_size / 1e6:.2f} MB, {sum(tensor.numel() for tensor in weights.values()):,} values"),
+        ("SHA-256", hashlib.sha256(path.read_bytes()).hexdigest()),
+        ("trained by", "`tools/train_storyworld.py`, on nothing but pictures that the pack draws"),
+        ("pictures", ", ".join(f"{name} {value}" for name, value in pictures.items())),
+        ("plan", ", ".join(f"{name} {value}" for name, value in plan.items())),
+        ("drawn with", recipe["drawn_with"]),
+        *((f"reached: {name.replace('_', ' ')}", f"{figure:.3f}") for name, figure in figures.items()),
+        ("licence", metadata["license"]),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    about = f"{ABOUT[part]} A toy for trying the pack out and for tests."
+    return f"# Storyworld: {part}\n\n{about}\n\n| | |\n|---|---|\n{table}\n"

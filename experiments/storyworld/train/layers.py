@@ -1,0 +1,83 @@
+"""What models of videos train with: layers that are quick on a CPU, and a start from the picture model."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import pack
+import torch
+from torch import Tensor, nn
+
+from .attention import attend
+
+pack.load_pack()
+from storyreel.core.networks.blocks import TemporalConv, TemporalTransformer  # noqa: E402
+from storyreel.core.networks.ops import Ops  # noqa: E402
+
+
+class GroupNorm(nn.GroupNorm):
+    """Quick on a CPU only where the channels come first in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous())
+
+
+class TemporalConvolution(nn.Conv3d):
+    """A convolution of 3 x 1 x 1 as one over two dimensions, time and place, which a CPU is better at."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.weight.flatten(3)
+        return nn.functional.conv2d(x.flatten(3), kernel, self.bias, padding=(1, 0)).unflatten(3, x.shape[3:])
+
+
+class Operations:
+    """Layers for training, in the place of torch.nn's."""
+
+    Linear, Conv1d, Conv2d, LayerNorm = nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm
+    Conv3d = TemporalConvolution
+    GroupNorm = GroupNorm
+
+
+OPS = Ops(Operations, attend)
+
+
+@torch.no_grad()
+def start_from(unet: nn.Module, pictures: Mapping[str, Tensor], moved: Mapping[str, str | None]) -> None:
+    """Give a video UNet all that a picture UNet knows. Its layers of time leave a frame as it is.
+
+    moved: {where a layer of the picture UNet stands: where the video UNet has it, None if nowhere}, as prefixes of
+    names. All others stand where they stood. Raises KeyError for a weight that the video UNet does not know.
+    """
+    weights = {}
+    for name, tensor in pictures.items():
+        there = next((prefix for prefix in moved if name.startswith(prefix)), "")
+        if (here := moved.get(there, "")) is not None:
+            weights[here + name.removeprefix(there)] = tensor
+    _, unknown = unet.load_state_dict(weights, strict=False)
+    if unknown:
+        raise KeyError(unknown[0])
+    for module in unet.modules():
+        if isinstance(module, TemporalConv):
+            silence(module.conv4[-1])
+        elif isinstance(module, TemporalTransformer):
+            silence(module.proj_out)
+
+
+@contextlib.contextmanager
+def without_time(unet: nn.Module) -> Iterator[None]:
+    """Have a video UNet look at single frames: its layers of time do nothing and are not trained."""
+    layers = [module for module in unet.modules() if isinstance(module, (TemporalConv, TemporalTransformer))]
+    for layer in layers:
+        layer.requires_grad_(False).forward = lambda x, *_: x
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.requires_grad_(True).forward
+
+
+@torch.no_grad()
+def silence(*layers: nn.Module) -> None:
+    """Have layers give zeros, until they have learned better."""
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,224 @@
+"""Stages 9 and 10: an IP-Adapter-Plus (arXiv 2308.06721) and AnimateDiff's motion modules (arXiv 2307.04725) for the
+picture model, which stays as it is.
+
+At first single frames of clips are drawn by what the image tower sees in them, through an IP-Adapter and a domain
+adapter, a LoRA: that makes the tokens in which motion is predicted. Then both stay as they are, too, and motion modules
+learn what single frames cannot tell. In a share of the batches the adapter's layers do not look, and the tokens stand
+behind the text, as in StoryDiffusion (arXiv 2405.01434, equation 8): both ways of decoding are learnt.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pack
+import torch
+from torch import Tensor, nn
+
+from .attention import attend
+from .autoencoder import Autoencoder
+from .clip import WIDTH, Towers
+from .clips import RATES, ClipRecipe, place_of
+from .domain_adapter import DomainAdapter, merge
+from .init import learn_to_say
+from .layers import OPS, silence
+from .motion_clips import DATA, draw_motions
+from .motion_init import WORDS, Places, Sayings
+from .tokenizer import Vocabulary, with_strangers
+from .trainer import Plan, device, train
+from .unet import CONFIG, TRAINING_OPTIONS, Captions, build, noised
+from .video import error_parts, together
+
+pack.load_pack()
+from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
+from storyreel.core.networks.animatediff.config import MotionConfig  # noqa: E402
+from storyreel.core.networks.dynamicrafter.config import ResamplerConfig  # noqa: E402
+from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
+from storyreel.core.networks.ip_adapter.layers import ImageLayers  # noqa: E402
+from storyreel.core.storyworld import captions, world  # noqa: E402
+from storyreel.core.storyworld.attributes import Clip  # noqa: E402
+
+ADAPTER_PLAN = Plan(steps=1800, batch=48, rate=1e-3, ema=0.995, warmup=100)
+MODULES_PLAN = Plan(steps=1200, batch=4, rate=8e-4, ema=0.995, warmup=100)
+TOKENS = 16
+PROJECTION = ResamplerConfig(
+    dim=WIDTH, depth=2, heads=2, dim_head=64, queries=TOKENS, embedding_dim=WIDTH, output_dim=WIDTH
+)
+CHANNELS = CONFIG["model_channels"]
+MODULES = MotionConfig(
+    down=((CHANNELS,), (CHANNELS,)), up=((CHANNELS,) * 2, (CHANNELS,) * 2), middle=CHANNELS, frames=32
+)
+BESIDE_TEXT = 0.25  # share of batches
+NOISIER = 3.0  # where little noise is left, latents show what tokens could say
+# The schedule leaves 7 % of the latents at its last timestep. Of 16 frames together that is enough to see where the
+# hero is: modules would learn to look there, and find it in the noise that sampling begins with.
+BLANK = 0.35
+# around(transformer_options): what a forward pass of the UNet under these options runs in.
+Around = Callable[[dict], AbstractContextManager]
+DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.3, 0.05, 0.1  # the motion is to come from the tokens: words would tell it, too
+
+
+class Adapter(nn.Module):
+    """The image projection, and the layers through which the UNet looks at its tokens, under published names."""
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        from storyreel.host.motion.ip_adapter import looks_of
+
+        looks = looks_of(unet)
+        self.image_proj = Resampler(PROJECTION, OPS)
+        self.ip_adapter = ImageLayers(dict.fromkeys(looks, (WIDTH, CHANNELS)), OPS)
+        for number, look in looks.items():  # as IP-Adapter began: an image is read as a text is
+            self.ip_adapter[number].to_k_ip.weight.data.copy_(look.layer.to_k.weight)
+            self.ip_adapter[number].to_v_ip.weight.data.copy_(look.layer.to_v.weight)
+        self.blocks = {look.block: number for number, look in looks.items()}
+
+    def looking_at(self, tokens: Tensor | None, places: Places | None = None) -> dict[tuple[str, int], Callable]:
+        """For the UNet's cross-attention layers: frames look at their tokens [frames, TOKENS, WIDTH], too. places: what
+        their queries are asked by."""
+
+        def look(number: str, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+            heads = options["n_heads"]
+            if places is not None:
+                places.ask(number, q)
+            read = attend(q, k, v, heads)
+            return read if tokens is None else read + self.ip_adapter[number](q, tokens, heads)
+
+        return {block: partial(look, number) for block, number in self.blocks.items()}
+
+
+class Lessons:
+    """Clips that the picture model denoises, told what their captions and their tokens say."""
+
+    def __init__(
+        self,
+        folder: Path,
+        autoencoder: Autoencoder,
+        towers: Towers,
+        vocabulary: Vocabulary,
+        pictures: dict[str, Tensor],
+        spread: float,
+        recipe: ClipRecipe = DATA,
+    ):
+        """pictures: weights of the picture model. spread: of the latents that it was trained on."""
+        self.clips = draw_motions(recipe, autoencoder, towers.vision, folder / "data")
+        self.truths = [recipe.sample(index)[0] for index in range(len(self.clips))]
+        self.unet = build()
+        self.unet.load_state_dict(pictures)
+        self.unet.requires_grad_(False).eval().to(device())
+        self.spread, self.read = spread, Captions(towers, vocabulary)
+        self.alphas = alpha_bars(zero_snr=False).float()
+        self.nothing = nothing_seen(towers.vision)
+        told = asdict(recipe), RATES, NOISIER, BLANK, BESIDE_TEXT, DROP_TEXT, DROP_IMAGE, DROP_BOTH
+        self.name = place_of("lessons", recipe, told, autoencoder, towers.vision, self.unet)
+
+    def loss(
+        self,
+        count: int,
+        frames: int,
+        generator: torch.Generator,
+        adapter: Adapter,
+        around: Around,
+        places: Places | None = None,
+    ) -> tuple[Tensor, dict]:
+        """(what to minimise, its parts) of so many frames of each of `count` clips. around: a pass of the UNet. places:
+        what the UNet's queries are asked by."""
+        picks = torch.randint(len(self.clips), (count,), generator=generator)
+        rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
+        told = [tell(rng, self.truths[pick]) for pick in picks.tolist()]
+        first = torch.tensor([rng.randint(0, self.clips.recipe.frames - frames) for _ in told])
+        at = picks[:, None], first[:, None] + torch.arange(frames)
+        seen = self.clips.seen[at].float().to(device())
+        seen[torch.tensor([not sees for _, sees in told])] = self.nothing
+        clean = self.clips.latents[at].float() / self.spread
+        noisy, times, target = (part.to(device()) for part in noised(clean, self.alphas, generator, NOISIER, BLANK))
+
+        context = self.read([text for text, _ in told]).repeat_interleave(frames, 0)
+        tokens = adapter.image_proj(seen.flatten(0, 1)).to(context.dtype)
+        options = TRAINING_OPTIONS | {"cond_or_uncond": [0] * count}
+        beside = rng.random() < BESIDE_TEXT
+        if beside:
+            context = torch.cat([context, tokens], 1)
+        options |= {"patches_replace": {"attn2": adapter.looking_at(None if beside else tokens, places)}}
+        rows = noisy.flatten(0, 1), times.repeat_interleave(frames)
+        with around(options):
+            predicted = self.unet(*rows, context=context, transformer_options=options)
+        error = (predicted.view_as(target).float() - target).square().mean(2)
+        parts = error_parts(error, self.clips.motion[at])
+        if places is not None:
+            parts["places"] = places.answer()
+        return together(parts)
+
+
+def train_adapter(
+    folder: Path, name: str, lessons: Lessons, plan: Plan = ADAPTER_PLAN
+) -> tuple[Adapter, DomainAdapter]:
+    """Both adapters, trained on single frames."""
+    torch.manual_seed(plan.seed)
+    adapter = Adapter(lessons.unet).to(device())
+    sayings = Sayings(lessons.truths, lessons.clips.recipe.frames, lessons.read)
+    told = f"{name}_words", adapter.image_proj, lessons.clips.seen, sayings.of, WORDS, plan, folder, lessons.name
+    learn_to_say(*told)
+    domain = DomainAdapter(lessons.unet).to(device())
+    domain.put_on(lessons.unet)
+    places = Places(list(adapter.ip_adapter), CHANNELS).to(device())
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+        return lessons.loss(plan.batch, 1, generator, adapter, nullcontext, places)
+
+    modules = nn.ModuleDict({"adapter": adapter, "domain": domain, "places": places})
+    train(name, modules, loss, plan, folder, lessons.name)
+    return adapter, domain
+
+
+def train_modules(
+    folder: Path,
+    name: str,
+    lessons: Lessons,
+    adapter: dict[str, Tensor],
+    domain: dict[str, Tensor],
+    plan: Plan = MODULES_PLAN,
+):
+    """The motion modules, trained on whole clips. adapter, domain: weights of the adapters for single frames."""
+    from storyreel.host.motion.animatediff import HostMotionModules, in_their_places
+
+    merge(lessons.unet, domain)
+    looking = Adapter(lessons.unet)
+    looking.load_state_dict(adapter)
+    looking.requires_grad_(False).eval().to(device())
+    torch.manual_seed(plan.seed)
+    modules = HostMotionModules(MODULES, OPS)
+    for module in modules.placed.values():  # at first a frame is as it was
+        silence(module.temporal_transformer.proj_out)
+    modules.to(device())
+    frames = lessons.clips.recipe.frames
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+        around = partial(in_their_places, lessons.unet, modules, plan.batch * frames)
+        return lessons.loss(plan.batch, frames, generator, looking, around)
+
+    made_of = place_of("modules", lessons.clips.recipe, (lessons.name,), looking, lessons.unet)
+    train(name, nn.ModuleDict({"motion": modules}), loss, plan, folder, made_of)
+    return modules
+
+
+def tell(rng: Random, clip: Clip) -> tuple[str, bool]:
+    """(the caption of a training clip, whether its frames are seen), by chance. What the hero does and where it is are
+    for the tokens to say: of a caption that says it, they would not learn it."""
+    named = captions.choose_named(rng, clip) & {"scene", *captions.CHARACTER}
+    text = with_strangers(rng, captions.caption(clip, named))
+    chance = rng.random()
+    if chance < DROP_BOTH:
+        return "", False
+    chance -= DROP_BOTH
+    return "" if chance < DROP_TEXT else text, not DROP_TEXT <= chance < DROP_TEXT + DROP_IMAGE
+
+
+@torch.no_grad()
+def nothing_seen(vision: nn.Module) -> Tensor:
+    """[N, WIDTH]: what the image tower makes of zeros, which is what a negative prompt sees."""
+    zeros = torch.zeros(1, 3, world.SIZE, world.SIZE, device=device())
+    return vision(pixel_values=zeros, intermediate_output=-2)[1][0].float()

@@ -1,0 +1,151 @@
+"""Stage 3: the picture model, the host's own UNet in small, on latents of stage 1 and the text tower of stage 2.
+
+v-prediction under Stable Diffusion's noise schedule, so that every stock sampler works. Three pictures in ten show
+twins and one in twenty triplets: from them the model learns that a second hero takes its looks from the first through
+self-attention, which is what Consistent Self-Attention extends from one picture to several.
+"""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pack
+import torch
+from torch import Tensor, nn
+
+from .attention import attend
+from .autoencoder import Autoencoder, encode_all
+from .clip import WIDTH, Towers
+from .pictures import Pictures
+from .tokenizer import Vocabulary, with_strangers
+from .trainer import Plan, device, train
+
+pack.load_pack()
+from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
+from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
+from storyreel.core.storyworld import captions  # noqa: E402
+
+PLAN = Plan(steps=7500, batch=32, rate=1e-3, ema=0.9995, warmup=300, weight_decay=0.01)
+DROP_TEXT = 0.1
+HERO_WEIGHT = 2.0
+CONFIG = {  # of the host's UNetModel
+    "image_size": 16,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
+    "model_channels": 96,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 1],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "num_heads": -1,
+    "num_head_channels": 32,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "context_dim": WIDTH,
+    "legacy": False,
+}
+
+
+def build() -> nn.Module:
+    """The host's UNet, initialised as torch's layers are, with an output of zero."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    class Operations:
+        Linear, Conv2d, GroupNorm, LayerNorm = nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm
+
+        @staticmethod
+        def conv_nd(dims, *args, **kwargs):
+            return nn.Conv2d(*args, **kwargs)
+
+    model = UNetModel(**CONFIG, dtype=torch.float32, operations=Operations)
+    nn.init.zeros_(model.out[-1].weight)
+    nn.init.zeros_(model.out[-1].bias)
+    return model
+
+
+TRAINING_OPTIONS = {"optimized_attention_override": lambda _, q, k, v, heads, *args, **kwargs: attend(q, k, v, heads)}
+
+
+class Captions:
+    """Captions as the text tower gives them to the UNet: [B, 77, WIDTH] after the last norm."""
+
+    def __init__(self, towers: Towers, vocabulary: Vocabulary):
+        self.text, self.vocabulary = towers.text.text_model, vocabulary
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> Tensor:
+        tokens = self.vocabulary.encode(texts).to(device())
+        x = self.text.embeddings.token_embedding(tokens) + self.text.embeddings.position_embedding.weight
+        mask = torch.full((tokens.shape[1],) * 2, -torch.inf, device=x.device).triu_(1)
+        x, _ = self.text.encoder(x, mask=mask.to(x.dtype))
+        return self.text.final_layer_norm(x)
+
+    def last_words(self, texts: list[str]) -> Tensor:
+        """What the tower makes of the last word of each text [B, WIDTH]."""
+        ends = (self.vocabulary.encode(texts) == self.vocabulary.end).float().argmax(1)
+        return self(texts)[torch.arange(len(texts)), ends - 1].float()
+
+
+def noised(
+    clean: Tensor, alphas: Tensor, generator: torch.Generator, noisier: float = 1.0, blank: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(noisy, times, velocity) of a batch of latents. alphas: alpha_bar of every timestep. times: [B]. noisier: by so
+    many times more often at the end of all noise than on average. blank: the share that is at the last timestep and
+    shows nothing but noise, as every sampling begins."""
+    # One time from each of as many equal parts of the schedule: evener than chance.
+    parts = (torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)) / len(clean)
+    times = (parts ** (1 / noisier) * len(alphas)).long()
+    noise = torch.randn(clean.shape, generator=generator)
+    shape = -1, *[1] * (clean.ndim - 1)
+    blanks = torch.rand(len(clean), generator=generator) < blank if blank else torch.zeros(len(clean), dtype=torch.bool)
+    times[blanks] = len(alphas) - 1
+    signal, sigma = (part.sqrt().view(shape) for part in (alphas[times], 1 - alphas[times]))
+    noisy = torch.where(blanks.view(shape), noise, signal * clean + sigma * noise)
+    return noisy, times, signal * noise - sigma * clean
+
+
+def train_unet(
+    folder: Path,
+    name: str,
+    autoencoder: Autoencoder,
+    towers: Towers,
+    vocabulary: Vocabulary,
+    pictures: Pictures,
+    plan: Plan = PLAN,
+) -> tuple[nn.Module, dict[str, float]]:
+    """The trained UNet, and the mean and spread of the latents that it was trained on."""
+    latents = encode_all(autoencoder, pictures.images)
+    spread = latents[:2048].float().std().item()
+    latents = latents / spread
+    heroes = np.stack([_shrink(mask) for mask in pictures.heroes])
+    truths = [pictures.truth(index) for index in range(len(pictures))]
+    read = Captions(towers, vocabulary)
+    alphas = alpha_bars(zero_snr=False).float()
+
+    torch.manual_seed(plan.seed)
+    unet = build().to(device())
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+        picks = torch.randint(len(pictures), (plan.batch,), generator=generator).tolist()
+        rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
+        texts = [_text(rng, truths[pick]) for pick in picks]
+        noisy, times, target = (part.to(device()) for part in noised(latents[picks].float(), alphas, generator))
+        predicted = unet(noisy, times, context=read(texts), transformer_options=TRAINING_OPTIONS)
+        weight = 1 + (HERO_WEIGHT - 1) * torch.from_numpy(heroes[picks])[:, None]
+        error = (predicted.float() - target).square() * weight.to(device())
+        return error.mean(), {}
+
+    train(name, nn.ModuleDict({"unet": unet}), loss, plan, folder)
+    return unet, {"spread": spread}
+
+
+def _text(rng: Random, picture) -> str:
+    if rng.random() < DROP_TEXT:
+        return ""
+    return with_strangers(rng, captions.caption(picture, captions.choose_named(rng, picture)))
+
+
+def _shrink(mask: np.ndarray) -> np.ndarray:
+    """uint8 [128, 128] -> float32 [16, 16] from 0 to 1."""
+    return mask.reshape(16, 8, 16, 8).mean((1, 3), dtype=np.float32) / 255

@@ -1,0 +1,283 @@
+"""Stage 5: the video model, DynamiCrafter in small (arXiv 2310.12190), on latents of stage 1 and the towers of stage 2.
+
+v-prediction under a noise schedule of zero terminal SNR. One model animates a picture, goes from a start to an end and
+back to its start: the latents beside its own are the picture's in every frame, or both ends' with zeros between. Text,
+image tokens and those latents are each left out in a share of the clips, for guidance and so that none of them is idle.
+What moves counts as much as all the rest, however small it is: an eyelid is a cell or two. The given frames count once
+more: nothing about them is left open.
+
+Single frames of clips come first, told as in a clip. The paper's training, too, taught a model of pictures to look at
+image tokens before it came to clips. Looks, places and poses are learned there: a clip's sixteen frames teach hardly
+more of them than one does, and layers of time double the cost.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pack
+import torch
+from torch import Tensor, nn
+
+from . import layers
+from .autoencoder import Autoencoder
+from .clip import WIDTH, Towers
+from .clips import FPS, ClipRecipe, Clips, draw_clips, vision_tokens
+from .layers import OPS
+from .tokenizer import Vocabulary, with_strangers
+from .trainer import Plan, device, train
+from .unet import Captions, noised
+
+pack.load_pack()
+from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
+from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig  # noqa: E402
+from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given  # noqa: E402
+from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
+from storyreel.core.networks.dynamicrafter.unet import UNet  # noqa: E402
+from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
+from storyreel.core.storyworld import captions, world  # noqa: E402
+from storyreel.core.storyworld.attributes import Clip  # noqa: E402
+
+FRAMES_PLAN = Plan(steps=3300, batch=48, rate=1e-3, ema=0.998, warmup=100)
+PLAN = Plan(steps=2500, batch=4, rate=6e-4, ema=0.998, warmup=100)
+# Words decide where all is noise: there a trained model errs by a quarter more without them, below time 700 not at all.
+NOISIER = 4.0
+DATA = ClipRecipe(seed=4000, count=6000)
+FRAMES = DATA.frames
+IMAGE_TOKENS = 4  # of a frame
+UNET = UNetConfig(
+    in_channels=2 * LATENT_CHANNELS,
+    out_channels=LATENT_CHANNELS + 1,  # the last says what stays as the picture is
+    model_channels=96,
+    channel_mult=(1, 1),
+    num_res_blocks=1,
+    attention=(True, True),
+    head_channels=32,
+    init_head_channels=8,
+    context_dim=WIDTH,
+    default_fs=FPS,
+    image_tokens=IMAGE_TOKENS,
+)
+RESAMPLER = ResamplerConfig(
+    dim=64,
+    depth=1,
+    heads=2,
+    dim_head=32,
+    queries=IMAGE_TOKENS * FRAMES,
+    embedding_dim=WIDTH,
+    output_dim=WIDTH,
+)
+MOVED = {"middle_block.2.": "middle_block.3.", "output_blocks.1.2.": "output_blocks.1.3."}  # behind layers of time
+# How clips are told, and how often: the picture in every frame, both ends, both ends of a clip that returns, neither.
+ANIMATE, INTERPOLATE, LOOP, BLIND = "animate", "interpolate", "loop", "blind"
+MODES = {ANIMATE: 0.58, INTERPOLATE: 0.2, LOOP: 0.1, BLIND: 0.12}
+DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.08, 0.08, 0.06
+LOOKS_SAID = 0.25  # of those who see the hero; more often they would read its colours, and not look
+MOST_MOTION = 32.0  # of 255: a cell that changes more counts no more
+LEAST_CELLS = 16.0  # where fewer than so many cells move, they count less
+LEAST_NOISE = 0.2  # a velocity says all the less of the clean latents the less noise there is
+
+
+class VideoModel(nn.Module):
+    """The UNet and the image projection, under the names that a published checkpoint gives them."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.ModuleDict({"diffusion_model": UNet(UNET, OPS)})
+        self.image_proj_model = Resampler(RESAMPLER, OPS)
+
+    def forward(
+        self,
+        noisy: Tensor,
+        beside: Tensor,
+        times: Tensor,
+        alphas: Tensor,
+        text: Tensor,
+        seen: Tensor,
+        fs: Tensor,
+        only: Tensor | None = None,
+    ) -> Tensor:
+        """The velocity of clips, [B, T, channels, h, w].
+
+        noisy, beside: [B, T, channels, h, w]. times, fs: [B], and alpha_bar of those times. text: [B, 77, WIDTH]. seen:
+        [B, N, WIDTH] of the tower. only: [B], of each clip the one frame that it is about; noisy is of that alone.
+        """
+        image = self.image_proj_model(seen).to(text.dtype)
+        noisy, beside = noisy.transpose(1, 2), beside.transpose(1, 2)
+        guess = first_guess(beside)
+        if only is not None:
+            rows = torch.arange(len(only), device=only.device)
+            beside, guess = (clip[rows, :, only].unsqueeze(2) for clip in (beside, guess))
+            image = image.unflatten(1, (FRAMES, IMAGE_TOKENS))[rows, only]
+        context = torch.cat([text, image], 1)
+        said = self.model["diffusion_model"](torch.cat([noisy, beside], 1), times, context, fs).float()
+        velocity, keep = said.tensor_split([LATENT_CHANNELS], dim=1)
+        signal, noise = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
+        clean = signal * noisy - noise * velocity
+        kept = keep_given(clean, guess, keep)
+        return (velocity + (clean - kept) / noise.clamp(min=LEAST_NOISE)).transpose(1, 2)
+
+
+@torch.no_grad()
+def start_from(model: VideoModel, pictures: dict[str, Tensor]) -> None:
+    """Give the video UNet all that the picture UNet knows, as DynamiCrafter began with a model of pictures.
+
+    The latents beside the noisy ones are not seen yet, and image tokens, which are read as text is, say nothing.
+    """
+    unet = model.model["diffusion_model"]
+    weights = dict(pictures)
+    first = weights["input_blocks.0.0.weight"]
+    weights["input_blocks.0.0.weight"] = torch.cat([first, torch.zeros_like(first)], 1)
+    for name in [name for name in weights if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]:
+        weights[name.replace(".weight", "_ip.weight")] = weights[name]
+    for name in [name for name in weights if name.startswith("out.2.")]:  # of what stays it says nothing yet
+        weights[name] = torch.cat([weights[name], torch.zeros_like(weights[name][:1])])
+    layers.start_from(unet, weights, MOVED)
+    layers.silence(unet.fps_embedding[-1], model.image_proj_model.norm_out)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a model is told of one clip, and which of the clip's frames it is to make of that."""
+
+    mode: str
+    order: tuple[int, ...]
+    text: str
+    image: int | None  # which of the clip's pictures the image tokens are of
+
+
+def tell(rng: Random, clip: Clip) -> Told:
+    """What a training clip is told, by chance."""
+    (mode,) = rng.choices(tuple(MODES), tuple(MODES.values()))
+    order = tuple(range(FRAMES))
+    if mode == LOOP:  # half of the clip, and back again
+        order = (*order[: FRAMES // 2], *reversed(order[: FRAMES // 2]))
+    named = captions.choose_named(rng, clip)
+    if mode != BLIND and rng.random() >= LOOKS_SAID:
+        named -= set(captions.CHARACTER)
+    text = with_strangers(rng, captions.caption(clip, named))
+    image = rng.randrange(2)
+    chance = rng.random() if mode != BLIND else 1.0
+    if chance < DROP_TEXT + DROP_BOTH:
+        text = ""
+    if DROP_TEXT <= chance < DROP_TEXT + DROP_BOTH + DROP_IMAGE:
+        image = None
+    return Told(mode, order, text, image)
+
+
+def latents_beside(clean: Tensor, mode: str) -> Tensor:
+    """What stands beside the noisy latents of a clip [T, channels, h, w]."""
+    if mode == ANIMATE:
+        return clean[:1].expand_as(clean)
+    beside = torch.zeros_like(clean)
+    if mode != BLIND:
+        beside[0], beside[-1] = clean[0], clean[-1]
+    return beside
+
+
+def is_given(mode: str) -> Tensor:
+    """bool [FRAMES]: the frames that a picture is given of."""
+    frames = torch.zeros(FRAMES, dtype=torch.bool)
+    frames[{ANIMATE: [0], BLIND: []}.get(mode, [0, -1])] = True
+    return frames
+
+
+def train_video(
+    folder: Path,
+    name: str,
+    autoencoder: Autoencoder,
+    towers: Towers,
+    vocabulary: Vocabulary,
+    spread: float,
+    pictures: dict[str, Tensor],
+    frames_plan: Plan = FRAMES_PLAN,
+    plan: Plan = PLAN,
+    recipe: ClipRecipe = DATA,
+) -> tuple[VideoModel, Clips]:
+    """The trained model and what it was trained on. spread: of the autoencoder's latents. pictures: weights of the
+    picture model, from which it starts."""
+    clips = draw_clips(recipe, autoencoder, towers.vision, folder / "data")
+    truths = [clips.truth(index) for index in range(len(clips))]
+    grey = vision_tokens(towers.vision, grey_picture())[0].float()
+    read = Captions(towers, vocabulary)
+    alphas = alpha_bars(zero_snr=True).float()
+
+    torch.manual_seed(plan.seed)
+    model = VideoModel().to(device())
+    start_from(model, pictures)
+
+    def loss(batch: int, single: bool, step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+        picks = torch.randint(len(clips), (batch,), generator=generator).tolist()
+        rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
+        told = [tell(rng, truths[pick][0]) for pick in picks]
+        pairs = list(zip(picks, told, strict=True))
+        clean = torch.stack([clips.latents[pick, one.order].float() for pick, one in pairs]) / spread
+        motion = torch.stack([clips.motion[pick, one.order] for pick, one in pairs])
+        beside = torch.stack([latents_beside(clip, one.mode) for clip, one in zip(clean, told, strict=True)])
+        seen = [grey if one.image is None else clips.tokens[pick, one.image].float() for pick, one in pairs]
+        fs = torch.tensor([truths[pick][1] for pick in picks], device=device())
+        known = torch.stack([is_given(one.mode) for one in told])
+        only = None
+        if single:
+            rows, only = torch.arange(batch), torch.randint(FRAMES, (batch,), generator=generator)
+            clean, motion, known = (clip[rows, only].unsqueeze(1) for clip in (clean, motion, known))
+            only = only.to(device())
+        noisy, times, target = (part.to(device()) for part in noised(clean, alphas, generator, NOISIER))
+        predicted = model(
+            noisy,
+            beside.to(device()),
+            times,
+            alphas.to(times.device)[times],
+            read([one.text for one in told]),
+            torch.stack(seen).to(device()),
+            fs,
+            only,
+        )
+        error = (predicted - target).square().mean(2)
+        parts = error_parts(error, motion)
+        known = known.to(error)
+        given = (known * error.mean((2, 3))).sum(1) / known.sum(1).clamp(min=1)
+        return together(parts | {"given": given.mean()})
+
+    modules = nn.ModuleDict({"video": model})
+    with layers.without_time(model):
+        train(f"{name}_frames", modules, partial(loss, frames_plan.batch, True), frames_plan, folder)
+    train(name, modules, partial(loss, plan.batch, False), plan, folder)
+    return model, clips
+
+
+def error_parts(error: Tensor, motion: Tensor) -> dict[str, Tensor]:
+    """Means of the errors of clips [B, T, h, w]: everywhere, and where something moves. motion: uint8 [B, T, h, w]."""
+    everywhere = error.mean((1, 2, 3))
+    weight = (motion.to(error) / MOST_MOTION).clamp(max=1)
+    moving = (weight * error).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + LEAST_CELLS)
+    return {"everywhere": everywhere.mean(), "moving": moving.mean()}
+
+
+def together(parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """What a stage of videos minimises, and each part of it to report."""
+    return sum(parts.values()), {name: part.item() for name, part in parts.items()}
+
+
+def grey_picture():
+    """uint8 [1, 128, 128, 3]: the picture of those who are shown none."""
+    import numpy as np
+
+    return np.full((1, world.SIZE, world.SIZE, 3), 128, np.uint8)
+
+
+def metadata(spread: float, rgb: list[list[float]]) -> dict:
+    """What the loader cannot read from shapes."""
+    return {
+        "name": "storyworld",
+        "base_scale": 1.0,
+        "default_fs": FPS,
+        "interpolates": True,
+        "frames": FRAMES,
+        "size": [world.SIZE, world.SIZE],
+        "image_tokens": IMAGE_TOKENS,
+        "dim_head": RESAMPLER.dim_head,
+        "head_channels": UNET.head_channels,
+        "latents": {"spread": spread, "rgb": rgb},
+    }
