@@ -97,7 +97,7 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
 @torch.no_grad()
 def run(told, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple[list, object]:
     """(the new frames of each chunk that was made, the folder's store)"""
-    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend import extend
     from storyreel.host.extend.families import extender_of
     from storyreel.host.video import file
 
@@ -336,7 +336,7 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
 
 def names(told, chunks: int = 3) -> list[str]:
     from comfy_execution.graph import DynamicPrompt
-    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend import extend
     from storyreel.host.extend.families import extender_of
 
     prompt = {"9": {"class_type": "StoryReelExtendVideo", "inputs": {}}}
@@ -365,7 +365,7 @@ def test_sound_stays_on_the_frames_that_it_came_with(host):
     from fractions import Fraction
 
     from comfy_api.latest import InputImpl, Types
-    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend import extend
     from storyreel.host.video import file
 
     audio = {"waveform": torch.rand(1, 2, 9000), "sample_rate": 1000}
@@ -379,7 +379,7 @@ def test_sound_stays_on_the_frames_that_it_came_with(host):
 
 @pytest.mark.parametrize("anchor", [0, 2, -1, -6])
 def test_the_anchor_is_a_frame_of_the_clip(host, anchor):
-    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend import extend
     from storyreel.host.video import file
 
     start = extend.read_start(file.open_clip(pictures(6), 8.0), 3, anchor)

@@ -19,7 +19,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
     (parameter,) = files(SYSTEM, f"autoregressive_{name}.safetensors")
     golden = Golden(parameter.values[0])
     from storyreel.core.video.files import to_pictures
-    from storyreel.host.extend.extend import extend
+    from storyreel.host.extend import extend
     from storyreel.host.extend.extender import Extender, Told
     from storyreel.host.video import file
 

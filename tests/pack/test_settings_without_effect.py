@@ -152,7 +152,7 @@ def test_motion_of_strength_0(host, said, strength, silent):
     ],
 )
 def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expected):
-    from storyreel.host.extend.extend import families
+    from storyreel.host.extend import families
     from storyreel.host.extend.extender import Told
 
     told = Told(
