@@ -21,17 +21,18 @@ class StoryReelExtension(ComfyExtension):
             frames,
             metrics,
             motion,
-            motion_shots,
             motion_training,
             page,
+            shot_parts,
             shots,
             story,
             storyworld,
             subtitles,
+            video,
             video_metrics,
         )
 
-        pictures = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *page.NODES]
-        films = [*dynamicrafter.NODES, *shots.NODES, *motion.NODES, *motion_shots.NODES, *motion_training.NODES]
-        films += [*extend.NODES, *blending.NODES]
-        return [*pictures, *films, *subtitles.NODES, *metrics.NODES, *video_metrics.NODES]
+        images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *page.NODES]
+        clips = [*dynamicrafter.NODES, *shots.NODES, *shot_parts.NODES, *motion.NODES, *motion_training.NODES]
+        videos = [*extend.NODES, *blending.NODES, *video.NODES]
+        return [*images, *clips, *videos, *subtitles.NODES, *metrics.NODES, *video_metrics.NODES]

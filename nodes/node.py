@@ -66,9 +66,7 @@ class PreflightNode(StoryReelNode):
         if missing:
             others = {name: _value_alone(value) for name, value in values.items() if name not in lazy}
             with _fit_errors(title_of(schema)):
-                others = read_values(schema.inputs, others)
-            with _fit_errors():
-                cls.preflight(**others)
+                cls.preflight(**read_values(schema.inputs, others))
         return missing
 
 
@@ -89,9 +87,7 @@ def _checked(execute: Callable) -> Callable:
             cls.outer_node()
         with messages.collecting() as said:
             with _fit_errors(title_of(schema)):
-                values = read_values(schema.inputs, values, schema.is_input_list)
-            with _fit_errors():
-                result = execute(cls, **values)
+                result = execute(cls, **read_values(schema.inputs, values, schema.is_input_list))
         return _with_text(result, said)
 
     return wrapped
@@ -103,14 +99,14 @@ def title_of(schema: io.Schema) -> str:
 
 
 @contextmanager
-def _fit_errors(node: str = "") -> Iterator[None]:
-    """Errors whose text can be sent: one that cannot would end the host's worker. node: its title, put before a
-    ValueError."""
+def _fit_errors(node: str) -> Iterator[None]:
+    """Raise errors whose text can be sent: one that cannot would end the host's worker. A ValueError begins with the
+    title of the node, which is `node`."""
     try:
         yield
     except Exception as error:
         text = str(error)
-        if node and isinstance(error, ValueError):
+        if isinstance(error, ValueError) and not text.startswith(f"{node}: "):
             raise ValueError(encodable(f"{node}: {text}")) from error
         if encodable(text) != text:
             raise ValueError(encodable(text)) from None

@@ -1,11 +1,12 @@
 """Names for long work, so that what lies on disk is found again by the work it belongs to and by no other."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import folder_paths
@@ -27,13 +28,14 @@ def run_key(prompt, node: str, values: Mapping[str, object]) -> str:
     """A name for what a node will compute from these values of its inputs: of what they hold and the pack's version.
 
     A number, a text and a tensor count by what they hold, wherever they come from: images, masks, prompts, sigmas. What
-    cannot be looked into, a MODEL for instance, counts by the graph that makes it, see `upstream_key`.
+    cannot be looked into, a MODEL for instance, counts by the graph that makes it, see `upstream_keys`.
 
     prompt: the host's DynamicPrompt. Node ids and titles do not count, so a graph that was saved, shared or laid out
     differently keeps its key. Where the host calls a node once for each entry of a list, every call has its own values.
     """
+    upstream = upstream_keys(prompt, node, values)
     held = [
-        [name, content_name(value, upstream_key(prompt, node, name)), [_stamps(text) for text in _texts(value)]]
+        [name, content_name(value, upstream[name]), [_stamps(text) for text in _texts(value)]]
         for name, value in sorted(values.items())
     ]
     return name_of([held, _version()])
@@ -48,37 +50,41 @@ def _texts(value) -> Iterator[str]:
             yield from _texts(value[key])
 
 
-def upstream_key(prompt, node: str, name: str) -> str:
-    """A name for what a node's input `name` is linked to: of the nodes before it, their inputs and the files that these
-    name. A file counts with its size and its time of change.
+def upstream_keys(prompt, node: str, names: Iterable[str]) -> dict[str, str]:
+    """{name: a key of what a node's input of that name is linked to}: of the nodes before it, their inputs and the
+    files that these name. A file counts with its size and its time of change.
 
-    What a node tells the host of itself (`fingerprint_inputs`, `IS_CHANGED`) counts, too: a folder of clips, say. A
-    node of ours may read less than its inputs hold: then what its `inputs_that_count` gives stands for them.
+    The host's cache key of a node counts, too, if it has one (`fingerprint_inputs`, `IS_CHANGED`): a folder of clips,
+    say. A node of ours may read less than its inputs hold: then the result of its `inputs_that_count` replaces them.
     """
-    inputs = prompt.get_node(node)["inputs"]
-    found = {key: value for key, value in inputs.items() if key == name or key.startswith(f"{name}.")}
-    return name_of([[key, _linked(prompt, value)] for key, value in sorted(found.items())])
+    inputs, graph_key = prompt.get_node(node)["inputs"], _graph_keys(prompt)
+
+    def key_of(name: str) -> str:
+        found = {key: value for key, value in inputs.items() if key == name or key.startswith(f"{name}.")}
+        return name_of([[key, graph_key(value)] for key, value in sorted(found.items())])
+
+    return {name: key_of(name) for name in names}
 
 
-def _linked(prompt, value) -> list:
-    known: dict[str, str] = {}
+def _graph_keys(prompt) -> Callable[[object], list]:
+    """A function from the value of an input, a link or a widget's value, to what JSON can hold and stands for it. It
+    visits each node of the graph once."""
 
-    def digest(id: str) -> str:
-        if id not in known:
-            told = prompt.get_node(id)
-            inputs = {name: value for name, value in told["inputs"].items() if name not in PLAYERS}
-            read = getattr(nodes.NODE_CLASS_MAPPINGS.get(told["class_type"]), "inputs_that_count", None)
-            if read is not None and not any(map(is_link, inputs.values())):
-                inputs = read(**inputs)
-            inputs = {name: value_of(value) for name, value in sorted(inputs.items())}
-            # What a node of the host declares to depend on beyond its inputs; one that says it always does, says NaN.
-            known[id] = name_of([told["class_type"], inputs, told.get("is_changed")])
-        return known[id]
+    @functools.cache
+    def node_key(id: str) -> str:
+        node = prompt.get_node(id)
+        inputs = {name: value for name, value in node["inputs"].items() if name not in PLAYERS}
+        read = getattr(nodes.NODE_CLASS_MAPPINGS.get(node["class_type"]), "inputs_that_count", None)
+        if read is not None and not any(map(is_link, inputs.values())):
+            inputs = read(**inputs)
+        inputs = {name: value_key(value) for name, value in sorted(inputs.items())}
+        # The host's `is_changed` is NaN for a node that must always run.
+        return name_of([node["class_type"], inputs, node.get("is_changed")])
 
-    def value_of(value) -> list:
-        return [digest(value[0]), value[1]] if is_link(value) else [value, _stamps(value)]
+    def value_key(value) -> list:
+        return [node_key(value[0]), value[1]] if is_link(value) else [value, _stamps(value)]
 
-    return value_of(value)
+    return value_key
 
 
 def name_of(value) -> str:

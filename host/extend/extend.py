@@ -135,7 +135,7 @@ class Progress:
 def chunk_names(prompt, node: str, extender: Extender, count: int) -> list[str]:
     """A name for each chunk: of the one before, and of what the model reads of its own rows of both prompts."""
     halves = extender.told.positive, extender.told.negative
-    beyond = [run_folder.upstream_key(prompt, node, name) for name in PROMPTS]
+    beyond = list(run_folder.upstream_keys(prompt, node, PROMPTS).values())
     names, name = [], ""
     for number in range(count):
         rows = [

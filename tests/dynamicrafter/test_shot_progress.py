@@ -110,13 +110,13 @@ def test_each_step_of_each_shot_is_told_on_the_node(host, output, make):
 @MAKERS
 def test_the_shots_are_those_of_the_plain_model(host, output, make, monkeypatch):
     """Bit by bit, under the same names: keys of runs know nothing of it."""
-    from storyreel.host.story import shots
+    from storyreel.nodes import shot_graph
 
     host.run(copy.deepcopy(make()))
     told = kept(output)
     shutil.rmtree(output / "story")
     with monkeypatch.context() as patch:
-        patch.setattr(shots, "with_progress", lambda model, *_: model)
+        patch.setattr(shot_graph, "with_progress", lambda model, *_: model)
         silent = host.run(copy.deepcopy(make()))
     assert said(silent) == [] and kept(output) == told and len(told) == 3
 

@@ -271,4 +271,4 @@ def test_each_picture_comes_to_life(stocked_server):
 def test_one_picture_has_no_transition(stocked_server):
     prompt = animate(animation(seed=8), keyframes=[f"p{COLOURS[0]}", 0])
     result = stocked_server.client().run(prompt)
-    assert result.status == "error" and "keyframes holds 1 picture; interpolate needs at least 2" in result.message
+    assert result.status == "error" and "keyframes holds 1 image; interpolate needs at least 2" in result.message

@@ -1,0 +1,226 @@
+"""The graph that animates a story: one branch for each shot, from its keyframes to its file.
+
+Each branch starts once the shot before it is on disk. A shot that is on disk already gets no branch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.motion.trajectory import Trajectory
+from ..host.common.conditioning import pick_row
+from ..host.common.graph import GraphBuilder, new_expansion
+from ..host.common.run_folder import run_key
+from ..host.dynamicrafter import conditioning
+from ..host.dynamicrafter.model import parts_of
+from ..host.motion.apply import apply_to_sd15
+from ..host.motion.predict import Predictor, check_given
+from ..host.story import shots
+from ..host.story.shot_progress import show_kept, with_progress
+from .motion import sd15_decoder
+
+if TYPE_CHECKING:
+    from comfy_api.latest import io
+
+PROMPTS = ("positive", "negative")
+# Inputs that the key of a run leaves out: the name of a shot holds its own images, prompts and seed, and the frame
+# rate changes no frame.
+UNCOUNTED = ("keyframes", *PROMPTS, "seed", "fps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoryShots:
+    """The inputs that all ways to animate a story share.
+
+    keyframes: [K, H, W, 3], or None before they are made. positive, negative: one row a shot, the last one stays.
+    width, height: of the video in pixels. frames: of each shot. seed: of the first shot, each further one adds 1.
+    """
+
+    model: io.Model.Type
+    clip_vision: io.ClipVision.Type
+    vae: io.Vae.Type
+    positive: io.Conditioning.CondList
+    negative: io.Conditioning.CondList
+    keyframes: Tensor | None = None
+    width: int
+    height: int
+    frames: int
+    seed: int
+    fps: float
+
+    @property
+    def kind(self) -> str:
+        """What a shot is called in sentences."""
+        return "a transition"
+
+    @property
+    def transitions(self) -> bool:
+        """Whether a shot goes from a keyframe to the next one."""
+        return True
+
+    def check(self) -> None:
+        """Raise ValueError for inputs that make no shot, whatever the keyframes are."""
+        raise NotImplementedError
+
+    def sample(self, graph: GraphBuilder, number: int, model: io.Model.Type, images: dict) -> list:
+        """Add the nodes that sample shot `number` with `model`, and return the link to its LATENT.
+
+        images: links to its start_image and, of a transition, its end_image.
+        """
+        raise NotImplementedError
+
+    def pick(self, *names: str) -> dict:
+        """Inputs by their names."""
+        return {name: getattr(self, name) for name in names}
+
+    def rows(self, number: int) -> dict[str, list]:
+        """Both prompts of a shot."""
+        return {name: pick_row(getattr(self, name), number) for name in PROMPTS}
+
+    def seed_of(self, number: int) -> int:
+        return (self.seed + number) % 2**64
+
+    def expand(self, prompt, node: str) -> tuple[dict, list]:
+        """The graph that makes the shots still missing, and the link to its VIDEO.
+
+        prompt: the host's DynamicPrompt. node: the id in it of the node that expands. K keyframes make K - 1
+        transitions, or else K shots. Raises ValueError for too few keyframes.
+        """
+        count, least = len(self.keyframes), 1 + self.transitions
+        if count < least:
+            raise ValueError(f"keyframes holds {count} image{'s' * (count != 1)}; {self.kind} needs at least {least}.")
+        counted = [field.name for field in fields(self) if field.name not in UNCOUNTED]
+        run = run_key(prompt, node, self.pick(*counted))
+        seeds = [self.seed_of(number) for number in range(count - self.transitions)]
+        names = shots.shot_names(prompt, node, self.keyframes, self.pick(*PROMPTS), seeds, self.transitions)
+        missing = [number for number, name in enumerate(names) if not shots.shot_path(run, name).exists()]
+        show_kept(node, len(names) - len(missing), len(names))
+
+        graph, last, expansion = GraphBuilder(), "", new_expansion()
+        for number in missing:
+            ends = graph.node(
+                "StoryReelTakeKeyframes", images=self.keyframes, index=number, after=last, expansion=expansion
+            )
+            images = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if self.transitions else {})
+            model = with_progress(self.model, node, number, len(names))
+            kept = graph.node(
+                "StoryReelKeepShot",
+                samples=self.sample(graph, number, model, images),
+                run=run,
+                shot=names[number],
+                expansion=expansion,
+                **self.pick("vae", "fps"),
+                **images,
+            )
+            last = kept.out(0)
+        joined = graph.node(
+            "StoryReelJoinShots",
+            run=run,
+            shots=" ".join(names),
+            after=last,
+            shared_ends=self.transitions,
+            fps=self.fps,
+            expansion=expansion,
+        )
+        return graph.finalize(), joined.out(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamiCrafterShots(StoryShots):
+    """The inputs of Animate Story."""
+
+    sampler: io.Sampler.Type
+    sigmas: Tensor
+    mode: str
+    fs: int
+    cfg_text: float
+    cfg_image: float
+    cfg_rescale: float
+
+    MODES: ClassVar = ("interpolate", "animate")
+
+    @property
+    def kind(self) -> str:
+        return self.mode
+
+    @property
+    def transitions(self) -> bool:
+        return self.mode == "interpolate"
+
+    def check(self) -> None:
+        model = parts_of(self.model)
+        conditioning.check_shot(model, self.clip_vision, self.vae, self.mode, self.width, self.height, self.frames)
+        for name in PROMPTS:
+            model.check_text(getattr(self, name)[0][0])
+
+    def sample(self, graph: GraphBuilder, number: int, model: io.Model.Type, images: dict) -> list:
+        conditioned = graph.node(
+            "StoryReelDynamiCrafterConditioning",
+            **self.rows(number),
+            **images,
+            **self.pick("clip_vision", "vae", "mode", "width", "height", "frames", "fs"),
+        )
+        guider = graph.node(
+            "StoryReelDynamiCrafterGuider",
+            model=model,
+            positive=conditioned.out(0),
+            image_only=conditioned.out(1),
+            negative=conditioned.out(2),
+            **self.pick("cfg_text", "cfg_image", "cfg_rescale"),
+        )
+        sampled = graph.node(
+            "SamplerCustomAdvanced",
+            noise=graph.node("RandomNoise", noise_seed=self.seed_of(number)).out(0),
+            guider=guider.out(0),
+            latent_image=conditioned.out(3),
+            **self.pick("sampler", "sigmas"),
+        )
+        return sampled.out(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionShots(StoryShots):
+    """The inputs of Animate Story by Motion. decoder: the choice of Apply Motion, as the host gives a DynamicCombo."""
+
+    predictor: Predictor
+    decoder: dict
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+
+    def check(self) -> None:
+        if self.vae is None:
+            raise ValueError("vae is empty: the checkpoint has none. Use Load VAE.")
+        check_given(self.predictor, 2)
+        tokens = self.predictor.space
+        still = Trajectory(torch.zeros(self.frames, *tokens.shape), tokens.space)
+        apply_to_sd15(self.model, still, **sd15_decoder(self.decoder))
+
+    def sample(self, graph: GraphBuilder, number: int, model: io.Model.Type, images: dict) -> list:
+        motion = graph.node(
+            "StoryReelPredictMotion",
+            **images,
+            easing="linear",
+            hold_start=0,
+            hold_end=0,
+            strength=1.0,
+            **self.pick("predictor", "clip_vision", "frames"),
+        )
+        decoder = {name if name == "decoder" else f"decoder.{name}": value for name, value in self.decoder.items()}
+        patched = graph.node("StoryReelApplyMotion", model=model, motion=motion.out(0), **decoder)
+        empty = graph.node("EmptyLatentImage", batch_size=self.frames, **self.pick("width", "height"))
+        sampled = graph.node(
+            "KSampler",
+            model=patched.out(0),
+            latent_image=empty.out(0),
+            seed=self.seed_of(number),
+            denoise=1.0,
+            **self.rows(number),
+            **self.pick("steps", "cfg", "sampler_name", "scheduler"),
+        )
+        return sampled.out(0)

@@ -1,0 +1,107 @@
+"""The nodes inside Animate Story: they take the keyframes of a shot, keep the shot on disk and join all shots."""
+
+from comfy_api.latest import io
+
+from ..host.common.kept_files import kept_files
+from ..host.story import shots as shots_on_disk
+from .node import InnerNode
+from .story import CATEGORY
+
+OUTER = ("StoryReelAnimateStory", "StoryReelAnimateStoryByMotion")
+
+
+def _expansion() -> io.String.Input:
+    return io.String.Input("expansion", tooltip="Which expansion of Animate Story the node is part of.")
+
+
+class StoryReelTakeKeyframes(InnerNode):
+    outer = OUTER
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelTakeKeyframes",
+            display_name="Take Keyframes (StoryReel)",
+            category=CATEGORY,
+            description="Inside Animate Story: the ends of one shot, once the shot before it is on disk.",
+            is_dev_only=True,
+            hidden=InnerNode.HIDDEN,
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures of the story."),
+                io.Int.Input("index", default=0, min=0, tooltip="Which shot, counted from 0."),
+                io.String.Input("after", default="", tooltip="The shot before."),
+                _expansion(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="start", tooltip="Its picture."),
+                io.Image.Output(display_name="end", tooltip="The next one's."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, index, after, expansion) -> io.NodeOutput:
+        return io.NodeOutput(*shots_on_disk.take(images, index))
+
+
+class StoryReelKeepShot(InnerNode):
+    outer = OUTER
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelKeepShot",
+            display_name="Keep Shot (StoryReel)",
+            category=CATEGORY,
+            description="Inside Animate Story: decodes a shot and writes it to the output folder.",
+            is_dev_only=True,
+            hidden=InnerNode.HIDDEN,
+            inputs=[
+                io.Latent.Input("samples", tooltip="The sampled shot."),
+                io.Vae.Input("vae", tooltip="The autoencoder."),
+                io.Image.Input("start_image", tooltip="The picture that it starts from."),
+                io.Image.Input("end_image", optional=True, tooltip="The picture that it ends at."),
+                io.String.Input("run", tooltip="The key of the run."),
+                io.String.Input("shot", tooltip="The name of the shot."),
+                io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames a second."),
+                _expansion(),
+            ],
+            outputs=[io.String.Output(tooltip="Says that the shot is on disk.")],
+        )
+
+    @classmethod
+    def execute(cls, samples, vae, start_image, run, shot, fps, expansion, end_image=None) -> io.NodeOutput:
+        shots_on_disk.keep(samples["samples"], vae, start_image, end_image, run, shot, fps)
+        return io.NodeOutput(f"{run} {shot}")
+
+
+class StoryReelJoinShots(InnerNode):
+    outer = OUTER
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelJoinShots",
+            display_name="Join Shots (StoryReel)",
+            category=CATEGORY,
+            description="Inside Animate Story: the shots on disk as one video.",
+            is_dev_only=True,
+            hidden=InnerNode.HIDDEN,
+            inputs=[
+                io.String.Input("run", tooltip="The key of the run."),
+                io.String.Input("shots", tooltip="The names of the shots, in their order."),
+                io.String.Input("after", default="", tooltip="The last shot."),
+                io.Boolean.Input("shared_ends", tooltip="A shot begins with the frame that the one before ends with."),
+                io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames a second."),
+                _expansion(),
+            ],
+            outputs=[io.Video.Output(tooltip="The whole story.")],
+        )
+
+    @classmethod
+    def execute(cls, run, shots, after, shared_ends, fps, expansion) -> io.NodeOutput:
+        video = shots_on_disk.join(run, shots.split(), shared_ends, fps)
+        kept_files.add(video.get_stream_source())
+        return io.NodeOutput(video)
+
+
+NODES = [StoryReelTakeKeyframes, StoryReelKeepShot, StoryReelJoinShots]
