@@ -1,4 +1,4 @@
-"""The captions of a story, where no sampler depends on them."""
+"""The captions of a story, in a node that no sampler depends on."""
 
 from comfy_api.latest import io
 
@@ -15,8 +15,8 @@ class StoryReelCaptions(StoryReelNode):
             node_id="StoryReelCaptions",
             display_name="Captions (StoryReel)",
             category=CATEGORY,
-            description="The captions of a story, one line a frame, for Comic Page and Subtitles. Editing them samples "
-            "nothing again, which editing the script does.",
+            description="Replaces the captions of a story, one line for each frame, for Comic Page and Subtitles. "
+            "Editing them here resamples nothing; editing the script does.",
             search_aliases=["caption", "subtitle", "lettering", "comic text"],
             inputs=[
                 StoryType.Input("story", tooltip="A story from the Story Script node."),
@@ -24,8 +24,8 @@ class StoryReelCaptions(StoryReelNode):
                     "captions",
                     multiline=True,
                     default="",
-                    tooltip="One line a frame, in the story's order. An empty line is a frame without a caption. "
-                    "Frames behind the last line keep the captions of the script.",
+                    tooltip="One line for each frame, in the order of the story. An empty line is a frame without a "
+                    "caption. Frames after the last line keep the captions of the script.",
                 ),
             ],
             outputs=[
@@ -35,10 +35,7 @@ class StoryReelCaptions(StoryReelNode):
 
     @classmethod
     def execute(cls, story, captions) -> io.NodeOutput:
-        try:
-            return io.NodeOutput(with_captions(story, captions))
-        except ValueError as error:
-            raise ValueError(f"Captions: {error}") from error
+        return io.NodeOutput(with_captions(story, captions))
 
 
 NODES = [StoryReelCaptions]

@@ -1,4 +1,4 @@
-"""Some frames of a story: their prompts and latents, taken out together."""
+"""Some frames of a story: their prompts and latents, picked together."""
 
 from comfy_api.latest import io
 
@@ -15,17 +15,19 @@ class StoryReelPickFrames(StoryReelNode):
             node_id="StoryReelPickFrames",
             display_name="Pick Frames (StoryReel)",
             category="StoryReel",
-            description="Takes frames out of a story, prompts and latents together, to draw them again.",
+            description="Picks frames of a story, prompts and latents together, to draw them again.",
             search_aliases=["redraw frame", "latent from batch", "conditioning from batch", "prompt of a frame"],
             inputs=[
-                io.Conditioning.Input("positive", tooltip="From Encode Story: one prompt a frame."),
-                io.Conditioning.Input("negative", tooltip="From Encode Story, or a single prompt for all."),
+                io.Conditioning.Input("positive", tooltip="From Encode Story: one prompt for each frame."),
+                io.Conditioning.Input("negative", tooltip="From Encode Story, or one prompt for all frames."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="One sample a frame, of which the same frames are taken, with their noise; or as many "
-                    "samples as frames are taken, encoded images for instance, which stay as they are.",
+                    tooltip="Either one sample for each frame of the story: the same frames are picked, with their "
+                    "noise. Or one sample for each picked frame, for instance encoded images: all are kept.",
                 ),
-                io.String.Input("frames", default="1", tooltip="Numbers of frames, from 1, and ranges: 2, 4-6."),
+                io.String.Input(
+                    "frames", default="1", tooltip="Frame numbers from 1 and ranges, for instance: 2, 4-6."
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompts of these frames."),
@@ -41,8 +43,8 @@ class StoryReelPickFrames(StoryReelNode):
         samples = len(latent["samples"])
         if samples not in (count, len(numbers)):
             raise ValueError(
-                f"Pick Frames: latent holds {samples} samples and positive {count} prompts; as many samples as "
-                f"prompts are expected, or as many as the {len(numbers)} frames that are taken."
+                f"latent holds {samples} samples and positive {count} prompts; as many samples as prompts are "
+                f"expected, or as many as the {len(numbers)} picked frames."
             )
         picked = pick_latents(latent, numbers, frames_of_rows(positive)) if samples == count else latent
         return io.NodeOutput(pick_frames(positive, numbers), pick_frames(negative, numbers), picked)

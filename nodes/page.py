@@ -1,4 +1,4 @@
-"""The comic page: a story's pictures laid out, with their captions."""
+"""The comic page: a story's images laid out, with their captions."""
 
 from comfy_api.latest import io
 
@@ -17,26 +17,26 @@ class StoryReelComicPage(PreflightNode):
             node_id="StoryReelComicPage",
             display_name="Comic Page (StoryReel)",
             category="StoryReel",
-            description="Lays a story's pictures out on comic pages and letters their captions.",
+            description="Lays the images of a story out on comic pages with their captions.",
             search_aliases=["comic", "storyboard", "caption", "typesetting", "story page"],
             has_intermediate_output=True,  # so that what it says is there after a cached run, too
             inputs=[
-                io.Image.Input("images", lazy=True, tooltip="One picture for each frame of the story, in its order."),
-                StoryType.Input("story", tooltip="The story: its captions are lettered into the panels."),
+                io.Image.Input("images", lazy=True, tooltip="One image for each frame of the story, in its order."),
+                StoryType.Input("story", tooltip="The story whose captions are written into the panels."),
                 io.Combo.Input(
                     "layout",
                     options=list(LAYOUTS),
                     default="automatic",
-                    tooltip="automatic: rows of different shapes for any number of pictures. four panel: pages of two "
-                    "by two. classic: one page with rows of four and six, some pictures stacked at half size.",
+                    tooltip="automatic: rows of different shapes for any number of images. four panel: pages of two "
+                    "by two. classic: one page with rows of four and six, some images stacked at half size.",
                 ),
                 io.Combo.Input(
                     "font",
                     options=fonts.names(),
                     default=fonts.BUNDLED,
-                    tooltip="The letters of the captions. The bundled font writes the languages of Europe, Chinese, "
-                    "Japanese and Korean; the others are those installed on the machine that runs ComfyUI. What a font "
-                    "lacks is drawn with another one.",
+                    tooltip="The font of the captions. The bundled font has the letters of European languages, "
+                    "Chinese, Japanese and Korean. The others are installed on the machine that runs ComfyUI. "
+                    "Characters that a font lacks are drawn with another font.",
                 ),
                 io.Int.Input(
                     "panels_per_page",
@@ -45,7 +45,7 @@ class StoryReelComicPage(PreflightNode):
                     max=64,
                     optional=True,
                     advanced=True,
-                    tooltip="automatic layout only: the most pictures on a page; 0 chooses, up to 8.",
+                    tooltip="Only for the automatic layout: the most images on a page. 0 chooses a number up to 8.",
                 ),
                 io.Int.Input(
                     "page_width",
@@ -55,8 +55,8 @@ class StoryReelComicPage(PreflightNode):
                     step=8,
                     optional=True,
                     advanced=True,
-                    tooltip="automatic layout only: width of a page in pixels. The other layouts keep the pictures' "
-                    "size.",
+                    tooltip="Only for the automatic layout: width of a page in pixels. The other layouts keep the "
+                    "size of the images.",
                 ),
                 io.Int.Input(
                     "border",
@@ -65,7 +65,7 @@ class StoryReelComicPage(PreflightNode):
                     max=200,
                     optional=True,
                     advanced=True,
-                    tooltip="White around each picture in pixels; two neighbours are twice as far apart.",
+                    tooltip="White border around each image in pixels. Two neighbors are twice as far apart.",
                 ),
                 io.Int.Input(
                     "caption_size",
@@ -74,7 +74,8 @@ class StoryReelComicPage(PreflightNode):
                     max=400,
                     optional=True,
                     advanced=True,
-                    tooltip="The largest letters of a caption in pixels; 0 suits them to the page. A long caption is "
+                    tooltip="The largest font size of a caption in pixels. 0 chooses it for the page. A long "
+                    "caption is "
                     "set smaller until it fits.",
                 ),
                 io.Int.Input(
@@ -85,11 +86,11 @@ class StoryReelComicPage(PreflightNode):
                     control_after_generate=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Another seed, another arrangement of the panels (automatic and classic).",
+                    tooltip="Each seed gives another arrangement of the panels (automatic and classic).",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="pages", tooltip="The comic pages, one picture each, in reading order."),
+                io.Image.Output(display_name="pages", tooltip="The comic pages, one image each, in reading order."),
             ],
         )
 

@@ -11,7 +11,7 @@ OUTER = ("StoryReelAnimateStory", "StoryReelAnimateStoryByMotion")
 
 
 def _expansion() -> io.String.Input:
-    return io.String.Input("expansion", tooltip="Which expansion of Animate Story the node is part of.")
+    return io.String.Input("expansion", tooltip="The expansion of Animate Story that the node belongs to.")
 
 
 class StoryReelTakeKeyframes(InnerNode):
@@ -23,18 +23,19 @@ class StoryReelTakeKeyframes(InnerNode):
             node_id="StoryReelTakeKeyframes",
             display_name="Take Keyframes (StoryReel)",
             category=CATEGORY,
-            description="Inside Animate Story: the ends of one shot, once the shot before it is on disk.",
+            description="Inside Animate Story: gives the first and last image of a shot once the shot before it "
+            "is saved.",
             is_dev_only=True,
             hidden=InnerNode.HIDDEN,
             inputs=[
-                io.Image.Input("images", tooltip="The pictures of the story."),
-                io.Int.Input("index", default=0, min=0, tooltip="Which shot, counted from 0."),
-                io.String.Input("after", default="", tooltip="The shot before."),
+                io.Image.Input("images", tooltip="The images of the story."),
+                io.Int.Input("index", default=0, min=0, tooltip="The number of the shot, from 0."),
+                io.String.Input("after", default="", tooltip="The shot before this one."),
                 _expansion(),
             ],
             outputs=[
-                io.Image.Output(display_name="start", tooltip="Its picture."),
-                io.Image.Output(display_name="end", tooltip="The next one's."),
+                io.Image.Output(display_name="start", tooltip="The first image of the shot."),
+                io.Image.Output(display_name="end", tooltip="The last image of the shot."),
             ],
         )
 
@@ -58,14 +59,14 @@ class StoryReelKeepShot(InnerNode):
             inputs=[
                 io.Latent.Input("samples", tooltip="The sampled shot."),
                 io.Vae.Input("vae", tooltip="The autoencoder."),
-                io.Image.Input("start_image", tooltip="The picture that it starts from."),
-                io.Image.Input("end_image", optional=True, tooltip="The picture that it ends at."),
+                io.Image.Input("start_image", tooltip="The first image of the shot."),
+                io.Image.Input("end_image", optional=True, tooltip="The last image of the shot."),
                 io.String.Input("run", tooltip="The key of the run."),
                 io.String.Input("shot", tooltip="The name of the shot."),
-                io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames a second."),
+                io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames per second."),
                 _expansion(),
             ],
-            outputs=[io.String.Output(tooltip="Says that the shot is on disk.")],
+            outputs=[io.String.Output(tooltip="A text that tells the next shot that this one is saved.")],
         )
 
     @classmethod
@@ -83,18 +84,20 @@ class StoryReelJoinShots(InnerNode):
             node_id="StoryReelJoinShots",
             display_name="Join Shots (StoryReel)",
             category=CATEGORY,
-            description="Inside Animate Story: the shots on disk as one video.",
+            description="Inside Animate Story: joins the saved shots into one video.",
             is_dev_only=True,
             hidden=InnerNode.HIDDEN,
             inputs=[
                 io.String.Input("run", tooltip="The key of the run."),
                 io.String.Input("shots", tooltip="The names of the shots, in their order."),
                 io.String.Input("after", default="", tooltip="The last shot."),
-                io.Boolean.Input("shared_ends", tooltip="A shot begins with the frame that the one before ends with."),
-                io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames a second."),
+                io.Boolean.Input(
+                    "shared_ends", tooltip="On: each shot begins with the last frame of the shot before it."
+                ),
+                io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames per second."),
                 _expansion(),
             ],
-            outputs=[io.Video.Output(tooltip="The whole story.")],
+            outputs=[io.Video.Output(tooltip="The video of the whole story.")],
         )
 
     @classmethod

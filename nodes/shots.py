@@ -20,21 +20,27 @@ class StoryReelKeyframePairs(StoryReelNode):
             node_id="StoryReelKeyframePairs",
             display_name="Keyframe Pairs (StoryReel)",
             category=CATEGORY,
-            description="Pictures of a story, two by two: every node that follows runs once for each transition.",
+            description="Pairs each image of a story with the next one. The nodes after this one run once for "
+            "each pair.",
             search_aliases=["transitions", "keyframes", "interpolate"],
             inputs=[
-                io.Image.Input("images", tooltip="Pictures in the story's order, at least two."),
+                io.Image.Input("images", tooltip="The images in the order of the story, at least two."),
                 io.Conditioning.Input(
                     "prompts",
                     optional=True,
-                    tooltip="One prompt a transition, as Encode Story gives them; the last one holds on.",
+                    tooltip="One prompt for each transition, as Encode Story gives them. The last one serves "
+                    "all that follow.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="start", is_output_list=True, tooltip="Where each transition starts."),
-                io.Image.Output(display_name="end", is_output_list=True, tooltip="Where it ends."),
+                io.Image.Output(
+                    display_name="start", is_output_list=True, tooltip="The first image of each transition."
+                ),
+                io.Image.Output(display_name="end", is_output_list=True, tooltip="The last image of each transition."),
                 io.Conditioning.Output(
-                    display_name="prompt", is_output_list=True, tooltip="Its prompt, if there are any."
+                    display_name="prompt",
+                    is_output_list=True,
+                    tooltip="The prompt of each transition. Empty if prompts is not connected.",
                 ),
             ],
         )
@@ -42,22 +48,22 @@ class StoryReelKeyframePairs(StoryReelNode):
     @classmethod
     def execute(cls, images, prompts=None) -> io.NodeOutput:
         starts, ends = zip(*clips.pairs(images), strict=True)
-        told = [pick_row(prompts, number) for number in range(len(starts))] if prompts else []
-        return io.NodeOutput(list(starts), list(ends), told)
+        rows = [pick_row(prompts, number) for number in range(len(starts))] if prompts else []
+        return io.NodeOutput(list(starts), list(ends), rows)
 
 
 def seed_and_rate() -> list[io.Input]:
-    """The last inputs of what makes a story's shots."""
+    """The last inputs of a node that animates a story."""
     seed = io.Int.Input(
         "seed",
         default=0,
         min=0,
         max=2**64 - 1,
         control_after_generate=io.ControlAfterGenerate.fixed,
-        tooltip="Of the first shot; each further one has the next. A story goes on where it was stopped only under the "
-        "same seed.",
+        tooltip="The seed of the first shot. Each further shot adds 1. An interrupted story resumes only with the same "
+        "seed.",
     )
-    rate = io.Float.Input("fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames a second of the video.")
+    rate = io.Float.Input("fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames per second of the video.")
     return [seed, rate]
 
 
@@ -68,8 +74,8 @@ class StoryReelAnimateStory(PreflightNode):
             node_id="StoryReelAnimateStory",
             display_name="Animate Story (StoryReel)",
             category=CATEGORY,
-            description="A whole story of pictures as one video, shot by shot. Each shot is on disk before the next "
-            "begins: after an interrupt or a crash, press Run again and it goes on from there.",
+            description="Animates the images of a story, shot by shot, into one video. Each shot is saved before the "
+            "next one begins. After an interrupt or a crash, press Run again to resume.",
             search_aliases=["story to video", "keyframes", "resume", "interpolate", "image to video"],
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -78,41 +84,56 @@ class StoryReelAnimateStory(PreflightNode):
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
                 io.Vae.Input(
                     "vae",
-                    tooltip="The autoencoder. That of ToonCrafter decodes transitions with details of their ends.",
+                    tooltip="The autoencoder. ToonCrafter's restores details of both images when it decodes a "
+                    "transition.",
                 ),
-                io.Sampler.Input("sampler", tooltip="DDIM Sampler, or any of the host's."),
-                io.Sigmas.Input("sigmas", tooltip="From DDIM Sigmas, or any scheduler."),
+                io.Sampler.Input("sampler", tooltip="From DDIM Sampler, or any sampler of ComfyUI."),
+                io.Sigmas.Input("sigmas", tooltip="From DDIM Sigmas, or any scheduler of ComfyUI."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="One prompt a shot, as Encode Story gives them with the text encoder of SD2.x; the last "
-                    "one holds on.",
+                    tooltip="One prompt for each shot, from Encode Story with the text encoder of SD2.x. The last one "
+                    "serves all shots that follow.",
                 ),
-                io.Conditioning.Input("negative", tooltip="The same, or a single one for all."),
-                io.Image.Input("keyframes", lazy=True, tooltip="The pictures of the story, in their order."),
+                io.Conditioning.Input("negative", tooltip="One prompt for each shot, or one for all."),
+                io.Image.Input("keyframes", lazy=True, tooltip="The images in the order of the story."),
                 io.Combo.Input(
                     "mode",
                     options=list(DynamiCrafterShots.MODES),
                     default="interpolate",
-                    tooltip="interpolate: from each picture to the next, with 512_interp or ToonCrafter. animate: each "
-                    "picture comes to life by itself, with 256, 512 or 1024, and the shots are cut together.",
+                    tooltip="interpolate: each shot goes from an image to the next one, with 512_interp or "
+                    "ToonCrafter. animate: each shot starts from one image, with 256, 512 or 1024.",
                 ),
-                io.Int.Input("width", default=512, min=64, max=4096, step=8, tooltip="Of the video; a multiple of 64."),
                 io.Int.Input(
-                    "height", default=320, min=64, max=4096, step=8, tooltip="Of the video; a multiple of 64."
+                    "width",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    tooltip="Width of the video in pixels, a multiple of 64.",
                 ),
-                io.Int.Input("frames", default=16, min=3, max=4096, tooltip="Of each shot; 16 as trained."),
+                io.Int.Input(
+                    "height",
+                    default=320,
+                    min=64,
+                    max=4096,
+                    step=8,
+                    tooltip="Height of the video in pixels, a multiple of 64.",
+                ),
+                io.Int.Input(
+                    "frames", default=16, min=3, max=4096, tooltip="Frames of each shot. The models were trained on 16."
+                ),
                 io.Int.Input(
                     "fs",
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="As in DynamiCrafter Conditioning; 0: what the checkpoint is used with.",
+                    tooltip="As in DynamiCrafter Conditioning. 0 takes the default of the checkpoint.",
                 ),
                 io.Float.Input(
-                    "cfg_text", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompts lead."
+                    "cfg_text", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale of the prompts."
                 ),
                 io.Float.Input(
-                    "cfg_image", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the pictures lead."
+                    "cfg_image", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale of the images."
                 ),
                 io.Float.Input(
                     "cfg_rescale",
@@ -120,11 +141,11 @@ class StoryReelAnimateStory(PreflightNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Guidance rescale, .7 as published, 0 for the 256 checkpoint.",
+                    tooltip="Guidance rescale. The published value is 0.7, and 0 for the 256 checkpoint.",
                 ),
                 *seed_and_rate(),
             ],
-            outputs=[io.Video.Output(tooltip="The whole story, for Save Video.")],
+            outputs=[io.Video.Output(tooltip="The video of the whole story, for Save Video.")],
         )
 
     @classmethod
@@ -148,45 +169,45 @@ class StoryReelAnimateStoryByMotion(PreflightNode):
             node_id="StoryReelAnimateStoryByMotion",
             display_name="Animate Story by Motion (StoryReel)",
             category=CATEGORY,
-            description="A whole story of pictures as one video along predicted motion: the model that drew the "
-            "pictures draws the frames between them, too. Each shot is on disk before the next begins: after an "
-            "interrupt or a crash, press Run again and it goes on from there.",
+            description="Animates the images of a story along predicted motion into one video. The model that drew the "
+            "images also draws the frames between them. Each shot is saved before the next one begins. After an "
+            "interrupt or a crash, press Run again to resume.",
             search_aliases=["story to video", "SMP", "semantic motion", "AnimateDiff", "resume", "transition"],
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5, with or without LoRA and other patches."),
-                PredictorType.Input("predictor", tooltip="From Load Motion Predictor, its space IP-Adapter."),
+                PredictorType.Input("predictor", tooltip="From Load Motion Predictor, for the tokens of IP-Adapter."),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
                 io.Vae.Input(
-                    "vae", tooltip="The autoencoder. That of ToonCrafter decodes shots with details of their ends."
+                    "vae",
+                    tooltip="The autoencoder. ToonCrafter's restores details of both images when it decodes a shot.",
                 ),
                 io.Conditioning.Input(
-                    "positive", tooltip="One prompt a shot, as Encode Story gives them; the last one holds on."
+                    "positive",
+                    tooltip="One prompt for each shot, from Encode Story. The last one serves all that follow.",
                 ),
-                io.Conditioning.Input("negative", tooltip="The same, or a single one for all."),
-                io.Image.Input(
-                    "keyframes", lazy=True, tooltip="The pictures of the story, in their order, at least two."
-                ),
+                io.Conditioning.Input("negative", tooltip="One prompt for each shot, or one for all."),
+                io.Image.Input("keyframes", lazy=True, tooltip="The images in the order of the story, at least two."),
                 io.DynamicCombo.Input(
                     "decoder",
                     options=[io.DynamicCombo.Option(name, inputs) for name, inputs in sd15_decoders().items()],
-                    tooltip="As in Apply Motion: through IP-Adapter's layers, with public weights, or as the paper has "
-                    "it, behind the text.",
+                    tooltip="As in Apply Motion. IP-Adapter: through IP-Adapter's layers, with public weights. "
+                    "text context: after the text tokens, as in the paper.",
                 ),
-                io.Int.Input("width", default=512, min=64, max=4096, step=8, tooltip="Of the video."),
-                io.Int.Input("height", default=512, min=64, max=4096, step=8, tooltip="Of the video."),
+                io.Int.Input("width", default=512, min=64, max=4096, step=8, tooltip="Width of the video in pixels."),
+                io.Int.Input("height", default=512, min=64, max=4096, step=8, tooltip="Height of the video in pixels."),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=2,
                     max=1024,
-                    tooltip="Of each shot, its two pictures included. AnimateDiff was trained on 16; more need the "
-                    "host's Context Windows before this node.",
+                    tooltip="Frames of each shot, with both images. AnimateDiff was trained on 16. More frames need "
+                    "ComfyUI's Context Windows node before this one.",
                 ),
-                io.Int.Input("steps", default=25, min=1, max=10000, tooltip="Of sampling, for each shot."),
+                io.Int.Input("steps", default=25, min=1, max=10000, tooltip="Sampling steps of each shot."),
                 io.Float.Input(
-                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="How strongly the prompts lead."
+                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale of the prompts."
                 ),
                 io.Combo.Input(
                     "sampler_name",
@@ -202,7 +223,7 @@ class StoryReelAnimateStoryByMotion(PreflightNode):
                 ),
                 *seed_and_rate(),
             ],
-            outputs=[io.Video.Output(tooltip="The whole story, for Save Video.")],
+            outputs=[io.Video.Output(tooltip="The video of the whole story, for Save Video.")],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""From a written story to what a sampler needs: the script, its conditioning and its latents."""
+"""What a sampler needs of a written story: the script, its conditioning and its latents."""
 
 from comfy_api.latest import io
 
@@ -28,7 +28,7 @@ SCENES = """\
 [Pip] runs along a cliff path in the rain #But Pip could smell a warm stove a mile away.
 [Mia] and [Pip] sit by a glowing stove in a round room #And that is how the lighthouse got its keepers."""
 
-TRAINED = "0: what the model's family was trained at (SD1.5 512, SD2.x 768, SDXL 1024); 512 without a model."
+TRAINED = "0 takes the size that the model was trained at (SD1.5 512, SD2.x 768, SDXL 1024), or 512 without a model."
 
 NEGATIVE = "bad anatomy, extra limbs, deformed hands, blurry, low quality, text, watermark"
 
@@ -41,7 +41,7 @@ class StoryReelScript(StoryReelNode):
             node_id="StoryReelScript",
             display_name="Story Script (StoryReel)",
             category=CATEGORY,
-            description="Write a story: who is in it, and one line for each picture.",
+            description="Write a story: the characters, and one line for each image.",
             search_aliases=["storydiffusion", "comic script", "story prompts", "characters"],
             has_intermediate_output=True,  # so that what it says is there after a cached run, too
             inputs=[
@@ -50,47 +50,46 @@ class StoryReelScript(StoryReelNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default=CHARACTERS,
-                    tooltip="One character a line: [Name] what they look like. Text after the last # is a remark; \\# "
-                    "writes a #. A text without any [Name] describes the one character who is in every frame. {a|b} "
-                    "and // comments work as in CLIP Text Encode.",
+                    tooltip="One character on each line: [Name] what they look like. Text after the last # is a "
+                    "remark. "
+                    "Write \\# for a # itself. A text without any [Name] describes one character who is in every "
+                    "frame. {a|b} and // comments work as in CLIP Text Encode.",
                 ),
                 io.String.Input(
                     "scenes",
                     multiline=True,
                     dynamic_prompts=True,
                     default=SCENES,
-                    tooltip="One frame a line: [Name] what happens #caption. Use [NC] for a frame without "
-                    "characters. Without a # the line itself is the caption; with an empty one there is none. The "
-                    "last # of a line begins the caption; \\# writes one, as in #We're \\#1!. {a|b} and // comments "
-                    "work as in CLIP Text Encode.",
+                    tooltip="One frame on each line: [Name] what happens #caption. Use [NC] for a frame without "
+                    "characters. The caption begins after the last # of the line. Without a # the line itself is the "
+                    "caption; end the line with a # for no caption. Write \\# for a # itself, as in #We're \\#1!. "
+                    "{a|b} and // comments work as in CLIP Text Encode.",
                 ),
                 io.Combo.Input(
                     "style",
                     options=list(styles),
                     default=DEFAULT_STYLE,
-                    tooltip="Words put around every prompt. Add your own in default/storyreel/styles.json in the "
-                    "ComfyUI user folder (see the help page).",
+                    tooltip="Words that are added to every prompt. Add your own styles in "
+                    "default/storyreel/styles.json in the ComfyUI user folder (see the help page).",
                 ),
                 io.String.Input(
                     "negative",
                     multiline=True,
                     dynamic_prompts=True,
                     default=NEGATIVE,
-                    tooltip="What no frame should show. The style's own negative words are put before it.",
+                    tooltip="What no frame should show. The negative words of the style come before it.",
                 ),
             ],
             outputs=[
-                StoryType.Output(
-                    display_name="story", tooltip="The story as read: frames, characters, prompts and captions."
-                )
+                StoryType.Output(display_name="story", tooltip="The story: frames, characters, prompts and captions.")
             ],
         )
 
     @classmethod
     def validate_inputs(cls, style):
-        # In place of the host's own check, which does not know why a style of the user's is missing. The texts are read
-        # when the node runs, before any sampler: a mistake is then told once, whether it was typed or came by a link.
-        if style is None:  # it comes by a link
+        # This replaces the host's own check, which does not know why a style of the user's is missing. The texts are
+        # read when the node runs, before any sampler, so a mistake is reported once, whether typed or linked.
+        if style is None:  # it is linked
             return True
         if not isinstance(style, str):
             return f"style is {shown(style)}; a style's name is expected."
@@ -130,18 +129,18 @@ class StoryReelEncodeStory(StoryReelNode):
             node_id="StoryReelEncodeStory",
             display_name="Encode Story (StoryReel)",
             category=CATEGORY,
-            description="Encode every frame's prompt, one row of the batch a frame.",
+            description="Encodes the prompt of every frame into one batch.",
             search_aliases=["story conditioning", "batch prompts", "prompt per frame"],
             inputs=[
                 io.Clip.Input(
                     "clip",
-                    tooltip="The checkpoint's text encoder. Weights such as (word:1.2) and embedding:name work as in "
-                    "CLIP Text Encode.",
+                    tooltip="The text encoder of the checkpoint. Weights such as (word:1.2) and embedding:name work as "
+                    "in CLIP Text Encode.",
                 ),
                 StoryType.Input("story", tooltip="A story from the Story Script node."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="One prompt a frame, in one batch."),
+                io.Conditioning.Output(display_name="positive", tooltip="One prompt for each frame, in one batch."),
                 io.Conditioning.Output(
                     display_name="negative", tooltip="The story's negative prompt, repeated for every frame."
                 ),
@@ -161,7 +160,7 @@ class StoryReelStoryLatent(StoryReelNode):
             node_id="StoryReelStoryLatent",
             display_name="Empty Story Latent (StoryReel)",
             category=CATEGORY,
-            description="An empty latent with one sample a frame.",
+            description="Makes an empty latent with one sample for each frame.",
             search_aliases=["empty latent", "story noise", "same noise"],
             inputs=[
                 StoryType.Input("story", tooltip="A story from the Story Script node."),
@@ -171,15 +170,17 @@ class StoryReelStoryLatent(StoryReelNode):
                     "noise",
                     options=list(NOISE_POLICIES),
                     default=DIFFERENT,
-                    tooltip="Which frames start from the same noise. Shared noise makes poses and layouts alike; the "
-                    "published StoryDiffusion app silently gives one noise to all frames after the first ones. "
-                    "'same per character' goes by the first character named in a frame.",
+                    tooltip="Which frames start from the same noise. The same noise gives similar poses and layouts. "
+                    "'same per character' counts the first character of a frame. The published StoryDiffusion app "
+                    "gives one noise to all frames after the first ones.",
                 ),
                 io.Model.Input(
-                    "model", optional=True, tooltip="The model that will sample, for a width and height of 0."
+                    "model", optional=True, tooltip="The model that will sample. Only a width or height of 0 needs it."
                 ),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="One empty sample a frame, for a sampler.")],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="One empty sample for each frame, for a sampler.")
+            ],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The small trained world that ships with the pack."""
+"""The included demo model."""
 
 from comfy_api.latest import io
 
@@ -15,8 +15,9 @@ class StoryReelLoadStoryworld(StoryReelNode):
             node_id="StoryReelLoadStoryworld",
             display_name="Load Storyworld (StoryReel)",
             category=CATEGORY,
-            description="A toy world for trying the pack out and for tests: small heroes in a drawn world, 128 x 128 "
-            "pixels, a vocabulary of 60 words (see the help page). It ships with the pack; nothing is downloaded.",
+            description="Loads the included demo model, for trying the pack out and for tests. It draws small "
+            "heroes in "
+            "a simple world at 128 x 128 pixels and knows 60 words (see the help page). Nothing is downloaded.",
             search_aliases=["tiny model", "example model", "storyworld"],
             inputs=[
                 io.Combo.Input(
@@ -24,21 +25,24 @@ class StoryReelLoadStoryworld(StoryReelNode):
                     options=list(PRECISIONS),
                     default="auto",
                     advanced=True,
-                    tooltip="Number format of the picture model. auto: what the host would choose.",
+                    tooltip="Number format of the image model. auto: ComfyUI chooses.",
                 ),
                 io.Boolean.Input(
                     "domain_adapter",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="On: the model of frames of clips, for Apply Motion and Animate Story by Motion with the "
-                    "motion module of this world. Off: the model of single images.",
+                    tooltip="On: the model draws frames of clips, for Apply Motion and Animate Story by Motion "
+                    "with the "
+                    "demo model's motion module. Off: the model draws single images.",
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The picture model: a small UNet with v-prediction, for every sampler."),
-                io.Clip.Output(tooltip="The text encoder. Words outside its world mean nothing to it, and it says so."),
-                io.Vae.Output(tooltip="The autoencoder: 12 latent channels, 8 pixels a side to a latent."),
+                io.Model.Output(tooltip="The image model: a small UNet with v-prediction, for any sampler."),
+                io.Clip.Output(
+                    tooltip="The text encoder. It ignores words that it does not know, and a message lists them."
+                ),
+                io.Vae.Output(tooltip="The autoencoder: 12 latent channels, 8 x 8 pixels for each latent."),
                 io.ClipVision.Output(tooltip="The image encoder, trained together with the text encoder."),
             ],
         )

@@ -1,4 +1,4 @@
-"""A story's captions as subtitles of its film."""
+"""A story's captions as subtitles of its video."""
 
 from comfy_api.latest import io
 
@@ -17,23 +17,23 @@ class StoryReelSubtitles(PreflightNode):
             node_id="StoryReelSubtitles",
             display_name="Subtitles (StoryReel)",
             category=CATEGORY,
-            description="The captions of a story as a track of subtitles in the saved video, which players switch on "
-            "and off. The pictures stay as they are.",
+            description="Adds the captions of a story to the saved video as a subtitle track, which players switch "
+            "on and off. The frames stay unchanged.",
             search_aliases=["captions", "subtitle track", "srt", "mov_text", "closed captions"],
             inputs=[
-                io.Video.Input("video", lazy=True, tooltip="The story's film, as it will be saved."),
+                io.Video.Input("video", lazy=True, tooltip="The video of the story, as it will be saved."),
                 StoryType.Input("story", tooltip="The story whose captions are shown, one for each of its frames."),
                 io.Video.Input(
                     "timing",
                     optional=True,
                     lazy=True,
-                    tooltip="Where the film goes on behind the story, as by Extend Video: the story's own part of it, "
-                    "from Animate Story. The captions are shared out evenly over its length, and the last one stays. "
-                    "Not connected: over the whole film.",
+                    tooltip="Connect the video from Animate Story if Extend Video made the video longer. The captions "
+                    "then spread evenly over this shorter video, and the last one stays to the end. Not connected: "
+                    "they spread over the whole video.",
                 ),
             ],
             outputs=[
-                io.Video.Output(tooltip="The film with its subtitles, for Save Video."),
+                io.Video.Output(tooltip="The video with its subtitles, for Save Video."),
                 io.String.Output(display_name="srt", tooltip="The same subtitles as the text of an .srt file."),
             ],
         )

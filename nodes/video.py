@@ -17,23 +17,24 @@ class StoryReelJoinClips(StoryReelNode):
             node_id="StoryReelJoinClips",
             display_name="Join Clips (StoryReel)",
             category=CATEGORY,
-            description="Transitions one after the other as one clip.",
+            description="Joins clips into one video.",
             search_aliases=["concatenate video", "loop"],
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="Clips of one size, in their order."),
                 io.Float.Input(
-                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames a second of the video."
+                    "fps", default=8.0, min=0.1, max=240.0, step=0.1, tooltip="Frames per second of the video."
                 ),
                 io.Boolean.Input(
                     "shared_ends",
                     default=True,
-                    tooltip="A clip begins with the picture that the one before ends with: keep it once.",
+                    tooltip="On: each clip begins with the last frame of the clip before it, and that frame is "
+                    "kept once.",
                 ),
                 io.Boolean.Input(
                     "loop",
                     default=False,
-                    tooltip="The last frame repeats the first, as a loop's does: leave it out.",
+                    tooltip="On: the last frame repeats the first one and is left out, so that the video loops.",
                 ),
             ],
             outputs=[
@@ -52,7 +53,7 @@ class StoryReelJoinClips(StoryReelNode):
         return io.NodeOutput(video, joined)
 
 
-UNLINKED = object()  # in the place of an input that nothing is linked to; None is one that was not looked at yet
+UNLINKED = object()  # the value of an input without a link; None is one that the host has not computed yet
 
 
 class StoryReelEitherVideo(StoryReelNode):
@@ -62,21 +63,21 @@ class StoryReelEitherVideo(StoryReelNode):
             node_id="StoryReelEitherVideo",
             display_name="Switch Video (StoryReel)",
             category=CATEGORY,
-            description="Where two ways of making a video meet. The second one counts where it is there, so that "
-            "muting or unmuting its nodes is the choice; the other one is then not made.",
+            description="Passes on override if it is connected, or else video. Mute the nodes behind override "
+            "to switch "
+            "to video. ComfyUI's Soft Switch has a switch widget in place of this. The video that is not chosen is not "
+            "made.",
             search_aliases=["switch", "choose", "any", "fallback"],
             inputs=[
-                io.Video.Input(
-                    "video", optional=True, lazy=True, tooltip="What is taken as long as there is no other."
-                ),
+                io.Video.Input("video", optional=True, lazy=True, tooltip="The video that is used without override."),
                 io.Video.Input(
                     "override",
                     optional=True,
                     lazy=True,
-                    tooltip="What takes its place. Mute the node that it comes from, and it does not.",
+                    tooltip="The video that replaces the other one. Mute its node to use the other one.",
                 ),
             ],
-            outputs=[io.Video.Output(tooltip="The one that is taken.")],
+            outputs=[io.Video.Output(tooltip="The chosen video.")],
         )
 
     @classmethod
@@ -88,7 +89,7 @@ class StoryReelEitherVideo(StoryReelNode):
     @classmethod
     def execute(cls, video=None, override=None) -> io.NodeOutput:
         if video is None and override is None:
-            raise ValueError("Switch Video: nothing is linked to video and override; one of them is expected.")
+            raise ValueError("Neither video nor override is connected; one of them is expected.")
         return io.NodeOutput(video if override is None else override)
 
 
