@@ -1,4 +1,4 @@
-"""Texts as they come from users and programs."""
+"""Texts from users, programs and files, in a form that messages can hold."""
 
 
 def encodable(text: str) -> str:
@@ -7,3 +7,11 @@ def encodable(text: str) -> str:
     Half of an emoji is one, as programs leave it that cut a text by 16-bit units. Two halves in a row become the emoji.
     """
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def short(name, longest: int = 80) -> str:
+    """A name from a file in a message: on one line, at most `longest` letters, and encodable, whatever the name is."""
+    text = encodable(name) if isinstance(name, str) else repr(name)[: longest + 1]
+    if not text.isprintable():
+        text = repr(text)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

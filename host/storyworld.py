@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ..core.networks.storyworld import LATENT_CHANNELS, Autoencoder
 from ..core.storyworld.captions import unknown_words, vocabulary
-from ..core.weights.refusal import Misfit, Unreadable, shape_shown, shown, sides
+from ..core.text import short
+from ..core.weights.refusal import Misfit, Unreadable, shape_shown, sides
 from ..core.weights.stated import Each, Fields, One, Real, Whole, read_stated, switch
 from .common import included, messages
 from .common.latents import COLORS, latent_format
@@ -100,7 +101,7 @@ def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
     weights, metadata = read_with_metadata(path)
     found = metadata.get("part", "a file of another kind")
     if found != f"storyworld {part}":
-        raise ValueError(f"{path} is {shown(found)}; Storyworld's {part} was expected.")
+        raise ValueError(f"{path} is {short(found)}; Storyworld's {part} was expected.")
     with refuse_parts(Path(path).name, f"Storyworld's {part}"):
         kind = CONFIG.get(part, CONFIG["unet"])  # there are several UNets
         return weights, read_stated("config", metadata.get("config", ""), kind)

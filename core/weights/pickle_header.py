@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 import torch
 
-from .refusal import Unreadable, shown
+from ..text import short
+from .refusal import Unreadable
 
 STORAGES = {  # bytes of a number, by the name of a storage
     "torch.storage.UntypedStorage": 1,
@@ -170,7 +171,7 @@ class _Machine:
             count, last = count * side, last + (side - 1) * step
         if count and last >= held:
             raise Unreadable(
-                f"claims a tensor of {shown(count)} numbers that ends at number {shown(last + 1)} of {shown(held)}; "
+                f"claims a tensor of {short(count)} numbers that ends at number {short(last + 1)} of {short(held)}; "
                 "tensors inside the file were expected"
             )
         self.tensors.append(Stored(storage, count, bytes_each))
@@ -202,7 +203,7 @@ def _known(name: str) -> Name:
     if name not in MAKERS and name not in STORAGES:
         if module != "torch" or not isinstance(getattr(torch, last, None), torch.dtype):
             raise Unreadable(
-                f"holds a program's objects beside weights, {shown(name)} among them, which are never loaded here; a "
+                f"holds a program's objects beside weights, {short(name)} among them, which are never loaded here; a "
                 "file of weights alone, as safetensors, was expected"
             )
     return Name(name)

@@ -1,16 +1,15 @@
-"""What is wrong with a file of weights, in words that fit one line."""
+"""What is wrong with a file of weights, in one line."""
 
 from collections.abc import Mapping, Sequence
 
-from ..text import encodable
+from ..text import short
 
-LONGEST = 80  # letters of a name out of a file
 MOST_TENSORS = 2**15  # of a file; a published checkpoint with its optimizer has a fifth
 LARGEST_SIDE = 2**20  # of a weight that networks of ours have; a tokenizer's words are a fifth
 
 
 class Unreadable(ValueError):
-    """Says of a file, behind its name, what was found and what was expected."""
+    """A message that follows the name of a file: what was found and what was expected."""
 
     def of(self, name: str) -> str:
         """The sentence about the file of this name."""
@@ -22,20 +21,12 @@ class Misfit(Unreadable):
     """A weight that is not as a network needs it."""
 
     def __init__(self, key: str, found: str, expected: str):
-        super().__init__(f"holds {shown(key)} as {found}, and {expected} was expected")
-
-
-def shown(name) -> str:
-    """A name out of a file: short, on one line, and fit for any connection, whatever the file holds there."""
-    text = encodable(name) if isinstance(name, str) else repr(name)[: LONGEST + 1]
-    if not text.isprintable():
-        text = repr(text)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+        super().__init__(f"holds {short(key)} as {found}, and {expected} was expected")
 
 
 def shape_shown(shape) -> str:
     """(320, 4, 3, 3) as 320 x 4 x 3 x 3."""
-    return " x ".join(shown(side) for side in shape[:8]) + (" x ..." if len(shape) > 8 else "") or "a single number"
+    return " x ".join(short(side) for side in shape[:8]) + (" x ..." if len(shape) > 8 else "") or "a single number"
 
 
 def sides(shapes: Mapping[str, Sequence[int]], key: str, count: int | None = None) -> tuple[int, ...]:
@@ -56,4 +47,4 @@ def check_bounds(**numbers: tuple[int, int, int]) -> None:
     for name, (number, least, most) in numbers.items():
         if not least <= number <= most:
             what = name.replace("_", " ")
-            raise Unreadable(f"has weights for {shown(number)} {what}, and {least} to {most} were expected")
+            raise Unreadable(f"has weights for {short(number)} {what}, and {least} to {most} were expected")

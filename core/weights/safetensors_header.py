@@ -8,7 +8,8 @@ import json
 import math
 from pathlib import Path
 
-from .refusal import MOST_TENSORS, Unreadable, shown
+from ..text import short
+from .refusal import MOST_TENSORS, Unreadable
 
 BITS = {  # of a number, by its format
     **dict.fromkeys(("F4",), 4),
@@ -45,7 +46,7 @@ def read_header(path: Path) -> dict[str, str]:
     end = 0
     for begin, stop, key in sorted(_place(key, entry, size) for key, entry in header.items()):
         if begin != end:
-            raise _not_whole(size, f"{shown(key)} begins at byte {begin:,}, and byte {end:,} was expected")
+            raise _not_whole(size, f"{short(key)} begins at byte {begin:,}, and byte {end:,} was expected")
         end = stop
     if end != left:
         raise _not_whole(size, f"it states {end:,} bytes of weights, and {left:,} follow")
@@ -58,7 +59,7 @@ def _parsed(text: bytes, size: int) -> dict:
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
             double = next(name for name in found if names.count(name) > 1)
-            raise _not_whole(size, f"its header names {shown(double)} twice")
+            raise _not_whole(size, f"its header names {short(double)} twice")
         return found
 
     try:
@@ -75,19 +76,20 @@ def _parsed(text: bytes, size: int) -> dict:
 def _place(key: str, entry, size: int) -> tuple[int, int, str]:
     """(first byte, the byte behind the last, key) of a tensor."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _not_whole(size, f"{shown(key)} has no dtype, shape and data_offsets in its header")
+        raise _not_whole(size, f"{short(key)} has no dtype, shape and data_offsets in its header")
     dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
     bits = BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is None:
-        raise _not_whole(size, f"{shown(key)} has the format {shown(dtype)}, which no version of safetensors knows")
+        raise _not_whole(size, f"{short(key)} has the format {short(dtype)}, which no version of safetensors knows")
     if not _whole_numbers(shape) or len(shape) > MOST_SIDES or any(side > LARGEST_SIDE for side in shape):
-        raise _not_whole(size, f"{shown(key)} has the shape {shown(shape)}, and up to {MOST_SIDES} sides were expected")
+        raise _not_whole(size, f"{short(key)} has the shape {short(shape)}, and up to {MOST_SIDES} sides were expected")
     if not _whole_numbers(place) or len(place) != 2:
-        raise _not_whole(size, f"{shown(key)} has the place {shown(place)}, and two bytes' numbers were expected")
+        raise _not_whole(size, f"{short(key)} has the place {short(place)}, and two bytes' numbers were expected")
     begin, stop = place
     if (stop - begin) * 8 != math.prod(shape) * bits:
         raise _not_whole(
-            size, f"{shown(key)} has {shown(stop - begin)} bytes, which are not those of {shown(shape)} in {dtype}"
+            size,
+            f"{short(key)} has {short(stop - begin)} bytes, which are not those of {short(shape)} in {dtype}",
         )
     return begin, stop, key
 

@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .refusal import Unreadable, shown
+from ..text import short
+from .refusal import Unreadable
 
 LONGEST = 2**20  # letters
 
@@ -106,9 +107,9 @@ class Fields:
 
     def __call__(self, name: str, value) -> dict:
         if not isinstance(value, dict):
-            raise Unreadable(f"{name} is no list of values by name, but {shown(value)}")
+            raise Unreadable(f"{name} is no list of values by name, but {short(value)}")
         if unknown := sorted(value.keys() - self.fields.keys()):
-            listed = ", ".join(map(shown, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
+            listed = ", ".join(map(short, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
             raise Unreadable(f"{name} states {listed}, which this version does not know")
         if missing := [field for field in self.required if field not in value]:
             raise Unreadable(f"{name} states no {missing[0]}")
@@ -122,7 +123,7 @@ def read_stated(name: str, text: str, read: Read):
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{name} is no JSON, but {shown(text)}") from error
+        raise Unreadable(f"{name} is no JSON, but {short(text)}") from error
     return read(name, value)
 
 
@@ -134,7 +135,7 @@ def _value(value) -> str:
     if isinstance(value, list | dict):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, str):
-        return shown(repr(value))
+        return short(repr(value))
     if isinstance(value, int) and abs(value) > 10**20 or isinstance(value, float) and not math.isfinite(value):
         return "beyond any bound" if isinstance(value, int) else str(value)
-    return shown(value)
+    return short(value)

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
+from ..text import short
 from .pickle_header import Another, Pickled, Storage, Stored, read_pickle
-from .refusal import Unreadable, shown
+from .refusal import Unreadable
 
 ZIP = b"PK\x03\x04"  # how torch itself tells its two formats apart
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older one
@@ -34,7 +35,7 @@ def check(path: Path, memory: int) -> None:
     claimed = sum(tensor.count * tensor.bytes_each for tensor in found.tensors)
     if IN_USE * (claimed - size) > memory:  # views may overlap in a small file, and take their whole size once in use
         raise Unreadable(
-            f", of {size:,} bytes, claims weights of {shown(claimed)} bytes, and {memory:,} bytes of memory are free; "
+            f", of {size:,} bytes, claims weights of {short(claimed)} bytes, and {memory:,} bytes of memory are free; "
             "a file as large as its weights was expected"
         )
 
@@ -53,14 +54,14 @@ def _in_zip(path: Path, size: int) -> Pickled:
         root, found, _ = entries[0].filename.partition("/") if entries else ("", "", "")
         pickled = records.get(f"{root}/data.pkl".lower()) if found else None
         if pickled is None:
-            first = f", {shown(entries[0].filename)} among them" if entries else ""
+            first = f", {short(entries[0].filename)} among them" if entries else ""
             raise Unreadable(f"is an archive of {len(entries)} files{first}; a checkpoint of torch.save was expected")
         if archive.comment or len(records) != len(entries):
             raise Another
         for entry in entries:
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 raise Unreadable(
-                    f", of {size:,} bytes, holds {shown(entry.filename)} packed, {entry.file_size:,} bytes unpacked; "
+                    f", of {size:,} bytes, holds {short(entry.filename)} packed, {entry.file_size:,} bytes unpacked; "
                     "torch.save packs nothing, and a file of its making was expected"
                 )
             if entry.header_offset < 0 or entry.header_offset + entry.file_size > size:
@@ -115,7 +116,7 @@ def _check_storage(storage: Storage, held: int) -> None:
     claimed = storage.count * storage.bytes_each
     if claimed > held:
         raise Unreadable(
-            f"claims {shown(claimed)} bytes for its part {shown(storage.key)}, and holds {max(held, 0):,}; it is not "
+            f"claims {short(claimed)} bytes for its part {short(storage.key)}, and holds {max(held, 0):,}; it is not "
             "whole: a download of the published size was expected"
         )
 

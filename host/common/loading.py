@@ -16,8 +16,9 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
+from ...core.text import short
 from ...core.weights import torch_file
-from ...core.weights.refusal import MOST_TENSORS, Misfit, Unreadable, shape_shown, shown
+from ...core.weights.refusal import MOST_TENSORS, Misfit, Unreadable, shape_shown
 from ...core.weights.safetensors_header import read_header
 
 management = comfy.model_management
@@ -115,7 +116,7 @@ def unwrap(weights: Mapping, parts: Sequence[str] = ()) -> dict[str, Tensor]:
             weights = {**weights, **{f"{part}.{key}": value for key, value in held.items() if isinstance(key, str)}}
     found = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     if nameless := [key for key in found if not isinstance(key, str)]:
-        raise Unreadable(f"holds weights under {shown(nameless[0])}, which is no name; weights by names were expected")
+        raise Unreadable(f"holds weights under {short(nameless[0])}, which is no name; weights by names were expected")
     if len(found) > MOST_TENSORS:
         raise Unreadable(f"holds {len(found):,} weights; {MOST_TENSORS:,} at most were expected")
     return {key.removeprefix("_forward_module."): value for key, value in found.items()}
@@ -140,7 +141,7 @@ def describe(weights: Mapping[str, Tensor]) -> str:
         return "a checkpoint of another model"
     if any(".lora_" in key or ".lora." in key for key in weights):
         return "a LoRA"
-    return f"a file of {len(weights)} tensors, {shown(next(iter(weights), 'none'))} among them"
+    return f"a file of {len(weights)} tensors, {short(next(iter(weights), 'none'))} among them"
 
 
 def check_whole(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -169,7 +170,7 @@ def refuse_parts(name: str, model: str, expected: str = ""):
     except Unreadable as error:
         raise _refusal(name, str(error), expected) from error
     except KeyError as error:
-        raise _refusal(name, f"is not whole: it lacks {shown(error.args[0])} of {model}", expected) from error
+        raise _refusal(name, f"is not whole: it lacks {short(error.args[0])} of {model}", expected) from error
     except RuntimeError as error:
         if (differ := SIZES_DIFFER.search(str(error))) is None:
             raise
@@ -252,7 +253,7 @@ def build_clip_vision(weights: dict[str, Tensor], prefix: str) -> comfy.clip_vis
 def check_nothing_else(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Raise Unreadable for the first weight of a file that a network has no place for."""
     if extra := sorted(weights.keys() - network.state_dict().keys()):
-        raise Unreadable(f"also holds {shown(extra[0])}, which none has")
+        raise Unreadable(f"also holds {short(extra[0])}, which none has")
 
 
 def put_weights(network: nn.Module, weights: Mapping[str, Tensor], own_formats: bool = False) -> None:

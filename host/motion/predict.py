@@ -13,7 +13,8 @@ from ...core.motion import trajectory
 from ...core.motion.trajectory import Trajectory
 from ...core.networks.semantic_motion.config import read_config, read_training
 from ...core.networks.semantic_motion.predictor import MotionPredictor
-from ...core.weights.refusal import Unreadable, shown
+from ...core.text import short
+from ...core.weights.refusal import Unreadable
 from ..common import messages
 from ..common.clip_vision import GREY, vision_tokens
 from ..common.folders import path_of
@@ -118,7 +119,7 @@ def load_predictor(name: str, space: Space) -> Predictor:
         check_nothing_else(network, weights)
         put_weights(network, weights)
     except (KeyError, Unreadable) as error:
-        why = f"it lacks {shown(error.args[0])}" if isinstance(error, KeyError) else f"it {error}"
+        why = f"it lacks {short(error.args[0])}" if isinstance(error, KeyError) else f"it {error}"
         raise ValueError(f"{NODE}: {name} does not hold the weights that its metadata state: {why}.") from error
     trained = f"predicted by {name}"
     if not stated.get("beats_interpolation", True):

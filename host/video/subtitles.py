@@ -101,5 +101,5 @@ def check_subtitles(story: Story) -> None:
         )
     if not any(story.captions):
         raise ValueError(
-            "The STORY has no captions: write them in Captions, or behind a # in the scenes of Story Script."
+            "the STORY has no captions. Write them in Captions, or after a # in the scenes of Story Script."
         )

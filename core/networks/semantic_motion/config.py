@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from ...weights.refusal import shown
+from ...text import short
 from ...weights.stated import Text, read_stated, switch
 
 METADATA = "storyreel_motion_predictor"
@@ -39,7 +39,7 @@ class PredictorConfig:
             fits = 1 <= value <= most if type(value) is int else type(value) is not str or value.isprintable()
             if type(value) is not field.type or not fits:
                 expected = {int: f"a number of 1 and more, up to {most},", str: "a name", bool: "true or false"}
-                found = shown(repr(value)) if isinstance(value, str) else shown(value)
+                found = short(repr(value)) if isinstance(value, str) else short(value)
                 raise ValueError(f"a motion predictor's {field.name} is {found}; {expected[field.type]} is expected.")
         if self.width % self.heads:
             raise ValueError(
@@ -60,7 +60,7 @@ def read_config(metadata: Mapping[str, str] | None) -> PredictorConfig:
         raise ValueError(f"it states no {METADATA} in its metadata.")
     stated = read_stated(METADATA, metadata[METADATA], _by_name)
     if unknown := sorted(stated.keys() - {field.name for field in fields(PredictorConfig)}):
-        listed = ", ".join(map(shown, unknown[:3]))
+        listed = ", ".join(map(short, unknown[:3]))
         raise ValueError(f"it states {listed}, which this version does not know.")
     return PredictorConfig(**stated)
 
