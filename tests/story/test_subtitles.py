@@ -163,7 +163,7 @@ def test_a_story_without_captions_has_no_subtitles(host, streamed):
     from storyreel.host.video.subtitles import subtitle
 
     story, _ = read_script("[Runa] a girl", "[Runa] sits #\n[Runa] waits #", "(No style)", "", load_styles()[0])
-    with pytest.raises(ValueError, match="Subtitles: the STORY has no captions: write them in Captions, or"):
+    with pytest.raises(ValueError, match="the STORY has no captions. Write them in Captions, or after"):
         subtitle(streamed[0], story)
 
 
