@@ -62,34 +62,29 @@ def prompt(name: str) -> dict:
     return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def prompt_of(graph, nodes: dict) -> dict:
-    """A graph of tools/graphs in API form, without a frontend: what it leaves unsaid is as the nodes have it, and nodes
-    that are muted are left out.
-
-    nodes: the host's.
-    """
-    active = {id: node for id, node in graph.nodes.items() if not node.muted}
-
-    def linked(value) -> bool:
-        return not isinstance(value, tuple) or value[0] in active
-
-    said = {id: {name: value for name, value in node.inputs.items() if linked(value)} for id, node in active.items()}
+def prompt_of(graph: dict) -> dict:
+    """A saved graph in API form, without a frontend and titles. Nodes that are muted are left out."""
+    active = {node["id"]: node for node in graph["nodes"] if node["type"] != "MarkdownNote" and node["mode"] != NEVER}
+    links = {number: [str(source), output] for number, source, output, *_ in graph["links"] if source in active}
     return {
-        id: {"class_type": node.type, "inputs": dict(_values(nodes[node.type].INPUT_TYPES(), said[id]))}
+        str(id): {"class_type": node["type"], "inputs": _widget_values(node) | _linked(node, links)}
         for id, node in active.items()
     }
 
 
-def _values(declared: dict, said: dict, prefix: str = ""):
-    """(name, value) of the inputs that are declared; those within an option that is chosen, too."""
-    for name, (kind, *options) in {**declared.get("required", {}), **declared.get("optional", {})}.items():
-        about = options[0] if options else {}
-        choices = kind if isinstance(kind, list) else about.get("options", [None])
-        nested = {choice["key"]: choice["inputs"] for choice in choices if isinstance(choice, dict)}
-        value = said.get(prefix + name, about.get("default", next(iter(nested or choices), None)))
-        if value is not None:
-            yield prefix + name, list(value) if isinstance(value, tuple) else value
-        yield from _values(nested.get(value, {}), said, f"{prefix}{name}.")
+def _linked(node: dict, links: dict[int, list]) -> dict:
+    return {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry["link"] in links}
+
+
+def _widget_values(node: dict) -> dict:
+    """{input: value} of the widgets. The values of a file are in the order of the widgets; most seeds are followed by
+    what happens to them after a run."""
+    names = [entry["name"] for entry in node["inputs"] if "widget" in entry]
+    values = list(node.get("widgets_values", []))
+    for place, name in enumerate(names):
+        if name in ("seed", "noise_seed") and values[place + 1 : place + 2] == ["fixed"]:
+            values.pop(place + 1)
+    return {name: value for name, value in zip(names, values, strict=True) if name != "upload"}
 
 
 def models(name: str) -> list[dict]:

@@ -29,6 +29,53 @@ def test_every_workflow_has_its_api_form_and_no_other():
 
 
 @EVERY_WORKFLOW
+def test_the_api_form_is_the_graph(name):
+    """Without a browser; `test_it_opens` compares with what the frontend exports."""
+    titles = {str(node["id"]): node.get("title") for node in workflows.workflow(name)["nodes"]}
+    exported = workflows.prompt(name)
+    assert {id: node.pop("_meta")["title"] for id, node in exported.items()} == {id: titles[id] for id in exported}
+    assert workflows.prompt_of(workflows.workflow(name)) == exported
+
+
+@EVERY_WORKFLOW
+def test_inputs_and_values_are_as_the_nodes_declare_them(host, name):
+    """Every node exists, every input that it needs is there, and no other; a value is one of those to choose from."""
+    for id, node in workflows.prompt_of(workflows.workflow(name)).items():
+        declared = {
+            key: (kind, about) for key, kind, about in inputs_of(host.nodes[node["class_type"]], node["inputs"])
+        }
+        given = {key for key in node["inputs"] if not key.startswith("images.image")}  # as many as are linked
+        assert given <= declared.keys(), (id, node["class_type"])
+        for key, (kind, about) in declared.items():
+            value = node["inputs"].get(key)
+            if value is None or isinstance(value, list):
+                continue
+            choices = kind if isinstance(kind, list) else about.get("options")
+            if isinstance(kind, list | str) and choices and not str(value).endswith(WEIGHTS) and key not in FILES:
+                assert value in [each["key"] if isinstance(each, dict) else each for each in choices], (id, key)
+            if kind in ("INT", "FLOAT"):
+                assert about["min"] <= value <= about["max"], (id, key)
+
+
+WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+FILES = ("image", "file")  # of the user's input folder
+
+
+def inputs_of(node, given: dict):
+    """(name, kind, options) of a node's inputs; within an option that is chosen, those of the option."""
+
+    def walk(declared: dict, prefix: str = ""):
+        for key, (kind, *rest) in {**declared.get("required", {}), **declared.get("optional", {})}.items():
+            about = rest[0] if rest else {}
+            yield prefix + key, kind, about
+            for option in about.get("options") or []:
+                if isinstance(option, dict) and option["key"] == given[prefix + key]:
+                    yield from walk(option["inputs"], f"{prefix}{key}.")
+
+    yield from walk(node.INPUT_TYPES())
+
+
+@EVERY_WORKFLOW
 def test_a_workflow_names_the_packs_that_it_needs(name):
     for node in workflows.workflow(name)["nodes"]:
         if node["type"] == "MarkdownNote":  # belongs to the frontend itself

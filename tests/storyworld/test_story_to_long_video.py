@@ -4,41 +4,37 @@ Tiny video models of random weights stand in the places of Storyworld's own. Wha
 and that each does its part.
 """
 
-from dataclasses import replace
-
 import av
 import pytest
 import torch
 from harness import dynamicrafter, motion, streaming, workflows
-from harness.tools import tools
 from storyreel.core.networks.animatediff.config import MotionConfig
 from storyreel.core.networks.semantic_motion.config import PredictorConfig
 
+NAME = "storyworld_story_to_long_video"
+MOTION_GROUP = "Semantic Motion"
+GRAPH = {node["id"]: node for node in workflows.workflow(NAME)["nodes"]}  # the saved nodes
+VIDEO_MODEL, STREAMING_MODEL = (GRAPH[id]["widgets_values"][0] for id in (20, 30))
+
 
 @pytest.fixture(scope="module")
-def graphs():
-    with tools("graphs", "chain", "following") as modules:
-        yield modules
-
-
-@pytest.fixture(scope="module")
-def toys(host, graphs, tmp_path_factory):
+def toys(host, tmp_path_factory):
     """The host, with the stand-ins among Storyworld's files."""
     import folder_paths
     from storyreel.host import storyworld
     from storyreel.host.common import folders
 
     folder = tmp_path_factory.mktemp("toys")
-    frames, chain, following = workflows.SHOT["frames"], graphs.chain, graphs.following
-    dynamicrafter.write_storyworld(folder / chain.TOY_VIDEO, frames, image_tokens=3, dim_head=16, head_channels=32)
-    streaming.write_storyworld(folder / chain.TOY_STREAMING)
+    frames = workflows.SHOT["frames"]
+    dynamicrafter.write_storyworld(folder / VIDEO_MODEL, frames, image_tokens=3, dim_head=16, head_channels=32)
+    streaming.write_storyworld(folder / STREAMING_MODEL)
     config, width = storyworld.read_part("unet")[1]["unet"], 96  # of Storyworld's towers
     channels = config["model_channels"]
     modules = MotionConfig(((channels,),) * 2, ((channels,) * 2,) * 2, channels, 32)
-    motion.write_module(folder / "animatediff_models" / following.TOY_MODULE, modules)
-    motion.write_adapter(folder / "ipadapter" / following.TOY_ADAPTER, width=width, layers=[channels] * 7)
+    motion.write_module(folder / "animatediff_models" / "storyworld_motion_module.safetensors", modules)
+    motion.write_adapter(folder / "ipadapter" / "storyworld_ip_adapter.safetensors", width=width, layers=[channels] * 7)
     predictor = PredictorConfig(tokens=motion.TOKENS, token_width=width, width=32, depth=1, heads=2, frames=20)
-    motion.write_predictor(folder / "semantic_motion" / following.TOY_PREDICTOR, predictor)
+    motion.write_predictor(folder / "semantic_motion" / "storyworld_predictor.safetensors", predictor)
     layer = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
     motion.write_lora(folder / "loras" / storyworld.DOMAIN_ADAPTER, layer, channels)
     kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion")}
@@ -53,19 +49,36 @@ def toys(host, graphs, tmp_path_factory):
         folder_paths.filename_list_cache.pop(kind, None)
 
 
-def by_motion(graph, graphs, muted: str = ""):
+def by_motion(name: str, muted: int | None = None) -> dict:
     """As a user does it: the group of semantic motion is no longer muted, and maybe another node is."""
-    (group,) = (group for group in graph.groups if group.title == graphs.following.BY_MOTION)
-    assert set(group.nodes) == {id for id, node in graph.nodes.items() if node.muted}
-    return replace(graph, nodes={id: replace(node, muted=id == muted) for id, node in graph.nodes.items()})
+    graph = workflows.workflow(name)
+    (group,) = (group for group in graph["groups"] if group["title"] == MOTION_GROUP)
+    left, top, width, height = group["bounding"]
+    for node in graph["nodes"]:
+        x, y = node["pos"]
+        inside = left <= x < left + width and top <= y < top + height
+        assert inside == (node["mode"] == workflows.NEVER)
+        node["mode"] = workflows.NEVER if node["id"] == muted else 0
+    return graph
 
 
-def small(graph, host, **extending) -> dict:
-    prompt = workflows.prompt_of(graph, host.nodes)
+def small(graph: dict, **extending) -> dict:
+    prompt = workflows.prompt_of(graph)
     for id, inputs in workflows.small(prompt, seed=5).items():
         prompt[id]["inputs"].update(inputs)
     prompt[workflows.find(prompt, "StoryReelExtendVideo")]["inputs"].update(extending)
     return prompt
+
+
+def extended_by_dynamicrafter(graph: dict) -> dict:
+    """The small prompt with the model of shots in the place of the streaming model, and without refinement."""
+    prompt = small(graph, overlap=1)
+    loader = prompt["30"]["inputs"] | {"checkpoint": VIDEO_MODEL}
+    prompt["30"] = {"class_type": "StoryReelDynamiCrafterLoader", "inputs": loader}
+    prompt["33"]["inputs"]["eta"] = 0.0
+    prompt["34"]["inputs"]["spacing"] = "uniform_trailing"
+    prompt["39"]["inputs"]["video"] = ["35", 0]
+    return {id: node for id, node in prompt.items() if int(id) not in range(40, 50)}
 
 
 def film(host, run) -> str:
@@ -87,9 +100,9 @@ def told(host, run) -> list[tuple[str, float]]:
         return [(bytes(p)[2:].decode(), float(p.pts * p.time_base)) for p in packets if len(bytes(p)) > 2]
 
 
-def test_a_story_becomes_a_long_film_that_is_refined(toys, graphs):
+def test_a_story_becomes_a_long_video_that_is_refined(toys):
     """Two pictures, a shot of each, two chunks of the streaming model, and all of it refined by that model."""
-    prompt = small(graphs.chain.storyworld_story_to_long_video(), toys)
+    prompt = small(workflows.workflow(NAME))
     run = toys.run(prompt)
     shots, long = (
         run.values[workflows.find(prompt, f"StoryReel{name}")][0] for name in ("AnimateStory", "ExtendVideo")
@@ -105,9 +118,9 @@ def test_a_story_becomes_a_long_film_that_is_refined(toys, graphs):
     assert told(toys, run) == [("Pim had never seen the sea.", 0.0), ("Through the town,", half)]
 
 
-def test_the_loader_says_which_model_goes_on(toys, graphs):
+def test_the_loader_decides_which_model_extends(toys):
     """The same chain by the model of shots, from the last frame; nothing refines."""
-    prompt = small(graphs.chain.storyworld_story_to_long_video(graphs.chain.GOES_ON), toys, overlap=1)
+    prompt = extended_by_dynamicrafter(workflows.workflow(NAME))
     run = toys.run(prompt)
     count = 2 * workflows.SHOT["frames"] + workflows.LONG["chunks"] * (workflows.LONG["chunk_length"] - 1)
     assert played(toys, run) == [(64, 64)] * count
@@ -115,18 +128,18 @@ def test_the_loader_says_which_model_goes_on(toys, graphs):
     assert len(told(toys, run)) == 2
 
 
-def along_motion(graphs, host, pictures: int) -> dict:
-    graph = by_motion(graphs.chain.storyworld_story_to_long_video(graphs.chain.GOES_ON), graphs)
-    prompt = small(graph, host, overlap=1)
+def along_motion(pictures: int) -> dict:
+    prompt = extended_by_dynamicrafter(by_motion(NAME))
     for id, text in (("2", "scenes"), ("12", "captions")):
-        prompt[id]["inputs"][text] = "\n".join(graph.nodes[id].inputs[text].splitlines()[:pictures])
+        values = [value for value in GRAPH[int(id)]["widgets_values"] if "\n" in value]
+        prompt[id]["inputs"][text] = "\n".join(values[0].splitlines()[:pictures])
     return prompt
 
 
-def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
+def test_shots_follow_predicted_motion_where_that_is_chosen(toys):
     """Three pictures, two transitions. DynamiCrafter's way is there, and is not gone. Where a run ended after the first
     transition, the next one begins with the second."""
-    prompt = along_motion(graphs, toys, pictures=3)
+    prompt = along_motion(pictures=3)
     (maker,) = workflows.find_all(prompt, "StoryReelAnimateStoryByMotion")
     prompt[maker]["inputs"]["steps"] = 7
 
@@ -156,32 +169,34 @@ def test_shots_follow_predicted_motion_where_that_is_chosen(toys, graphs):
     assert len(shots) == count and not torch.equal(shots[1], shots[workflows.SHOT["frames"]])
 
 
-def test_one_picture_has_no_transition(toys, graphs):
+def test_one_picture_has_no_transition(toys):
     with pytest.raises(RuntimeError, match="keyframes holds 1 picture; a transition needs at least 2"):
-        toys.run(along_motion(graphs, toys, pictures=1))
+        toys.run(along_motion(pictures=1))
 
 
 @pytest.mark.parametrize("chosen", ["DynamiCrafter", "motion", "motion without DynamiCrafter's file"])
-def test_published_models_make_either_kind_of_shots(host, graphs, tmp_path, chosen):
+def test_published_models_make_either_kind_of_shots(host, tmp_path, chosen):
     """The host takes the graph where the files that it asks for are in their folders, and no others."""
     import folder_paths
     from storyreel.host.common import folders
 
-    graph = graphs.chain.story_to_long_video()
+    name = "story_to_long_video"
+    graph = workflows.workflow(name)
     if chosen != "DynamiCrafter":
-        graph = by_motion(graph, graphs, muted="" if chosen == "motion" else "26")
-    prompt = workflows.prompt_of(graph, host.nodes)
-    wanted = {model for id, node in graph.nodes.items() if not node.muted for model in node.models}
-    if "26" not in prompt:
-        wanted -= set(graph.nodes["20"].models)
+        graph = by_motion(name, muted=None if chosen == "motion" else 26)
+    prompt = workflows.prompt_of(graph)
+    active = [
+        node for node in graph["nodes"] if str(node["id"]) in prompt and not (node["id"] == 20 and "26" not in prompt)
+    ]
+    wanted = {(model["name"], model["directory"]) for node in active for model in node["properties"].get("models", [])}
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("checkpoints", "diffusion_models", "clip_vision", "animatediff_models", "ipadapter"):
             folders.file_names(kind)
             (tmp_path / kind).mkdir()
             suffixes = folder_paths.folder_names_and_paths[kind][1]
             patch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
-        for address, kind in wanted:
-            (tmp_path / kind / address.rpartition("/")[2]).touch()
+        for file, kind in wanted:
+            (tmp_path / kind / file).touch()
         assert sorted(host.validate(prompt)) == ["50", "8"]
 
 
@@ -192,9 +207,6 @@ def test_of_two_videos_one_is_expected(host):
         host.run({id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in prompt.items()})
 
 
-def test_what_the_toys_lack_is_said(graphs):
-    notes = [
-        graphs.chain.storyworld_story_to_long_video(longer).note
-        for longer in (graphs.chain.REMEMBERS, graphs.chain.GOES_ON)
-    ]
-    assert "SDEdit" in notes[0] and "MS-Vid2Vid, has no counterpart" in notes[0] and "not refined" in notes[1]
+def test_what_the_included_model_lacks_is_in_the_note():
+    (note,) = (node["widgets_values"][0] for node in GRAPH.values() if node["type"] == "MarkdownNote")
+    assert "SDEdit" in note and "MS-Vid2Vid" in note

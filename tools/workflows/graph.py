@@ -1,0 +1,75 @@
+"""A saved workflow as data: one numbering, one order, no traces of the session in which it was saved."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import uuid
+
+from .models import PUBLISHED, WEIGHTS, metadata
+
+FRONTEND_NODES = ("MarkdownNote", "Note")  # belong to no pack
+CHANGES = ("randomize", "increment", "decrement")  # of a seed, after a run
+LINK_ID, SOURCE, OUTPUT, TARGET, INPUT = range(5)  # places in a saved link
+
+
+class Broken(Exception):
+    """A workflow that cannot be shipped; the message says which part of it, and why."""
+
+
+def renumber(workflow: dict):
+    """Number links and groups from 1 and sort the nodes by id. Ids of nodes stay: the API form names them."""
+    workflow["nodes"].sort(key=lambda node: node["id"])
+    workflow["links"].sort(key=lambda link: (link[TARGET], link[INPUT]))
+    numbers = {link[LINK_ID]: number for number, link in enumerate(workflow["links"], 1)}
+    for link in workflow["links"]:
+        link[LINK_ID] = numbers[link[LINK_ID]]
+    for node in workflow["nodes"]:
+        for entry in node.get("inputs", []):
+            entry["link"] = numbers.get(entry.get("link"))
+        for entry in node.get("outputs", []):
+            entry["links"] = sorted(numbers[link] for link in entry.get("links") or []) or None
+    for number, group in enumerate(workflow["groups"], 1):
+        group["id"] = number
+    workflow["last_node_id"] = max(node["id"] for node in workflow["nodes"])
+    workflow["last_link_id"] = len(numbers)
+
+
+def clean(workflow: dict, name: str):
+    """Remove what depends on who saved the file: view, revision, fractions of a pixel. A seed is not to change after a
+    run. Without a saved view the frontend fits the graph into the window that opens it."""
+    workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-storyreel/{name}"))
+    workflow["revision"] = 0
+    workflow["extra"] = {}
+    for node in workflow["nodes"]:
+        node["pos"] = [round(value) for value in node["pos"]]
+        node["size"] = [math.ceil(value) for value in node["size"]]
+        values = node.get("widgets_values", [])
+        for place, (before, value) in enumerate(itertools.pairwise(values), 1):
+            if value in CHANGES and isinstance(before, int):
+                values[place] = "fixed"
+    for group in workflow["groups"]:
+        group["bounding"] = [round(value) for value in group["bounding"]]
+
+
+def describe(workflow: dict, shipped: set[str], versions: dict[str, str]):
+    """Write each node's properties: the pack that it needs, and where its files are published.
+
+    shipped: files that come with the pack. versions: {"comfyui-storyreel" or "comfy-core": version}. Raises Broken.
+    """
+    for node in workflow["nodes"]:
+        if node["type"] in FRONTEND_NODES:
+            node["properties"] = {}
+            continue
+        pack = "comfyui-storyreel" if node["type"].startswith("StoryReel") else "comfy-core"
+        node["properties"] = {"Node name for S&R": node["type"], "cnr_id": pack, "ver": versions[pack]}
+        values = [value for value in node.get("widgets_values", []) if isinstance(value, str)]
+        files = [value for value in values if value.endswith(WEIGHTS) and value not in shipped]
+        if unknown := [file for file in files if file not in PUBLISHED]:
+            raise Broken(f"{label(node)} names {', '.join(unknown)}: add it to tools/workflows/models.py.")
+        if files:
+            node["properties"]["models"] = [metadata(file) for file in files]
+
+
+def label(node: dict) -> str:
+    return f"{node.get('title', node['type'])} ({node['id']})"

