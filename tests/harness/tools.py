@@ -38,3 +38,15 @@ def experiments():
     finally:
         for folder in folders:
             sys.path.remove(folder)
+
+
+@contextlib.contextmanager
+def workflow_tools(*modules: str):
+    """Modules of `tools.workflows`, by their names."""
+    folders = [str(TOOLS), str(ROOT)]
+    sys.path += folders  # behind the host's own folder, which has modules of the same names
+    try:
+        yield SimpleNamespace(**{name: importlib.import_module(f"tools.workflows.{name}") for name in modules})
+    finally:
+        for folder in folders:
+            sys.path.remove(folder)

@@ -31,9 +31,11 @@ def test_every_workflow_has_its_api_form_and_no_other():
 @EVERY_WORKFLOW
 def test_the_api_form_is_the_graph(name):
     """Without a browser; `test_it_opens` compares with what the frontend exports."""
-    titles = {str(node["id"]): node.get("title") for node in workflows.workflow(name)["nodes"]}
+    titles = {str(node["id"]): node["title"] for node in workflows.workflow(name)["nodes"] if "title" in node}
     exported = workflows.prompt(name)
-    assert {id: node.pop("_meta")["title"] for id, node in exported.items()} == {id: titles[id] for id in exported}
+    for id, node in exported.items():
+        title = node.pop("_meta")["title"]
+        assert title == titles.get(id, title)  # a node with the title of its type is saved without it
     assert workflows.prompt_of(workflows.workflow(name)) == exported
 
 
