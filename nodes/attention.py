@@ -1,12 +1,12 @@
-"""Consistent Self-Attention: the frames of a story borrow tokens from each other."""
+"""Consistent Self-Attention: the frames of a story share tokens."""
 
 from comfy_api.latest import io
 
 from ..core.attention.consistent import Settings
 from ..core.attention.presets import FIXED, PRESETS
-from ..core.attention.sharing import Rules
+from ..core.attention.sharing import SharingRules
 from ..host.attention.patch import BLOCKS, apply_consistent_attention
-from ..host.attention.sampling_state import Reach
+from ..host.attention.sampling_state import PatchRange
 from .node import StoryReelNode, read_values
 from .types import StoryType
 
@@ -30,75 +30,79 @@ def _inputs(preset: str) -> list[io.Input]:
     inputs = [
         number(
             "sampling_rate",
-            "Share of its tokens that a frame lends"
-            + (" at the coarse level (32 pixels a token)." if "sampling_rate_fine" in values else ".")
-            + " More holds characters closer together and costs more time; 0 lends nothing, 1 everything.",
+            "Fraction of its tokens that a frame shares"
+            + (" at the coarse level (32 pixels per token)." if "sampling_rate_fine" in values else ".")
+            + " A higher rate keeps characters more consistent and is slower. 0: none, 1: all.",
             advanced=False,
         ),
         whole(
             "anchors",
             0,
-            "The first so many frames in which a character stands alone lend to each other, and every other frame "
-            "reads them one way. 0: all frames lend to each other.",
+            "Number of anchor frames per character: the first frames that show it alone. Anchors read each other's "
+            "tokens, and all other frames read the anchors' tokens. 0: all frames read each other's tokens.",
             advanced=False,
         ),
         whole(
             "tile_size",
             0,
-            "Frames lend to each other only inside a window of so many consecutive frames that slides along the "
-            "story; estimates of overlapping windows are averaged. 0: one window over the whole batch. Anchors are "
-            "read from everywhere.",
+            "Number of consecutive frames in a sliding window. Frames share tokens only inside a window, and results "
+            "of overlapping windows are averaged. 0: one window over the whole batch. Anchors are read from every "
+            "window.",
             advanced=preset != "paper",
         ),
-        whole("tile_stride", 1, "How far the window moves at a time; at most its own size. Larger is faster."),
-        number("start_percent", "Share tokens from this part of the sampling on (0 is its start)."),
-        number("end_percent", "Share tokens up to this part of the sampling (1 is its end)."),
-        number("layer_prob_early", "Chance that a layer shares tokens in a step before the switch."),
-        number("layer_prob_late", "Chance that a layer shares tokens in a step after the switch."),
-        number("layer_prob_switch", "The part of the sampling at which the late chance takes over from the early one."),
+        whole("tile_stride", 1, "Number of frames between two windows, at most tile_size. Larger is faster."),
+        number("start_percent", "Share tokens from this point of the sampling on (0 is the start)."),
+        number("end_percent", "Share tokens up to this point of the sampling (1 is the end)."),
+        number("layer_prob_early", "Probability that a layer shares tokens in a step before layer_prob_switch."),
+        number("layer_prob_late", "Probability that a layer shares tokens in a step after layer_prob_switch."),
+        number(
+            "layer_prob_switch",
+            "The point of the sampling (0 to 1) at which layer_prob_late replaces layer_prob_early.",
+        ),
         io.Combo.Input(
             "blocks",
             options=list(BLOCKS),
             default=values["blocks"],
             optional=True,
-            tooltip="Which part of the network shares tokens. The published programs use the up blocks.",
+            tooltip="The blocks of the network that share tokens. The published programs use the up blocks.",
             advanced=True,
         ),
     ]
     if "sampling_rate_fine" in values:
         inputs.insert(
             1,
-            number("sampling_rate_fine", "Share of its tokens that a frame lends at finer levels."),
+            number("sampling_rate_fine", "Fraction of its tokens that a frame shares at finer levels."),
         )
     if "dense_early_read" in values:
         inputs.append(
             switch(
                 "dense_early_read",
-                "Before the start, frames that only read take all tokens of their anchors, as the published mask "
-                "version does in its first steps.",
+                "Before start_percent, frames that are not anchors read all tokens of their anchors, as in the first "
+                "steps of the published mask version.",
             )
         )
     if "include_self" in values:
         inputs.append(
             switch(
                 "include_self",
-                "Draw a fixed number of tokens from the whole window, the frame's own included, as Algorithm 1 of the "
-                "paper does. Off: each token of the other frames is kept with the sampling rate's chance.",
+                "Draw a fixed number of tokens from the whole window, including the frame's own tokens, as in "
+                "Algorithm 1 of the paper. Off: each token of the other frames is drawn with the probability "
+                "sampling_rate.",
             )
         )
     return inputs
 
 
 def _read_unprefixed(preset: str, given: dict) -> dict:
-    """Inputs of a preset that an API prompt gives by their bare names, which the host does not know.
+    """Inputs of a preset that an API prompt gives without the prefix `preset.`, which the host does not check.
 
-    Raises ValueError for a name that the preset does not have and for a value that its input refuses.
+    Raises ValueError for a name that the preset does not have, and for an invalid value.
     """
     declared = _inputs(preset)
     names = [entry.id for entry in declared]
     for name in given:
         if name not in names:
-            raise ValueError(f"{name} is no input of the preset {preset}, which has {', '.join(names)}.")
+            raise ValueError(f"{name} is not an input of the preset {preset}; its inputs are {', '.join(names)}.")
     return read_values(declared, given)
 
 
@@ -109,8 +113,8 @@ class StoryReelConsistentAttention(StoryReelNode):
             node_id="StoryReelConsistentAttention",
             display_name="Consistent Self-Attention (StoryReel)",
             category="StoryReel",
-            description="Lets the pictures of one batch borrow tokens from each other while they are drawn, so that "
-            "characters look the same in all of them. For SD1.5, SD2.x and SDXL; no training, no weights.",
+            description="Shares tokens between the images of a batch during sampling, so that characters look the same "
+            "in all of them. For SD1.5, SD2.x and SDXL; needs no training and no extra weights.",
             search_aliases=["StoryDiffusion", "consistent characters", "story", "CSA"],
             inputs=[
                 io.Model.Input(
@@ -119,9 +123,9 @@ class StoryReelConsistentAttention(StoryReelNode):
                 io.DynamicCombo.Input(
                     "preset",
                     options=[io.DynamicCombo.Option(preset, _inputs(preset)) for preset in PRESETS],
-                    tooltip="low-vram: the program that StoryDiffusion's authors recommend. mask: their first one, a "
-                    "higher rate that sets in later. paper: Algorithm 1, windows that slide along the story. custom: "
-                    "everything open.",
+                    tooltip="low-vram: the program that the authors of StoryDiffusion recommend. mask: their first "
+                    "program, with a higher rate and a later start. paper: Algorithm 1 of the paper, with sliding "
+                    "windows. custom: all settings.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -129,7 +133,7 @@ class StoryReelConsistentAttention(StoryReelNode):
                     min=0.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="Weight of borrowed tokens: 1 as published, 0 is exactly the model without this node.",
+                    tooltip="Weight of shared tokens: 1 as published, 0 disables this node.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -137,19 +141,19 @@ class StoryReelConsistentAttention(StoryReelNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
-                    tooltip="Which tokens are lent and which layers share; independent of the noise seed.",
+                    tooltip="Seed of the random choice of tokens and layers, independent of the noise seed.",
                 ),
                 StoryType.Input(
                     "story",
                     optional=True,
-                    tooltip="Who is in which frame: a frame borrows only from frames that show one of its characters, "
-                    "and [NC] frames are left alone. Without it all frames show one character.",
+                    tooltip="The characters of each frame. A frame reads tokens only of frames that show one of its "
+                    "characters; [NC] frames do not share. Without a story, all frames show one character.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the characters are, one for all frames or one for each: outside of it a frame "
-                    "neither lends nor borrows, so backgrounds stay apart. Without it the whole picture shares.",
+                    tooltip="The characters in white, one mask for all frames or one per frame. Only tokens inside the "
+                    "mask are shared, so backgrounds stay different. Without a mask, the whole image is shared.",
                 ),
                 io.Combo.Input(
                     "apply_to",
@@ -157,7 +161,7 @@ class StoryReelConsistentAttention(StoryReelNode):
                     default="both",
                     optional=True,
                     advanced=True,
-                    tooltip="Which half of guidance shares tokens.",
+                    tooltip="Share tokens in the positive (cond) pass, the negative (uncond) pass, or both.",
                 ),
                 io.Int.Input(
                     "memory_mb",
@@ -166,17 +170,18 @@ class StoryReelConsistentAttention(StoryReelNode):
                     max=65536,
                     optional=True,
                     advanced=True,
-                    tooltip="Memory that a layer may take beyond plain attention. Less is slower, the result the same.",
+                    tooltip="Memory in MB that a layer may use beyond plain attention. A lower limit is slower, with "
+                    "the same result.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model, ready for any sampler; the batch is the story.")],
+            outputs=[io.Model.Output(tooltip="The patched model, for any sampler. The batch of images is the story.")],
             accept_all_inputs=True,  # so that a misspelt name in an API prompt is refused instead of ignored
         )
 
     @classmethod
     def validate_inputs(cls, preset) -> bool | str:
-        # The host does not check that there is such a preset: one that it knows arrives as {"preset": name, ...}, any
-        # other value as it is.
+        # The host does not check the name of the preset: a known one arrives as {"preset": name, ...}, any other value
+        # unchanged.
         return isinstance(preset, dict) or f"preset is {preset}; one of {', '.join(PRESETS)} is expected."
 
     @classmethod
@@ -184,10 +189,10 @@ class StoryReelConsistentAttention(StoryReelNode):
         cls, model, preset, strength, seed, story=None, mask=None, apply_to="both", memory_mb=64, **unprefixed
     ) -> io.NodeOutput:
         unprefixed = _read_unprefixed(preset["preset"], unprefixed)
-        given = {name: value for name, value in preset.items() if value is not None}  # None: left out in the prompt
+        given = {name: value for name, value in preset.items() if value is not None}  # None: not in the prompt
         values = {**PRESETS[preset["preset"]], **given, **unprefixed}
         settings = Settings(
-            rules=Rules(
+            rules=SharingRules(
                 anchors=values["anchors"],
                 tile_size=values["tile_size"],
                 tile_stride=values["tile_stride"],
@@ -201,16 +206,16 @@ class StoryReelConsistentAttention(StoryReelNode):
             dense_early_read=values["dense_early_read"],
             seed=seed,
         )
-        reach = Reach(
+        patch_range = PatchRange(
             blocks=values["blocks"],
             start_percent=values["start_percent"],
             end_percent=values["end_percent"],
             switch_percent=values["layer_prob_switch"],
             apply_to=apply_to,
-            memory=memory_mb << 20,
+            extra_bytes=memory_mb << 20,
         )
         cast = None if story is None else story.cast
-        return io.NodeOutput(apply_consistent_attention(model, settings, reach, cast, mask))
+        return io.NodeOutput(apply_consistent_attention(model, settings, patch_range, cast, mask))
 
 
 NODES = [StoryReelConsistentAttention]

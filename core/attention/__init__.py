@@ -1,1 +1,1 @@
-"""Consistent Self-Attention on tokens (image, position, channel); it knows no network."""
+"""Consistent Self-Attention on tokens [image, position, channel], independent of any network."""

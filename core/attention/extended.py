@@ -1,16 +1,17 @@
-"""Self-attention with borrowed tokens: O_i = softmax(Q_i [K_pool; K_i]^T / sqrt(d)) [V_pool; V_i].
+"""Self-attention over own and shared tokens: O_i = softmax(Q_i [K_shared; K_i]^T / sqrt(d)) [V_shared; V_i].
 
-Everything works on projected tensors, so a token's key and value are computed once however many images borrow it,
-and tokens are gathered, so there is no mask and any attention kernel serves. Keys are laid out as
+Everything works on projected tensors, so a token's key and value are computed once however many images read it.
+Tokens are gathered, so no mask is needed and any attention kernel works. Keys are laid out as
 
-    | pool: samples of image a | of image b | ... | own tokens of the reader |
+    | shared tokens: of source a | of source b | ... | own tokens of the target |
 
-The pool is written once for all its readers; between two readers only the last part changes. A reader that lends
-to the pool finds its own samples there already and adds the rest of its own tokens, so none counts twice.
+The shared tokens are written once for all targets of a group; between two targets only the last part changes. The
+samples of a target that is also a source are among the shared tokens already; it adds the rest of its own tokens, so
+that none counts twice.
 
-Memory: the buffer above is all that is allocated beyond plain attention, and it is kept under a limit by working
-on some heads at a time; where a single head's keys are too many, on some keys at a time, merging the partial
-softmaxes by their log-sum-exp.
+Memory: only the buffer above is allocated beyond plain attention. It stays under a limit because the heads are
+processed in parts. Where the keys of a single head exceed the limit, the keys are processed in parts as well, and the
+partial softmaxes are merged by their log-sum-exp.
 """
 
 import math
@@ -49,7 +50,7 @@ class Segment:
 
 
 def complement(index: Tensor, tokens: int) -> Tensor:
-    """The token numbers in [0, tokens) that `index` does not name, ascending."""
+    """The token indices in [0, tokens) that are not in `index`, ascending."""
     rest = torch.ones(tokens, dtype=torch.bool, device=index.device)
     rest[index] = False
     return rest.nonzero().flatten()
@@ -69,32 +70,32 @@ def extended_attention(
     whole_heads: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Attention of every row over its own tokens and those that it borrows.
+    """Attention of every row over its own tokens and the shared tokens of its groups.
 
-    q, k, v: [B, N, heads * d], projected, one guidance half only; there may be fewer queries than keys.
-    groups: who reads which pool; a row in several groups gets the weighted sum of their estimates.
-    samples: for each group the token numbers [m] of each row of its pool, in the pool's order.
-    strength: weight of a borrowed token in the softmax; 1 as published, towards 0 it vanishes.
+    q, k, v: [B, N, heads * d], projected, of cond or of uncond alone; there may be fewer queries than keys.
+    groups: sources and targets; a row in several groups gets the weighted sum of their estimates.
+    samples: for each group the shared token indices [m] of each source row, in the order of `group.sources`.
+    strength: weight of a shared token in the softmax; 1 as published, 0 removes it.
     limit: bytes that keys, values and output of one call may take beyond q, k, v and the result.
-    whole_heads: always hand over all heads and keys at once, for an `attend` that must see them together.
+    whole_heads: always pass all heads and keys in one call, for an `attend` that needs them together.
     out: where to write the result; a new tensor if None.
 
     Returns [B, N, heads * d].
     """
     if out is None:
         out = torch.empty_like(q)
-    if any(weight != 1 for group in groups for weight in group.readers.values()):
+    if any(weight != 1 for group in groups for weight in group.targets.values()):
         out.zero_()
     for group, sample in zip(groups, samples, strict=True):
         if not any(map(len, sample)):
-            _add_plain(out, q, k, v, heads, group.readers, attend)
+            _add_plain(out, q, k, v, heads, group.targets, attend)
         else:
             _add_group(out, q, k, v, heads, group, sample, strength, limit, attend, whole_heads)
     return out
 
 
-def _add_plain(out, q, k, v, heads, readers, attend):
-    for row, weight in readers.items():
+def _add_plain(out, q, k, v, heads, targets, attend):
+    for row, weight in targets.items():
         only = slice(row, row + 1)
         _add(out[row], attend(q[only], k[only], v[only], heads, None)[0], weight)
 
@@ -111,39 +112,39 @@ def _add_group(out, q, k, v, heads, group, sample, strength, limit, attend, whol
     tokens = k.shape[1]
     dim = q.shape[2] // heads
     bias = math.log(strength) if strength > 0 else -math.inf
-    pool = [
+    shared = [
         Segment(row, None if len(index) == tokens else index, len(index), bias)
-        for row, index in zip(group.pool, sample, strict=True)
+        for row, index in zip(group.sources, sample, strict=True)
         if len(index)
     ]
-    borrowed = sum(segment.length for segment in pool)
-    head_bytes = (2 * (borrowed + tokens) + q.shape[1]) * dim * q.element_size()
+    shared_tokens = sum(segment.length for segment in shared)
+    head_bytes = (2 * (shared_tokens + tokens) + q.shape[1]) * dim * q.element_size()
     at_once = heads if whole_heads else min(heads, limit // head_bytes)
     if at_once == 0:
-        _add_group_by_keys(out, q, k, v, heads, group, pool, limit, attend)
+        _add_group_by_keys(out, q, k, v, heads, group, shared, limit, attend)
         return
 
     for first in range(0, heads, at_once):
         count = min(at_once, heads - first)
         part = slice(first * dim, (first + count) * dim)
         mine = out[..., part], q[..., part], k[..., part], v[..., part]
-        _add_heads(*mine, count, group, pool, borrowed, strength, limit, attend)
+        _add_heads(*mine, count, group, shared, shared_tokens, strength, limit, attend)
 
 
-def _add_heads(out, q, k, v, heads, group, pool, borrowed, strength, limit, attend):
-    """All of a group's readers, for these heads. Its buffers are gone before the next heads need theirs."""
+def _add_heads(out, q, k, v, heads, group, shared, shared_tokens, strength, limit, attend):
+    """All targets of a group, for these heads. The buffers are freed before the next heads are processed."""
     tokens, width = k.shape[1:]
-    keys = k.new_empty(borrowed + tokens, width)
+    keys = k.new_empty(shared_tokens + tokens, width)
     values = torch.empty_like(keys)
-    _write(pool, k, keys)
-    _write(pool, v, values)
-    for row, weight in group.readers.items():
-        own = _own(group, pool, row, tokens)
-        end = borrowed + own.length
+    _write(shared, k, keys)
+    _write(shared, v, values)
+    for row, weight in group.targets.items():
+        own = _own(group, shared, row, tokens)
+        end = shared_tokens + own.length
         if own.length:
-            own.write(k, keys[borrowed:end])
-            own.write(v, values[borrowed:end])
-        biases = None if strength == 1 else _biases([*pool, own], group, row, keys)
+            own.write(k, keys[shared_tokens:end])
+            own.write(v, values[shared_tokens:end])
+        biases = None if strength == 1 else _biases([*shared, own], group, row, keys)
         attended = keys[None, :end], values[None, :end], heads, biases
         _add(out[row], _attend_queries(q[row : row + 1], *attended, limit, attend)[0], weight)
 
@@ -155,9 +156,9 @@ def _write(segments: Sequence[Segment], source: Tensor, target: Tensor) -> None:
         start += segment.length
 
 
-def _own(group: Group, pool: Sequence[Segment], row: int, tokens: int) -> Segment:
-    """The own tokens that `row` adds to the pool."""
-    mine = next((segment for segment in pool if segment.row == row), None)
+def _own(group: Group, shared: Sequence[Segment], row: int, tokens: int) -> Segment:
+    """The own tokens that `row` adds to the shared ones."""
+    mine = next((segment for segment in shared if segment.row == row), None)
     if group.own == "all" or mine is None:
         return Segment(row, None, tokens)
     if mine.index is None:
@@ -167,16 +168,16 @@ def _own(group: Group, pool: Sequence[Segment], row: int, tokens: int) -> Segmen
 
 
 def _biases(segments: Sequence[Segment], group: Group, row: int, like: Tensor) -> Tensor:
-    """Logit bias of every key [M]: borrowed tokens carry the strength, own tokens none.
+    """Logit bias of every key [M]: log(strength) for shared tokens, 0 for own tokens.
 
-    In a pool of Algorithm 1 ("all" with own samples in it) the own samples count as borrowed.
+    In Algorithm 1 ("all", with the target's own samples among the shared tokens) the own samples count as shared.
     """
     mine = group.own == "rest"
     return torch.cat([like.new_full((s.length,), 0.0 if mine and s.row == row else s.bias) for s in segments])
 
 
 def _attend_queries(q, k, v, heads, bias, limit, attend):
-    """Attention with a bias, some queries at a time: kernels that write the logits down stay under the limit."""
+    """Attention with a bias, some queries at a time: kernels that store the logits stay under the limit."""
     if bias is None:
         return attend(q, k, v, heads, None)
     at_once = max(1, limit // (len(bias) * heads * q.element_size()))
@@ -184,16 +185,18 @@ def _attend_queries(q, k, v, heads, bias, limit, attend):
     return torch.cat([attend(part, k, v, heads, bias.expand(part.shape[1], -1)) for part in parts], dim=1)
 
 
-def _add_group_by_keys(out, q, k, v, heads, group, pool, limit, attend):
+def _add_group_by_keys(out, q, k, v, heads, group, shared, limit, attend):
     """One head at a time, and only some of its keys at a time."""
     tokens = k.shape[1]
     dim = q.shape[2] // heads
     # A quarter of the limit for a part's keys and values; logits, output and partial output share the rest.
     length = max(1, limit // 4 // (2 * dim * q.element_size()))
-    for row, weight in group.readers.items():
-        own = _own(group, pool, row, tokens)
-        shared = [Segment(s.row, s.index, s.length) if s.row == own.row and group.own == "rest" else s for s in pool]
-        parts = _parts([*shared, own], length)
+    for row, weight in group.targets.items():
+        own = _own(group, shared, row, tokens)
+        # samples of the target itself carry no bias
+        unbiased = [row] if group.own == "rest" else []
+        sources = [Segment(s.row, s.index, s.length) if s.row in unbiased else s for s in shared]
+        parts = _parts([*sources, own], length)
         for head in range(heads):
             part = slice(head * dim, (head + 1) * dim)
             estimate = _merge(q[row, :, part], k[..., part], v[..., part], parts, limit, attend)

@@ -1,8 +1,8 @@
 """Published ways to run Consistent Self-Attention, as values of the node's inputs.
 
-low-vram is the program that StoryDiffusion's authors recommend, mask their first one, paper is Algorithm 1 of
-arXiv 2405.01434. The programs count steps (plain before step 1 or 5, the second probability from step 20); the
-percents here are theirs at 50 steps.
+low-vram is the program that StoryDiffusion's authors recommend, mask is their first program, paper is Algorithm 1 of
+arXiv 2405.01434. The programs count steps (no sharing before step 1 or 5, the second probability from step 20); the
+percents here equal these steps of a run of 50 steps.
 """
 
 COMMON = {
@@ -30,7 +30,7 @@ PRESETS = {
     "custom": COMMON,
 }
 
-# What belongs to the algorithm itself, so that a preset does not offer it as an input.
+# Values that define the algorithm, so that the preset does not offer them as inputs.
 FIXED = {
     "low-vram": {"dense_early_read", "include_self"},
     "mask": {"include_self"},

@@ -1,16 +1,16 @@
-"""When tokens are shared: the phases of a run, its steps that share, and what to say where a setting has no effect."""
+"""When tokens are shared: the phases of a run, the steps that share, and messages about settings without effect."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .consistent import Phase, Settings
 
-SAME = 1e-5  # sigmas that differ by less, relatively, are one: the model's call and the schedule may round apart
+SAME = 1e-5  # relative difference below which two sigmas are equal: model call and schedule may round differently
 
 
 @dataclass(frozen=True)
 class Percents:
-    """Parts of the sampling, 0 its start and 1 its end: sharing from `start` to `end`, early up to `switch`."""
+    """Fractions of the sampling, 0 its start and 1 its end: sharing from `start` to `end`, early up to `switch`."""
 
     start: float = 0.0
     switch: float = 0.4
@@ -19,7 +19,7 @@ class Percents:
 
 @dataclass(frozen=True)
 class Phases:
-    """The same as noise levels, which fall."""
+    """The same as noise levels, which decrease during sampling."""
 
     start: float
     switch: float
@@ -34,10 +34,10 @@ class Phases:
 
 
 def phases_of(percents: Percents, percent_to_sigma, sigmas: Sequence[float]) -> Phases:
-    """The phases of a run whose schedule is `sigmas`, as falling noise levels with the last one behind the last step.
+    """The phases of a run with the schedule `sigmas`: decreasing noise levels, the last one after the last step.
 
-    The last step of a run that ends without noise is never before the start: a run of one step (turbo, LCM) shares in
-    it, where the percent alone would leave nothing.
+    The last step of a run that ends without noise is never before the start, so that a run of one step (turbo, LCM)
+    shares tokens in it.
     """
     start, switch, end = map(percent_to_sigma, (percents.start, percents.switch, percents.end))
     if percents.start < percents.end and len(sigmas) > 1 and sigmas[-1] == 0:
@@ -46,10 +46,10 @@ def phases_of(percents: Percents, percent_to_sigma, sigmas: Sequence[float]) -> 
 
 
 def step_of(sigma: float, sigmas: Sequence[float]) -> float:
-    """The step that a call of the model belongs to: the lowest noise level of the schedule that is not below `sigma`.
+    """The step of a model call: the lowest noise level of the schedule that is not below `sigma`.
 
-    A second-order sampler also calls between two levels; such a call belongs to the earlier one. Six digits are kept,
-    so that the same level has one name wherever it was computed, and in whichever part of a split run.
+    A second-order sampler also calls between two levels; such a call belongs to the earlier one. Rounding to six digits
+    gives a level the same value wherever it was computed, and in every part of a split run.
     """
     level = min((s for s in sigmas if s >= sigma * (1 - SAME)), default=max(sigmas, default=sigma))
     return float(f"{level:.6g}")
@@ -63,8 +63,8 @@ def shares(settings: Settings, phase: Phase) -> bool:
     return chance > 0 and max(settings.sampling_rate, settings.sampling_rate_fine) > 0
 
 
-def promised(settings: Settings, percents: Percents) -> float:
-    """The part of the sampling in which tokens are shared, 0 to 1."""
+def shared_fraction(settings: Settings, percents: Percents) -> float:
+    """The fraction of the sampling in which tokens are shared, 0 to 1."""
     start, end = percents.start, percents.end
     switch = min(max(percents.switch, start), end)
     parts = {Phase.BEFORE: start, Phase.EARLY: switch - start, Phase.LATE: end - switch}
@@ -72,42 +72,42 @@ def promised(settings: Settings, percents: Percents) -> float:
 
 
 def describe_idle(settings: Settings, percents: Percents) -> str | None:
-    """Why these settings share nothing whatever the run, if so."""
+    """Why these settings never share tokens; None if they do."""
     if settings.strength == 0:
-        return "strength is 0: the model is as without this node; raise strength to share tokens."
-    if promised(settings, percents) > 0:
+        return "strength is 0, so this node has no effect; raise strength to share tokens."
+    if shared_fraction(settings, percents) > 0:
         return None
     if max(settings.sampling_rate, settings.sampling_rate_fine) == 0:
-        return "sampling_rate is 0, so nothing is shared; raise it."
+        return "sampling_rate is 0, so no tokens are shared; raise it."
     if percents.start >= percents.end:
         return (
-            f"start_percent {percents.start:g} is not before end_percent {percents.end:g}, so no step shares tokens; "
-            "lower start_percent or raise end_percent."
+            f"start_percent {percents.start:g} is not less than end_percent {percents.end:g}, so no step shares "
+            "tokens; lower start_percent or raise end_percent."
         )
-    return "layer_prob_early or layer_prob_late is 0 wherever a step could share tokens, so none does; raise them."
+    return "layer_prob_early or layer_prob_late is 0, so no step shares tokens; raise them."
 
 
 def describe_steps(settings: Settings, percents: Percents, phases: Phases, sigmas: Sequence[float]) -> str | None:
-    """What to say of a run in which no step shares tokens, or fewer than half of those that the percents promise.
+    """Why no step of a run shares tokens, or fewer than half as many as the percents suggest.
 
-    None where there are enough, and where `describe_idle` has said why there are none.
+    None if enough steps share, and if `describe_idle` explains why none does.
     """
     steps = [phases.at(sigma) for sigma in sigmas[:-1]]
     sharing = sum(shares(settings, phase) for phase in steps)
-    least = promised(settings, percents) * len(steps) / 2
+    least = shared_fraction(settings, percents) * len(steps) / 2
     if not steps or least == 0 or (sharing and sharing >= least):
         return None
     reasons = []
     if count := 0 if shares(settings, Phase.BEFORE) else steps.count(Phase.BEFORE):
-        reasons.append(f"{_lie(count)} before start_percent {percents.start:g}; lower it to share there too")
+        reasons.append(f"{_are(count)} before start_percent {percents.start:g}, lower it to share there")
     if count := steps.count(Phase.AFTER):
-        reasons.append(f"{_lie(count)} after end_percent {percents.end:g}; raise it to share there too")
+        reasons.append(f"{_are(count)} after end_percent {percents.end:g}, raise it to share there")
     for phase, name in ((Phase.EARLY, "layer_prob_early"), (Phase.LATE, "layer_prob_late")):
         if count := 0 if shares(settings, phase) else steps.count(phase):
-            reasons.append(f"{_lie(count)} where {name} is 0; raise it to share there too")
+            reasons.append(f"{_are(count)} where {name} is 0, raise it to share there")
     of = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
-    return f"{sharing} of this run's {of} share tokens: {'; '.join(reasons)}."
+    return f"{sharing} of {of} {'shares' if sharing == 1 else 'share'} tokens: {'; '.join(reasons)}."
 
 
-def _lie(count: int) -> str:
-    return f"{count} {'lies' if count == 1 else 'lie'}"
+def _are(count: int) -> str:
+    return f"{count} {'is' if count == 1 else 'are'}"

@@ -1,4 +1,4 @@
-"""What Consistent Self-Attention remembers of a sampling run, and what it tells the user about it."""
+"""The state of a sampling run with Consistent Self-Attention, and the messages about it."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...core.attention.consistent import Phase, Settings, Share, draw_share, tokens_inside
+from ...core.attention.consistent import Phase, Settings, SharedTokens, draw_shared_tokens, tokens_in_mask
 from ...core.attention.schedule import Percents, Phases, phases_of, step_of
 from ...core.attention.sharing import Cast
 from ..common import messages
@@ -16,11 +16,11 @@ NODE = "Consistent Self-Attention"
 
 
 @dataclass(frozen=True)
-class Reach:
-    """Where in the network, when in the sampling, and on which half of guidance tokens are shared.
+class PatchRange:
+    """The blocks of the network, the steps, and the conds in which tokens are shared.
 
     Percents are the host's: 0 is the start of sampling, 1 its end. `switch_percent` divides early from late.
-    memory: bytes that a layer may take beyond plain attention; with a mask, one more result of plain attention.
+    extra_bytes: memory that a layer may use beyond plain attention; a mask adds one more result of plain attention.
     """
 
     blocks: str = "up"
@@ -28,7 +28,7 @@ class Reach:
     end_percent: float = 1.0
     switch_percent: float = 0.4
     apply_to: str = "both"
-    memory: int = 64 << 20
+    extra_bytes: int = 64 << 20
 
     @property
     def percents(self) -> Percents:
@@ -36,120 +36,128 @@ class Reach:
 
 
 @dataclass(frozen=True, eq=False)
-class Rule:
-    """One application of the node: what to share, where, and who is in which frame.
+class PatchConfig:
+    """One application of the node: settings, range, and the characters of each frame.
 
-    mask: [frames or 1, H, W]; tokens outside of it neither lend nor borrow. None = the whole picture.
-    node: that its messages appear on, None where none is shown.
+    mask: [frames or 1, H, W]; only tokens inside are shared and read shared ones. None = the whole image.
+    node: id of the node that shows the messages; None = log only.
     """
 
     settings: Settings
-    reach: Reach
+    patch_range: PatchRange
     cast: Cast | None
     mask: Tensor | None = None
     node: str | None = None
 
 
 @dataclass
-class Run:
-    """What one sampling run remembers: its schedule, the draws of the current step, and what it has said.
+class SamplingState:
+    """The state of one sampling run: its schedule, the draws of the current step, and the messages already shown.
 
-    frames: the frame of the story that each image of the batch is; None: they are the story from its first frame on.
-    size: the latents' (height, width), of which an area conditioning shows the model a part; None if nobody said.
-    step: the noise level that names the current step, see `step_of`.
-    kinds: halves of guidance that the model was asked for, 0 = cond.
+    frames: the story frame of each image of the batch; None: the batch is the story from its first frame on.
+    size: the latents' (height, width), of which a conditioning with an area passes the model a part; None if unknown.
+    step: the noise level that identifies the current step, see `step_of`.
+    conds: the conds that the model was called with: 0 cond, 1 uncond.
     """
 
     phases: Phases
     node: str | None = None
     frames: tuple[int, ...] | None = None
     size: tuple[int, int] | None = None
-    said: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
     sigmas: Tensor | None = None
     step: float | None = None
     phase: Phase = Phase.EARLY
-    shares: dict[tuple, Share | None] = field(default_factory=dict)
-    masks: dict[tuple, Tensor] = field(default_factory=dict)
-    kinds: set[int] = field(default_factory=set)
+    shared_tokens: dict[tuple, SharedTokens | None] = field(default_factory=dict)
+    token_masks: dict[tuple, Tensor] = field(default_factory=dict)
+    conds: set[int] = field(default_factory=set)
 
     @classmethod
-    def without_sampler(cls) -> "Run":
-        """For a forward pass outside of any sampler: every sigma is early."""
+    def without_sampler(cls) -> "SamplingState":
+        """For a forward pass without a sampler: every sigma is early."""
         return cls(Phases(start=math.inf, switch=0.0, end=0.0))
 
     @classmethod
-    def begin(cls, rule: Rule, model_sampling, sigmas: Tensor, size: tuple[int, int], frames=None) -> "Run":
-        phases = phases_of(rule.reach.percents, model_sampling.percent_to_sigma, sigmas.tolist())
-        return cls(phases, rule.node, frames, size)
+    def begin(
+        cls, config: PatchConfig, model_sampling, sigmas: Tensor, size: tuple[int, int], frames=None
+    ) -> "SamplingState":
+        phases = phases_of(config.patch_range.percents, model_sampling.percent_to_sigma, sigmas.tolist())
+        return cls(phases, config.node, frames, size)
 
     def enter(self, extra_options: dict) -> None:
-        """Take note of the step that a call belongs to. One tensor serves all layers of a forward pass."""
+        """Update the step and the phase. All layers of a forward pass get the same `sigmas` tensor."""
         sigmas = extra_options["sigmas"]
         if sigmas is self.sigmas:
             return
         self.sigmas = sigmas
-        self.kinds.update(extra_options["cond_or_uncond"])
+        self.conds.update(extra_options["cond_or_uncond"])
         sigma = float(sigmas.flatten()[0])
         schedule = extra_options.get("sample_sigmas")
         step = step_of(sigma, [] if schedule is None else schedule.tolist())
         if step != self.step:
-            self.shares.clear()
+            self.shared_tokens.clear()
         self.step = step
         self.phase = self.phases.at(sigma)
 
-    def say_once(self, sentence: str) -> None:
-        """Show a sentence on the node, and in the log."""
-        if sentence not in self.said:
-            self.said.add(sentence)
-            messages.warn(f"{NODE}: {sentence}", self.node)
+    def warn_once(self, message: str) -> None:
+        """Show a message on the node and in the log, once per run."""
+        if message not in self.warned:
+            self.warned.add(message)
+            messages.warn(f"{NODE}: {message}", self.node)
 
-    def describe_nothing_shared(self, rule: Rule) -> str | None:
-        """Why a run that is over shared nothing, if it did not, for a reason that shows on the way alone."""
-        half = {"cond": 0, "uncond": 1}.get(rule.reach.apply_to)
-        if half is not None and self.kinds and half not in self.kinds:
+    def describe_nothing_shared(self, config: PatchConfig) -> str | None:
+        """Why a finished run shared no tokens, for reasons that are unknown before it; None if it shared some."""
+        wanted = {"cond": 0, "uncond": 1}.get(config.patch_range.apply_to)
+        if wanted is not None and self.conds and wanted not in self.conds:
             return (
-                f"apply_to is {rule.reach.apply_to}, and this run has no such half (cfg 1 leaves uncond out), so "
-                "nothing was shared; choose both."
+                f"apply_to is {config.patch_range.apply_to}, but this run did not compute it (cfg 1 skips uncond), so "
+                "no tokens were shared; set apply_to to both."
             )
-        # One mask for all, or one for each of at least two.
-        least = 1 if rule.mask is not None and len(rule.mask) == 1 else 2
-        if self.masks and all(inside.any(1).sum() < least for inside in self.masks.values()):
-            return "the mask covers half of no token, in two frames at least, so nothing was shared; paint more white."
+        # one mask for all images, or masks of at least two images
+        least = 1 if config.mask is not None and len(config.mask) == 1 else 2
+        if self.token_masks and all(mask.any(1).sum() < least for mask in self.token_masks.values()):
+            one = "the mask covers less than half of every token"
+            why = one if least == 1 else "fewer than two of the masks cover half of a token"
+            return f"{why}, so no tokens were shared; paint a larger area."
         return None
 
-    def frames_at(self, places: tuple[int, ...]) -> tuple[int, ...]:
-        """Frame numbers of the images at these places of the batch."""
-        return places if self.frames is None else tuple(self.frames[place] for place in places)
+    def frames_at(self, indices: tuple[int, ...]) -> tuple[int, ...]:
+        """Frame numbers of the images at these indices of the batch."""
+        return indices if self.frames is None else tuple(self.frames[index] for index in indices)
 
-    def against_mask(self, queries: int, tokens: int, height: int, width: int) -> str | None:
-        """Why a mask of the whole picture cannot be laid on the tokens of a call, if so."""
+    def describe_mask_conflict(self, queries: int, tokens: int, height: int, width: int) -> str | None:
+        """Why a mask of the whole image does not fit the tokens of a call; None if it fits."""
         if queries != tokens:
-            return f"another patch merges the {tokens} tokens of a level into {queries}"
+            return f"another patch merges {tokens} tokens into {queries}"
         if self.size not in (None, (height, width)):
-            return f"an area of {height} x {width} of {self.size[0]} x {self.size[1]} latent pixels is drawn by itself"
+            return (
+                f"a conditioning covers an area of {height} x {width} of {self.size[0]} x {self.size[1]} latent pixels"
+            )
         return None
 
-    def share(self, rule: Rule, places: tuple[int, ...], pixels: int, size: tuple[int, int], device) -> Share | None:
-        """Who lends what in this step. The same for all layers of a level, so it is drawn once a step.
+    def draw(
+        self, config: PatchConfig, indices: tuple[int, ...], pixels: int, size: tuple[int, int], device
+    ) -> SharedTokens | None:
+        """The shared tokens of this step, drawn once for all layers of a level.
 
-        places: of the call's images in the batch.
+        indices: position in the batch of each image of the call.
         """
-        key = (rule, places, self.phase is Phase.BEFORE, pixels, size, device)
-        if key not in self.shares:
+        key = (config, indices, self.phase is Phase.BEFORE, pixels, size, device)
+        if key not in self.shared_tokens:
             at = dict(phase=self.phase, step=self.step, pixels=pixels, tokens=size[0] * size[1])
-            inside = self.inside(rule, places, size, torch.device("cpu"))
-            drawn = draw_share(rule.settings, rule.cast, self.frames_at(places), **at, inside=inside)
-            self.shares[key] = drawn and drawn.to(device)
-        return self.shares[key]
+            mask = self.token_mask(config, indices, size, torch.device("cpu"))
+            drawn = draw_shared_tokens(config.settings, config.cast, self.frames_at(indices), **at, mask=mask)
+            self.shared_tokens[key] = drawn and drawn.to(device)
+        return self.shared_tokens[key]
 
-    def inside(self, rule: Rule, places: tuple[int, ...], size: tuple[int, int], device) -> Tensor | None:
-        """bool [rows, tokens] of a level: where sharing is allowed; None = everywhere."""
-        if rule.mask is None:
+    def token_mask(self, config: PatchConfig, indices: tuple[int, ...], size: tuple[int, int], device) -> Tensor | None:
+        """bool [rows, tokens] of a level: the tokens that may be shared; None = all."""
+        if config.mask is None:
             return None
-        key = (rule, places, size, device)
-        if key not in self.masks:
-            if self.frames is not None and len(rule.mask) != len(self.frames):
-                places = self.frames_at(places)  # a mask for each frame of the story
-            rows = [place if len(rule.mask) > 1 else 0 for place in places]
-            self.masks[key] = tokens_inside(rule.mask[rows].cpu(), *size).to(device)
-        return self.masks[key]
+        key = (config, indices, size, device)
+        if key not in self.token_masks:
+            if self.frames is not None and len(config.mask) != len(self.frames):
+                indices = self.frames_at(indices)  # a mask for each frame of the story
+            rows = [index if len(config.mask) > 1 else 0 for index in indices]
+            self.token_masks[key] = tokens_in_mask(config.mask[rows].cpu(), *size).to(device)
+        return self.token_masks[key]

@@ -1,4 +1,4 @@
-"""The self-attention layers of the host's picture UNets (SD1.5, SD2.x, SDXL), as patches can reach them."""
+"""The self-attention layers of the host's image UNets (SD1.5, SD2.x, SDXL), with the keys of their patches."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from comfy.model_patcher import ModelPatcher
 
 @dataclass(frozen=True)
 class Layer:
-    """One attn1. `block` is ("input" | "middle" | "output", id), `index` its place in the block's transformer."""
+    """One attn1. `block` is ("input" | "middle" | "output", id), `index` its position in the block's transformer."""
 
     block: tuple[str, int]
     index: int
 
 
 def self_attention_layers(model: ModelPatcher) -> list[Layer]:
-    """All self-attention layers, in the order in which a forward pass meets them.
+    """All self-attention layers, in the order of a forward pass.
 
-    Raises ValueError if the model is not a picture UNet.
+    Raises ValueError if the model is not an image UNet.
     """
     unet = model.get_model_object("diffusion_model")
     if not isinstance(unet, UNetModel):
         raise ValueError(
-            f"MODEL is a {type(model.model).__name__} built on {type(unet).__name__}; "
-            "Consistent Self-Attention works on the UNets of SD1.5, SD2.x and SDXL."
+            f"MODEL is a {type(model.model).__name__} with the network {type(unet).__name__}; "
+            "Consistent Self-Attention needs a UNet of SD1.5, SD2.x or SDXL."
         )
     stages = [(("input", i), block) for i, block in enumerate(unet.input_blocks)]
     stages.append((("middle", 0), unet.middle_block))
@@ -34,8 +34,8 @@ def self_attention_layers(model: ModelPatcher) -> list[Layer]:
         for module in block:
             if isinstance(module, SpatialVideoTransformer):
                 raise ValueError(
-                    f"MODEL is the video model {type(model.model).__name__}, whose batch is time; "
-                    "Consistent Self-Attention works on the UNets of SD1.5, SD2.x and SDXL."
+                    f"MODEL is the video model {type(model.model).__name__}; "
+                    "Consistent Self-Attention needs an image model, a UNet of SD1.5, SD2.x or SDXL."
                 )
             if isinstance(module, SpatialTransformer):
                 layers += [

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...core.motion.trajectory import Trajectory
 from ...core.networks.ip_adapter.layers import ImageLayer
-from ..attention.shared import frames_of
+from ..attention.shared import batch_indices
 from ..common import messages
 from ..common.attention_patches import keys_for, standing, take_out, warn_of_lost
 from ..dynamicrafter.model import TEXT_TOKENS, parts_of
@@ -49,7 +49,7 @@ class Run:
     def tokens(self, options: dict, rows: int, like: Tensor) -> Tensor:
         """[rows, N, D] for the rows of a forward pass under these transformer_options: frames, cond after cond."""
         conds = options.get("uuids") or [None] * len(options["cond_or_uncond"])
-        frames = frames_of(options, rows // len(conds))
+        frames = batch_indices(options, rows // len(conds))
         key = (frames, tuple(conds), like.device, like.dtype)
         if key not in self.told:
             seen = self.motion.tokens[list(frames)]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from harness import brute
 from storyreel.core.attention import draws
-from storyreel.core.attention.consistent import Phase, Settings, draw_share, shares_now
+from storyreel.core.attention.consistent import Phase, Settings, draw_shared_tokens, layer_shares
 from storyreel.core.attention.extended import extended_attention
-from storyreel.core.attention.sharing import Rules, share, windows
+from storyreel.core.attention.sharing import SharingRules, find_groups, windows
 from storyreel.core.networks.attend import attend_plain
 
 A, B, AB, NOBODY = frozenset("A"), frozenset("B"), frozenset("AB"), frozenset()
@@ -21,7 +21,7 @@ def tokens(images, count, seed=0, dtype=torch.double):
 
 
 def attend(q, k, v, settings, frames, cast, **options):
-    drawn = draw_share(settings, cast, frames, phase=Phase.EARLY, step=3, pixels=32, tokens=k.shape[1])
+    drawn = draw_shared_tokens(settings, cast, frames, phase=Phase.EARLY, step=3, pixels=32, tokens=k.shape[1])
     if drawn is None:
         return attend_plain(q, k, v, HEADS)
     return extended_attention(q, k, v, HEADS, drawn.groups, drawn.samples, strength=settings.strength, **options)
@@ -44,8 +44,10 @@ def expected(q, k, v, settings, frames, cast):
     )  # fmt: skip
 
 
-PUBLISHED = [Rules(), Rules(anchors=1), Rules(anchors=2), Rules(anchors=4)]
-PAPER = [Rules(tile_size=w, tile_stride=s, include_self=True) for w, s in [(0, 1), (2, 1), (3, 1), (3, 2), (4, 9)]]
+PUBLISHED = [SharingRules(), SharingRules(anchors=1), SharingRules(anchors=2), SharingRules(anchors=4)]
+PAPER = [
+    SharingRules(tile_size=w, tile_stride=s, include_self=True) for w, s in [(0, 1), (2, 1), (3, 1), (3, 2), (4, 9)]
+]
 
 
 @pytest.mark.parametrize("rules", PUBLISHED + PAPER, ids=str)
@@ -62,7 +64,9 @@ def test_equals_brute_force(rules, cast, rate, strength):
     torch.testing.assert_close(ours, reference, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("rules", [Rules(), Rules(anchors=2), Rules(tile_size=3, include_self=True)], ids=str)
+@pytest.mark.parametrize(
+    "rules", [SharingRules(), SharingRules(anchors=2), SharingRules(tile_size=3, include_self=True)], ids=str
+)
 @pytest.mark.parametrize("strength", [1.0, 0.25])
 @pytest.mark.parametrize("limit", [1 << 14, 1 << 12, 1 << 8])
 def test_the_memory_limit_does_not_change_the_result(rules, strength, limit):
@@ -100,10 +104,10 @@ def test_rate_one_is_dense_attention_over_the_whole_batch():
 
 def test_gather_equals_mask():
     q, k, v = tokens(4, 24)
-    drawn = draw_share(Settings(), None, range(4), phase=Phase.EARLY, step=0, pixels=32, tokens=24)
+    drawn = draw_shared_tokens(Settings(), None, range(4), phase=Phase.EARLY, step=0, pixels=32, tokens=24)
     (group,), (sample,) = drawn.groups, drawn.samples
     lent = torch.zeros(4, 24, dtype=torch.bool)
-    for row, index in zip(group.pool, sample, strict=True):
+    for row, index in zip(group.sources, sample, strict=True):
         lent[row, index] = True
     mask = lent.flatten().expand(4, 24, -1).clone()
     for row in range(4):
@@ -138,7 +142,7 @@ def test_frames_that_borrow_nothing_are_bit_equal_to_plain(rules):
 
 @pytest.mark.parametrize("rules", PUBLISHED + PAPER, ids=str)
 def test_one_image_shares_nothing(rules):
-    drawn = draw_share(Settings(rules=rules), None, [0], phase=Phase.EARLY, step=0, pixels=32, tokens=8)
+    drawn = draw_shared_tokens(Settings(rules=rules), None, [0], phase=Phase.EARLY, step=0, pixels=32, tokens=8)
     assert drawn is None
 
 
@@ -156,7 +160,7 @@ def test_an_nc_frame_does_not_lend():
 
 def test_later_frames_read_their_anchors_one_way():
     q, k, v = tokens(6, 24)
-    settings = Settings(rules=Rules(anchors=2))
+    settings = Settings(rules=SharingRules(anchors=2))
     before = attend(q, k, v, settings, range(6), None)
     v[4] += 1  # a later frame
     after = attend(q, k, v, settings, range(6), None)
@@ -168,9 +172,9 @@ def test_later_frames_read_their_anchors_one_way():
 
 def test_a_character_that_never_stands_alone_is_anchored_in_its_first_frames():
     cast = (AB, A, AB, A)
-    groups = share(range(4), cast, Rules(anchors=1))
-    lenders = {row: set(group.pool) - {row} for group in groups for row in group.readers}
-    assert lenders == {0: {1}, 1: set(), 2: {0, 1}, 3: {1}}
+    groups = find_groups(range(4), cast, SharingRules(anchors=1))
+    sources = {row: set(group.sources) - {row} for group in groups for row in group.targets}
+    assert sources == {0: {1}, 1: set(), 2: {0, 1}, 3: {1}}
 
 
 def test_fewer_queries_than_keys():
@@ -228,7 +232,7 @@ def test_layers_share_with_the_probability_of_their_phase():
     settings = Settings(layer_prob_early=0.7, layer_prob_late=0.9)
 
     def often(phase):
-        return sum(shares_now(settings, phase, step, layer) for step in range(50) for layer in range(40)) / 2000
+        return sum(layer_shares(settings, phase, step, layer) for step in range(50) for layer in range(40)) / 2000
 
     assert abs(often(Phase.EARLY) - 0.7) < 0.042 and abs(often(Phase.LATE) - 0.9) < 0.027
     assert often(Phase.BEFORE) == often(Phase.AFTER) == 0

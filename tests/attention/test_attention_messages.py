@@ -57,16 +57,16 @@ APART = "[Pim] waving in a meadow\n[Mo] walking right in a town"
     "changed, message",
     [
         # a second pass that begins behind the end, as the help recommended
-        (dict(denoise=0.2, settings={"preset.end_percent": 0.75}), "0 of this run's 3 steps share tokens: 3 lie after"),
-        (dict(settings={"strength": 0.0}), "strength is 0: the model is as without this node"),
+        (dict(denoise=0.2, settings={"preset.end_percent": 0.75}), "0 of 3 steps share tokens: 3 are after"),
+        (dict(settings={"strength": 0.0}), "strength is 0, so this node has no effect"),
         (dict(settings={"preset.sampling_rate": 0.0, "preset.sampling_rate_fine": 0.0}), "sampling_rate is 0"),
-        (dict(settings={"preset.start_percent": 0.9, "preset.end_percent": 0.4}), "start_percent 0.9 is not before"),
-        (dict(settings={"apply_to": "uncond"}), "apply_to is uncond, and this run has no such half"),
-        (dict(mask=0.0), "the mask is empty"),
-        (dict(mask=0.3), "the mask covers half of no token"),
-        (dict(scenes=APART), "no two frames share tokens: no character is in two of them"),
-        (dict(scenes=SCENES.partition("\n")[0]), "the LATENT holds 1 image, which has no other"),
-        (dict(settings={"preset": "paper", "preset.tile_size": 1}), "windows and anchors leave each by itself"),
+        (dict(settings={"preset.start_percent": 0.9, "preset.end_percent": 0.4}), "start_percent 0.9 is not less than"),
+        (dict(settings={"apply_to": "uncond"}), "apply_to is uncond, but this run did not compute it"),
+        (dict(mask=0.0), "the mask is black everywhere"),
+        (dict(mask=0.3), "the mask covers less than half of every token"),
+        (dict(scenes=APART), "no frames share tokens, so this node has no effect: no character is in two frames"),
+        (dict(scenes=SCENES.partition("\n")[0]), "the LATENT has 1 image, so no tokens are shared"),
+        (dict(settings={"preset": "paper", "preset.tile_size": 1}), "tile_size and anchors separate all frames"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
@@ -97,7 +97,7 @@ def test_a_part_of_a_run_that_lies_before_the_start_says_so(host):
     del inputs["denoise"]
     nodes["k"]["class_type"] = "KSamplerAdvanced"
     (message,) = said(host.run(nodes))
-    assert "0 of this run's 1 step share tokens: 1 lies before start_percent 0.02; lower it" in message
+    assert "0 of 1 step share tokens: 1 is before start_percent 0.02, lower it" in message
 
 
 def test_a_message_goes_to_the_node_that_made_the_patch_and_to_no_other(host):

@@ -3,8 +3,15 @@
 import pytest
 from storyreel.core.attention.consistent import Phase, Settings
 from storyreel.core.attention.presets import PRESETS
-from storyreel.core.attention.schedule import Percents, describe_idle, describe_steps, phases_of, promised, step_of
-from storyreel.core.attention.sharing import Rules
+from storyreel.core.attention.schedule import (
+    Percents,
+    describe_idle,
+    describe_steps,
+    phases_of,
+    shared_fraction,
+    step_of,
+)
+from storyreel.core.attention.sharing import SharingRules
 
 
 def sigma_at(percent):
@@ -22,7 +29,7 @@ def of_preset(name, **changed):
     values = {**PRESETS[name], **changed}
     percents = Percents(values["start_percent"], values["layer_prob_switch"], values["end_percent"])
     names = ("sampling_rate", "sampling_rate_fine", "layer_prob_early", "layer_prob_late", "dense_early_read")
-    return Settings(Rules(anchors=values["anchors"]), **{name: values[name] for name in names}), percents
+    return Settings(SharingRules(anchors=values["anchors"]), **{name: values[name] for name in names}), percents
 
 
 def said(settings, percents, sigmas):
@@ -51,21 +58,21 @@ def test_a_run_of_few_steps_shares_in_its_later_ones_and_needs_no_message(preset
 @pytest.mark.parametrize(
     "changed, sigmas, message",
     [
-        ({}, run_of(1, 0, 0.1), "0 of this run's 1 step share tokens: 1 lies before start_percent 0.02; lower it"),
-        ({"end_percent": 0.75}, run_of(6, 0.8), "0 of this run's 6 steps share tokens: 6 lie after end_percent 0.75;"),
-        ({"start_percent": 0.3}, run_of(5, 0, 0.4), "1 of this run's 5 steps share tokens: 4 lie before start_percent"),
-        ({"layer_prob_late": 0.0, "layer_prob_switch": 0.6}, run_of(5, 0.58), "4 lie where layer_prob_late is 0"),
+        ({}, run_of(1, 0, 0.1), "0 of 1 step share tokens: 1 is before start_percent 0.02, lower it"),
+        ({"end_percent": 0.75}, run_of(6, 0.8), "0 of 6 steps share tokens: 6 are after end_percent 0.75,"),
+        ({"start_percent": 0.3}, run_of(5, 0, 0.4), "1 of 5 steps shares tokens: 4 are before start_percent"),
+        ({"layer_prob_late": 0.0, "layer_prob_switch": 0.6}, run_of(5, 0.58), "4 are where layer_prob_late is 0"),
     ],
 )
 def test_a_run_outside_of_the_range_is_counted_and_the_cause_named(changed, sigmas, message):
     assert message in said(*of_preset("low-vram", **changed), sigmas)
 
 
-def test_half_of_what_is_promised_is_enough():
+def test_half_of_the_suggested_steps_is_enough():
     settings, percents = of_preset("custom", end_percent=0.5)
     assert said(settings, percents, run_of(8)) is None
-    assert said(settings, percents, run_of(8, 0.25)) is None  # 3 of 8, and 4 are promised
-    assert "1 of this run's 8 steps" in said(settings, percents, run_of(8, 0.45))
+    assert said(settings, percents, run_of(8, 0.25)) is None  # 3 of 8, and 4 are shared_fraction
+    assert "1 of 8 steps" in said(settings, percents, run_of(8, 0.45))
 
 
 @pytest.mark.parametrize(
@@ -74,14 +81,14 @@ def test_half_of_what_is_promised_is_enough():
         ({"sampling_rate": 0.0, "sampling_rate_fine": 0.0}, "sampling_rate is 0"),
         ({"layer_prob_early": 0.0, "layer_prob_late": 0.0}, "layer_prob_early or layer_prob_late is 0"),
         ({"layer_prob_late": 0.0, "start_percent": 0.5}, "layer_prob_early or layer_prob_late is 0"),
-        ({"start_percent": 0.8, "end_percent": 0.5}, "start_percent 0.8 is not before end_percent 0.5"),
-        ({"start_percent": 0.5, "end_percent": 0.5}, "start_percent 0.5 is not before end_percent 0.5"),
-        ({"end_percent": 0.0}, "start_percent 0.02 is not before end_percent 0"),
+        ({"start_percent": 0.8, "end_percent": 0.5}, "start_percent 0.8 is not less than end_percent 0.5"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "start_percent 0.5 is not less than end_percent 0.5"),
+        ({"end_percent": 0.0}, "start_percent 0.02 is not less than end_percent 0"),
     ],
 )
 def test_settings_that_never_share_say_why_once(changed, message):
     settings, percents = of_preset("low-vram", **changed)
-    assert message in describe_idle(settings, percents) and promised(settings, percents) == 0
+    assert message in describe_idle(settings, percents) and shared_fraction(settings, percents) == 0
     assert said(settings, percents, run_of(8)) is None
 
 
@@ -92,7 +99,7 @@ def test_published_settings_have_nothing_to_say(preset):
 
 def test_a_dense_early_read_shares_where_the_rest_does_not():
     settings, percents = of_preset("mask", dense_early_read=True, start_percent=0.9, sampling_rate=0.0)
-    assert promised(settings, percents) > 0.89 and said(settings, percents, run_of(4)) is None
+    assert shared_fraction(settings, percents) > 0.89 and said(settings, percents, run_of(4)) is None
 
 
 # Names of steps

@@ -140,7 +140,7 @@ def test_tome_with_a_mask(host, probe, model, conds, caplog):
     with caplog.at_level(logging.WARNING):
         ours = probe.sample(patched, *conds, probe.latent(3, 16, 16), steps=1)
     (message,) = said(caplog)
-    assert "merges the 256 tokens of a level into 180" in message and "the mask cannot be laid on it" in message
+    assert "merges 256 tokens into 180" in message and "the mask does not fit there" in message
     assert not torch.equal(ours, probe.sample(alone, *conds, probe.latent(3, 16, 16), steps=1))
 
 
@@ -278,7 +278,7 @@ def test_a_foreign_replace_takes_no_weights_and_that_is_said(host, probe, model,
     other.set_model_attn1_replace(foreign, "output", 5)
     with caplog.at_level(logging.WARNING):
         probe.sample(probe.node(host, other, "custom", strength=0.5), *conds, probe.latent(3), steps=2)
-    assert len(said(caplog)) == 1 and "Calls takes no weights" in said(caplog)[0]
+    assert len(said(caplog)) == 1 and "Calls does not support weights" in said(caplog)[0]
 
 
 def test_a_foreign_replace_elsewhere_is_left_alone(host, probe, model, conds):

@@ -111,7 +111,7 @@ def test_a_mask_of_everything_or_nothing_is_bit_equal(host, probe, model):
 def test_masks_of_another_number_are_refused(host, probe, model):
     patched = probe.node(host, model, mask=left_half(0.5, 0.5))
     conds = probe.conditioning(3, 768, 1), probe.conditioning(1, 768, 2)
-    with pytest.raises(ValueError, match="MASK has 2 pictures but the LATENT holds 3"):
+    with pytest.raises(ValueError, match="MASK has 2 images and the LATENT has 3"):
         probe.sample(patched, *conds, probe.latent(3))
 
 
@@ -299,14 +299,14 @@ def test_a_model_that_is_no_picture_unet_is_refused_by_name(host, probe):
     config |= dict(theta=10000, qkv_bias=True, guidance_embed=False, txt_ids_dims=[])
     flux = comfy.model_base.Flux(comfy.supported_models.Flux(config))
     patcher = comfy.model_patcher.ModelPatcher(flux, torch.device("cpu"), torch.device("cpu"))
-    with pytest.raises(ValueError, match="MODEL is a Flux .*SD1.5, SD2.x and SDXL"):
+    with pytest.raises(ValueError, match="MODEL is a Flux .*SD1.5, SD2.x or SDXL"):
         probe.node(host, patcher)
 
 
 def test_a_story_of_another_length_is_refused(host, probe, model):
     patched = probe.node(host, model, story=probe.story_of("A", "A", "B"))
     conds = probe.conditioning(2, 768, 1), probe.conditioning(1, 768, 2)
-    with pytest.raises(ValueError, match="STORY has 3 frames but the LATENT holds 2 images"):
+    with pytest.raises(ValueError, match="STORY has 3 frames and the LATENT has 2 images"):
         probe.sample(patched, *conds, probe.latent(2))
 
 
@@ -328,12 +328,16 @@ def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host
         with host.node(model_sink()):
             return host.run(prompt).values["ours"][0]
 
-    def rule(model):
-        return model.model_options["transformer_options"]["patches_replace"]["attn1"]["output", 5].rule
+    def config(model):
+        return model.model_options["transformer_options"]["patches_replace"]["attn1"]["output", 5].config
 
-    plain, changed = rule(patch()), rule(patch(sampling_rate=0.25, blocks="up"))
-    assert (plain.settings.sampling_rate, plain.reach.blocks, plain.settings.rules.tile_size) == (0.5, "all", 3)
-    assert (changed.settings.sampling_rate, changed.reach.blocks, changed.settings.rules.tile_size) == (0.25, "up", 3)
+    plain, changed = config(patch()), config(patch(sampling_rate=0.25, blocks="up"))
+    assert (plain.settings.sampling_rate, plain.patch_range.blocks, plain.settings.rules.tile_size) == (0.5, "all", 3)
+    assert (changed.settings.sampling_rate, changed.patch_range.blocks, changed.settings.rules.tile_size) == (
+        0.25,
+        "up",
+        3,
+    )
     for name, value in [
         ("sampling_rate", 2.0),
         ("tile_stride", 0),
@@ -344,7 +348,7 @@ def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host
         with pytest.raises((ValueError, RuntimeError), match=name):
             patch(**{name: value})
     if not prefix:
-        with pytest.raises(RuntimeError, match="smapling_rate is no input of the preset paper"):
+        with pytest.raises(RuntimeError, match="smapling_rate is not an input of the preset paper"):
             patch(smapling_rate=0.5)
 
 

@@ -19,24 +19,24 @@ def measures():
 
 def extra_bytes(measures, images, limit, rules):
     """Peak of shared attention over plain attention, projections left out: 512 tokens of 320 channels, 5 heads."""
-    from storyreel.core.attention.consistent import Phase, Settings, draw_share
+    from storyreel.core.attention.consistent import Phase, Settings, draw_shared_tokens
     from storyreel.core.attention.extended import extended_attention
     from storyreel.core.networks.attend import attend_plain
 
     settings = Settings(rules=rules)
-    share = draw_share(settings, None, range(images), phase=Phase.EARLY, step=0, pixels=32, tokens=512)
+    shared_tokens = draw_shared_tokens(settings, None, range(images), phase=Phase.EARLY, step=0, pixels=32, tokens=512)
     q, k, v = torch.randn(3, images, 512, 320)
     plain = measures.peak_bytes(lambda: attend_plain(q, k, v, 5), "cpu")
-    shared = lambda: extended_attention(q, k, v, 5, share.groups, share.samples, limit=limit)  # noqa: E731
+    shared = lambda: extended_attention(q, k, v, 5, shared_tokens.groups, shared_tokens.samples, limit=limit)  # noqa: E731
     return measures.peak_bytes(shared, "cpu") - plain
 
 
 @pytest.mark.parametrize("limit", [3 * MB, 8 * MB])
 def test_extra_memory_stays_under_the_setting_however_long_the_story(measures, limit):
     """An eighth of SDXL's 4096 tokens, and of the default setting; below, heads go in turns, and 40 pictures' keys."""
-    from storyreel.core.attention.sharing import Rules
+    from storyreel.core.attention.sharing import SharingRules
 
-    short, long = (extra_bytes(measures, images, limit, Rules()) for images in (8, 40))
+    short, long = (extra_bytes(measures, images, limit, SharingRules()) for images in (8, 40))
     assert short <= limit
     assert long <= 1.1 * short
 

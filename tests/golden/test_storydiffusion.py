@@ -8,10 +8,10 @@ import pytest
 import torch
 from harness.golden import Golden as GoldenFile
 from harness.golden import files
-from storyreel.core.attention.consistent import Phase, Settings, draw_share
+from storyreel.core.attention.consistent import Phase, Settings, draw_shared_tokens
 from storyreel.core.attention.extended import extended_attention
 from storyreel.core.attention.presets import PRESETS
-from storyreel.core.attention.sharing import Rules, share
+from storyreel.core.attention.sharing import SharingRules, find_groups
 from storyreel.core.networks.attend import attend_plain
 
 SYSTEM = "storydiffusion"
@@ -63,14 +63,14 @@ def test_low_vram(path):
     for reads in config["reads"]:
         phases.append(f"read_{reads}")
         cast.append(frozenset() if reads == "NC" else frozenset(c for c in config["characters"] if c in reads))
-    groups = share(range(len(cast)), cast, Rules(anchors=golden.images))
+    groups = find_groups(range(len(cast)), cast, SharingRules(anchors=golden.images))
 
     for step in config["saved_steps"]:
         for layer, level, _, heads in golden.layers():
             active = {bool(golden[f"{phase}.active"][step, layer]) for phase in phases}
             assert len(active) == 1, "the published coins are the same in all phases"
             index = golden.drawn(level, step)
-            samples = [[index[row % golden.images] for row in group.pool] for group in groups]
+            samples = [[index[row % golden.images] for row in group.sources] for group in groups]
             for half in (0, 1):
                 hidden = torch.cat([golden.rows(phase, step, layer, half) for phase in phases])
                 published = torch.cat([golden.rows(phase, step, layer, half, "out") for phase in phases])
@@ -94,7 +94,7 @@ def mask_case(golden):
     """Groups and the rows of a batch that holds all written and all read frames."""
     phases = ["write"] + [f"read_{number}" for number in range(golden.config["reads_n"])]
     frames = range(golden.images + golden.config["reads_n"])
-    return phases, frames, share(frames, None, Rules(anchors=golden.images))
+    return phases, frames, find_groups(frames, None, SharingRules(anchors=golden.images))
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "mask_*.safetensors"))
@@ -114,7 +114,7 @@ def test_mask(path):
                 shared = dense(tokens)
             elif not early and active == {True}:
                 row = golden[f"row{level}.s{step}"].view(golden.images + 1, -1)
-                shared = (groups, [[row[image].nonzero().flatten() for image in group.pool] for group in groups])
+                shared = (groups, [[row[image].nonzero().flatten() for image in group.sources] for group in groups])
             for half in (0, 1):
                 hidden = torch.cat([golden.rows(phase, step, layer, half) for phase in phases])
                 published = torch.cat([golden.rows(phase, step, layer, half, "out") for phase in phases])
@@ -122,10 +122,10 @@ def test_mask(path):
 
 
 def draw_share_before_start(golden, frames):
-    settings = Settings(rules=Rules(anchors=golden.images), dense_early_read=True)
+    settings = Settings(rules=SharingRules(anchors=golden.images), dense_early_read=True)
 
     def dense(tokens):
-        drawn = draw_share(settings, None, frames, phase=Phase.BEFORE, step=0, pixels=32, tokens=tokens)
+        drawn = draw_shared_tokens(settings, None, frames, phase=Phase.BEFORE, step=0, pixels=32, tokens=tokens)
         return drawn.groups, drawn.samples
 
     return dense
@@ -143,11 +143,11 @@ def test_our_groups_attend_where_the_published_mask_allows(path):
             tokens = row.shape[1]
             ours = torch.zeros(images + 1, tokens, images + 1, tokens, dtype=torch.bool)
             for group in groups:
-                for reader in [r for r in group.readers if r <= images]:
+                for reader in [r for r in group.targets if r <= images]:
                     ours[reader, :, reader] = True
-                    for lender in group.pool:
-                        if lender != reader:
-                            ours[reader, :, lender] = row[lender]
+                    for source in group.sources:
+                        if source != reader:
+                            ours[reader, :, source] = row[source]
             assert torch.equal(ours.view_as(published), published)
 
 
@@ -174,10 +174,10 @@ def test_every_image_of_a_reading_batch_attends(path):
             rows = hidden[half * images : (half + 1) * images]
             # What was kept of the written frames comes in frames of the usual size, the last one padded.
             kept = bank[half].split(rows.shape[1])
-            lenders = [torch.nn.functional.pad(part, (0, 0, 0, rows.shape[1] - len(part))) for part in kept]
-            groups = share(range(len(lenders) + images), None, Rules(anchors=len(lenders)))
-            samples = [[torch.arange(len(kept[lender])) for lender in group.pool] for group in groups]
-            ours = golden.attention(layer, torch.stack([*lenders, *rows]), groups, samples, heads)[len(lenders) :]
+            sources = [torch.nn.functional.pad(part, (0, 0, 0, rows.shape[1] - len(part))) for part in kept]
+            groups = find_groups(range(len(sources) + images), None, SharingRules(anchors=len(sources)))
+            samples = [[torch.arange(len(kept[source])) for source in group.sources] for group in groups]
+            ours = golden.attention(layer, torch.stack([*sources, *rows]), groups, samples, heads)[len(sources) :]
             reference = published[half * images : (half + 1) * images]
             assert_close(ours[0], reference[0])
             assert torch.equal(reference[1:], rows[1:]), "the published bug"
@@ -196,8 +196,8 @@ def test_without_guidance_all_images_share(path):
         images = len(hidden) // 2
 
         def run(frames, layer=layer, heads=heads, hidden=hidden, index=index, images=images):
-            groups = share(range(len(frames)), None, Rules())
-            samples = [[index[frames[row] % images] for row in group.pool] for group in groups]
+            groups = find_groups(range(len(frames)), None, SharingRules())
+            samples = [[index[frames[row] % images] for row in group.sources] for group in groups]
             return golden.attention(layer, hidden[frames], groups, samples, heads)
 
         for half in (range(images), range(images, 2 * images)):

@@ -16,7 +16,7 @@ def attention(q, k, v, heads, counts):
     return (weights / weights.sum(-1, keepdim=True) @ v).transpose(0, 1).flatten(1)
 
 
-def lenders_of(frame, casts, anchors):
+def sources_of(frame, casts, anchors):
     """Published rule. anchors 0: everyone who shares a character; k: the k first frames of it alone."""
     if not anchors:
         return {j for j in casts if j != frame and casts[j] & casts[frame]}
@@ -34,7 +34,7 @@ def published(q, k, v, heads, frames, casts, anchors, drawn, strength=1.0):
     for row, frame in enumerate(frames):
         counts = torch.zeros(k.shape[:2], dtype=torch.double)
         counts[row] = 1
-        for other in lenders_of(frame, casts, anchors):
+        for other in sources_of(frame, casts, anchors):
             counts[frames.index(other), drawn(other)] = strength
         out.append(attention(q[row], k, v, heads, counts))
     return torch.stack(out)

@@ -152,7 +152,7 @@ class Probe:
 
     def dense_read(self, part, frames, casts):
         """Mask version, early: frames that only read see all tokens of their anchors, anchors only their own."""
-        anchors = {j for frame in frames for j in brute.lenders_of(frame, casts, self.values["anchors"])}
+        anchors = {j for frame in frames for j in brute.sources_of(frame, casts, self.values["anchors"])}
         everything = brute.published(*part, frames, casts, self.values["anchors"], lambda frame: slice(None))
         plain = self.plain(*part)
         return torch.stack([plain[i] if f in anchors else everything[i] for i, f in enumerate(frames)])

@@ -20,12 +20,12 @@ class Attention:
 
     def __init__(self, batch: int, tokens: int, rate: float, memory: int, device: str):
         import torch
-        from storyreel.core.attention.consistent import Phase, Settings, draw_share
+        from storyreel.core.attention.consistent import Phase, Settings, draw_shared_tokens
 
         self.batch, self.tokens, self.memory = batch, tokens, memory
         self.channels, self.heads = LEVELS[tokens]
         settings = Settings(sampling_rate=rate, sampling_rate_fine=rate)
-        drawn = draw_share(settings, None, range(batch), phase=Phase.EARLY, step=0, pixels=32, tokens=tokens)
+        drawn = draw_shared_tokens(settings, None, range(batch), phase=Phase.EARLY, step=0, pixels=32, tokens=tokens)
         self.share = drawn.to(device)
         generator = torch.Generator().manual_seed(0)
         dtype = torch.float32 if device == "cpu" else torch.float16
