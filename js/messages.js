@@ -1,8 +1,8 @@
-// Shows on a node what it has to say to its user, beside its outputs: what a file is, a setting without effect.
+// Shows the messages of a node on the node: what a file is, a setting without effect, an error.
 //
-// What a node says while it runs comes with its outputs. What a patch says later, while another node samples, comes as
-// an event; the lines of one run stand together. A message goes when its reason does: when the node runs again, or its
-// patch works in a sampler again, without it. An error of a node stands on it until the next run.
+// The messages of a running node come with its outputs. A patch sends its messages later, while another node samples, as
+// events; the messages of one run are shown together. A message is cleared when the node runs again, or its patch works
+// in a sampler again, without sending it. An error is cleared when the next run starts.
 
 import { app } from '../../scripts/app.js'
 
@@ -15,8 +15,8 @@ function show(node, text) {
     widget = app.widgets.STRING(node, WIDGET, ['STRING', { multiline: true }], app).widget
     widget.options.read_only = true
     if (widget.inputEl) widget.inputEl.readOnly = true
-    widget.serialize = false // neither in a saved graph
-    widget.options.serialize = false // nor in what is queued
+    widget.serialize = false // not in a saved graph
+    widget.options.serialize = false // not in a queued prompt
     const [width, height] = node.size
     node.setSize([width, Math.max(height, node.computeSize()[1])])
   }
@@ -48,23 +48,23 @@ app.registerExtension({
     }
   },
   setup() {
-    // What is shown belongs to the last run in which the node, or the sampler that its patch works in, did something.
-    let run = {} // started: nodes that ran; told: nodes that had a message; sampled: whether anything was sampled
+    // A message belongs to the last run in which its node, or the sampler that its patch works in, did something.
+    let run = {} // started: nodes that ran; warned: nodes with a message; sampled: whether anything was sampled
     const lines = new Map() // node id -> messages of its patch
-    const begin = () => (run = { started: new Set(), told: new Set(), sampled: false })
+    const begin = () => (run = { started: new Set(), warned: new Set(), sampled: false })
     begin()
 
     app.api.addEventListener(EVENT, ({ detail }) => {
       const node = nodeOf(detail.node)
       if (!node) return
-      if (!run.told.has(detail.node)) lines.set(detail.node, [])
-      run.told.add(detail.node)
-      const said = lines.get(detail.node)
-      if (!said.includes(detail.text)) said.push(detail.text)
-      show(node, said.join('\n'))
+      if (!run.warned.has(detail.node)) lines.set(detail.node, [])
+      run.warned.add(detail.node)
+      const messages = lines.get(detail.node)
+      if (!messages.includes(detail.text)) messages.push(detail.text)
+      show(node, messages.join('\n'))
     })
 
-    // The host says only that the node failed, and why behind a button.
+    // The host marks the failed node, and shows the reason only in a dialog.
     const failed = new Set()
     app.api.addEventListener('execution_error', ({ detail }) => {
       const node = detail.node_type?.startsWith('StoryReel') && nodeOf(String(detail.node_id).split('.')[0])
@@ -87,7 +87,7 @@ app.registerExtension({
     })
     app.api.addEventListener('progress', () => (run.sampled = true))
     app.api.addEventListener('execution_success', () => {
-      for (const id of [...lines.keys()].filter((id) => run.sampled && !run.told.has(id))) {
+      for (const id of [...lines.keys()].filter((id) => run.sampled && !run.warned.has(id))) {
         lines.delete(id)
         clear(nodeOf(id))
       }

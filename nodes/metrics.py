@@ -75,8 +75,7 @@ class StoryReelMeasureStory(PreflightNode):
             series["likeness to the prompt"] = similarity.prompts
         encoder = name_of(clip_vision)
         plot = charts.bars([str(number) for number in range(1, len(images) + 1)], series, "frame", f"cosine, {encoder}")
-        if missing := charts.missing():
-            messages.warn(missing)
+        messages.warn_missing_charts()
         return io.NodeOutput(report(story, similarity, encoder), plot)
 
 

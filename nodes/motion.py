@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io
 
-from ..core import plot as charts
 from ..core.motion import trajectory
 from ..core.motion.trajectory_plot import draw
 from ..host.common import messages
@@ -253,8 +252,7 @@ class StoryReelMotionPlot(StoryReelNode):
 
     @classmethod
     def execute(cls, motion) -> io.NodeOutput:
-        if missing := charts.missing():
-            messages.warn(missing)
+        messages.warn_missing_charts()
         return io.NodeOutput(draw(motion))
 
 

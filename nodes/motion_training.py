@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io
 
-from ..core import plot as charts
 from ..core.motion.training_plot import draw
 from ..core.networks.semantic_motion.config import PredictorConfig
 from ..core.training import Plan
@@ -214,8 +213,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
         made, trained = training.train_in_host(predictor, clip_vision, clips, name, config, plan, recipe, joint)
         kept_files.add(trained.path)
         report = f"{trained.path.name}: {trained.figures.told}"
-        if missing := charts.missing():
-            messages.warn(missing)
+        messages.warn_missing_charts()
         loss_curve = draw(trained.log, trained.figures.mse_interpolation, report)
         return io.NodeOutput(made, report, loss_curve, ui={"text": [report]})
 

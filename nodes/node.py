@@ -48,10 +48,10 @@ class InnerNode(StoryReelNode):
 
 
 class PreflightNode(StoryReelNode):
-    """A node behind long work, for instance a sampler, whose result it takes by a lazy input.
+    """A node that takes the result of long work, for instance of a sampler, by a lazy input.
 
-    The host makes a lazy input only when the node asks for it. Before, all other inputs are there and are checked: what
-    is wrong with them costs no sampling.
+    The host computes a lazy input only when the node asks for it. All other inputs are checked before, so a mistake in
+    them costs no sampling.
     """
 
     @classmethod
@@ -85,10 +85,10 @@ def _checked(execute: Callable) -> Callable:
         schema, values = cls.FINALIZE_SCHEMA(), {**dict(zip(names, args, strict=False)), **values}
         if issubclass(cls, InnerNode):
             cls.outer_node()
-        with messages.collecting() as said:
+        with messages.collecting() as warnings:
             with _fit_errors(title_of(schema)):
                 result = execute(cls, **read_values(schema.inputs, values, schema.is_input_list))
-        return _with_text(result, said)
+        return _with_warnings(result, warnings)
 
     return wrapped
 
@@ -181,9 +181,9 @@ READERS = {
 }
 
 
-def _with_text(result: io.NodeOutput, said: list[str]) -> io.NodeOutput:
-    """The node's output, which also shows what was said while it was made."""
-    if said:
+def _with_warnings(result: io.NodeOutput, warnings: list[str]) -> io.NodeOutput:
+    """The node's output, which also shows the messages of the run."""
+    if warnings:
         shown = result.ui if isinstance(result.ui, dict) or result.ui is None else result.ui.as_dict()
-        result.ui = {**(shown or {}), "text": [*(shown or {}).get("text", ()), *said]}
+        result.ui = {**(shown or {}), "text": [*(shown or {}).get("text", ()), *warnings]}
     return result

@@ -2,7 +2,6 @@
 
 from comfy_api.latest import io, ui
 
-from ..core import plot as charts
 from ..core.metrics import report
 from ..core.metrics.borders import Chunks
 from ..host.common import messages
@@ -188,8 +187,7 @@ class StoryReelMeasureVideo(PreflightNode):
         )
         measure_video.save(found, path)
         kept_files.add(path)
-        if missing := charts.missing():
-            messages.warn(missing)
+        messages.warn_missing_charts()
         words, plot = report.in_words(found), report.draw(found, slice)
         return io.NodeOutput(words, plot, slice.picture(), str(path), ui=ui.PreviewText(words))
 

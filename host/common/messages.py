@@ -1,7 +1,7 @@
-"""What a node has to say to its user: in the server's log, and on the node itself in the graph.
+"""Messages of nodes: in the server's log, and on the node in the graph.
 
-While a node runs, its messages are collected and become part of what it shows. A patch speaks later, while another node
-samples: then the page is told by an event, which `js/messages.js` shows on the node that made the patch.
+The messages of a running node are collected and shown with its outputs. A patch sends its messages later, while another
+node samples. They reach the page as an event, and `js/messages.js` shows them on the node that set the patch.
 """
 
 import logging
@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from ...core import plot
 from ...core.text import encodable
 
 EVENT = "storyreel.message"  # {"node": id, "prompt_id": of the run, "text": one message}
@@ -21,7 +22,7 @@ _collected: ContextVar[list[str] | None] = ContextVar("storyreel_messages", defa
 
 @contextmanager
 def collecting() -> Iterator[list[str]]:
-    """The messages of the node that runs inside the block, each once, in their order."""
+    """The messages of the node that runs inside the block, in order and without repetition."""
     messages: list[str] = []
     token = _collected.set(messages)
     try:
@@ -31,25 +32,25 @@ def collecting() -> Iterator[list[str]]:
 
 
 def current_node() -> str | None:
-    """The id of the node that runs now, as the graph shows it: of an expansion's inner node, the outer one's."""
+    """The id of the running node as the graph shows it: for an inner node of an expansion, the outer one's."""
     context = get_executing_context()
-    return None if context is None else _shown(context.node_id)
+    return None if context is None else _visible_id(context.node_id)
 
 
 def show_progress(text: str, node: str) -> None:
     """Show a line on a node while it works, in place of the one before. node: its id, or that of an inner node."""
-    PromptServer.instance.send_progress_text(encodable(text), _shown(node))
+    PromptServer.instance.send_progress_text(encodable(text), _visible_id(node))
 
 
-def _shown(node: str) -> str:
-    """An expansion adds to the id of its node what stands behind the first dot."""
+def _visible_id(node: str) -> str:
+    """The part before the first dot; an expansion adds the rest."""
     return str(node).partition(".")[0]
 
 
 def warn(text: str, node: str | None = None) -> None:
-    """Log a message, and show it on the node that runs now if that is one of ours, else on `node`.
+    """Log a message, and show it on the running node if that is one of ours, else on `node`.
 
-    node: from `current_node`, asked while the node ran that this message is about.
+    node: the result of `current_node` while the node ran that the message is about.
     """
     text = encodable(text)
     logging.warning("[StoryReel] %s", text)
@@ -61,3 +62,9 @@ def warn(text: str, node: str | None = None) -> None:
         context = get_executing_context()
         data = {"node": node, "prompt_id": context and context.prompt_id, "text": text}
         PromptServer.instance.send_sync(EVENT, data, PromptServer.instance.client_id)
+
+
+def warn_missing_charts() -> None:
+    """Warn if matplotlib is not installed, which draws the charts of the running node."""
+    if missing := plot.missing():
+        warn(missing)
