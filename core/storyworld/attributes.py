@@ -6,7 +6,7 @@ Nothing here draws. Every word is the one that captions use.
 from dataclasses import dataclass, replace
 
 # Six well separated hues. Scenes are pastel, so that these belong to heroes alone.
-COLOURS = {
+COLORS = {
     "red": (222, 42, 48),
     "orange": (247, 140, 28),
     "yellow": (252, 216, 62),
@@ -18,7 +18,7 @@ SHAPES = ("round", "slim", "square", "flared")
 HATS = ("top", "pointed", "woolly", "wide")
 SIZES = {"small": 0.52, "big": 0.68}  # height with hat, in picture heights
 SCENES = ("meadow", "beach", "town", "mountains", "forest", "desert", "night", "room")
-PLACES = {"left": 0.26, "middle": 0.5, "right": 0.74}  # centre of the place, in picture widths
+PLACES = {"left": 0.26, "middle": 0.5, "right": 0.74}  # center of the place, in picture widths
 FACINGS = {"left": -1.0, "ahead": 0.0, "right": 1.0}
 NUMBERS = {1: "hero", 2: "twins", 3: "triplets"}
 
@@ -43,13 +43,13 @@ STARTS = ("standing", "sitting", "cheering", "left arm up", "right arm up", "str
 
 @dataclass(frozen=True)
 class Look:
-    """How a hero looks. Its boots repeat the hat's colour, its mittens the scarf's."""
+    """How a hero looks. Its boots repeat the hat's color, its mittens the scarf's."""
 
     shape: str
-    colour: str
+    color: str
     hat: str
-    hat_colour: str
-    scarf_colour: str
+    hat_color: str
+    scarf_color: str
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,17 @@ class Clip(Picture):
 
 
 def attributes(picture: Picture) -> dict[str, str]:
-    """Name and value of everything that a caption of this picture may say. What several heroes differ in is left out,
-    but for their actions, which are joined by commas from left to right. A clip has no one place and facing."""
+    """Name and value of everything that a caption of this picture may name. Attributes in which several heroes differ
+    are left out, except their actions, which are joined by commas from left to right. A clip has no single place and
+    facing. The names keep their British spelling: trained weights and committed measurements hold them as keys."""
     look, figures = picture.look, picture.figures
     values = {
         "number": NUMBERS[len(figures)],
         "shape": look.shape,
-        "colour": look.colour,
+        "colour": look.color,
         "hat": look.hat,
-        "hat colour": look.hat_colour,
-        "scarf colour": look.scarf_colour,
+        "hat colour": look.hat_color,
+        "scarf colour": look.scarf_color,
         "action": ",".join(figure.action for figure in figures),
         "scene": picture.scene,
     }

@@ -14,7 +14,7 @@ SMOOTH = 4  # drawn this many times larger, then averaged
 INK = (40, 32, 44)
 INK_WIDTH = 0.0085  # of an outline, in picture widths: a little more than a pixel of 128
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 class Canvas:
@@ -28,22 +28,22 @@ class Canvas:
         self._pen = ImageDraw.Draw(self._picture)
         self._owner_pen = ImageDraw.Draw(self._owner)
 
-    def fill(self, points: np.ndarray, colour: Colour, owner: int = 0):
+    def fill(self, points: np.ndarray, color: Color, owner: int = 0):
         flat = (points * self.scale).ravel().tolist()
-        self._pen.polygon(flat, fill=colour)
+        self._pen.polygon(flat, fill=color)
         if owner:
             self._owner_pen.polygon(flat, fill=owner)
 
-    def box(self, left: float, top: float, right: float, bottom: float, colour: Colour):
+    def box(self, left: float, top: float, right: float, bottom: float, color: Color):
         corners = (left, top, right, bottom)
-        self._pen.rectangle([round(corner * self.scale) for corner in corners], fill=colour)
+        self._pen.rectangle([round(corner * self.scale) for corner in corners], fill=color)
 
-    def disc(self, x: float, y: float, radius: float, colour: Colour, flat: float = 1.0):
+    def disc(self, x: float, y: float, radius: float, color: Color, flat: float = 1.0):
         """A circle of the scene; `flat` is its height over its width."""
         box = (x - radius, y - radius * flat, x + radius, y + radius * flat)
-        self._pen.ellipse([corner * self.scale for corner in box], fill=colour)
+        self._pen.ellipse([corner * self.scale for corner in box], fill=color)
 
-    def sky(self, top: Colour, bottom: Colour, horizon: float):
+    def sky(self, top: Color, bottom: Color, horizon: float):
         """A gradient from the upper edge to `horizon`, and `bottom` below it."""
         part = np.clip(np.arange(self.scale) / (horizon * self.scale), 0, 1)[:, None]
         column = (np.array(top) * (1 - part) + np.array(bottom) * part).round().astype(np.uint8)
@@ -82,36 +82,36 @@ class Brush:
         """The place of (x, y) in the picture."""
         return self.matrix[:, :2] @ (x, y) + self.matrix[:, 2]
 
-    def shape(self, points: np.ndarray, colour: Colour, ink: float = 1.0):
+    def shape(self, points: np.ndarray, color: Color, ink: float = 1.0):
         """A polygon with an outline of `ink` times the usual width around it."""
         placed = points @ self.matrix[:, :2].T + self.matrix[:, 2]
         if ink:
             self.canvas.fill(_grown(placed, ink * INK_WIDTH), INK, self.owner)
-        self.canvas.fill(placed, colour, self.owner)
+        self.canvas.fill(placed, color, self.owner)
 
-    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, ink: float = 1.0, angle: float = 0.0):
+    def oval(self, x: float, y: float, rx: float, ry: float, color: Color, ink: float = 1.0, angle: float = 0.0):
         points = unit_oval() * (rx, ry)
         if angle:
             c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
             points = points @ np.array([[c, s], [-s, c]])
-        self.shape(points + (x, y), colour, ink)
+        self.shape(points + (x, y), color, ink)
 
-    def smile(self, x: float, y: float, width: float, depth: float, thick: float, colour: Colour):
+    def smile(self, x: float, y: float, width: float, depth: float, thick: float, color: Color):
         """A thin line that hangs between two ends, thickest in its middle."""
         across = np.linspace(-1, 1, 9)
         sag = 1 - across**2
         upper = np.column_stack([across, depth * sag - 0.5 * thick])
         lower = np.column_stack([across, depth * sag + 0.5 * thick])[::-1]
-        self.shape(np.concatenate([upper, lower]) * (width, 1) + (x, y), colour, ink=0)
+        self.shape(np.concatenate([upper, lower]) * (width, 1) + (x, y), color, ink=0)
 
-    def limb(self, joints: list[tuple[float, float]], width: float, colour: Colour):
+    def limb(self, joints: list[tuple[float, float]], width: float, color: Color):
         """A bent tube through `joints`, rounded at both ends."""
         tubes = [_tube(np.array(a), np.array(b), width / 2) for a, b in zip(joints, joints[1:], strict=False)]
         placed = [tube @ self.matrix[:, :2].T + self.matrix[:, 2] for tube in tubes]
         for tube in placed:
             self.canvas.fill(_grown(tube, INK_WIDTH), INK, self.owner)
         for tube in placed:
-            self.canvas.fill(tube, colour, self.owner)
+            self.canvas.fill(tube, color, self.owner)
 
 
 @cache

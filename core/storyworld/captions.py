@@ -98,13 +98,13 @@ def read(prompt: str) -> dict[str, str]:
         if match := re.search(rf"\b{pattern}\b", words):
             found[name] = match[group]
 
-    colour, hat = _any(world.COLOURS), _any(world.HATS)
-    look = rf"(?:(?P<size>{_any(world.SIZES)}) )?(?:(?P<shape>{_any(world.SHAPES)}) )?(?:(?P<colour>{colour}) )?"
+    color, hat = _any(world.COLORS), _any(world.HATS)
+    look = rf"(?:(?P<size>{_any(world.SIZES)}) )?(?:(?P<shape>{_any(world.SHAPES)}) )?(?:(?P<colour>{color}) )?"
     if match := re.search(rf"\b{look}(?P<number>{_any(world.NUMBERS.values())})\b", words):
         found |= {name: value for name, value in match.groupdict().items() if value}
     keep("hat", rf"({hat}) hats?")
-    keep("hat colour", rf"({colour}) (?:{hat} )?hats?")
-    keep("scarf colour", rf"({colour}) (?:scarf|scarves)")
+    keep("hat colour", rf"({color}) (?:{hat} )?hats?")
+    keep("scarf colour", rf"({color}) (?:scarf|scarves)")
     action = _any(dict.fromkeys((*world.PICTURE_ACTIONS, *world.CLIP_ACTIONS)))
     if actions := re.findall(rf"\bone ({action})\b", words):
         found["action"] = ",".join(actions)
@@ -119,7 +119,7 @@ def read(prompt: str) -> dict[str, str]:
 
 def vocabulary() -> tuple[str, ...]:
     """Every word that a caption may hold, sorted: the order is that of the word embeddings of trained models."""
-    closed = [*world.SHAPES, *world.COLOURS, *world.HATS, *world.SIZES, *world.NUMBERS.values()]
+    closed = [*world.SHAPES, *world.COLORS, *world.HATS, *world.SIZES, *world.NUMBERS.values()]
     closed += [*world.PICTURE_ACTIONS, *world.CLIP_ACTIONS]
     closed += [phrase for phrases in (SCENES, PLACES, FACINGS, PANS) for phrase in phrases.values()]
     return tuple(sorted({*_words(" ".join(closed)), *"a an and hat hats one scarf scarves with".split()}))

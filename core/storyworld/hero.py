@@ -7,26 +7,26 @@ import math
 
 import numpy as np
 
-from .attributes import COLOURS, Figure, Look
-from .canvas import INK, Brush, Canvas, Colour, unit_oval
+from .attributes import COLORS, Figure, Look
+from .canvas import INK, Brush, Canvas, Color, unit_oval
 from .hats import draw_hat
 from .pose import Pose
 
 SKIN, CHEEK, WHITE, TONGUE = (255, 228, 196), (250, 168, 150), (255, 255, 255), (226, 84, 92)
 COVER = (150, 96, 64)
-HIP, CHEST, NECK, CROWN = -0.15, -0.30, -0.45, -0.62  # heights of hip, coat's centre, neck, head's centre, standing
+HIP, CHEST, NECK, CROWN = -0.15, -0.30, -0.45, -0.62  # heights of hip, coat's center, neck, head's center, standing
 SEAT_DROP = 0.115
 HEAD = (0.192, 0.178)
 
 
 def draw_hero(canvas: Canvas, look: Look, figure: Figure, pose: Pose, x: float, ground: float, owner: int):
-    """Draw a hero standing at (x, ground). Returns the centre of its head in the picture, [2]."""
+    """Draw a hero standing at (x, ground). Returns the center of its head in the picture, [2]."""
     size = figure.height
     feet = Brush(canvas, owner, np.array([[size, 0, x], [0, size, ground - pose.air * size]]))
     feet = feet.within(0, 0, pose.lean, 1 + 0.09 * pose.squash, 1 - 0.14 * pose.squash)
     body = feet.within(0, SEAT_DROP * pose.seat)
     head = body.within(0.025 * pose.yaw, NECK + 0.02 * pose.pitch, pose.tilt).within(0, CROWN - NECK)
-    coat, hat, scarf = (COLOURS[name] for name in (look.colour, look.hat_colour, look.scarf_colour))
+    coat, hat, scarf = (COLORS[name] for name in (look.color, look.hat_color, look.scarf_color))
 
     seated = pose.seat > 0.5
     if not seated:
@@ -49,11 +49,11 @@ def draw_hero(canvas: Canvas, look: Look, figure: Figure, pose: Pose, x: float, 
     return head.at(0, 0)
 
 
-def darker(colour: Colour, part: float = 0.8) -> Colour:
-    return tuple(round(value * part) for value in colour)
+def darker(color: Color, part: float = 0.8) -> Color:
+    return tuple(round(value * part) for value in color)
 
 
-def _legs(feet: Brush, pose: Pose, coat: Colour, boot: Colour):
+def _legs(feet: Brush, pose: Pose, coat: Color, boot: Color):
     hip = HIP + SEAT_DROP * pose.seat
     apart = 1 - 0.6 * abs(pose.yaw) * (1 - pose.seat)  # seen from the side, one leg stands before the other
     legs = [(-1, pose.left_step, pose.left_lift), (1, pose.right_step, pose.right_lift)]
@@ -67,34 +67,34 @@ def _legs(feet: Brush, pose: Pose, coat: Colour, boot: Colour):
         feet.oval(x + toe, y, 0.07 - 0.012 * pose.seat, 0.047 + 0.02 * pose.seat, boot, angle=9 * side * pose.seat)
 
 
-def _coat(body: Brush, shape: str, colour: Colour, yaw: float):
-    centre = body.within(0, CHEST)
+def _coat(body: Brush, shape: str, color: Color, yaw: float):
+    center = body.within(0, CHEST)
     match shape:
         case "round":
-            centre.shape(unit_oval(2.1) * (0.205, 0.17), colour)
+            center.shape(unit_oval(2.1) * (0.205, 0.17), color)
         case "slim":
-            centre.shape(unit_oval(2.8) * (0.105, 0.178), colour)
+            center.shape(unit_oval(2.8) * (0.105, 0.178), color)
         case "square":
-            centre.shape(unit_oval(6.0, 36) * (0.16, 0.165), colour)
+            center.shape(unit_oval(6.0, 36) * (0.16, 0.165), color)
             for side in (-1, 1):
                 pocket = np.array([(-0.035, 0.03), (0.035, 0.03), (0.035, 0.1), (-0.035, 0.1)])
-                centre.shape(pocket + (0.095 * side + 0.03 * yaw, 0), darker(colour), ink=0.5)
+                center.shape(pocket + (0.095 * side + 0.03 * yaw, 0), darker(color), ink=0.5)
         case "flared":
             outline = [(-0.07, -0.18), (0.07, -0.18), (0.14, 0.02), (0.225, 0.15), (0.19, 0.175)]
             outline += [(0.1, 0.16), (0, 0.178), (-0.1, 0.16), (-0.19, 0.175), (-0.225, 0.15), (-0.14, 0.02)]
-            centre.shape(np.array(outline), colour)
+            center.shape(np.array(outline), color)
             hem = [(-0.206, 0.1), (-0.1, 0.085), (0, 0.1), (0.1, 0.085), (0.206, 0.1)]
             hem += [(0.222, 0.14), (0.1, 0.125), (0, 0.14), (-0.1, 0.125), (-0.222, 0.14)]
-            centre.shape(np.array(hem) * (0.93, 1), WHITE, ink=0)
+            center.shape(np.array(hem) * (0.93, 1), WHITE, ink=0)
     for y in (-0.035, 0.045):
-        centre.oval(0.085 * yaw, y, 0.018, 0.018, WHITE, ink=0.5)
+        center.oval(0.085 * yaw, y, 0.018, 0.018, WHITE, ink=0.5)
 
 
 def _shoulder(shape: str) -> float:
     return {"round": 0.135, "slim": 0.085, "square": 0.135, "flared": 0.085}[shape]
 
 
-def _arms(body: Brush, look: Look, pose: Pose, coat: Colour, mitten: Colour, behind: bool):
+def _arms(body: Brush, look: Look, pose: Pose, coat: Color, mitten: Color, behind: bool):
     """Both arms, or of one who looks to a side the near and the far one, each in its turn."""
     for side, angle, elbow in (
         (-1, pose.left_arm, pose.left_elbow),
@@ -114,13 +114,13 @@ def _hanging(side: int, angle: float) -> np.ndarray:
     return np.array([side * math.sin(math.radians(angle)), math.cos(math.radians(angle))])
 
 
-def _scarf(body: Brush, colour: Colour, pose: Pose):
+def _scarf(body: Brush, color: Color, pose: Pose):
     side = -1 if pose.yaw > 0.4 else 1
     flutter = 60 * min(pose.air / 0.2, 1.0) - 1.4 * pose.lean * side
     tail = body.within(0.085 * side, NECK + 0.02, -side * (14 + flutter))
-    tail.shape(np.array([(-0.04, 0), (0.04, 0), (0.05, 0.17), (-0.05, 0.17)]), colour)
+    tail.shape(np.array([(-0.04, 0), (0.04, 0), (0.05, 0.17), (-0.05, 0.17)]), color)
     tail.shape(np.array([(-0.046, 0.115), (0.046, 0.115), (0.048, 0.14), (-0.048, 0.14)]), WHITE, ink=0)
-    body.shape(unit_oval(2.6) * (0.15, 0.056) + (0.01 * pose.yaw, NECK + 0.005), colour)
+    body.shape(unit_oval(2.6) * (0.15, 0.056) + (0.01 * pose.yaw, NECK + 0.005), color)
 
 
 def _face(head: Brush, pose: Pose):

@@ -1,7 +1,7 @@
 """Motion: what each action of a clip does to a hero over time.
 
 Time counts in frames, about eight a second. Every action repeats, so that a clip of any length goes on moving, and
-moves on curves, so that no frame is the mean of its neighbours in time. A clip begins in a pose that does not depend on
+moves on curves, so that no frame is the mean of its neighbors in time. A clip begins in a pose that does not depend on
 the action: until the caption is read, frame 0 tells nothing.
 """
 

@@ -9,7 +9,7 @@ from random import Random
 
 import numpy as np
 
-from .canvas import Canvas, Colour
+from .canvas import Canvas, Color
 
 HORIZON = 0.66
 REACH = 0.4  # how far a plane continues beyond the edges
@@ -32,7 +32,7 @@ def draw_scene(canvas: Canvas, scene: str, scenery: int, view: float = 0.0):
 
 
 def draw_shadow(canvas: Canvas, scene: str, x: float, ground: float, width: float):
-    colours = {
+    colors = {
         "meadow": (116, 172, 98),
         "beach": (214, 190, 142),
         "town": (150, 146, 156),
@@ -42,7 +42,7 @@ def draw_shadow(canvas: Canvas, scene: str, x: float, ground: float, width: floa
         "night": (44, 62, 84),
         "room": (172, 138, 112),
     }
-    canvas.disc(x, ground, width, colours[scene], flat=0.22)
+    canvas.disc(x, ground, width, colors[scene], flat=0.22)
 
 
 def _spread(rng: Random, count: int, jitter: float = 0.35) -> list[float]:
@@ -51,16 +51,16 @@ def _spread(rng: Random, count: int, jitter: float = 0.35) -> list[float]:
     return [-REACH + part * (number + 0.5 + rng.uniform(-jitter, jitter)) for number in range(count)]
 
 
-def _ridge(canvas: Canvas, rng: Random, base: float, height: float, waves: float, shift: float, colour: Colour):
+def _ridge(canvas: Canvas, rng: Random, base: float, height: float, waves: float, shift: float, color: Color):
     """Rolling land: everything below a wave around `base`."""
     x = np.linspace(-REACH, 1 + REACH, 40)
     phase, second = rng.uniform(0, math.tau), rng.uniform(0, math.tau)
     y = base - height * (0.6 * np.sin(waves * x * math.tau + phase) + 0.4 * np.sin(1.7 * waves * x * math.tau + second))
-    canvas.fill(np.column_stack([np.r_[x - shift, 2, -1], np.r_[y, 1.1, 1.1]]), colour)
+    canvas.fill(np.column_stack([np.r_[x - shift, 2, -1], np.r_[y, 1.1, 1.1]]), color)
 
 
-def _sun(canvas: Canvas, rng: Random, colour: Colour = (255, 240, 176)):
-    canvas.disc(rng.uniform(0.12, 0.88), rng.uniform(0.12, 0.2), 0.075, colour)
+def _sun(canvas: Canvas, rng: Random, color: Color = (255, 240, 176)):
+    canvas.disc(rng.uniform(0.12, 0.88), rng.uniform(0.12, 0.2), 0.075, color)
 
 
 def _clouds(canvas: Canvas, rng: Random, view: float):
@@ -142,12 +142,12 @@ def _mountains(canvas: Canvas, rng: Random, view: float):
 
 def _forest(canvas: Canvas, rng: Random, view: float):
     canvas.sky((196, 226, 206), (226, 240, 214), HORIZON)
-    for count, depth, base, size, colour in (
+    for count, depth, base, size, color in (
         (9, 0.35, 0.7, 0.85, (156, 194, 158)),
         (6, 0.65, 0.73, 1.15, (112, 162, 126)),
     ):
         for x in _spread(rng, count):
-            _fir(canvas, x - depth * view, base, size * rng.uniform(0.85, 1.15), colour)
+            _fir(canvas, x - depth * view, base, size * rng.uniform(0.85, 1.15), color)
     _ridge(canvas, rng, 0.73, 0.015, 0.8, view, (142, 172, 118))
     for x in _spread(rng, 5):
         x, y = x - view, rng.uniform(0.78, 0.98)
@@ -155,12 +155,12 @@ def _forest(canvas: Canvas, rng: Random, view: float):
         canvas.disc(x, y - 0.016, 0.03, (204, 134, 120), flat=0.6)
 
 
-def _fir(canvas: Canvas, x: float, y: float, size: float, colour: Colour):
+def _fir(canvas: Canvas, x: float, y: float, size: float, color: Color):
     canvas.box(x - 0.014 * size, y - 0.1, x + 0.014 * size, y + 0.04, TRUNK)
     for level, width in ((0.06, 0.12), (0.17, 0.1), (0.28, 0.075)):
         low = y - level * size
         tip = (x, low - 0.19 * size)
-        canvas.fill(np.array([tip, (x + width * size, low), (x - width * size, low)]), colour)
+        canvas.fill(np.array([tip, (x + width * size, low), (x - width * size, low)]), color)
 
 
 def _desert(canvas: Canvas, rng: Random, view: float):
@@ -174,16 +174,16 @@ def _desert(canvas: Canvas, rng: Random, view: float):
 
 
 def _cactus(canvas: Canvas, x: float, y: float, size: float, side: int):
-    colour = (126, 170, 134)
+    color = (126, 170, 134)
     half, top = 0.026 * size, y - 0.28 * size
-    canvas.box(x - half, top, x + half, y + 0.04, colour)
-    canvas.disc(x, top, half, colour)
+    canvas.box(x - half, top, x + half, y + 0.04, color)
+    canvas.disc(x, top, half, color)
     for way, low, high in ((side, 0.1, 0.2), (-side, 0.15, 0.23)):
         arm = x + way * 0.075 * size
         left, right = sorted((x, arm))
-        canvas.box(left, y - (low + 0.035) * size, right, y - low * size, colour)
-        canvas.box(arm - 0.018 * size, y - high * size, arm + 0.018 * size, y - low * size, colour)
-        canvas.disc(arm, y - high * size, 0.018 * size, colour)
+        canvas.box(left, y - (low + 0.035) * size, right, y - low * size, color)
+        canvas.box(arm - 0.018 * size, y - high * size, arm + 0.018 * size, y - low * size, color)
+        canvas.disc(arm, y - high * size, 0.018 * size, color)
 
 
 def _night(canvas: Canvas, rng: Random, view: float):
@@ -215,8 +215,8 @@ def _room(canvas: Canvas, rng: Random, view: float):
     shelf = (0.8 if window + 0.8 * view < 0.5 else 0.2) + rng.uniform(-0.04, 0.04) - 0.8 * view
     canvas.box(shelf - 0.13, 0.4, shelf + 0.13, 0.43, TRUNK)
     for number, x in enumerate(np.arange(shelf - 0.1, shelf + 0.08, 0.042)):
-        colour = ((196, 156, 150), (156, 176, 190), (190, 186, 150))[number % 3]
-        canvas.box(x, 0.4 - rng.uniform(0.08, 0.13), x + 0.034, 0.4, colour)
+        color = ((196, 156, 150), (156, 176, 190), (190, 186, 150))[number % 3]
+        canvas.box(x, 0.4 - rng.uniform(0.08, 0.13), x + 0.034, 0.4, color)
     canvas.box(0, 0.7, 1, 0.73, (255, 250, 242))
     canvas.box(0, 0.73, 1, 1, (206, 170, 140))
     for y in (0.79, 0.86, 0.94):

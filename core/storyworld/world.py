@@ -76,9 +76,9 @@ def sample_story(seed: int, index: int, frames: int = 4) -> tuple[Picture, ...]:
 
 
 def sample_look(rng: Random) -> Look:
-    colours = tuple(words.COLOURS)
+    colors = tuple(words.COLORS)
     return Look(
-        rng.choice(words.SHAPES), rng.choice(colours), rng.choice(words.HATS), rng.choice(colours), rng.choice(colours)
+        rng.choice(words.SHAPES), rng.choice(colors), rng.choice(words.HATS), rng.choice(colors), rng.choice(colors)
     )
 
 

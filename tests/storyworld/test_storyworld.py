@@ -96,10 +96,10 @@ class TestTruth:
         ("name", "values"),
         [
             ("shape", words.SHAPES),
-            ("colour", words.COLOURS),
+            ("color", words.COLORS),
             ("hat", words.HATS),
-            ("hat_colour", words.COLOURS),
-            ("scarf_colour", words.COLOURS),
+            ("hat_color", words.COLORS),
+            ("scarf_color", words.COLORS),
         ],
     )
     @pytest.mark.parametrize("action", ["standing", "walking left", "sitting"])
@@ -112,7 +112,7 @@ class TestTruth:
             far = np.abs(a.image.astype(int) - b.image).max(-1) > 40
             assert far.sum() > 60, "the two are told apart by many pixels"
             assert not (differs & ~covered).any(), "and by nothing outside the hero"
-            if "colour" in name:
+            if "color" in name:
                 assert np.array_equal(a.masks, b.masks)
 
     def test_colours_repeat_at_boots_and_mittens(self):
@@ -120,8 +120,8 @@ class TestTruth:
         base = alone()
         feet = render_picture(base).feet[0]
         for name, rows in (
-            ("hat_colour", slice(round(feet[1] * 128) - 7, None)),
-            ("scarf_colour", slice(90, 105)),
+            ("hat_color", slice(round(feet[1] * 128) - 7, None)),
+            ("scarf_color", slice(90, 105)),
         ):
             a, b = (render_picture(base.with_look(**{name: colour})).image[rows] for colour in ("red", "blue"))
             assert (a != b).any(-1).sum() > 20
@@ -153,7 +153,7 @@ class TestTruth:
             assert drawn.masks.shape == (len(picture.figures), 128, 128)
             total = drawn.masks.astype(int).sum(0)
             assert total.max() <= 258, "no pixel belongs to two heroes, but for rounding"
-            recoloured = picture.with_look(colour="red" if picture.look.colour != "red" else "blue")
+            recoloured = picture.with_look(color="red" if picture.look.color != "red" else "blue")
             changed = (render_picture(recoloured).image != drawn.image).any(-1)
             assert not (changed & (total == 0)).any()
             for mask, head, feet in zip(drawn.masks, drawn.heads, drawn.feet, strict=True):
@@ -210,8 +210,8 @@ class TestCaptions:
 
     def test_the_grammar_in_full(self):
         picture = alone(action="waving", hand=1, size="small")
-        picture = replace(picture.with_look(shape="round", colour="orange", hat="top", hat_colour="red"), scene="beach")
-        picture = picture.with_look(scarf_colour="green")
+        picture = replace(picture.with_look(shape="round", color="orange", hat="top", hat_color="red"), scene="beach")
+        picture = picture.with_look(scarf_color="green")
         everything = frozenset(attributes(picture))
         assert describe(picture, everything) == "a small round orange hero with a red top hat and a green scarf"
         assert tell(picture, everything) == "waving on a beach, looking ahead, in the middle"
@@ -259,11 +259,11 @@ class TestBalance:
         looks = [picture.look for picture in pictures]
         for name, values in (("shape", words.SHAPES), ("hat", words.HATS)):
             assert fits_uniform(Counter(getattr(look, name) for look in looks), values)
-        for name in ("colour", "hat_colour", "scarf_colour"):
-            assert fits_uniform(Counter(getattr(look, name) for look in looks), words.COLOURS)
-        pairs = [(a, b) for a in words.COLOURS for b in words.COLOURS]
-        assert fits_uniform(Counter((look.colour, look.hat_colour) for look in looks), pairs)
-        assert fits_uniform(Counter((look.hat_colour, look.scarf_colour) for look in looks), pairs)
+        for name in ("color", "hat_color", "scarf_color"):
+            assert fits_uniform(Counter(getattr(look, name) for look in looks), words.COLORS)
+        pairs = [(a, b) for a in words.COLORS for b in words.COLORS]
+        assert fits_uniform(Counter((look.color, look.hat_color) for look in looks), pairs)
+        assert fits_uniform(Counter((look.hat_color, look.scarf_color) for look in looks), pairs)
         assert fits_uniform(Counter(picture.scene for picture in pictures), words.SCENES)
         single = [picture.figures[0] for picture in pictures if len(picture.figures) == 1]
         done_at = [(action, place) for action in words.PICTURE_ACTIONS for place in words.PLACES]

@@ -4,9 +4,9 @@ import numpy as np
 import pack
 
 pack.load_pack()
-from storyreel.core.storyworld.attributes import COLOURS  # noqa: E402
+from storyreel.core.storyworld.attributes import COLORS  # noqa: E402
 
-PALETTE = np.array(list(COLOURS.values()), np.float32)
+PALETTE = np.array(list(COLORS.values()), np.float32)
 NEAR = 60  # of RGB, 0 to 255: so near to one of their colours nothing is drawn but heroes
 LEAST = 12  # pixels: fewer are no hero
 

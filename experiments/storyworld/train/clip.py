@@ -66,10 +66,10 @@ CLIP_TEXTS = 32  # captions of clips in a batch, which the text tower reads with
 VALUES = {
     "number": tuple(world.NUMBERS.values()),
     "shape": world.SHAPES,
-    "colour": tuple(world.COLOURS),
+    "colour": tuple(world.COLORS),
     "hat": world.HATS,
-    "hat colour": tuple(world.COLOURS),
-    "scarf colour": tuple(world.COLOURS),
+    "hat colour": tuple(world.COLORS),
+    "scarf colour": tuple(world.COLORS),
     "action": tuple(dict.fromkeys((*world.PICTURE_ACTIONS, *world.CLIP_ACTIONS))),
     "scene": world.SCENES,
     "size": tuple(world.SIZES),
@@ -181,7 +181,7 @@ def alter(rng: Random, picture: Picture, named: frozenset[str]) -> tuple[Picture
         return replace(picture, figures=(replace(figures[0], x=world.PLACES[value]),)), name
     if name in ("action", "size", "facing"):
         return replace(picture, figures=tuple(replace(figure, **{name: value}) for figure in figures)), name
-    return picture.with_look(**{name.replace(" ", "_"): value}), name
+    return picture.with_look(**{name.replace(" ", "_").replace("colour", "color"): value}), name
 
 
 def codes_said(picture: Picture, named: frozenset[str]) -> np.ndarray:
