@@ -1,4 +1,4 @@
-"""Captions apart from the script: the same story with other words below its images."""
+"""Captions that replace those of the script."""
 
 import re
 from dataclasses import replace
@@ -12,7 +12,7 @@ _TAG = re.compile(r"\[([^\[\]]*)\]")
 def with_captions(story: Story, text: str) -> Story:
     """The story with the captions of `text`, one line a frame in their order; an empty line is no caption.
 
-    Frames behind the last line keep the captions of the script, so an empty text changes nothing. `[Name]` of a
+    Frames after the last line keep the captions of the script, so an empty text changes nothing. `[Name]` of a
     character becomes the name.
 
     Raises ValueError for more lines than frames, and for a caption that is too long.

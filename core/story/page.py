@@ -1,4 +1,4 @@
-"""Comic pages drawn: pictures in thin frames on white, and their captions in boxes at the lower edge."""
+"""Draws comic pages: images in thin frames on white, and their captions in boxes at the lower edge."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from .lines import code_point
 from .problems import listed
 
 PAPER, INK = (255, 255, 255), (24, 22, 26)
-BOX = (*PAPER, 236)  # a little of the picture shows through
+BOX = (*PAPER, 236)  # slightly transparent
 SMOOTH = 4  # a box is drawn this many times larger, so that its round corners come out smooth
 MOST_PIXELS = 250_000_000  # of all pages together, which are 3 GB as an IMAGE
 
@@ -30,18 +30,18 @@ def compose(
     caption_size: int = 0,
     seed: int = 0,
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Comic pages of pictures [frames, height, width, 3], values 0 to 1, with one caption each, which may be empty.
+    """Comic pages of images [frames, height, width, 3], values 0 to 1, with one caption each, which may be empty.
 
     layout, panels_per_page, page_width, border, seed: see `layout.pages`. font: one of `fonts.names`. caption_size: the
     largest letters in pixels an em, 0 for a size that suits the page.
     Returns [pages, height, width, 3] on the CPU, shorter pages continued in white, and remarks: sentences on captions
     that could not be lettered as they should be.
-    Raises ValueError where pictures and captions differ in number, and for pages that take too much memory.
+    Raises ValueError where images and captions differ in number, and for pages that take too much memory.
     """
     if len(images) != len(captions):
         raise ValueError(
-            f"{len(images)} pictures arrived for a story of {len(captions)} frames; a comic page needs one picture for "
-            "each frame, in the story's order."
+            f"there are {len(images)} images for a story of {len(captions)} frames; a comic page needs one image for "
+            "each frame, in the order of the story."
         )
     width, height = images.shape[2], images.shape[1]
     places = pages(layout, len(images), (width, height), border, seed, panels_per_page, page_width)
@@ -69,7 +69,7 @@ def _check_size(places: Sequence[Page], height: int) -> None:
         raise ValueError(
             f"{len(places)} {'page' if len(places) == 1 else 'pages'} of {places[0].width} x {height} pixels are "
             f"{pixels / 1e6:.0f} megapixels, and {MOST_PIXELS / 1e6:.0f} at most are drawn; choose a smaller "
-            "page_width, smaller pictures, or a shorter story."
+            "page_width, smaller images, or a shorter story."
         )
 
 
@@ -77,7 +77,7 @@ def _letterer(font: str, captions: Sequence[str]) -> tuple[Letterer, list[str]]:
     """What sets the captions, and remarks on a font that cannot be drawn and on characters that no font has."""
     faces, remarks = fonts.load(font, captions), []
     if font != fonts.BUNDLED and (fault := faces[0].fault):
-        remarks.append(f"{fault} The bundled font is used in its place.")
+        remarks.append(f"{fault} The bundled font is used instead.")
         faces = faces[1:]
     letterer = Letterer(faces)
     if missing := letterer.missing(" ".join(captions)):
@@ -88,11 +88,11 @@ def _letterer(font: str, captions: Sequence[str]) -> tuple[Letterer, list[str]]:
         for character in letterer.missing(caption)
     ]
     if found:
-        remarks.append(f"No font here has a glyph for {listed(found, len(found))}; a box is drawn for each.")
+        remarks.append(f"No installed font has a glyph for {listed(found, len(found))}; a box is drawn for each.")
     return letterer, remarks
 
 
-def _picture(image: torch.Tensor) -> Image.Image:
+def _to_pil(image: torch.Tensor) -> Image.Image:
     values = (image[..., :3].float().clamp(0, 1) * 255).round()
     return Image.fromarray(values.byte().cpu().numpy())
 
@@ -117,13 +117,13 @@ def _draw(
     pen = ImageDraw.Draw(sheet)
     line = min(border // 3, max(1, round(page.width / 550)))
     for panel in page.panels:
-        picture = _picture(images[panel.frame])
-        if picture.size != (panel.width, panel.height):
-            picture = picture.resize((panel.width, panel.height), Image.Resampling.LANCZOS)
+        image = _to_pil(images[panel.frame])
+        if image.size != (panel.width, panel.height):
+            image = image.resize((panel.width, panel.height), Image.Resampling.LANCZOS)
         right, bottom = panel.x + panel.width - 1, panel.y + panel.height - 1
         pen.rectangle((panel.x - line, panel.y - line, right + line, bottom + line), fill=INK)
-        sheet.paste(picture, (panel.x, panel.y))
-    # Captions come last: one that outgrows its panel must not lose its end to the next picture.
+        sheet.paste(image, (panel.x, panel.y))
+    # Captions come last: one that outgrows its panel must not lose its end to the next image.
     for panel in page.panels:
         if captions[panel.frame]:
             sheet, fits = _write(sheet, panel, captions[panel.frame], letterer, caption_size or page.width / 45)
@@ -131,7 +131,7 @@ def _draw(
                 remarks.append(
                     f"The caption of frame {panel.frame + 1} is too long for its panel of {panel.width} x "
                     f"{panel.height} pixels, even in letters of {LEGIBLE} pixels: its box covers more than half of the "
-                    "picture. Shorten it, or give the frame more room."
+                    "image. Shorten it, or make the panel larger."
                 )
     return sheet, remarks
 

@@ -1,4 +1,4 @@
-"""What is wrong with a story, told so that it can be read: the first mistakes, short quotes, a near name."""
+"""Messages about a story's mistakes: the first ones, with short quotes and the nearest name."""
 
 import difflib
 import itertools
@@ -15,7 +15,7 @@ COMPARED = 200  # names that a wrong one is compared with
 class ScriptError(ValueError):
     """A script cannot be read.
 
-    `problems` holds one line for each of the first things to mend, `count` says how many there are; str() gives both.
+    `problems` holds one line for each of the first mistakes, `count` is the number of all; str() gives both.
     """
 
     def __init__(self, problems: Iterable[str], count: int):
@@ -29,14 +29,14 @@ class ScriptError(ValueError):
 
 
 class Problems:
-    """Mistakes as they are found: all are counted, and the first `SHOWN` put into words."""
+    """Collects mistakes: counts all, and describes the first `SHOWN`."""
 
     def __init__(self):
         self.lines: list[str] = []
         self.count = 0
 
     def add(self, where: str, describe: str | Callable[[], str]) -> None:
-        """where: "scenes line 3". describe: what is wrong there, or a function that finds words for it."""
+        """where: "scenes line 3". describe: what is wrong there, or a function that describes it."""
         self.count += 1
         if self.count <= SHOWN:
             self.lines.append(f"{where}{': ' if where else ''}{describe if isinstance(describe, str) else describe()}")

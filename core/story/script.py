@@ -70,7 +70,7 @@ def read_script(
 ) -> tuple[Story, tuple[str, ...]]:
     """Read a script.
 
-    Returns the story, and remarks: sentences on what is not wrong but may surprise the author.
+    Returns the story, and remarks: sentences about things that are valid but may surprise the author.
     Raises ScriptError with the problems of both texts and of the style's name.
     """
     problems = Problems()
@@ -95,7 +95,7 @@ def read_script(
 
 
 def unknown_style(style: str, styles: Mapping[str, Style]) -> str:
-    """The sentence on a style that is not among `styles`."""
+    """The sentence about a style that is not in `styles`."""
     hint = did_you_mean(style, styles, '"{}"') or f"; there are {listed(map(quoted, styles), len(styles))}"
     return f'style "{quoted(style)}" does not exist{hint}'
 
@@ -104,7 +104,7 @@ def check_caption(caption: str) -> str:
     """What is wrong with a caption, or ""."""
     if len(caption) <= MOST_CAPTION:
         return ""
-    return f"the caption is {len(caption)} characters long; at most {MOST_CAPTION} are lettered"
+    return f"the caption is {len(caption)} characters long; at most {MOST_CAPTION} are drawn"
 
 
 def _read_characters(text: str, problems: Problems, remarks: list[str]) -> _Cast:
@@ -113,7 +113,7 @@ def _read_characters(text: str, problems: Problems, remarks: list[str]) -> _Cast
     for count, (number, line) in enumerate(read_lines(text)):
         where = f"characters line {number}"
         if count == MOST_FRAMES:
-            problems.add(where, f"the characters text goes on behind {MOST_FRAMES} lines, the most that are read")
+            problems.add(where, f"the characters text has more lines; at most {MOST_FRAMES} are read")
             break
         tag = _TAG.search(line)
         wide = None if tag else _WIDE_TAG.match(line)
@@ -138,7 +138,7 @@ def _read_characters(text: str, problems: Problems, remarks: list[str]) -> _Cast
             if held := next((tag for tag in _tags(words) if cast.knows(tag)), None):
                 problems.add(
                     f"characters line {cast.line[name]}",
-                    f"the description of [{quoted(name)}] holds the tag [{quoted(held)}]; put it in words",
+                    f"the description of [{quoted(name)}] holds the tag [{quoted(held)}]; describe it in words instead",
                 )
     elif untagged and not cast.broken:
         cast.words[UNNAMED] = tidy(" ".join(line for _, line in untagged))
@@ -177,7 +177,7 @@ def _read_scenes(text: str, cast: _Cast, style: Style, problems: Problems, remar
     for count, (number, line) in enumerate(read_lines(text), 1):
         where = f"scenes line {number}"
         if count > MOST_FRAMES:
-            problems.add(where, f"the scenes text goes on behind {MOST_FRAMES} frames, the most that a story may have")
+            problems.add(where, f"the scenes text has more frames; at most {MOST_FRAMES} are allowed")
             break
         scene, caption, marks = split_at_mark(tidy(line))
         if marks > 1:
@@ -193,30 +193,28 @@ def _read_scenes(text: str, cast: _Cast, style: Style, problems: Problems, remar
         length = len(style.prompt) + (len(words) - len(PLACE)) * style.prompt.count(PLACE)
         room -= length
         if room < 0:
-            problems.add(
-                where, f"up to here all prompts together hold over {MOST_TEXT} characters, the most of a story"
-            )
+            problems.add(where, f"the prompts up to this line hold over {MOST_TEXT} characters; a story holds no more")
             break
         if length > MOST_PROMPT:
-            problems.add(where, f"its prompt is over {MOST_PROMPT} characters long, the most that are read")
+            problems.add(where, f"its prompt is over {MOST_PROMPT} characters long; no more are read")
             continue
         caption = _fill(
             scene if caption is None else caption, lambda name: name if name in cast.words else None, MOST_CAPTION
         )
         if fault := check_caption(caption):
-            problems.add(where, f"{fault}{'' if marks else '; write # and a shorter one behind the scene'}")
+            problems.add(where, f"{fault}{'' if marks else '; write # and a shorter one after the scene'}")
             continue
         frames.append(Frame(number, words, tidy(style.apply(words)), shown, caption))
     if not count:
         problems.add(
             "",
-            'the scenes text has no frames; write one line a picture, such as "[Bob] at home, reads the paper #Monday"',
+            'the scenes text has no frames; write one line for each image: "[Bob] at home, reads the paper #Monday"',
         )
     if several_marks:
         many = len(several_marks) > 1
         remarks.append(
-            f"scenes line{'s' * many} {listed(map(str, several_marks), len(several_marks))}: of several # the last one "
-            r"begins the caption; write \# where it is text"
+            f"scenes line{'s' * many} {listed(map(str, several_marks), len(several_marks))}: the last # begins the "
+            r"caption; write \# for a # in the text"
         )
     return frames
 
@@ -236,7 +234,7 @@ def _check_scene(
         if cast.knows(name) or cast.was_tried(name):
             problems.add(where, f"{quoted(wide)} is not a tag; write [{quoted(name)}]")
     if not shown and not visible(text).strip():
-        problems.add(where, "the frame has no text; say what it shows")
+        problems.add(where, "the frame has no text; describe what it shows")
 
 
 def _tags(text: str) -> tuple[str, ...]:
@@ -250,7 +248,7 @@ def _stray_bracket(text: str) -> str:
 
 
 def _fill(text: str, words_of: Callable[[str], str | None], most: int) -> str:
-    """`text` with the words for every known [Tag], without [NC], tidied; cut a little behind `most` characters.
+    """`text` with the words for every known [Tag], without [NC], tidied; cut shortly after `most` characters.
 
     A tag may touch the letters around it, as is usual in scripts without spaces; where words are written with spaces
     ("[Bob]sits") one is put in.

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 
-def pairs(pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Neighbours of [K, H, W, 3] as K - 1 pairs of [1, H, W, 3]. Raises ValueError for fewer than two."""
-    if len(pictures) < 2:
-        held = "1 picture gives" if len(pictures) else "0 pictures give"
-        raise ValueError(f"{held} no transition; at least 2 are expected.")
-    return [(pictures[i : i + 1], pictures[i + 1 : i + 2]) for i in range(len(pictures) - 1)]
+def pairs(images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Neighbors in [K, H, W, 3] as K - 1 pairs of [1, H, W, 3]. Raises ValueError for fewer than two."""
+    if len(images) < 2:
+        found = "1 image makes" if len(images) else "0 images make"
+        raise ValueError(f"{found} no transition; at least 2 are expected.")
+    return [(images[i : i + 1], images[i + 1 : i + 2]) for i in range(len(images) - 1)]
 
 
 def join(clips: Sequence[Tensor], shared_ends: bool = True, loop: bool = False) -> Tensor:
     """One clip. shared_ends: a clip begins with the frame that the one before ends with, which is kept once.
-    loop: the last frame repeats the first and is left out, so that the clip can be played round and round.
+    loop: the last frame repeats the first and is left out, so that the clip loops.
 
-    Raises ValueError for clips of different sizes, and if nothing is left of them.
+    Raises ValueError for clips of different sizes, and if no frame is left.
     """
     if not clips:
         raise ValueError("there are no clips; at least 1 is expected.")

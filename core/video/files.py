@@ -22,7 +22,7 @@ from .sound import Sound, Track
 
 FRAMES_AT_ONCE = 16
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-FULL_SAID = re.compile(r"No space left|os error (28|112|122)\b|requested and \d+ written")  # where no number is given
+FULL_TEXT = re.compile(r"No space left|os error (28|112|122)\b|requested and \d+ written")  # where no number is given
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def appearing(path: Path, needed: int | None = None) -> Iterator[Path]:
 def _is_full(error: BaseException | None) -> bool:
     """Whether a disk had no room, by an error or by one that it came from."""
     while error is not None:
-        if getattr(error, "errno", None) in FULL or FULL_SAID.search(str(error)):
+        if getattr(error, "errno", None) in FULL or FULL_TEXT.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -63,7 +63,7 @@ def _no_room(path: Path, unfinished: Path, needed: int | None) -> OSError:
     needs = "more is" if needed is None else f"{needed:,} bytes are"
     error = OSError(
         f"There is no room for {path.name} in {path.parent}: {needs} needed, {written:,} bytes were written and "
-        f"{shutil.disk_usage(folder).free:,} are left; make room there and run again, which goes on from what is "
+        f"{shutil.disk_usage(folder).free:,} are left. Make room there and run again: the run resumes from what is "
         "finished."
     )
     error.errno = errno.ENOSPC
@@ -98,7 +98,7 @@ def write_frames(path: Path, frames: Iterable[np.ndarray], rate: Fraction, sound
 def read_frames(path: Path) -> Iterator[np.ndarray]:
     """The frames of a file, upright, [H, W, 3] uint8, one at a time.
 
-    Raises av.error.FFmpegError for a file that is no video, and IndexError for one without pictures.
+    Raises av.error.FFmpegError for a file that is no video, and IndexError for one without frames.
     """
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
@@ -106,12 +106,12 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 def upright(frame: av.VideoFrame, format: str = "rgb24") -> np.ndarray:
-    """A decoded frame as an array, turned as its file says: a phone on its side writes frames that lie."""
+    """A decoded frame as an array, turned upright as its file states; phones write rotated frames."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format=format), round(frame.rotation / 90)))
 
 
 def write_tensor(path: Path, tensor: Tensor) -> None:
-    """Write a tensor as it is, with the promise of `write_frames`."""
+    """Write a tensor; as with `write_frames`, the file appears when it is whole."""
     size = tensor.numel() * tensor.element_size()
     with appearing(path, size) as unfinished, open(unfinished, "wb") as file:
         np.save(file, tensor.cpu().numpy(), allow_pickle=False)
@@ -121,15 +121,15 @@ def read_tensor(path: Path) -> Tensor:
     return torch.from_numpy(np.load(path, allow_pickle=False))
 
 
-def to_bytes(pictures: Tensor) -> np.ndarray:
+def to_bytes(images: Tensor) -> np.ndarray:
     """[T, H, W, 3] from 0 to 1 -> uint8."""
-    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def to_pictures(frames: Iterable[np.ndarray]) -> Tensor:
     """uint8 frames -> [T, H, W, 3] from 0 to 1. Raises ValueError for none."""
     frames, parts = iter(frames), []
-    while some := list(islice(frames, FRAMES_AT_ONCE)):  # so that the bytes are not held beside the floats
+    while some := list(islice(frames, FRAMES_AT_ONCE)):  # so that bytes and floats are not in memory together
         parts.append(torch.from_numpy(np.stack(some)).float() / 255)
     if not parts:
         raise ValueError("there are no frames; at least 1 is expected.")

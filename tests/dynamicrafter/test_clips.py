@@ -20,7 +20,7 @@ def shown(frames: torch.Tensor) -> list[float]:
 def test_pairs_are_neighbours():
     found = pairs(clip(0.1, 0.2, 0.3))
     assert [(shown(a), shown(b)) for a, b in found] == [([0.1], [0.2]), ([0.2], [0.3])]
-    with pytest.raises(ValueError, match="1 picture gives no transition; at least 2"):
+    with pytest.raises(ValueError, match="1 image makes no transition; at least 2"):
         pairs(clip(0.1))
 
 

@@ -80,7 +80,7 @@ def test_the_message_names_folder_need_and_rest_and_the_next_run_is_the_same(hos
     said = str(caught.value)
     assert caught.value.errno == errno.ENOSPC and "\n" not in said and len(said) < 400 + len(str(path))
     assert said.startswith(f"There is no room for {name} in {path.parent}: {needed} needed, ")
-    assert "bytes were written and" in said and "are left; make room there and run again" in said
+    assert "bytes were written and" in said and "are left. Make room there and run again" in said
     assert not path.exists() and not list(small_disk.rglob("*.part"))
     assert kept.read_bytes() == b"finished"
     subprocess.run(["mount", "-o", f"remount,size={40 * ROOM}k", small_disk], check=True)

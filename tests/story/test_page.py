@@ -147,7 +147,7 @@ def test_values_out_of_range_and_an_alpha_channel_do_no_harm():
 
 
 def test_a_wrong_number_of_pictures_is_one_sentence():
-    with pytest.raises(ValueError, match="3 pictures arrived for a story of 6 frames"):
+    with pytest.raises(ValueError, match="there are 3 images for a story of 6 frames"):
         compose(pictures(3), CAPTIONS)
 
 
@@ -160,7 +160,7 @@ def test_a_glyph_that_no_font_has_is_a_box_and_a_remark(installed):
     sheets, (remark,) = compose_with_remarks(images, captions, "four panel")
     bare = compose(images, captions[:1] + [""] * 2, "four panel")
     assert remark == (
-        "No font here has a glyph for \U0010fffd (U+10FFFD) in frame 2, \u0378 (U+0378) in frame 3, "
+        "No installed font has a glyph for \U0010fffd (U+10FFFD) in frame 2, \u0378 (U+0378) in frame 3, "
         "\U0010fffd (U+10FFFD) in frame 3; a box is drawn for each."
     )
     (place,) = pages("four panel", 3, (320, 240))
@@ -368,7 +368,7 @@ def test_half_an_emoji_in_a_caption_is_a_page(host):
 
 
 def test_too_few_pictures_are_told_to_the_user(host):
-    with pytest.raises(RuntimeError, match="3 pictures arrived for a story of 5 frames"):
+    with pytest.raises(RuntimeError, match="there are 3 images for a story of 5 frames"):
         host.run(prompt(frames=5))
 
 

@@ -163,7 +163,7 @@ def test_every_problem_is_reported_at_once_with_its_line():
         "scenes line 3: [bob] is not a character; did you mean [Bob]?",
         'scenes line 4: the tag is not closed; "]" is missing',
         'scenes line 5: "]" closes no tag; "[" is missing before it',
-        "scenes line 6: the frame has no text; say what it shows",
+        "scenes line 6: the frame has no text; describe what it shows",
         "scenes line 7: [Quentin] is not a character; there are [Bob], [Zoe]",
         "scenes line 8: the tag is empty; write a character's name or NC in it",
         'style "Inc" does not exist; did you mean "Ink"?',
@@ -280,7 +280,7 @@ def test_a_joiner_that_spells_a_name_is_a_letter():
 
 def test_a_byte_order_mark_is_no_text():
     assert read(f"\ufeff{BOB}", "\ufeff[Bob] sits").prompts == ("a man in a black suit sits",)
-    assert problems(BOB, "\u200b #nothing")[0].endswith("the frame has no text; say what it shows")
+    assert problems(BOB, "\u200b #nothing")[0].endswith("the frame has no text; describe what it shows")
 
 
 def test_half_an_emoji_in_a_message_can_be_sent():
