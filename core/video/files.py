@@ -126,7 +126,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def to_pictures(frames: Iterable[np.ndarray]) -> Tensor:
+def to_images(frames: Iterable[np.ndarray]) -> Tensor:
     """uint8 frames -> [T, H, W, 3] from 0 to 1. Raises ValueError for none."""
     frames, parts = iter(frames), []
     while some := list(islice(frames, FRAMES_AT_ONCE)):  # so that bytes and floats are not in memory together

@@ -1,4 +1,4 @@
-"""What a pickle of torch.save holds, told by its text alone: nothing is unpickled, called or allocated.
+"""What a pickle of torch.save holds, read from its text alone: nothing is unpickled, called or allocated.
 
 A pickle is a program for a small stack machine. Of its steps only those are followed that a file of weights needs; in
 the place of a tensor stands where its numbers lie and how many it claims.
@@ -114,11 +114,11 @@ class _Machine:
             raise Another
         return self.stack[-1]
 
-    def storage(self, told) -> Storage:
-        if not isinstance(told, tuple) or len(told) not in (5, 6) or told[0] != "storage":
+    def storage(self, entry) -> Storage:
+        if not isinstance(entry, tuple) or len(entry) not in (5, 6) or entry[0] != "storage":
             raise Another
-        _, kind, key, _, count = told[:5]
-        if kind not in STORAGES or not isinstance(key, str) or not _is_count(count) or told[5:] not in ((), (None,)):
+        _, kind, key, _, count = entry[:5]
+        if kind not in STORAGES or not isinstance(key, str) or not _is_count(count) or entry[5:] not in ((), (None,)):
             raise Another
         found = Storage(key, STORAGES[kind], count)
         known = self.storages.setdefault(key, found)

@@ -68,11 +68,11 @@ def _in_zip(path: Path, size: int) -> Pickled:
                 raise Another
         if pickled.file_size > LONGEST:
             raise _long(size, pickled.file_size)
-        told = read_pickle(BytesIO(archive.read(pickled)))
-    for key, storage in told.storages.items():
+        weights = read_pickle(BytesIO(archive.read(pickled)))
+    for key, storage in weights.storages.items():
         record = records.get(f"{root}/data/{key}".lower())
         _check_storage(storage, 0 if record is None else record.file_size)
-    return told
+    return weights
 
 
 def _in_older(path: Path, size: int) -> Pickled:
@@ -83,19 +83,19 @@ def _in_older(path: Path, size: int) -> Pickled:
         if read_pickle(head).value != MAGIC or read_pickle(head).value != PROTOCOL:
             raise Another
         read_pickle(head)
-        told = read_pickle(head)
+        weights = read_pickle(head)
         keys = read_pickle(head).value
     except Another:
         if size > LONGEST and head.tell() == LONGEST:
             raise _long(size, LONGEST) from None
         raise
-    if not isinstance(keys, list) or set(keys) != told.storages.keys() or len(keys) != len(told.storages):
+    if not isinstance(keys, list) or set(keys) != weights.storages.keys() or len(keys) != len(weights.storages):
         raise Another
     left = size - head.tell()
-    for storage in told.storages.values():
+    for storage in weights.storages.values():
         _check_storage(storage, left)
         left -= storage.count * storage.bytes_each
-    return told
+    return weights
 
 
 def check_script(path: Path) -> None:

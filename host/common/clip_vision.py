@@ -3,7 +3,7 @@
 import comfy.model_management
 from torch import Tensor
 
-from ...core.video.pictures import clip_pixels
+from ...core.video.images import clip_pixels
 
 GREY = 0.5  # the picture of those who see none
 

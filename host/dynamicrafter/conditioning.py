@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...core.video.pictures import fit
+from ...core.video.images import fit
 from ..common import messages
 from ..common.clip_vision import GREY, vision_tokens
 from ..common.conditioning import pick_row

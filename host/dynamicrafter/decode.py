@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ...core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder, encoder_features
-from ...core.video.pictures import fit
+from ...core.video.images import fit
 
 NODE = "ToonCrafter Decode"
 

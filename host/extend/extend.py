@@ -36,13 +36,13 @@ class Start:
     """What a clip says before it is extended. clip: with the sound of its frames, not with more. last: its end,
     [overlap, H, W, 3]. anchor: [N, H', W', 3]."""
 
-    clip: file.Clip
+    clip: file.FrameSource
     last: Tensor
     anchor: Tensor
     name: str
 
 
-def read_start(clip: file.Clip, overlap: int, anchor: int | Tensor) -> Start:
+def read_start(clip: file.FrameSource, overlap: int, anchor: int | Tensor) -> Start:
     """Look through a clip once. anchor: pictures, or the number of a frame, from the end if negative.
 
     Raises ValueError for a clip that is too short.
@@ -187,7 +187,7 @@ def extend(
     extender = extender_of(told)
     for message in extender.describe_ignored(not color_match and (anchor != 0 or reference_image is not None)):
         messages.warn(message)
-    clip = file.open_clip(frames, fps)
+    clip = file.open_video(frames, fps)
     start = read_start(clip, extender.overlap, anchor if reference_image is None else reference_image)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     counted = {name: value for name, value in vars(told).items() if name not in PROMPTS}
@@ -201,4 +201,4 @@ def extend(
     if not whole.exists():
         files.write_frames(whole, all_frames(start, store), clip.rate, start.clip.sound)
     video = file.ExactVideo(str(whole))
-    return video, files.to_pictures(all_frames(start, store)) if images else ExecutionBlocker(NOT_READ)
+    return video, files.to_images(all_frames(start, store)) if images else ExecutionBlocker(NOT_READ)

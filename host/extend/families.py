@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ...core.rng import generator
-from ...core.video.pictures import fit
+from ...core.video.images import fit
 from ..common.clip_vision import GREY, anchor_embeds
 from ..common.conditioning import pick_row
 from ..dynamicrafter import conditioning as dynamicrafter

@@ -24,7 +24,7 @@ from ...core.metrics.metric import Watcher, watch
 from ...core.metrics.motion import Motion
 from ...core.metrics.slices import Slice
 from ...core.metrics.video_sets import VideoSets
-from ...core.video.pictures import fit
+from ...core.video.images import fit
 from ..common.folders import inside
 from ..video.frames import frames_of
 from . import models

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...core.networks.semantic_motion.training import LEAST_FRAMES, TOKENS, Clip
 from ...core.video import files
-from ...core.video.pictures import fit
+from ...core.video.images import fit
 from ..common import messages
 from .predict import Space
 
@@ -141,7 +141,7 @@ def _encoded(encode: Encode, clip: Path, stride: int) -> Tensor:
     frames = islice(_readable(clip), 0, None, stride)
     while some := list(islice(frames, files.FRAMES_AT_ONCE)):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        parts.append(_half(encode, files.to_pictures(some)))
+        parts.append(_half(encode, files.to_images(some)))
     return torch.cat(parts)
 
 

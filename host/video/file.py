@@ -1,4 +1,4 @@
-"""VIDEO as frames that pass by one at a time: what comes in, of whatever kind, and what goes out, in a file of ours."""
+"""VIDEO and IMAGE read frame by frame, and videos in files of the pack."""
 
 import io
 import os
@@ -29,35 +29,37 @@ def rate_of(fps: float) -> Fraction:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """frames(): from the first on, [H, W, 3], float from 0 to 1 or uint8. rate: frames a second."""
+class FrameSource:
+    """A video that is read frame by frame. frames(): [H, W, 3], float from 0 to 1 or uint8. rate: frames per second."""
 
     frames: Callable[[], Iterator[np.ndarray]]
     rate: Fraction
     sound: Sound | None = None
 
 
-def open_clip(frames, fps: float) -> Clip:
-    """IMAGE or VIDEO as a clip. A VIDEO in a file is never in memory as a whole. fps: of an IMAGE."""
+def open_video(frames, fps: float) -> FrameSource:
+    """The frames of an IMAGE or VIDEO. A VIDEO in a file is never in memory as a whole. fps: of an IMAGE."""
     if isinstance(frames, Tensor):
-        return Clip(lambda: iter(frames[..., :3].cpu().float().numpy()), rate_of(fps))
+        return FrameSource(lambda: iter(frames[..., :3].cpu().float().numpy()), rate_of(fps))
     frames = without_subtitles(frames)
     if isinstance(frames, InputImpl.VideoFromFile):
         start, duration = frames.get_active_trim_window()
         sound = read_sound(frames.get_stream_source(), start, duration)
-        return Clip(lambda: decode(frames), frames.get_frame_rate(), sound)
+        return FrameSource(lambda: decode(frames), frames.get_frame_rate(), sound)
     parts = frames.get_components()
     sound = parts.audio and Sound(parts.audio["waveform"][0].cpu().float().numpy(), int(parts.audio["sample_rate"]))
     images = read_images("frames", parts.images)
-    return Clip(lambda: iter(images.cpu().numpy()), Fraction(parts.frame_rate), sound)
+    return FrameSource(lambda: iter(images.cpu().numpy()), Fraction(parts.frame_rate), sound)
 
 
 def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.ndarray]:
-    """The frames of `get_components`, number for number and upright, which would hand them over all at once: [H, W, 3],
-    uint8. deep: float from 0 to 1 where the file has more than 8 bits a channel."""
+    """The frames of `get_components` one at a time and upright: [H, W, 3], uint8.
+
+    deep: float from 0 to 1 where the file has more than 8 bits a channel.
+    """
     file = video.get_stream_source()
     if isinstance(file, io.BytesIO):
-        file = io.BytesIO(file.getvalue())  # with a place of its own: the same video may be read twice at a time
+        file = io.BytesIO(file.getvalue())  # with a position of its own: the same video may be read twice at a time
     start, duration = video.get_active_trim_window()
     with av.open(file) as container:
         stream = container.streams.video[0]
@@ -75,8 +77,8 @@ def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.nd
 
 def to_tensor(frame: np.ndarray) -> Tensor:
     """A frame of a clip, float from 0 to 1."""
-    picture = torch.from_numpy(np.array(frame))
-    return picture.float() / 255 if frame.dtype == np.uint8 else picture
+    tensor = torch.from_numpy(np.array(frame))
+    return tensor.float() / 255 if frame.dtype == np.uint8 else tensor
 
 
 def to_bytes(frame: np.ndarray) -> np.ndarray:
@@ -85,13 +87,13 @@ def to_bytes(frame: np.ndarray) -> np.ndarray:
 
 
 class ExactVideo(InputImpl.VideoFromFile):
-    """A VIDEO in a file of `write_frames`: exact as frames, H.264 in MP4 where nothing else is asked for."""
+    """A VIDEO in a file of `write_frames`: exact as frames, H.264 in MP4 by default."""
 
     def get_components(self) -> Types.VideoComponents:
-        clip = open_clip(self, 0.0)
+        clip = open_video(self, 0.0)
         sound = clip.sound
         audio = sound and {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
-        return Types.VideoComponents(images=files.to_pictures(clip.frames()), audio=audio, frame_rate=clip.rate)
+        return Types.VideoComponents(images=files.to_images(clip.frames()), audio=audio, frame_rate=clip.rate)
 
     def as_trimmed(self, start_time: float = 0, duration: float = 0, strict_duration: bool = True):
         trimmed = super().as_trimmed(start_time, duration, strict_duration)
@@ -101,10 +103,10 @@ class ExactVideo(InputImpl.VideoFromFile):
 
     def save_to(self, path, format=Types.VideoContainer.AUTO, codec=Types.VideoCodec.AUTO, **kwargs):
         if codec == Types.VideoCodec.AUTO:
-            codec = Types.VideoCodec.H264  # else the host would copy this file's own coding into the user's
+            codec = Types.VideoCodec.H264  # else the host would copy this file's codec
         if not even_sizes.is_odd(self):
             return super().save_to(path, format, codec, **kwargs)
-        clip, temporary = open_clip(self, 0.0), folder_paths.get_temp_directory()
+        clip, temporary = open_video(self, 0.0), folder_paths.get_temp_directory()
         os.makedirs(temporary, exist_ok=True)
         with TemporaryDirectory(dir=temporary) as folder:
             whole = Path(folder, "even.avi")

@@ -64,4 +64,4 @@ def test_frames_stand_upright_as_in_the_hosts_load_video(degrees, host, tmp_path
     assert np.array_equal(frames, np.rot90(coded, -degrees // 90, axes=(1, 2)))
     assert np.array_equal(frames, np.stack(list(decode(video))))
     loaded = video.get_components().images
-    assert loaded.shape == frames.shape and (loaded - files.to_pictures(frames)).abs().mean() < 0.02
+    assert loaded.shape == frames.shape and (loaded - files.to_images(frames)).abs().mean() < 0.02

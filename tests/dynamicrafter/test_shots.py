@@ -11,7 +11,7 @@ import torch
 import websocket
 from harness import workflows
 from harness.server import Server
-from storyreel.core.video.files import read_frames, to_bytes, to_pictures, write_frames
+from storyreel.core.video.files import read_frames, to_bytes, to_images, write_frames
 
 STEPS, COLOURS = 7, (0xFF0000, 0x00FF00, 0x0000FF, 0xFFFFFF)
 
@@ -27,7 +27,7 @@ def test_frames_come_back_from_disk_exactly(tmp_path):
         write_frames(tmp_path / "new folder" / f"{name}.avi", written, Fraction(25, 2))
         assert np.array_equal(np.stack(list(read_frames(tmp_path / "new folder" / f"{name}.avi"))), written)
     pictures = torch.rand(20, 6, 6, 3)
-    assert torch.equal(to_pictures(to_bytes(pictures)), (pictures * 255).round() / 255)
+    assert torch.equal(to_images(to_bytes(pictures)), (pictures * 255).round() / 255)
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -51,7 +51,7 @@ def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
     video = shots.join(run, names, True, 8.0)
     expected = np.concatenate([parts[0], parts[1][1:], parts[2][1:]])
     components = video.get_components()
-    assert torch.equal(components.images, to_pictures(expected)) and components.frame_rate == 8
+    assert torch.equal(components.images, to_images(expected)) and components.frame_rate == 8
     video.save_to(str(tmp_path / "video.mp4"))
     with av.open(str(tmp_path / "video.mp4")) as container:
         assert container.streams.video[0].codec.name == "h264"
@@ -61,7 +61,7 @@ def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
     changed, names[2] = frames(4, seed=9), "shot_003_ba9876543210"
     write_frames(shots.shot_path(run, names[2]), changed, Fraction(8))
     again = shots.join(run, names, True, 8.0).get_components().images
-    assert torch.equal(again[-3:], to_pictures(changed[1:])), "a shot that was made anew is in the film"
+    assert torch.equal(again[-3:], to_images(changed[1:])), "a shot that was made anew is in the film"
 
 
 def key(prompt: dict, node: str = "9", **values) -> str:

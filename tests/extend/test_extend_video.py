@@ -102,7 +102,7 @@ def run(told, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple[l
     from storyreel.host.video import file
 
     extender = extender_of(told)
-    clip = file.open_clip(pictures(6) if clip is None else clip, 8.0)
+    clip = file.open_video(pictures(6) if clip is None else clip, 8.0)
     start = extend.read_start(clip, extender.overlap, anchor)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     store = extend.Store(folder, [f"{number:012}" for number in range(chunks)])
@@ -370,7 +370,7 @@ def test_sound_stays_on_the_frames_that_it_came_with(host):
 
     audio = {"waveform": torch.rand(1, 2, 9000), "sample_rate": 1000}
     parts = Types.VideoComponents(images=pictures(16), audio=audio, frame_rate=Fraction(8))
-    clip = file.open_clip(InputImpl.VideoFromComponents(parts), 0.0)
+    clip = file.open_video(InputImpl.VideoFromComponents(parts), 0.0)
     sound = extend.read_start(clip, 3, 0).clip.sound
     assert sound.samples.shape == (2, 2000) and torch.equal(
         torch.from_numpy(sound.samples), audio["waveform"][0, :, :2000]
@@ -382,7 +382,7 @@ def test_the_anchor_is_a_frame_of_the_clip(host, anchor):
     from storyreel.host.extend import extend
     from storyreel.host.video import file
 
-    start = extend.read_start(file.open_clip(pictures(6), 8.0), 3, anchor)
+    start = extend.read_start(file.open_video(pictures(6), 8.0), 3, anchor)
     assert torch.equal(start.anchor, pictures(6)[anchor][None]) and torch.equal(start.last, pictures(6)[3:])
 
 
@@ -447,7 +447,7 @@ def test_a_video_in_memory_keeps_its_sound(host):
 
     audio = {"waveform": torch.rand(1, 1, 4000), "sample_rate": 8000}
     parts = Types.VideoComponents(images=pictures(5), audio=audio, frame_rate=Fraction(25, 2))
-    clip = file.open_clip(InputImpl.VideoFromComponents(parts), 8.0)
+    clip = file.open_video(InputImpl.VideoFromComponents(parts), 8.0)
     assert clip.rate == Fraction(25, 2) and clip.sound.rate == 8000
     assert torch.equal(torch.from_numpy(clip.sound.samples), audio["waveform"][0])
     assert torch.equal(torch.stack([file.to_tensor(frame) for frame in clip.frames()]), pictures(5))

@@ -275,7 +275,7 @@ def picture(golden: Golden, case: str) -> torch.Tensor:
 @pytest.mark.parametrize("path", files(SYSTEM, "clip_towers.safetensors"))
 @torch.no_grad()
 def test_the_image_encoder_sees_pictures_as_published(path, clip_vision):
-    from storyreel.core.video.pictures import clip_pixels
+    from storyreel.core.video.images import clip_pixels
     from storyreel.host.common.clip_vision import vision_tokens
 
     golden = Golden(path)

@@ -18,7 +18,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
     """The data's toy is the model: it says what a chunk is made from. "ms" counts the clip among the chunks."""
     (parameter,) = files(SYSTEM, f"autoregressive_{name}.safetensors")
     golden = Golden(parameter.values[0])
-    from storyreel.core.video.files import to_pictures
+    from storyreel.core.video.files import to_images
     from storyreel.host.extend import extend
     from storyreel.host.extend.extender import Extender, Told
     from storyreel.host.video import file
@@ -40,7 +40,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
 
     toy = Toy(Told(model=None, vae=None, sampler=None, sigmas=None, seed=0, length=length, overlap=memory))
     first = (golden["in.first_chunk"].movedim(1, -1) - lowest) / (1 - lowest)
-    start = extend.read_start(file.open_clip(first, 8.0), toy.overlap, anchor)
+    start = extend.read_start(file.open_video(first, 8.0), toy.overlap, anchor)
     names, new = [f"{number:012}" for number in range(chunks)], []
     for there in range(1, chunks + 1) if stopped else [chunks]:
         store = extend.Store(tmp_path, names[:there])
@@ -49,7 +49,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
     expected = golden["out.video"] if name == "ms" else golden["out.video_0_255"] / 255
     found = torch.cat([first, *new]).movedim(-1, 1)
     assert difference(found, expected) <= 1e-5
-    on_disk = to_pictures(extend.all_frames(start, store)).movedim(-1, 1)
+    on_disk = to_images(extend.all_frames(start, store)).movedim(-1, 1)
     assert difference(on_disk, expected) <= BITS + 1e-5
     befores, anchors = (torch.stack(parts) for parts in zip(*seen, strict=True))
     if name == "ms":

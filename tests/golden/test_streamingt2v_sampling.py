@@ -12,7 +12,7 @@ from storyreel.core.metrics.metric import watch
 from storyreel.core.metrics.motion import Motion
 from storyreel.core.networks.streaming.appearance import TokenExpander
 from storyreel.core.video.chunks import extend
-from storyreel.core.video.pictures import clip_pixels
+from storyreel.core.video.images import clip_pixels
 
 SYSTEM = "streamingt2v"
 

@@ -21,9 +21,9 @@ def path_of(name: str) -> Path:
 
 def frames(name: str, count: int | None = None) -> torch.Tensor:
     """IMAGE: the first frames of a clip, or all."""
-    from storyreel.core.video.files import read_frames, to_pictures
+    from storyreel.core.video.files import read_frames, to_images
 
-    return to_pictures(islice(read_frames(path_of(name)), count))
+    return to_images(islice(read_frames(path_of(name)), count))
 
 
 TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}  # as MP4 holds them, by degrees

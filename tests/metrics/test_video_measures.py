@@ -16,7 +16,7 @@ from storyreel.core.metrics.likeness import Likeness
 from storyreel.core.metrics.metric import watch
 from storyreel.core.metrics.motion import Motion
 from storyreel.core.metrics.slices import Slice
-from storyreel.core.video.pictures import fit
+from storyreel.core.video.images import fit
 
 SIDE = 256  # of the squares for the flow: an eighth of the published work
 

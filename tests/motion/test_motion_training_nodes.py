@@ -144,7 +144,7 @@ def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_pa
     clip = clips / "00.gif"
     (path,) = token_paths(space, clip_vision, [clip], 2, tmp_path / "work" / "tokens")
     tokens = load_file(path)["tokens"]
-    seen = files.to_pictures(list(files.read_frames(clip))[::2])
+    seen = files.to_images(list(files.read_frames(clip))[::2])
     torch.testing.assert_close(tokens.float(), space.encode(clip_vision, seen, 1), rtol=2e-3, atol=2e-3)
     assert tokens.shape == (FRAMES // 2, *space.shape)
     assert token_paths(space, clip_vision, [clip], 3, path.parent) != [path]
@@ -256,7 +256,7 @@ def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, space, clip_vision,
     (path,) = token_paths(space, clip_vision, [folder / "broken.avi"], 1, tmp_path / "work" / "tokens")
     count = len(load_file(path)["tokens"])
     assert 3 <= count < 8
-    seen = space.encode(clip_vision, files.to_pictures(frames[:count]), 1)
+    seen = space.encode(clip_vision, files.to_images(frames[:count]), 1)
     torch.testing.assert_close(load_file(path)["tokens"].float(), seen, rtol=2e-3, atol=2e-3)
 
 
@@ -268,7 +268,7 @@ def test_a_phones_clip_is_learnt_upright(space, clip_vision, tmp_path, degrees):
     clips = [write_turned(tmp_path / "phone.mp4", degrees)]
     paths = token_paths(space, clip_vision, clips, 1, tmp_path / "tokens")
     make_tokens(space, clip_vision, clips, 1, paths, lambda *_: None)
-    coded = files.to_pictures(files.read_frames(write_turned(tmp_path / "coded.mp4", 0)))
+    coded = files.to_images(files.read_frames(write_turned(tmp_path / "coded.mp4", 0)))
     upright = space.encode(clip_vision, coded.rot90(-degrees // 90, (1, 2)), 1)
     torch.testing.assert_close(load_file(paths[0])["tokens"].float(), upright, rtol=2e-3, atol=2e-3)
 

@@ -128,7 +128,7 @@ def streamed(host, tmp_path):
 
 
 def test_a_film_in_a_file_is_never_in_memory(streamed, tmp_path):
-    from storyreel.host.video.file import open_clip
+    from storyreel.host.video.file import open_video
     from storyreel.host.video.frames import frames_of
     from storyreel.host.video.subtitles import SubtitledVideo
 
@@ -141,7 +141,7 @@ def test_a_film_in_a_file_is_never_in_memory(streamed, tmp_path):
     assert track(str(tmp_path / "film.mp4")) == [Cue(0.25, 1.75, "露娜")]
     assert (film.get_dimensions(), film.get_frame_count(), film.get_frame_rate()) == ((48, 32), 16, 8)
     # and goes on from there as if it had none
-    assert np.array_equal(np.stack(list(open_clip(film, 8.0).frames())), frames)
+    assert np.array_equal(np.stack(list(open_video(film, 8.0).frames())), frames)
     assert len(list(frames_of(film)[1])) == 16
 
 

@@ -73,7 +73,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
         negative=words[1],
     )
     extender = extender_of(told)
-    clip = video_file.open_clip(torch.rand(FIRST, size, size, 3, generator=generator), 8.0)
+    clip = video_file.open_video(torch.rand(FIRST, size, size, 3, generator=generator), 8.0)
     held, ends = [], [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         start = extend.read_start(clip, extender.overlap, 0)

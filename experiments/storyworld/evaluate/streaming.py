@@ -143,7 +143,7 @@ class Studio:
 
         begun = self.through(task.start)
         extender = extender_of(self.told(setting, task))
-        start = extend.read_start(file.open_clip(begun, 8.0), extender.overlap, 0)
+        start = extend.read_start(file.open_video(begun, 8.0), extender.overlap, 0)
         with tempfile.TemporaryDirectory() as folder:
             store = extend.Store(Path(folder), [str(number) for number in range(setting.chunks)])
             return torch.cat([begun, *extend.make_chunks(extender, start, store, setting.colour)])

@@ -1,4 +1,4 @@
-"""Bringing pictures to the sizes that networks want."""
+"""Images brought to the sizes that networks need."""
 
 import torch
 from torch import Tensor
@@ -8,25 +8,25 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def fit(pictures: Tensor, width: int, height: int) -> Tensor:
-    """Scale pictures [B, H, W, 3] until they cover width x height, and cut the middle out. Antialiased, bilinear."""
-    tall, wide = pictures.shape[1:3]
+def fit(images: Tensor, width: int, height: int) -> Tensor:
+    """Scale images [B, H, W, 3] until they cover width x height, and cut the middle out. Antialiased, bilinear."""
+    tall, wide = images.shape[1:3]
     scale = max(height / tall, width / wide)
     size = max(height, round(tall * scale)), max(width, round(wide * scale))
-    x = pictures.movedim(-1, 1)
+    x = images.movedim(-1, 1)
     if size != (tall, wide):
         x = interpolate(x, size, mode="bilinear", antialias=True)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return x[:, :, top : top + height, left : left + width].movedim(1, -1)
 
 
-def clip_pixels(pictures: Tensor, size: int = 224, mean=CLIP_MEAN, std=CLIP_STD) -> Tensor:
-    """What DynamiCrafter's image encoder sees of pictures [B, H, W, 3]: [B, 3, size, size].
+def clip_pixels(images: Tensor, size: int = 224, mean=CLIP_MEAN, std=CLIP_STD) -> Tensor:
+    """The input of DynamiCrafter's image encoder for images [B, H, W, 3]: [B, 3, size, size].
 
-    The whole picture is squeezed to a square, whatever its shape, by the arithmetic of kornia's `resize`: where it
+    The whole image is squeezed to a square, whatever its shape, by the arithmetic of kornia's `resize`: where it
     shrinks, a Gaussian blur of half as many pixels as it shrinks by, then bicubic with aligned corners. No clamp.
     """
-    x = pictures.movedim(-1, 1).float() * 2 - 1
+    x = images.movedim(-1, 1).float() * 2 - 1
     factors = [side / size for side in x.shape[-2:]]
     if max(factors) > 1:
         x = _blur(x, [max((factor - 1) / 2, 0.001) for factor in factors])
@@ -49,6 +49,6 @@ def _gaussian(sigma: float) -> Tensor:
     """Of an odd number of elements, four sigmas wide and at least 3, with sum 1."""
     length = int(max(4 * sigma, 3))
     length += 1 - length % 2
-    places = torch.arange(length) - length // 2
-    kernel = torch.exp(-(places**2) / (2 * sigma**2))
+    positions = torch.arange(length) - length // 2
+    kernel = torch.exp(-(positions**2) / (2 * sigma**2))
     return kernel / kernel.sum()
