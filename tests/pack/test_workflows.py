@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ def test_inputs_and_values_are_as_the_nodes_declare_them(host, name):
                 assert value in [each["key"] if isinstance(each, dict) else each for each in choices], (id, key)
             if kind in ("INT", "FLOAT"):
                 assert about["min"] <= value <= about["max"], (id, key)
+
+
+@EVERY_WORKFLOW
+def test_a_note_names_what_exists(host, name):
+    """What is bold in a note is a node, a group or an input of the graph, or a node that may be added to it."""
+    import nodes
+
+    graph = workflows.workflow(name)
+    known = {"Run", *(group["title"] for group in graph["groups"]), *nodes.NODE_DISPLAY_NAME_MAPPINGS.values()}
+    known |= host.nodes.keys() | {node["title"] for node in graph["nodes"] if "title" in node}
+    known |= {entry["name"] for node in graph["nodes"] for entry in node.get("inputs", [])}
+    (note,) = (node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
+    bold = [text.replace("\n", " ") for text in re.findall(r"\*\*(.+?)\*\*", note, re.DOTALL)]
+    assert bold and [text for text in bold if not any(text in each for each in known)] == []
 
 
 WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
