@@ -170,7 +170,7 @@ def test_shots_follow_predicted_motion_where_that_is_chosen(toys):
 
 
 def test_one_picture_has_no_transition(toys):
-    with pytest.raises(RuntimeError, match="keyframes holds 1 picture; a transition needs at least 2"):
+    with pytest.raises(RuntimeError, match="keyframes holds 1 image; a transition needs at least 2"):
         toys.run(along_motion(pictures=1))
 
 
@@ -203,7 +203,7 @@ def test_published_models_make_either_kind_of_shots(host, tmp_path, chosen):
 def test_of_two_videos_one_is_expected(host):
     saved = dict(video=["1", 0], filename_prefix="none", format="auto", codec="auto")
     prompt = {"1": ("StoryReelEitherVideo", {}), "2": ("SaveVideo", saved)}
-    with pytest.raises(RuntimeError, match="nothing is linked to video and instead; one of them is expected"):
+    with pytest.raises(RuntimeError, match="Neither video nor override is connected; one of them is expected"):
         host.run({id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in prompt.items()})
 
 
