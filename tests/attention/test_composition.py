@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from harness import tiny
 from harness.masks import left_half
 
 
@@ -14,9 +15,14 @@ def probe(host):
     return probe
 
 
+@pytest.fixture(scope="module")
+def narrow(host):
+    return tiny.narrow_sd15()
+
+
 @pytest.fixture
-def model(host, tiny_checkpoint):
-    return host.load_checkpoint(tiny_checkpoint("sd15_full"))[0]
+def model(narrow):
+    return narrow.clone()
 
 
 @pytest.fixture
@@ -176,8 +182,8 @@ def test_lora(host, probe, model, conds):
     generator = torch.Generator().manual_seed(0)
     lora = {}
     for block in range(3, 12):
-        lora[name.format(block, "up")] = torch.randn(320, 4, generator=generator) / 8
-        lora[name.format(block, "down")] = torch.randn(4, 320, generator=generator) / 8
+        lora[name.format(block, "up")] = torch.randn(tiny.NARROW, 4, generator=generator) / 8
+        lora[name.format(block, "down")] = torch.randn(4, tiny.NARROW, generator=generator) / 8
     import comfy.sd
 
     loaded, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
@@ -202,7 +208,7 @@ def test_controlnet(host, probe, model, conds):
     with torch.no_grad():
         torch.manual_seed(0)
         network = comfy.cldm.cldm.ControlNet(
-            image_size=32, in_channels=4, hint_channels=3, model_channels=320, num_heads=8, context_dim=768,
+            image_size=32, in_channels=4, hint_channels=3, model_channels=tiny.NARROW, num_heads=8, context_dim=768,
             use_spatial_transformer=True, use_linear_in_transformer=False, legacy=False, num_res_blocks=[2] * 4,
             channel_mult=[1] * 4, transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_middle=1,
             dtype=torch.float32, operations=comfy.ops.manual_cast,

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from harness import tiny
 from harness.masks import left_half
 
 FAMILIES = {"sd15_full": 768, "sd2_full": 1024, "sdxl_slim": 2048}
@@ -17,9 +18,14 @@ def probe(host):
     return probe
 
 
+@pytest.fixture(scope="module")
+def narrow(host):
+    return tiny.narrow_sd15()
+
+
 @pytest.fixture
-def model(host, tiny_checkpoint):
-    return host.load_checkpoint(tiny_checkpoint("sd15_full"))[0]
+def model(narrow):
+    return narrow.clone()
 
 
 @pytest.fixture
@@ -275,7 +281,7 @@ def test_hooks(run, probe, host):
     """A LoRA hook on one of two positives: its own forward pass, with other weights."""
     import comfy.hooks
 
-    weight = torch.randn(320, 4), torch.randn(4, 320)
+    weight = torch.randn(tiny.NARROW, 4), torch.randn(4, tiny.NARROW)
     lora = {
         "lora_unet_output_blocks_3_1_transformer_blocks_0_attn1_to_k.lora_up.weight": weight[0],
         "lora_unet_output_blocks_3_1_transformer_blocks_0_attn1_to_k.lora_down.weight": weight[1],

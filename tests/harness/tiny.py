@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+NARROW = 64  # channels of `narrow_sd15`
+
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 # The widths are the published ones, except that every level of a UNet is as wide as the first; the host recognises a
@@ -63,6 +65,24 @@ def unet(**config) -> Shapes:
     model = UNetModel(**UNET, **config, dtype=torch.float16, device="meta", operations=operations)
     for name, tensor in model.state_dict().items():
         yield f"model.diffusion_model.{name}", tuple(tensor.shape)
+
+
+def narrow_sd15():
+    """A MODEL with SD1.5's own block layout and 16 transformers, a fifth as wide: for what does not depend on loading,
+    in a tenth of the time."""
+    import comfy.model_base
+    import comfy.supported_models
+    from storyreel.host.common.loading import patcher_of, set_precision
+
+    sizes = UNET | SD15 | FOUR_LEVELS | dict(model_channels=NARROW)
+    config = comfy.supported_models.SD15(dict(sizes))
+    config.unet_config |= {name: sizes[name] for name in ("num_heads", "num_head_channels")}
+    set_precision(config, 0, torch.float32)
+    model = comfy.model_base.BaseModel(config)
+    unet = model.diffusion_model
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in unet.state_dict().items()]
+    unet.load_state_dict(random_weights(shapes))
+    return patcher_of(model)
 
 
 def vae() -> Shapes:
