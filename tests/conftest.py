@@ -19,6 +19,7 @@ ROOT = TESTS.parent
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 sys.path.append(str(TESTS))  # for `harness`, the only importable name in here that a test needs
+sys.path.append(str(ROOT / "tools"))  # for `hosting` and `environment`
 
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; programs that tests start would
@@ -37,10 +38,39 @@ def _import_pack():
 _import_pack()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="only files that tests/durations.json knows to be quick")
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.getoption("--fast") and collection_path.name.startswith("test_"):
+        from harness import file_queue
+
+        return None if file_queue.is_fast(collection_path.relative_to(ROOT).as_posix()) else True
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None):
+        from harness import file_queue
+
+        config.pluginmanager.register(file_queue)
+        file_queue.pytest_configure(config)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if {"server", "browser"} & set(item.fixturenames):
             item.add_marker("programs")
+        if "server" in item.fixturenames:
+            item.add_marker("server")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _free_the_folders_name():
+    """pytest has imported the pack by the name of the clone's folder, which may be that of a module of tools."""
+    module = sys.modules.get(ROOT.name)
+    if module is not None and Path(module.__file__ or "").parent == ROOT:
+        del sys.modules[ROOT.name]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +92,7 @@ def _leave_nothing_behind():
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Path:
     """The in-process host's base directory: models/ (all hosts share it), input/, output/, user/ and so on."""
-    from harness.folders import make_base
+    from hosting.folders import make_base
 
     return make_base(tmp_path_factory.mktemp("host"))
 
@@ -96,10 +126,10 @@ def clip_vision(host):
 
 @pytest.fixture(scope="session")
 def server(base, tmp_path_factory):
-    """A real `main.py` on a free loopback port with the pack in its custom_nodes: see `harness.server.Server`."""
-    from harness.folders import link, make_base
+    """A real `main.py` on a free loopback port with the pack in its custom_nodes: see `hosting.server.Server`."""
     from harness.pictures import write_clips, write_example
-    from harness.server import Server
+    from hosting.folders import link, make_base
+    from hosting.server import Server
 
     folder = make_base(tmp_path_factory.mktemp("server"), models=base / "models")
     write_example(folder / "input")
@@ -120,8 +150,8 @@ def stocked_server(server, host):
 
 @pytest.fixture
 def browser():
-    """A real headless browser, new for each test: see `harness.browser.Browser`."""
-    from harness.browser import Browser
+    """A real headless browser, new for each test: see `hosting.browser.Browser`."""
+    from harness.setup import open_browser
 
-    with Browser() as running:
+    with open_browser() as running:
         yield running

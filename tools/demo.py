@@ -31,7 +31,6 @@ def main(arguments: list[str]) -> int:
     options = read_arguments(arguments)
     if (code := environment.rerun(__file__, arguments)) is not None:
         return code
-    sys.path.append(str(ROOT / "tests"))  # the server, its client and the tiny checkpoint are the tests' own
     base = lay_out_host()
     folders, checkpoint = choose_checkpoint(options.checkpoint)
     return (show if options.ui else draw)(options, base, folders, checkpoint)
@@ -84,7 +83,7 @@ def read_story(path: Path) -> dict[str, str]:
 
 def lay_out_host() -> Path:
     """A base directory for the demo's host, with the pack in it but its workflows, which `show` fills in."""
-    from harness.folders import link, make_base
+    from hosting.folders import link, make_base
 
     base = make_base(environment.CACHE / "demo")
     pack = base / "custom_nodes" / PACK
@@ -111,7 +110,7 @@ def choose_checkpoint(wanted: str | None) -> tuple[list[Path], str | None]:
 
 def start(base: Path, folders: list[Path], output: Path):
     """A server on `base` that also looks into `folders` and writes to `output`."""
-    from harness.server import Server
+    from hosting.server import Server
 
     paths = base / "checkpoints.json"  # the host reads YAML, and JSON is YAML
     entries = {f"folder{i}": {"base_path": str(path), "checkpoints": "."} for i, path in enumerate(folders)}
@@ -159,7 +158,7 @@ def last_scene(scenes: str) -> str:
 
 
 def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str | None) -> int:
-    from harness.server import Refused
+    from hosting.server import Refused
 
     prompt = fill_in(read_prompt(options.workflow), checkpoint, options)
     if checkpoint is None:

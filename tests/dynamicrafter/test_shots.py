@@ -10,7 +10,7 @@ import pytest
 import torch
 import websocket
 from harness import workflows
-from harness.server import Server
+from hosting.server import Server
 from storyreel.core.video.files import read_frames, to_bytes, to_images, write_frames
 
 STEPS, COLOURS = 7, (0xFF0000, 0x00FF00, 0x0000FF, 0xFFFFFF)
@@ -205,7 +205,8 @@ def played(client, result) -> list[bytes]:
 
 def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, tmp_path):
     """kill -9 of a real server; the first shot is not sampled again, and the video is that of an unbroken run."""
-    from harness.folders import ROOT, link, make_base
+    from environment import ROOT
+    from hosting.folders import link, make_base
 
     folder = make_base(tmp_path / "base", models=base / "models")
     link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import websocket
+from environment import ROOT
 from harness import extending
-from harness.folders import ROOT, link, make_base
-from harness.server import Server
+from hosting.folders import link, make_base
+from hosting.server import Server
 from PIL import Image
 from safetensors.torch import save_file
 from storyreel.core.video.files import read_frames

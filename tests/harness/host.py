@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .folders import host_source, link
+from hosting.folders import host_source, link
 
 
 @dataclass(frozen=True)

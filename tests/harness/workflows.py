@@ -1,7 +1,11 @@
 """The shipped workflows, and how a test runs one in seconds: tiny models, two steps, small pictures, short clips."""
 
+import io
 import json
 from pathlib import Path
+
+import av
+from PIL import Image
 
 from .pictures import CLIP_FRAMES, CLIP_RATE
 
@@ -139,9 +143,23 @@ def saved_video(prompt: dict) -> tuple[int, float]:
     return first - any(node["inputs"].get("loop") for node in prompt.values()), rates[-1] if rates else CLIP_RATE
 
 
+def images_of(client, output: dict) -> list[Image.Image]:
+    """What a node shows, as it comes through /view."""
+    return [Image.open(io.BytesIO(client.view(image))) for image in output["images"]]
+
+
+def frames_of(client, output: dict, rate: float) -> list[Image.Image]:
+    """The frames of the video that a node saved, `rate` a second."""
+    (video,) = output["images"]
+    with av.open(io.BytesIO(client.view(video))) as container:
+        assert container.streams.video[0].codec.name == "h264" and video["filename"].endswith(".mp4")
+        assert container.streams.video[0].average_rate == rate
+        return [frame.to_image() for frame in container.decode(video=0)]
+
+
 def seed_of(name: str) -> int:
-    """A seed of its own for every workflow, and the next one: some tell the same story, and the host remembers."""
-    return 1000 + 2 * NAMES.index(name)
+    """A seed of its own for every workflow: some have the same story, and the host remembers."""
+    return 1000 + NAMES.index(name)
 
 
 def stand_ins(inputs: dict) -> dict[str, str]:

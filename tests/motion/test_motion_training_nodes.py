@@ -8,14 +8,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import environment
 import numpy as np
 import pytest
 import torch
 from harness import dynamicrafter
 from harness import motion as tiny
 from harness.clips import write_turned
-from harness.folders import environment, require_setup
 from harness.motion import swing, write_video
+from harness.setup import require_setup
 from PIL import Image
 from safetensors.torch import load_file, safe_open
 from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, PredictorConfig
@@ -396,7 +397,7 @@ def test_the_tool(clips, tmp_path):
     ]
 
     def run(*more) -> subprocess.CompletedProcess:
-        environ = environment().clean_environ()
+        environ = environment.clean_environ()
         return subprocess.run(
             [*map(str, command), *more], env=environ, capture_output=True, text=True, timeout=300, check=False
         )

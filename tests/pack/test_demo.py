@@ -9,15 +9,16 @@ import time
 from pathlib import Path
 
 import av
+import environment
 import numpy as np
 import pytest
-from harness.folders import environment, require_setup
+from harness.setup import require_setup
 from PIL import Image
 
 pytestmark = pytest.mark.programs
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = environment().CACHE / "demo" / "output" / "story"  # shots and chunks, run by run
+KEPT = environment.CACHE / "demo" / "output" / "story"  # shots and chunks, run by run
 DEMO = [sys.executable, str(ROOT / "tools" / "demo.py")]
 
 TOY_STORY = """[Bob] a green hero
@@ -49,7 +50,7 @@ def frames_of(video: Path) -> list[np.ndarray]:
 def demo(*arguments, cwd: Path) -> subprocess.CompletedProcess:
     command = [*DEMO, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=environment().clean_environ(), capture_output=True, text=True, timeout=800
+        command, cwd=cwd, env=environment.clean_environ(), capture_output=True, text=True, timeout=800
     )
 
 
@@ -76,7 +77,7 @@ def killed_after_a_chunk(*arguments, cwd: Path) -> dict[Path, int]:
         process = subprocess.Popen(
             [*DEMO, *map(str, arguments)],
             cwd=cwd,
-            env=environment().clean_environ(),
+            env=environment.clean_environ(),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -188,7 +189,7 @@ def test_the_ui_says_that_it_takes_no_story(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for the user's browser is a POSIX command")
 def test_the_ui_opens_the_workflow(tmp_path, browser):
     """With `echo` for a browser, the address that the user's browser would get is on the demo's output."""
-    env = {**environment().clean_environ(), "BROWSER": "echo opened %s", "PYTHONUNBUFFERED": "1"}
+    env = {**environment.clean_environ(), "BROWSER": "echo opened %s", "PYTHONUNBUFFERED": "1"}
     command = [*DEMO, "--ui", "--output", str(tmp_path)]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:

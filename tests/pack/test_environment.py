@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import environment
 import pytest
-from harness.folders import environment, require_setup
+from harness.setup import require_setup
 
 pytestmark = pytest.mark.programs
 
@@ -36,14 +37,14 @@ def clone(tmp_path) -> Path:
 
 
 def command(folder: Path, *arguments: str, **environ: str) -> subprocess.Popen:
-    env = {**environment().clean_environ(), **environ, "PYTHONUNBUFFERED": "1"}
+    env = {**environment.clean_environ(), **environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(folder / "tools" / "test.py"), *arguments]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def python(folder: Path, code: str, **environ: str) -> str:
     """What `code` prints, with the clone's environment.py imported."""
-    env = {**environment().clean_environ(), **environ, "PYTHONPATH": str(folder / "tools")}
+    env = {**environment.clean_environ(), **environ, "PYTHONPATH": str(folder / "tools")}
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
 
 

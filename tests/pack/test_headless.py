@@ -1,12 +1,11 @@
-"""The workflows without a browser: posted to a real server as scripts do, followed, interrupted, and refused."""
+"""The workflows without a browser: posted to a real server as scripts do, followed, interrupted, and refused.
 
-import io
+That each runs to its end is in test_workflows: what the browser posts is the API file.
+"""
 
-import av
 import pytest
 from harness import workflows
-from harness.server import Refused
-from PIL import Image
+from hosting.server import Refused
 
 PAGES = "story/page"  # the prefix of the pages that a story workflow saves
 
@@ -14,51 +13,6 @@ PAGES = "story/page"  # the prefix of the pages that a story workflow saves
 @pytest.fixture(scope="module")
 def client(stocked_server):
     return stocked_server.client()
-
-
-def view(client, result, node: str) -> list[Image.Image]:
-    """What a node shows, as it comes through /view."""
-    return [Image.open(io.BytesIO(client.view(image))) for image in result.outputs[node]["images"]]
-
-
-def play(client, result, node: str, rate: float = 8) -> list[Image.Image]:
-    """The frames of the video that a node saved."""
-    (video,) = result.outputs[node]["images"]
-    with av.open(io.BytesIO(client.view(video))) as container:
-        assert container.streams.video[0].codec.name == "h264" and video["filename"].endswith(".mp4")
-        assert container.streams.video[0].average_rate == rate
-        return [frame.to_image() for frame in container.decode(video=0)]
-
-
-@pytest.mark.parametrize("name", workflows.NAMES)
-def test_an_api_file_is_posted_and_drawn(client, name):
-    prompt = workflows.small_prompt(name, seed=workflows.seed_of(name))
-    result = client.run(prompt)  # raises if validation says anything at all
-    assert result.status == "success", result.message
-
-    for sampler in workflows.samplers(prompt):
-        progress = [data for kind, data in result.events if kind == "progress" and data["node"] == sampler]
-        assert progress[-1]["value"] == progress[-1]["max"] == workflows.STEPS
-        assert {data["prompt_id"] for data in progress} == {result.prompt_id}
-
-    for extender in workflows.find_all(prompt, "StoryReelExtendVideo"):
-        last = [data for kind, data in result.events if kind == "progress" and data["node"] == extender][-1]
-        assert last["value"] == last["max"] == workflows.LONG["chunks"] * workflows.STEPS
-
-    for node, count in workflows.shown(prompt).items():
-        if prompt[node]["class_type"] == "SaveVideo":
-            count, rate = workflows.saved_video(prompt)
-            frames = play(client, result, node, rate)
-            assert len(frames) == count and {frame.size for frame in frames} == {(64, 64)}
-            continue
-        images = view(client, result, node)
-        assert len({image.tobytes() for image in images}) == len(images) == count
-        assert all(image.format == "PNG" and image.mode == "RGB" for image in images)
-        source = prompt[prompt[node]["inputs"]["images"][0]]
-        if source["class_type"] == "StoryReelComicPage":
-            assert images[0].width == source["inputs"]["page_width"]
-        elif count == workflows.FRAMES:
-            assert {image.size for image in images} == {(workflows.WIDTH, workflows.HEIGHT)}
 
 
 def test_an_interrupt_stops_within_one_step(client):
@@ -83,7 +37,9 @@ def test_an_interrupt_stops_within_one_step(client):
     latent.update(width=workflows.WIDTH, height=workflows.HEIGHT)
     again = client.run(prompt)
     assert again.status == "success", again.message
-    assert {node: len(view(client, again, node)) for node in workflows.shown(prompt)} == workflows.shown(prompt)
+    assert {
+        node: len(workflows.images_of(client, again.outputs[node])) for node in workflows.shown(prompt)
+    } == workflows.shown(prompt)
 
 
 def test_a_shot_shows_previews_and_stops_within_a_step(client):

@@ -7,10 +7,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import environment
 import numpy as np
 import pytest
-from harness.folders import environment, make_base
-from harness.server import Server
+from hosting.folders import make_base
+from hosting.server import Server
 from PIL import Image
 
 pytestmark = pytest.mark.programs
@@ -20,7 +21,7 @@ PACKS = Path(__file__).parents[1] / "packs"
 
 
 def run(*command, cwd: Path, **environ: str) -> str:
-    env = {**environment().clean_environ(), **environ}
+    env = {**environment.clean_environ(), **environ}
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
@@ -46,7 +47,7 @@ def checkout(tmp_path_factory) -> Path:
 def comfy(tmp_path_factory, checkout):
     """comfy(*arguments) runs comfy-cli in the checkout, with a home of its own; returns what it said."""
     home = tmp_path_factory.mktemp("home")
-    tool = environment().publisher()
+    tool = environment.publisher()
 
     def call(*arguments: str) -> str:
         folders = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "APPDATA": str(home)}
@@ -176,8 +177,8 @@ def test_requirements_install_line_by_line(tmp_path):
     """
     venv = tmp_path / "venv"
     run(sys.executable, "-m", "venv", venv, cwd=tmp_path)
-    pip = (environment().interpreter(venv), "-m", "pip")
-    run(*pip, "install", "-q", "-c", environment().CONSTRAINTS, "torch", "torchvision", cwd=tmp_path)
+    pip = (environment.interpreter(venv), "-m", "pip")
+    run(*pip, "install", "-q", "-c", environment.CONSTRAINTS, "torch", "torchvision", cwd=tmp_path)
     before = run(*pip, "freeze", cwd=tmp_path).splitlines()
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         run(*pip, "install", "-q", line, cwd=tmp_path)

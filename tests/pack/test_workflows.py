@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness import workflows
-from harness.browser import Browser
+from harness.setup import open_browser
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,7 +133,7 @@ def test_every_node_of_the_pack_is_in_a_workflow(host):
 
 @pytest.fixture(scope="module")
 def browser():
-    with Browser() as running:
+    with open_browser() as running:
         yield running
 
 
@@ -221,17 +221,37 @@ def test_its_api_form_opens_too(frontend, renderer, name):
     assert frontend.errors == []
 
 
+def check_outputs(client, prompt: dict, run: str):
+    """Images and videos of a run are there, as many, as large and as different as they should be."""
+    outputs = client.outputs(run)
+    for node, count in workflows.shown(prompt).items():
+        if prompt[node]["class_type"] == "SaveVideo":
+            count, rate = workflows.saved_video(prompt)
+            frames = workflows.frames_of(client, outputs[node], rate)
+            assert len(frames) == count and {frame.size for frame in frames} == {(64, 64)}
+            continue
+        images = workflows.images_of(client, outputs[node])
+        assert len({image.tobytes() for image in images}) == len(images) == count
+        assert all(image.format == "PNG" and image.mode == "RGB" for image in images)
+        source = prompt[prompt[node]["inputs"]["images"][0]]
+        if source["class_type"] == "StoryReelComicPage":
+            assert images[0].width == source["inputs"]["page_width"]
+        elif count == workflows.FRAMES:
+            assert {image.size for image in images} == {(workflows.WIDTH, workflows.HEIGHT)}
+
+
 # A run is the same work for the host whichever renderer asks for it: each workflow is run by one of them in turn.
 TURNS = [(name, RENDERERS[number % 2]) for number, name in enumerate(workflows.NAMES)]
 
 
 @pytest.mark.parametrize(("name", "renderer"), TURNS)
-def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots):
+def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots, stocked_server):
+    """What it posts is the API file, as `test_it_opens` shows; so what it saves is checked here for scripts, too."""
     frontend.load(workflows.workflow(name), name)
     missing = frontend.page.locator("[data-testid=error-overlay]")
     if workflows.models(name):
         missing.wait_for(timeout=30_000)
-    frontend.set_widgets(workflows.small(workflows.prompt(name), seed=workflows.seed_of(name) + 1))
+    frontend.set_widgets(workflows.small(workflows.prompt(name), seed=workflows.seed_of(name)))
     missing.wait_for(state="hidden", timeout=30_000)  # the checkpoint that was missing is no longer asked for
     prompt = frontend.export()
     events = frontend.run()
@@ -239,9 +259,16 @@ def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots):
     assert frontend.node_errors() == {}
     assert events[-1]["type"] == "execution_success", events[-1]
 
+    run = events[-1]["detail"]["prompt_id"]
     sampled = [event["detail"] for event in events if event["type"] == "progress"]
     for sampler in workflows.samplers(prompt):
-        assert [detail["value"] for detail in sampled if detail["node"] == sampler][-1] == workflows.STEPS
+        progress = [detail for detail in sampled if detail["node"] == sampler]
+        assert progress[-1]["value"] == progress[-1]["max"] == workflows.STEPS
+        assert {detail["prompt_id"] for detail in progress} == {run}
+    for extender in workflows.find_all(prompt, "StoryReelExtendVideo"):
+        last = [detail for detail in sampled if detail["node"] == extender][-1]
+        assert last["value"] == last["max"] == workflows.LONG["chunks"] * workflows.STEPS
+    check_outputs(stocked_server.client(), prompt, run)
     loaders = [id for kind in ("LoadImage", "LoadVideo") for id in workflows.find_all(prompt, kind)]
     loaded = {id: 1 for id in loaders}  # the frontend shows these by itself
     assert frontend.pictures() == workflows.shown(prompt) | loaded

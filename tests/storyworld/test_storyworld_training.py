@@ -3,19 +3,23 @@ and leaves files that the host loads."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import environment
 import pytest
 import torch
-from harness.folders import environment, require_setup
+from harness.cache import cached, digest_of
+from harness.setup import require_setup
 from harness.tools import TOOLS, experiments
 
 pytestmark = pytest.mark.programs
 
 SCALE = 0.001
-TESTS = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests"
 MANIFESTS, SHIPPED = TESTS / "manifests", TESTS.parent / "models" / "storyworld"
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
 MOTION = ("ip_adapter", "domain_adapter", "motion_module", "predictor")
@@ -25,7 +29,7 @@ PARTS = ("autoencoder", "clip", "unet", "classifier", "video_classifier", "video
 def program(name: str, *arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, TOOLS / name, *arguments]
     return subprocess.run(
-        command, env=environment().clean_environ(), capture_output=True, text=True, timeout=900, check=False
+        command, env=environment.clean_environ(), capture_output=True, text=True, timeout=900, check=False
     )
 
 
@@ -46,12 +50,17 @@ def numberless(names) -> set[str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
+    """All stages, trained once for this code: see `harness.cache`."""
     require_setup()
-    work = tmp_path_factory.mktemp("storyworld")
-    done = train(work)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "left" in done.stdout  # how long it will take
-    return work
+
+    def fill(folder: Path):
+        done = train(folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "left" in done.stdout  # how long it will take
+
+    sources = [ROOT / name for name in ("core", "host", "experiments", "tools/train_storyworld.py", "tools/pack.py")]
+    kept = cached("storyworld", digest_of(sources, SCALE), fill)
+    return Path(shutil.copytree(kept, tmp_path_factory.mktemp("storyworld") / "work"))
 
 
 @pytest.mark.parametrize("part", PARTS)

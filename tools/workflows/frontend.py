@@ -16,11 +16,11 @@ from .models import PUBLISHED
 @contextlib.contextmanager
 def session() -> Iterator[tuple]:
     """(server, browser, the host's base folder). Empty files stand for published models: the frontend needs names."""
-    sys.path.append(str(ROOT / "tests"))  # the server and the browser are the tests' own
-    from harness.browser import Browser
-    from harness.folders import link, make_base
+    sys.path.append(str(ROOT / "tests"))  # example images are the tests' own
     from harness.pictures import write_clips, write_example, write_other
-    from harness.server import Server
+    from hosting.browser import Browser
+    from hosting.folders import link, make_base
+    from hosting.server import Server
 
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(Path(folder))

@@ -1,10 +1,8 @@
 """A real headless browser before a real server: Debian's chromium, driven by Playwright."""
 
-import os
 import shutil
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Page, sync_playwright
 
 # chromium's own calls home are noise here; it runs as root in most containers, where its sandbox cannot
@@ -24,14 +22,15 @@ NOISE = (
 )
 
 
+class NoChromium(Exception):
+    """The message says how to install it."""
+
+
 def find_chromium() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
-    message = "no chromium on PATH: install it (Debian: apt-get install chromium fonts-dejavu-core)"
-    if os.environ.get("STORYREEL_SKIP_BROWSER"):
-        pytest.skip(message)
-    pytest.fail(message + ", or set STORYREEL_SKIP_BROWSER=1 to leave the browser's tests out")
+    raise NoChromium("no chromium on PATH: install it (Debian: apt-get install chromium fonts-dejavu-core)")
 
 
 class Browser:
@@ -44,6 +43,9 @@ class Browser:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         self._browser.close()
         self._driver.stop()
 

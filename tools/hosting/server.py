@@ -215,13 +215,14 @@ class Client:
                     on_event(kind, data, result)
         finally:
             socket_.close()
-        result.outputs = self._history(result.prompt_id, deadline)["outputs"]
+        result.outputs = self.outputs(result.prompt_id, max(deadline - time.monotonic(), 0))
         return result
 
-    def _history(self, prompt_id: str, deadline: float) -> dict:
-        # the host writes the history after it has announced the end
-        while time.monotonic() < deadline:
+    def outputs(self, prompt_id: str, seconds: float = RUN_SECONDS) -> dict[str, dict]:
+        """{node id: ui dict} of a prompt that has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:  # the host writes the history after it has announced the end
             if entry := self.get(f"/history/{prompt_id}").get(prompt_id):
-                return entry
+                return entry["outputs"]
             time.sleep(0.05)
         raise TimeoutError(f"prompt {prompt_id} ended, but /history never showed it")
