@@ -70,3 +70,9 @@ def test_the_journeys_name_functions_that_exist():
         assert missing == [], path
     paths = re.findall(r"`((?:core|host|nodes|tests|tools|experiments)/[\w/]+\.py)`", page)
     assert [path for path in paths if not (ROOT / path).is_file()] == []
+
+
+def test_pre_commit_runs_the_pinned_ruff():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    pins = (ROOT / "tools" / "requirements" / "constraints.txt").read_text(encoding="utf-8")
+    assert re.search(r"rev: v(\S+)", hooks)[1] == re.search(r"^ruff==(\S+)$", pins, re.MULTILINE)[1]
