@@ -48,6 +48,105 @@ def forbidden_imports(path: Path, source: str) -> list[str]:
     return found
 
 
+# Rooms of host/ and core/: what each may import of its own floor. A room is a folder, or a file beside the folders.
+BELOW = {
+    "host/common": set(),
+    "host/video": {"host/common"},
+    "host/attention": {"host/common", "host/video"},
+    "host/metrics": {"host/common", "host/video"},
+    "host/dynamicrafter": {"host/common", "host/video"},
+    "host/streaming": {"host/common", "host/video"},
+    "core/text": set(),
+    "core/rng": set(),
+    "core/inputs": {"core/text"},
+    "core/plot": set(),
+    "core/story": {"core/text"},
+    "core/video": {"core/story"},
+    "core/training": {"core/video"},
+    "core/weights": {"core/text", "core/inputs"},
+    "core/motion": {"core/plot"},
+    "core/networks": {"core/text", "core/weights", "core/motion"},
+    "core/attention": {"core/networks", "core/rng"},
+    "core/diffusion": {"core/rng"},
+    "core/metrics": {"core/plot", "core/story", "core/video"},
+    "core/storyworld": set(),
+}
+SYSTEMS = {"host/common", "host/video", "host/attention", "host/metrics", "host/dynamicrafter", "host/streaming"}
+BELOW |= dict.fromkeys(("host/story", "host/extend", "host/motion"), SYSTEMS)
+BELOW["host/storyworld"] = SYSTEMS | {"host/story", "host/extend", "host/motion"}
+
+
+def room_of(parts: tuple[str, ...] | list[str]) -> str:
+    return "/".join(parts[:2]).removesuffix(".py")
+
+
+def arrows_upwards(path: Path, source: str) -> list[str]:
+    """Rooms of its own floor that the file imports and may not: see BELOW."""
+    floor, room = path.parts[0], room_of(path.parts)
+    if floor not in ("host", "core") or len(path.parts) == 2 and path.stem == "__init__":
+        return []
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*path.parent.parts[: len(path.parts) - node.level], *(node.module or "").split(".")]
+            names = [[part for part in base if part] + [alias.name] for alias in node.names]
+            found |= {room_of(name) for name in names if name[0] == floor}
+    return sorted(found - {room} - BELOW[room])
+
+
+def node_ids(path: Path, source: str) -> list[str]:
+    """Ids of the pack's nodes in a file below nodes/, which is to know none."""
+    return [] if path.parts[0] not in ("host", "core") else re.findall(r"\bStoryReel(?!Sans)[A-Z]\w*", source)
+
+
+def test_rooms_import_only_rooms_below():
+    rooms = {room_of(path.relative_to(ROOT).parts) for path in SHIPPED}
+    assert {room for room in rooms if room.startswith(("host/", "core/")) and not room.endswith("__init__")} == set(
+        BELOW
+    )
+    assert offenders(arrows_upwards) == {}
+
+
+def test_the_table_of_rooms_has_no_circle():
+    left = dict(BELOW)
+    while free := [room for room, below in left.items() if not below & set(left)]:
+        for room in free:
+            del left[room]
+    assert left == {}
+
+
+def test_node_ids_are_known_in_nodes_alone():
+    assert offenders(node_ids) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("host/common/a.py", "from ..storyworld import path_of"),
+        ("host/common/a.py", "from .. import storyworld"),
+        ("host/story/a.py", "def f():\n    from ..motion.apply import g"),
+        ("host/video/file.py", "from ..story import shots"),
+        ("core/weights/a.py", "from ..networks.unet import UNet"),
+        ("core/networks/unet/a.py", "from ...storyworld import world"),
+        ("core/rng.py", "from .attention import draws"),
+    ],
+)
+def test_an_arrow_between_rooms_is_seen(path, source):
+    assert arrows_upwards(Path(path), source)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("host/story/a.py", "from ..common.folders import inside\nfrom . import styles\nfrom ...core import inputs"),
+        ("host/storyworld.py", "from .streaming import loader\nfrom ..core.storyworld import world"),
+        ("core/networks/dynamicrafter/unet.py", "from ..blocks import fold\nfrom ...weights import refusal"),
+    ],
+)
+def test_an_arrow_down_passes(path, source):
+    assert arrows_upwards(Path(path), source) == []
+
+
 def offenders(check) -> dict[str, list]:
     """{shipped file: what `check(path, source)` finds in it} of the files in which it finds anything."""
     names = (path.relative_to(ROOT) for path in SHIPPED)
