@@ -1,4 +1,4 @@
-"""Semantic motion: two pictures become the image tokens of every frame between, and a video model follows them."""
+"""Semantic motion: predict the image tokens of every frame between images, and condition a video model on them."""
 
 from comfy_api.latest import io
 
@@ -10,7 +10,8 @@ from ..host.motion import predict as motion
 from ..host.motion.animatediff import FOLDER as MODULES
 from ..host.motion.apply import apply_to_dynamicrafter, apply_to_sd15
 from ..host.motion.ip_adapter import FOLDER as ADAPTERS
-from ..host.motion.ip_adapter import load_tokens
+from ..host.motion.ip_adapter import load_token_encoder
+from ..host.motion.token_encoders import DynamiCrafterTokenEncoder
 from .node import StoryReelNode
 from .story import CATEGORY
 from .types import MotionType, PredictorType
@@ -25,36 +26,34 @@ def _adapter(tooltip: str) -> io.Combo.Input:
 
 
 def sd15_decoders() -> dict[str, list[io.Input]]:
-    """What there is to choose where SD1.5 looks at image tokens, for each way to do so."""
+    """{decoder of SD1.5: its inputs}"""
     module = io.Combo.Input(
         "motion_module",
         options=[NONE, *file_names(MODULES)],
-        tooltip="AnimateDiff's motion module for SD1.5 (v1, v2 or v3), in models/animatediff_models; v2 is what "
-        "StoryDiffusion began with. none: frames know nothing of each other.",
+        tooltip="AnimateDiff's motion module for SD1.5 (v1, v2 or v3), in models/animatediff_models. StoryDiffusion "
+        "started from v2. none: frames are sampled independently.",
     )
-    adapter = _adapter(
-        "The file in models/ipadapter that the motion was predicted with: its keys and values look at the tokens."
-    )
+    adapter = _adapter("The IP-Adapter file in models/ipadapter that the motion was predicted with.")
     strength = io.Float.Input(
         "strength",
         default=1.0,
         min=0.0,
         max=4.0,
         step=0.01,
-        tooltip="How strongly each frame looks at its tokens; 0 not at all.",
+        tooltip="Strength of the image tokens. 0 disables them.",
     )
     schedule = io.Combo.Input(
         "noise_schedule",
         options=list(SCHEDULES),
         default="AnimateDiff's",
-        tooltip="AnimateDiff's: the one that motion modules were trained with. A sampling node behind this one "
-        "takes its place.",
+        tooltip="AnimateDiff's: the noise schedule that motion modules were trained with. A model sampling node after "
+        "this one overrides it.",
     )
     return {"IP-Adapter": [module, adapter, strength, schedule], "text context": [module, schedule]}
 
 
 def sd15_decoder(chosen: dict) -> dict:
-    """What was chosen there, as `apply_to_sd15` takes it."""
+    """The chosen values as arguments of `apply_to_sd15`."""
     return {
         "module": None if chosen["motion_module"] == NONE else chosen["motion_module"],
         "adapter": chosen.get("ip_adapter"),
@@ -70,16 +69,15 @@ class StoryReelMotionPredictorLoader(StoryReelNode):
             node_id="StoryReelMotionPredictorLoader",
             display_name="Load Motion Predictor (StoryReel)",
             category=CATEGORY,
-            description="StoryDiffusion's Semantic Motion Predictor. Its authors published no weights: choose a file "
-            "that you or others trained, or none, which is plain interpolation, untrained.",
+            description="Loads a Semantic Motion Predictor (StoryDiffusion). The authors published no weights. "
+            "Choose a file that you or others trained, or none for plain interpolation.",
             search_aliases=["SMP", "semantic motion", "StoryDiffusion video"],
-            has_intermediate_output=True,  # so that what it says is there after a cached run, too
+            has_intermediate_output=True,  # shows its text after a cached run, too
             inputs=[
                 io.Combo.Input(
                     "predictor",
                     options=[motion.UNTRAINED, *file_names(motion.FOLDER, (".safetensors",))],
-                    tooltip="A file in models/semantic_motion, or none: the tokens between two pictures are then "
-                    "interpolated, and nothing is trained.",
+                    tooltip="A file in models/semantic_motion. none: the tokens between the images are interpolated.",
                 ),
                 io.DynamicCombo.Input(
                     "token_space",
@@ -88,38 +86,34 @@ class StoryReelMotionPredictorLoader(StoryReelNode):
                             "IP-Adapter",
                             [
                                 _adapter(
-                                    "A file in models/ipadapter: ip-adapter-plus_sd15 (16 tokens a frame), or "
-                                    "ip-adapter_sd15 (4). Its image projection makes the tokens."
+                                    "A file in models/ipadapter: ip-adapter-plus_sd15 (16 tokens per frame) or "
+                                    "ip-adapter_sd15 (4)."
                                 )
                             ],
                         ),
                         io.DynamicCombo.Option(
                             "DynamiCrafter",
-                            [
-                                io.Model.Input(
-                                    "model", tooltip="The DynamiCrafter model that will follow the motion: its tokens."
-                                )
-                            ],
+                            [io.Model.Input("model", tooltip="The DynamiCrafter model that Apply Motion will use.")],
                         ),
                     ],
-                    tooltip="Whose image tokens are predicted. IP-Adapter's feed SD1.5, DynamiCrafter's that very "
-                    "model. A trained predictor knows one of them.",
+                    tooltip="Which encoder the image tokens come from. Use IP-Adapter for SD1.5, and DynamiCrafter for "
+                    "a DynamiCrafter model. A trained predictor works with one of them.",
                 ),
             ],
             outputs=[
                 PredictorType.Output(display_name="predictor", tooltip="For Predict Motion."),
-                io.String.Output(display_name="model_info", tooltip="What will predict: a file, or interpolation."),
+                io.String.Output(display_name="model_info", tooltip="What was loaded: a file, or interpolation."),
             ],
         )
 
     @classmethod
     def execute(cls, predictor, token_space) -> io.NodeOutput:
         if token_space["token_space"] == "DynamiCrafter":
-            tokens = motion.DynamiCrafterTokens(token_space["model"])
+            tokens = DynamiCrafterTokenEncoder(token_space["model"])
         else:
-            tokens = load_tokens(token_space["ip_adapter"])
+            tokens = load_token_encoder(token_space["ip_adapter"])
         found = motion.load_predictor(predictor, tokens)
-        return io.NodeOutput(found, found.trained, ui={"text": [found.trained]})
+        return io.NodeOutput(found, found.description, ui={"text": [found.description]})
 
 
 class StoryReelPredictMotion(StoryReelNode):
@@ -129,48 +123,58 @@ class StoryReelPredictMotion(StoryReelNode):
             node_id="StoryReelPredictMotion",
             display_name="Predict Motion (StoryReel)",
             category=CATEGORY,
-            description="From pictures to the image tokens of every frame of a shot.",
+            description="Predicts the image tokens of every frame of a shot from its images.",
             search_aliases=["SMP", "semantic motion", "in-between", "transition"],
-            has_intermediate_output=True,  # so that what it says is there after a cached run, too
+            has_intermediate_output=True,  # shows its text after a cached run, too
             inputs=[
                 PredictorType.Input("predictor", tooltip="From Load Motion Predictor."),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
-                io.Image.Input("start_image", tooltip="The picture of the first frame; best of the shot's own size."),
+                io.Image.Input(
+                    "start_image", tooltip="The image of the first frame, preferably in the size of the video."
+                ),
                 io.Image.Input(
                     "end_image",
                     optional=True,
-                    tooltip="The picture of the last frame. Without it the shot stays near its start, unless the "
-                    "predictor was trained to leave it.",
+                    tooltip="The image of the last frame. Without it, motion needs a predictor that was trained with "
+                    "the start image only.",
                 ),
                 io.Image.Input(
-                    "keyframes", optional=True, tooltip="Any number of pictures to pass on the way, in their order."
+                    "keyframes", optional=True, tooltip="Images between start_image and end_image, in order."
                 ),
                 io.String.Input(
                     "keyframe_positions",
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="The frames of the pictures between, counted from 0: 5, 11. Empty: evenly spread.",
+                    tooltip="The frame of each keyframe, counted from 0, with commas: 5, 11. Empty: evenly spaced.",
                 ),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=2,
                     max=1024,
-                    tooltip="Of the shot, first and last included. AnimateDiff and DynamiCrafter were trained on 16; a "
-                    "predictor knows as many as it was trained on, 16 if nobody said otherwise.",
+                    tooltip="Number of frames of the shot, including the first and the last. AnimateDiff and "
+                    "DynamiCrafter were trained on 16. A predictor supports as many as it was trained on.",
                 ),
                 io.Combo.Input(
                     "easing",
                     options=list(trajectory.EASINGS),
                     default="linear",
-                    tooltip="How time goes from each picture to the next; linear as published.",
+                    tooltip="Speed from each image to the next. linear: as published.",
                 ),
                 io.Int.Input(
-                    "hold_start", default=0, min=0, max=1024, tooltip="So many more frames stay at the start picture."
+                    "hold_start",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    tooltip="Number of further frames that stay at the start image.",
                 ),
                 io.Int.Input(
-                    "hold_end", default=0, min=0, max=1024, tooltip="So many more frames stay at the end picture."
+                    "hold_end",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    tooltip="Number of further frames that stay at the end image.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -178,10 +182,12 @@ class StoryReelPredictMotion(StoryReelNode):
                     min=0.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="Of what the predictor adds to the interpolation: 1 as trained, 0 is the interpolation.",
+                    tooltip="Scales what the predictor adds to the interpolation. 1: as trained. 0: interpolation.",
                 ),
             ],
-            outputs=[MotionType.Output(display_name="motion", tooltip="The tokens of every frame.")],
+            outputs=[
+                MotionType.Output(display_name="motion", tooltip="The image tokens of every frame, for Apply Motion.")
+            ],
         )
 
     @classmethod
@@ -199,12 +205,14 @@ class StoryReelPredictMotion(StoryReelNode):
         keyframes=None,
         keyframe_positions="",
     ) -> io.NodeOutput:
-        pictures = motion.pictures_of(start_image, keyframes, end_image)
-        knots = motion.knots_of(
+        images = motion.collect_images(start_image, keyframes, end_image)
+        keyframe_indices = motion.parse_keyframe_indices(
             0 if keyframes is None else len(keyframes), keyframe_positions, end_image is not None, frames
         )
-        made = motion.predict(predictor, clip_vision, pictures, knots, frames, easing, hold_start, hold_end, strength)
-        return io.NodeOutput(made, ui={"text": [made.told]})
+        predicted = motion.predict(
+            predictor, clip_vision, images, keyframe_indices, frames, easing, hold_start, hold_end, strength
+        )
+        return io.NodeOutput(predicted, ui={"text": [predicted.description]})
 
 
 class StoryReelSpliceMotions(StoryReelNode):
@@ -214,26 +222,26 @@ class StoryReelSpliceMotions(StoryReelNode):
             node_id="StoryReelSpliceMotions",
             display_name="Concat Motion (StoryReel)",
             category=CATEGORY,
-            description="One motion after the other, in one longer shot.",
+            description="Joins two motions to one longer shot.",
             search_aliases=["concatenate", "join motion"],
             inputs=[
-                MotionType.Input("first", tooltip="What happens first."),
-                MotionType.Input("second", tooltip="What follows; of the same space."),
+                MotionType.Input("first", tooltip="The first motion."),
+                MotionType.Input("second", tooltip="The motion that follows. Its token_space must be the same."),
                 io.Int.Input(
                     "overlap",
                     default=1,
                     min=0,
                     max=1024,
-                    tooltip="So many last frames of the first fade into as many of the second. 1 where the second "
-                    "begins with the picture that the first ends with.",
+                    tooltip="Number of frames in which the first motion fades into the second. Use 1 if the second "
+                    "starts with the image that the first ends with.",
                 ),
             ],
-            outputs=[MotionType.Output(display_name="motion", tooltip="Both together.")],
+            outputs=[MotionType.Output(display_name="motion", tooltip="The joined motion.")],
         )
 
     @classmethod
     def execute(cls, first, second, overlap) -> io.NodeOutput:
-        return io.NodeOutput(trajectory.splice(first, second, overlap))
+        return io.NodeOutput(trajectory.concat(first, second, overlap))
 
 
 class StoryReelMotionPlot(StoryReelNode):
@@ -243,11 +251,11 @@ class StoryReelMotionPlot(StoryReelNode):
             node_id="StoryReelMotionPlot",
             display_name="Plot Motion (StoryReel)",
             category=CATEGORY,
-            description="Draws a motion: its path in the plane of most variance, and how far the tokens go from frame "
-            "to frame.",
+            description="Plots a motion: its path in the first two principal components, and the distance of the "
+            "tokens from frame to frame.",
             search_aliases=["PCA", "trajectory"],
-            inputs=[MotionType.Input("motion", tooltip="The motion to draw.")],
-            outputs=[io.Image.Output(display_name="plot", tooltip="One picture.")],
+            inputs=[MotionType.Input("motion", tooltip="The motion to plot.")],
+            outputs=[io.Image.Output(display_name="plot", tooltip="The plot as an image.")],
         )
 
     @classmethod
@@ -263,25 +271,29 @@ class StoryReelApplyMotion(StoryReelNode):
             node_id="StoryReelApplyMotion",
             display_name="Apply Motion (StoryReel)",
             category=CATEGORY,
-            description="A video model whose frames follow a motion: SD1.5 with a motion module, or DynamiCrafter.",
+            description="Conditions every frame of a video model on a motion: SD1.5 with a motion module, or "
+            "DynamiCrafter.",
             search_aliases=["SMP", "AnimateDiff", "IP-Adapter", "semantic motion"],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="SD1.5, with or without LoRA and other patches, or a DynamiCrafter model."
                 ),
-                MotionType.Input("motion", tooltip="From Predict Motion; the LATENT must hold as many frames."),
+                MotionType.Input(
+                    "motion", tooltip="From Predict Motion. The LATENT must have the same number of frames."
+                ),
                 io.DynamicCombo.Input(
                     "decoder",
                     options=[
                         *(io.DynamicCombo.Option(name, inputs) for name, inputs in sd15_decoders().items()),
                         io.DynamicCombo.Option("DynamiCrafter", []),
                     ],
-                    tooltip="IP-Adapter: SD1.5 through IP-Adapter's layers, with public weights. text context: SD1.5 "
-                    "with the tokens behind the text, the paper's formula; it needs a model trained for it, which is "
-                    "not public. DynamiCrafter: in place of the checkpoint's own image tokens.",
+                    tooltip="IP-Adapter: the tokens enter SD1.5 through IP-Adapter's layers, which have public "
+                    "weights. text context: the tokens are appended to the text tokens as in the paper; this needs a "
+                    "trained SD1.5 that is not public. DynamiCrafter: the tokens replace the model's own image "
+                    "tokens.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model, for any sampler; frames are the batch of its latent.")],
+            outputs=[io.Model.Output(tooltip="The model, for any sampler. The latent batch is the video.")],
         )
 
     @classmethod

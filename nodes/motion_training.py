@@ -1,4 +1,4 @@
-"""Training a motion predictor inside the host, since nobody published one."""
+"""Training a motion predictor; no trained weights are public."""
 
 from comfy_api.latest import io
 
@@ -7,22 +7,27 @@ from ..core.networks.semantic_motion.config import PredictorConfig
 from ..core.training import Plan
 from ..host.common import messages
 from ..host.common.kept_files import kept_files
-from ..host.motion import training as training
-from ..host.motion.decoder_training import Decoder, Joint
+from ..host.motion import training
+from ..host.motion.job import DataConfig, DecoderConfig, TrainingJob, VideoModelConfig
 from .motion import CATEGORY, NONE, sd15_decoder, sd15_decoders
 from .node import StoryReelNode
 from .types import PredictorType
 
-GIVEN = {"start and end": (2, False), "start, end and some between": (2, True), "start alone": (1, False)}
+# (images at the ends, whether keyframes between them may be given)
+CONDITIONING_MODES = {
+    "start and end": (2, False),
+    "start, end and some between": (2, True),
+    "start alone": (1, False),
+}
 HEAD_WIDTH = 64
 
 
-def _joint(decoder: list[io.Input]) -> list[io.Input]:
-    """What a training through a video model takes, beside what there is to choose of its decoder."""
+def _video_model_inputs(decoder: list[io.Input]) -> list[io.Input]:
+    """The inputs of training through a video model. decoder: those of its decoder."""
     return [
-        io.Model.Input("model", tooltip="SD1.5, as Apply Motion would be given it. It learns nothing itself."),
-        io.Vae.Input("vae", tooltip="The model's own: it encodes the clips' frames, once."),
-        io.Conditioning.Input("positive", tooltip="What all clips show; an empty prompt will do."),
+        io.Model.Input("model", tooltip="SD1.5, as for Apply Motion. Its weights do not change."),
+        io.Vae.Input("vae", tooltip="The VAE of the model. It encodes the frames of the clips once."),
+        io.Conditioning.Input("positive", tooltip="A prompt for all clips. It may be empty."),
         *decoder,
         io.Float.Input(
             "loss_weight",
@@ -30,7 +35,7 @@ def _joint(decoder: list[io.Input]) -> list[io.Input]:
             min=0.0,
             max=1000.0,
             step=0.1,
-            tooltip="Of the video model's error in the loss, beside the tokens' own. 0 trains in token space.",
+            tooltip="Weight of the video model's error in the loss. 0 trains without the video model.",
         ),
         io.Int.Input(
             "resolution",
@@ -38,17 +43,24 @@ def _joint(decoder: list[io.Input]) -> list[io.Input]:
             min=64,
             max=1024,
             step=64,
-            tooltip="Sides of the frames' middle squares, in pixels. AnimateDiff was trained on 256. Memory grows with "
-            "its square.",
+            tooltip="Width and height of the frames' center crops, in pixels. AnimateDiff was trained on 256. Memory "
+            "use grows with the square.",
         ),
         io.Int.Input(
             "frames",
             default=8,
             min=1,
             max=64,
-            tooltip="So many consecutive frames of a window go through the model in a step. Memory grows with them.",
+            tooltip="Number of consecutive frames that go through the model in each step. Memory use grows with it.",
         ),
     ]
+
+
+def _video_model_config(chosen: dict | None) -> VideoModelConfig | None:
+    if chosen is None or chosen["video_model"] == NONE:
+        return None
+    names = "model", "vae", "positive", "loss_weight", "resolution", "frames"
+    return VideoModelConfig(decoder=DecoderConfig(**sd15_decoder(chosen)), **{name: chosen[name] for name in names})
 
 
 class StoryReelTrainMotionPredictor(StoryReelNode):
@@ -58,54 +70,54 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
             node_id="StoryReelTrainMotionPredictor",
             display_name="Train Motion Predictor (StoryReel)",
             category=CATEGORY,
-            description="Learns from a folder of clips how image tokens move between two pictures, and says whether "
-            "that beats interpolation on clips that it did not see.",
+            description="Trains a motion predictor on a folder of video clips, and reports whether it beats "
+            "interpolation on held-out clips.",
             search_aliases=["SMP", "semantic motion", "training"],
             is_output_node=True,
             inputs=[
                 PredictorType.Input(
-                    "predictor", tooltip="From Load Motion Predictor, with none: whose image tokens are learnt."
+                    "predictor", tooltip="From Load Motion Predictor with predictor none. Its token_space is trained."
                 ),
                 io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
                 io.String.Input(
                     "clips",
                     default="clips",
-                    tooltip="A folder in ComfyUI's input folder with videos of one shot each, and folders in it.",
+                    tooltip="A folder in ComfyUI's input folder, with videos of one shot each. Subfolders are "
+                    "included.",
                 ),
                 io.String.Input(
                     "name",
                     default="my_motion",
-                    tooltip="Of the file in models/semantic_motion. One that is there is never overwritten.",
+                    tooltip="Name of the file in models/semantic_motion. An existing file is never overwritten.",
                 ),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=3,
                     max=64,
-                    tooltip="Of the windows that are learnt, at most; ask as many of the predictor. Shorter clips are "
-                    "learnt whole.",
+                    tooltip="Number of frames per training window. Set frames of Predict Motion to the same number. "
+                    "Shorter clips are used whole.",
                 ),
                 io.Int.Input(
                     "stride",
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="From one frame of a video that is used to the next: 4 makes 16 frames of 2 seconds at 30 "
-                    "a second.",
+                    tooltip="Use every n-th frame of the videos. With 4, 16 frames are 2 seconds at 30 fps.",
                 ),
                 io.Combo.Input(
                     "conditioning_mode",
-                    options=list(GIVEN),
-                    tooltip="The pictures that the predictor will be asked with.",
+                    options=list(CONDITIONING_MODES),
+                    tooltip="Which images the predictor will get in Predict Motion.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=10000,
                     min=1,
                     max=10_000_000,
-                    tooltip="StoryDiffusion took 100000. An interrupted run goes on where it was.",
+                    tooltip="Training steps. StoryDiffusion used 100000. An interrupted run resumes.",
                 ),
-                io.Int.Input("batch_size", default=16, min=1, max=4096, tooltip="Windows of a step."),
+                io.Int.Input("batch_size", default=16, min=1, max=4096, tooltip="Windows per step."),
                 io.Float.Input(
                     "learning_rate",
                     default=1e-4,
@@ -113,7 +125,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     max=1.0,
                     step=1e-6,
                     round=False,
-                    tooltip="Of learning: 0.0001 as published.",
+                    tooltip="0.0001 as published.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -121,7 +133,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     min=0,
                     max=2**31 - 1,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Of first weights, windows and held-out clips.",
+                    tooltip="Seed of the initial weights, the windows and the choice of held-out clips.",
                 ),
                 io.Float.Input(
                     "validation_split",
@@ -130,7 +142,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     max=0.5,
                     step=0.01,
                     advanced=True,
-                    tooltip="Share of the clips that only tell how good it became.",
+                    tooltip="Share of the clips that are held out to evaluate the predictor.",
                 ),
                 io.Int.Input(
                     "width",
@@ -139,10 +151,15 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     max=4096,
                     step=HEAD_WIDTH,
                     advanced=True,
-                    tooltip="Of the transformer: 1024 as published. Fewer clips than thousands want less.",
+                    tooltip="Width of the transformer. 1024 as published. Use less for fewer than thousands of clips.",
                 ),
                 io.Int.Input(
-                    "depth", default=8, min=1, max=48, advanced=True, tooltip="Transformer blocks: 8 as published."
+                    "depth",
+                    default=8,
+                    min=1,
+                    max=48,
+                    advanced=True,
+                    tooltip="Number of transformer blocks. 8 as published.",
                 ),
                 io.Float.Input(
                     "cosine_loss_weight",
@@ -151,24 +168,30 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     max=100.0,
                     step=0.1,
                     advanced=True,
-                    tooltip="Weight of the tokens' direction in the loss, beside their squared error.",
+                    tooltip="Weight of the tokens' cosine error in the loss. Their squared error has weight 1.",
                 ),
                 io.DynamicCombo.Input(
                     "video_model",
                     optional=True,
                     options=[
                         io.DynamicCombo.Option(NONE, []),
-                        *(io.DynamicCombo.Option(name, _joint(inputs)) for name, inputs in sd15_decoders().items()),
+                        *(
+                            io.DynamicCombo.Option(name, _video_model_inputs(inputs))
+                            for name, inputs in sd15_decoders().items()
+                        ),
                     ],
-                    tooltip="none: training in token space. Else SD1.5, which stays as it is, also tells how well it "
-                    "finds the clips' frames with the predicted tokens: through IP-Adapter's layers, or with the "
-                    "tokens behind the text. Much slower.",
+                    tooltip="none: only the tokens are compared. Else the error of a frozen SD1.5 video model is "
+                    "added to the loss. The model gets the predicted tokens through IP-Adapter's layers or appended "
+                    "to the text. This is much slower.",
                 ),
             ],
             outputs=[
-                PredictorType.Output(display_name="predictor", tooltip="The trained one, for Predict Motion."),
-                io.String.Output(display_name="report", tooltip="What it reached on held-out clips."),
-                io.Image.Output(display_name="loss_curve", tooltip="Loss, and held-out error beside interpolation's."),
+                PredictorType.Output(display_name="predictor", tooltip="The trained predictor, for Predict Motion."),
+                io.String.Output(display_name="report", tooltip="The result on held-out clips."),
+                io.Image.Output(
+                    display_name="loss_curve",
+                    tooltip="Plot of the loss and of the error on held-out clips, compared with interpolation.",
+                ),
             ],
         )
 
@@ -196,26 +219,31 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
         cosine_loss_weight,
         video_model=None,
     ) -> io.NodeOutput:
-        ends, keyframes = GIVEN[conditioning_mode]
-        tokens, token_width = predictor.space.shape
-        config = PredictorConfig(
-            predictor.space.space, tokens, token_width, width, depth, width // HEAD_WIDTH, frames, ends, keyframes
+        ends, in_between = CONDITIONING_MODES[conditioning_mode]
+        encoder = predictor.encoder
+        job = TrainingJob(
+            network=PredictorConfig(
+                token_space=encoder.token_space,
+                tokens=encoder.shape[0],
+                token_width=encoder.shape[1],
+                width=width,
+                depth=depth,
+                heads=width // HEAD_WIDTH,
+                frames=frames,
+                ends=ends,
+                keyframes=in_between,
+            ),
+            train=Plan(steps, batch_size, learning_rate, seed),
+            data=DataConfig(frames, stride, validation_split),
+            cosine_loss_weight=cosine_loss_weight,
+            video_model=_video_model_config(video_model),
         )
-        plan, recipe = (
-            Plan(steps, batch_size, learning_rate, seed),
-            training.Recipe(frames, stride, validation_split, cosine_loss_weight),
-        )
-        joint = None
-        if video_model is not None and video_model["video_model"] != NONE:
-            told = {part: video_model[part] for part in ("model", "vae", "positive", "frames")}
-            told |= {"weight": video_model["loss_weight"], "size": video_model["resolution"]}
-            joint = Joint(decoder=Decoder(**sd15_decoder(video_model)), **told)
-        made, trained = training.train_in_host(predictor, clip_vision, clips, name, config, plan, recipe, joint)
+        trained_predictor, trained = training.train_in_host(job, predictor, clip_vision, clips, name)
         kept_files.add(trained.path)
-        report = f"{trained.path.name}: {trained.figures.told}"
+        report = f"{trained.path.name}: {trained.result.summary}"
         messages.warn_missing_charts()
-        loss_curve = draw(trained.log, trained.figures.mse_interpolation, report)
-        return io.NodeOutput(made, report, loss_curve, ui={"text": [report]})
+        loss_curve = draw(trained.log, trained.result.mse_interpolation, report)
+        return io.NodeOutput(trained_predictor, report, loss_curve, ui={"text": [report]})
 
 
 NODES = [StoryReelTrainMotionPredictor]

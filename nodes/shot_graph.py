@@ -18,7 +18,7 @@ from ..host.common.run_folder import run_key
 from ..host.dynamicrafter import conditioning
 from ..host.dynamicrafter.model import parts_of
 from ..host.motion.apply import apply_to_sd15
-from ..host.motion.predict import Predictor, check_given
+from ..host.motion.predict import Predictor, check_image_count
 from ..host.story import shots
 from ..host.story.shot_progress import show_kept, with_progress
 from .motion import sd15_decoder
@@ -196,9 +196,9 @@ class MotionShots(StoryShots):
     def check(self) -> None:
         if self.vae is None:
             raise ValueError("vae is empty: the checkpoint has none. Use Load VAE.")
-        check_given(self.predictor, 2)
-        tokens = self.predictor.space
-        still = Trajectory(torch.zeros(self.frames, *tokens.shape), tokens.space)
+        check_image_count(self.predictor, 2)
+        encoder = self.predictor.encoder
+        still = Trajectory(torch.zeros(self.frames, *encoder.shape), encoder.token_space)
         apply_to_sd15(self.model, still, **sd15_decoder(self.decoder))
 
     def sample(self, graph: GraphBuilder, number: int, model: io.Model.Type, images: dict) -> list:

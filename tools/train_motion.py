@@ -39,14 +39,15 @@ def main(arguments: list[str]) -> int:
     from storyreel.core.networks.semantic_motion.config import PredictorConfig
     from storyreel.core.training import Plan
     from storyreel.host.motion.clips import clips_in
-    from storyreel.host.motion.training import Recipe, run
+    from storyreel.host.motion.job import DataConfig, TokenSpec, TrainingJob
+    from storyreel.host.motion.training import run
 
     started = time.monotonic()
     try:
-        space, clip_vision = load(options)
+        encoder, clip_vision = load(options)
         config = PredictorConfig(
-            space.space,
-            *space.shape,
+            encoder.token_space,
+            *encoder.shape,
             options.width,
             options.depth,
             options.heads or max(1, options.width // 64),
@@ -55,16 +56,16 @@ def main(arguments: list[str]) -> int:
             options.keyframes,
         )
         plan = Plan(options.steps, options.batch, options.rate, options.seed)
-        recipe = Recipe(options.frames, options.stride, options.held_out, options.cosine)
-        told = config, plan, recipe, options.work, Telling(options.stop_after)
-        trained = run(space, clip_vision, clips_in(options.clips), options.out, *told)
+        data = DataConfig(options.frames, options.stride, options.held_out)
+        job, tokens = TrainingJob(config, plan, data, options.cosine), TokenSpec(encoder, clip_vision)
+        trained = run(job, tokens, clips_in(options.clips), options.out, options.work, Telling(options.stop_after))
     except Stopped as stopped:
         print(stopped)
         return 0
     except (ValueError, FileNotFoundError) as error:
         raise environment.SetupError(str(error)) from None
     draw_curve(trained)
-    print(f"{options.out}: {trained.figures.told}")
+    print(f"{options.out}: {trained.result.summary}")
     print(f"done after {(time.monotonic() - started) / 60:.1f} minutes")
     return 0
 
@@ -96,7 +97,7 @@ def load(options: argparse.Namespace):
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter import loader
     from storyreel.host.motion import ip_adapter
-    from storyreel.host.motion.predict import DynamiCrafterTokens
+    from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     if options.clip_vision == TOY:
         storyworld.register()
@@ -104,9 +105,9 @@ def load(options: argparse.Namespace):
     else:
         clip_vision = comfy.clip_vision.load(options.clip_vision)
     if options.ip_adapter:
-        return ip_adapter.load_tokens(offer(ip_adapter.FOLDER, options.ip_adapter)), clip_vision
+        return ip_adapter.load_token_encoder(offer(ip_adapter.FOLDER, options.ip_adapter)), clip_vision
     model = loader.load(offer("checkpoints", options.dynamicrafter)).model
-    return DynamiCrafterTokens(model), clip_vision
+    return DynamiCrafterTokenEncoder(model), clip_vision
 
 
 def offer(folder: str, path: str) -> str:
@@ -122,7 +123,7 @@ def draw_curve(trained) -> None:
     from storyreel.core.motion.training_plot import draw
     from storyreel.core.video.files import to_bytes
 
-    curve = draw(trained.log, trained.figures.mse_interpolation, f"{trained.path.name}: {trained.figures.told}")
+    curve = draw(trained.log, trained.result.mse_interpolation, f"{trained.path.name}: {trained.result.summary}")
     Image.fromarray(to_bytes(curve)[0]).save(trained.path.with_suffix(".png"))
 
 

@@ -1,1 +1,1 @@
-"""Paths of what moves in a clip, and pictures of them and of a training."""
+"""Motions as image tokens, and plots of motions and trainings."""

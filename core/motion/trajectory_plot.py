@@ -1,12 +1,12 @@
-"""A motion as a picture: the path of its tokens, and how far they go from frame to frame."""
+"""Plot of a motion: its path in the principal plane, and the distance of its tokens from frame to frame."""
 
 from torch import Tensor
 
 from ..plot import chart, new_figure, picture_of
 from .trajectory import Trajectory, principal_plane, step_lengths
 
-LABELS = 12  # frames that are numbered along the path, about
-LEAST_HEIGHT = 0.1  # of the path's width
+LABELS = 12  # approximate number of labeled frames along the path
+MIN_HEIGHT = 0.1  # share of the path's width
 
 
 @chart
@@ -25,12 +25,12 @@ def draw(motion: Trajectory) -> Tensor:
     path.set_xlabel(f"first principal component ({first} of the variance)")
     path.set_ylabel(f"second ({second})")
     wide, high = places.abs().amax(dim=0).tolist()
-    half = max(high, LEAST_HEIGHT * wide) or 1.0  # else the rounding of a straight line would look like a path
+    half = max(high, MIN_HEIGHT * wide) or 1.0  # hides rounding errors of a straight path
     path.set_ylim(-1.1 * half, 1.1 * half)
     path.grid(alpha=0.3)
     speed.bar(range(1, len(motion)), steps.tolist())
     speed.set_xlabel("frame")
     speed.set_ylabel("distance of its tokens from the frame before")
     speed.grid(axis="y", alpha=0.3)
-    figure.suptitle(f"{motion.told} ({motion.space}, {len(motion)} frames)", fontsize=10)
+    figure.suptitle(f"{motion.description} ({motion.token_space}, {len(motion)} frames)", fontsize=10)
     return picture_of(figure)

@@ -1,27 +1,27 @@
-"""What the image encoder tells a video model of a picture: all of its tokens, or its projection."""
+"""Features of the image encoder for video models: all of its tokens, or its projection."""
 
 import comfy.model_management
 from torch import Tensor
 
 from ...core.video.images import clip_pixels
 
-GREY = 0.5  # the picture of those who see none
+GREY = 0.5  # pixels of the uncond image
 
 
-def vision_tokens(clip_vision, pictures: Tensor) -> Tensor:
-    """[B, N, width]: all tokens of the last layer, before its norm and projection. pictures: [B, H, W, 3]."""
-    return _look(clip_vision, pictures)[0].float().to(comfy.model_management.intermediate_device())
+def vision_tokens(clip_vision, images: Tensor) -> Tensor:
+    """[B, N, width]: all tokens of the last layer, before its norm and projection. images: [B, H, W, 3]."""
+    return _features(clip_vision, images)[0].float().to(comfy.model_management.intermediate_device())
 
 
-def anchor_embeds(clip_vision, pictures: Tensor) -> Tensor:
+def anchor_embeds(clip_vision, images: Tensor) -> Tensor:
     """The image encoder's projection of anchor frames [N, H, W, 3], as it was trained to see them: [1, N, width]."""
-    return _look(clip_vision, pictures)[2][None].float().to(comfy.model_management.intermediate_device())
+    return _features(clip_vision, images)[2][None].float().to(comfy.model_management.intermediate_device())
 
 
-def _look(clip_vision, pictures: Tensor) -> tuple:
-    """(tokens of the last layer, those of another one, projection, ...)"""
+def _features(clip_vision, images: Tensor) -> tuple:
+    """(tokens of the last layer, tokens of an intermediate layer, projection, ...)"""
     comfy.model_management.load_model_gpu(clip_vision.patcher)
     pixels = clip_pixels(
-        pictures.to(clip_vision.load_device), clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
+        images.to(clip_vision.load_device), clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
     )
     return clip_vision.model(pixel_values=pixels)

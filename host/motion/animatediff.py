@@ -1,7 +1,7 @@
-"""AnimateDiff's motion modules in the host's own UNet: in their places for the time of a forward pass, else nowhere.
+"""AnimateDiff's motion modules in the host's own UNet: inserted for each forward pass, removed after it.
 
-The modules are a model of their own under the host's memory management, beside the UNet's; the UNet is the one that all
-branches of a graph share, so nothing of them may stay in it.
+The modules are a ModelPatcher of their own, so the host loads and offloads them. All branches of a graph share one
+UNet, so no module may stay in it.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ EXPECTED = "a motion module of AnimateDiff for SD1.5 (v1, v2 or v3) was expected
 
 
 class HostMotionModules(MotionModules):
-    """The modules with the host's attention, and with its layers if no others are given."""
+    """The modules with the host's attention and, by default, its layers."""
 
     def __init__(self, config: MotionConfig, ops: Ops | None = None):
         attention = Attention()
@@ -59,22 +59,24 @@ def load(name: str) -> ModelPatcher:
             network = HostMotionModules(config, host_ops(device="meta", dtype=dtype))
             check_whole(network, weights)
         check_nothing_else(network, weights)
-        # Positions stay as they are: an 8-bit format could not hold them.
+        # Positions keep their format: 8 bits are not enough for them.
         put_weights(network, {key: t if key.endswith(".pe") else t.to(dtype) for key, t in weights.items()})
     return patcher_of(network)
 
 
 def read_weights(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The modules' own, by their published names. Raises ValueError for modules of another family, by its name."""
+    """The weights of the modules by their published names. Raises ValueError for modules of another family."""
     found = {key.removeprefix("module."): weight for key, weight in weights.items() if "motion_modules." in key}
     if not found:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; {EXPECTED}.")
     if any("_lora." in key for key in found):
-        raise ValueError(f"{NODE}: {name} is a MotionLoRA, which goes on top of a motion module; {EXPECTED}.")
+        raise ValueError(f"{NODE}: {name} is a MotionLoRA, which patches a motion module; {EXPECTED}.")
     if any(key.endswith("pos_encoder.positional_encoding") for key in found):
         raise ValueError(f"{NODE}: {name} is a motion module of Hotshot-XL; {EXPECTED}.")
     if not any(key.endswith("pos_encoder.pe") for key in found):
-        raise ValueError(f"{NODE}: {name} holds no positions, as AnimateLCM's and diffusers' files; {EXPECTED}.")
+        raise ValueError(
+            f"{NODE}: {name} holds no position table, like the files of AnimateLCM and diffusers; {EXPECTED}."
+        )
     levels = {key.split(".")[1] for key in found if key.startswith("down_blocks.")}
     widths = found.get("down_blocks.0.motion_modules.0.temporal_transformer.norm.weight")
     if levels == {"0", "1", "2"} and widths is not None and widths.shape == (320,):
@@ -88,8 +90,8 @@ def unet_of(model: ModelPatcher) -> UNetModel:
     published = type(config).__module__ == comfy.supported_models.__name__
     if not isinstance(unet, UNetModel) or published and not isinstance(config, comfy.supported_models.SD15):
         raise ValueError(
-            f"{NODE}: the MODEL is {type(config).__name__.removesuffix('Config')}; SD1.5, or a model made from it, is "
-            "expected for motion modules and IP-Adapter."
+            f"{NODE}: the MODEL is {type(config).__name__.removesuffix('Config')}; motion modules and IP-Adapter "
+            "expect SD1.5 or a model fine-tuned from it."
         )
     return unet
 
@@ -111,18 +113,18 @@ def check_fit(name: str, unet: UNetModel, config: MotionConfig) -> None:
     if config.middle is None:
         widths.pop(("middle", 0))
     if {place: config.widths[module] for module, place in config.places.items()} != widths:
-        made, found = (", ".join(map(str, sizes)) for sizes in (config.widths.values(), widths.values()))
+        modules, blocks = (", ".join(map(str, sizes)) for sizes in (config.widths.values(), widths.values()))
         raise ValueError(
-            f"{NODE}: {name} has modules of widths {made}, and the MODEL has blocks of widths {found}; a motion module "
-            "for this very kind of model is expected."
+            f"{NODE}: {name} has modules of widths {modules}, and the MODEL has blocks of widths {blocks}; use a "
+            "motion module for this kind of model."
         )
 
 
-class OnClips(nn.Module):
-    """A layer called with the number of clips, which blocks of the host do not hand on.
+class ClipLayer(nn.Module):
+    """Calls a layer with the number of clips in the batch, which the host's blocks do not pass on.
 
-    anchored: the host put a frame before each clip, for models whose first frame is special, and drops its result. Here
-    it would shift every frame's position, so the layer does not see it.
+    anchored: the host puts an anchor frame before each clip, for models with a causal first frame, and drops its
+    result. It would shift the positions of all frames, so the layer is called without it.
     """
 
     def __init__(self, layer: nn.Module, clips: int, anchored: bool):
@@ -138,10 +140,10 @@ class OnClips(nn.Module):
 
 
 @contextlib.contextmanager
-def in_their_places(unet: UNetModel, modules: HostMotionModules, rows: int, options: dict):
-    """`modules` in `unet` for a forward pass of so many rows under these transformer_options.
+def inserted_modules(unet: UNetModel, modules: HostMotionModules, rows: int, options: dict):
+    """Context manager: `modules` are in `unet` for a forward pass of so many rows with these transformer_options.
 
-    Raises ValueError for more frames than the modules know positions.
+    Raises ValueError for more frames than the position table has.
     """
     clips = len(options["cond_or_uncond"])
     anchor = getattr(options.get("context_window"), "causal_anchor_index", None)
@@ -149,8 +151,8 @@ def in_their_places(unet: UNetModel, modules: HostMotionModules, rows: int, opti
     frames, known = rows // clips - anchored, modules.config.frames
     if frames > known:
         raise ValueError(
-            f"{NODE}: the clip has {frames} frames, and the motion module knows positions for {known}; make it shorter "
-            "or use the host's Context Windows with at most so many frames."
+            f"{NODE}: the clip has {frames} frames, and the motion module supports at most {known}; use fewer frames, "
+            f"or Context Windows of at most {known} frames."
         )
     with contextlib.ExitStack() as stack:
         blocks = blocks_of(unet)
@@ -158,12 +160,12 @@ def in_their_places(unet: UNetModel, modules: HostMotionModules, rows: int, opti
             layers = [layer for block in blocks.values() for layer in block if isinstance(layer, ResBlock)]
             for norms in (*(part for layer in layers for part in (layer.in_layers, layer.out_layers)), unet.out):
                 stack.callback(norms.__setitem__, 0, norms[0])
-                norms[0] = OnClips(ClipNorm(norms[0]), clips, anchored)
+                norms[0] = ClipLayer(ClipNorm(norms[0]), clips, anchored)
         for place, module in modules.placed.items():
             block = blocks[place]
-            behind = isinstance(block[-1], (Upsample, Downsample)) or place[0] == "middle"
-            index = len(block) - behind
-            block.insert(index, OnClips(module, clips, anchored))
+            before_last = isinstance(block[-1], (Upsample, Downsample)) or place[0] == "middle"
+            index = len(block) - before_last
+            block.insert(index, ClipLayer(module, clips, anchored))
             stack.callback(block.__delitem__, index)
         stack.enter_context(modules.attention.under(options))
         yield

@@ -1,4 +1,4 @@
-"""Clips to learn a motion from: videos in a folder, and what encoders make of their frames, once, kept in files."""
+"""Training clips: videos in a folder, and files with the tokens and latents of their frames, each encoded once."""
 
 import hashlib
 import json
@@ -14,108 +14,106 @@ import torch
 from safetensors.torch import safe_open, save_file
 from torch import Tensor
 
-from ...core.networks.semantic_motion.training import LEAST_FRAMES, TOKENS, Clip
+from ...core.networks.semantic_motion.training import MIN_FRAMES, TOKENS, TokenClip
 from ...core.video import files
 from ...core.video.images import fit
 from ..common import messages
-from .predict import Space
+from .job import TokenSpec
 
 NODE = "Train Motion Predictor"
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
 
-LATENTS = "latents"  # in a file of a clip
+LATENTS = "latents"  # key in the file of a clip
 
-# tell("clip", "latents of clip" or "step", done, to do); may raise, to stop
-Tell = Callable[[str, int, int], None]
-# pictures [T, H, W, 3] -> a row for each
+# report(kind, done, total), kind "clip", "latents of clip" or "step"; may raise an exception to stop the training
+Report = Callable[[str, int, int], None]
+# images [T, H, W, 3] -> a row for each
 Encode = Callable[[Tensor], Tensor]
 
 
 def clips_in(folder: Path) -> list[Path]:
-    """What is named like a video in a folder and in those inside it, by their names. See `usable`."""
+    """Files with the suffix of a video in a folder and its subfolders, sorted. See `usable`."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def stamp(folder: Path) -> str:
-    """A name for what is in a folder now: another one after a clip came, went or changed."""
+    """A digest of the clips in a folder, which changes if one is added, removed or modified."""
     return digest([_identity(path) for path in clips_in(folder)])
 
 
-def token_paths(space: Space, clip_vision, clips: Sequence[Path], stride: int, folder: Path) -> list[Path]:
-    """Where in `folder` the tokens of every `stride`-th frame of each clip are, or will be."""
-    return _paths(_tokens_by(space, clip_vision), clips, stride, folder)
+def token_paths(tokens: TokenSpec, clips: Sequence[Path], stride: int, folder: Path) -> list[Path]:
+    """The files in `folder` for the tokens of every `stride`-th frame of each clip."""
+    return _paths(tokens.encode, clips, stride, folder)
 
 
-def latent_paths(vae, size: int, clips: Sequence[Path], stride: int, folder: Path) -> list[Path]:
-    """Where in `folder` the latents of the same frames' middle squares, of so many pixels a side, are, or will be."""
-    return _paths(_latents_by(vae, size), clips, stride, folder)
+def latent_paths(vae, resolution: int, clips: Sequence[Path], stride: int, folder: Path) -> list[Path]:
+    """The files in `folder` for the latents of the same frames, center-cropped to `resolution` pixels."""
+    return _paths(_latent_encoder(vae, resolution), clips, stride, folder)
 
 
 def usable(clips: Sequence[Path], stride: int, paths: Sequence[Path]) -> list[int]:
-    """Numbers of the clips that are videos of enough frames, or whose tokens are there. A message names each other one.
+    """Indices of the clips that are videos of enough frames, or whose tokens exist. A message names each other one.
 
-    Raises ValueError if there is none.
+    Raises ValueError if no clip is usable.
     """
     reasons = [None if path.exists() else _unusable(clip, stride) for clip, path in zip(clips, paths, strict=True)]
     lines = [f"{clip.name} is skipped: it {reason}." for clip, reason in zip(clips, reasons, strict=True) if reason]
     if clips and len(lines) == len(clips):
         found = f"{len(clips)} file{'s' * (len(clips) > 1)}"
-        raise ValueError(f"{NODE}: the folder holds {found} and no clip to learn from: {lines[0]}")
+        raise ValueError(f"{NODE}: the folder holds {found}, and none can be used for training: {lines[0]}")
     for line in lines:
         messages.warn(f"{NODE}: {line}")
     return [number for number, reason in enumerate(reasons) if not reason]
 
 
 def _unusable(clip: Path, stride: int) -> str | None:
-    """Why nothing can be learnt from a file, so far as its first frames tell."""
+    """Why a file cannot be used, judged by its first frames."""
     if clip.is_dir():
         return "is a folder"
     try:
-        found = sum(1 for _ in islice(files.read_frames(clip), 0, (LEAST_FRAMES - 1) * stride + 1, stride))
+        found = sum(1 for _ in islice(files.read_frames(clip), 0, (MIN_FRAMES - 1) * stride + 1, stride))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         return f"cannot be read as a video ({error})"
     except IndexError:
-        return "has no pictures"
-    if found >= LEAST_FRAMES:
+        return "has no frames"
+    if found >= MIN_FRAMES:
         return None
     held = f"{found} frame{'s' * (found != 1)}"
-    return f"has {held} at a stride of {stride}; at least {LEAST_FRAMES} are expected, two ends and one between"
+    return f"has {held} at a stride of {stride}; at least {MIN_FRAMES} are expected"
 
 
 def make_tokens(
-    space: Space, clip_vision, clips: Sequence[Path], stride: int, paths: Sequence[Path], tell: Tell
-) -> list[Clip]:
-    """Write those of `token_paths` that are not there. Raises as `files.read_frames` for what is not `usable`."""
-    _write_missing(_tokens_by(space, clip_vision), TOKENS, clips, stride, paths, partial(tell, "clip"))
-    made = []
+    tokens: TokenSpec, clips: Sequence[Path], stride: int, paths: Sequence[Path], report: Report
+) -> list[TokenClip]:
+    """Write the files of `token_paths` that do not exist. Raises like `files.read_frames` for what is not `usable`."""
+    _write_missing(tokens.encode, TOKENS, clips, stride, paths, partial(report, "clip"))
+    token_clips = []
     for path in paths:
         with safe_open(path, "pt") as file:
-            made.append(Clip(path, file.get_slice(TOKENS).get_shape()[0]))
-    return made
+            token_clips.append(TokenClip(path, file.get_slice(TOKENS).get_shape()[0]))
+    return token_clips
 
 
-def make_latents(vae, size: int, clips: Sequence[Path], stride: int, paths: Sequence[Path], tell: Tell) -> None:
-    """Write those of `latent_paths` that are not there. Raises as `make_tokens`."""
-    _write_missing(_latents_by(vae, size), LATENTS, clips, stride, paths, partial(tell, "latents of clip"))
+def make_latents(
+    vae, resolution: int, clips: Sequence[Path], stride: int, paths: Sequence[Path], report: Report
+) -> None:
+    """Write the files of `latent_paths` that do not exist. Raises like `make_tokens`."""
+    encode = _latent_encoder(vae, resolution)
+    _write_missing(encode, LATENTS, clips, stride, paths, partial(report, "latents of clip"))
 
 
 def read_latents(path: Path, start: int, frames: int) -> Tensor:
-    """float32 [T, channels, h, w] of some frames, as the VAE gave them."""
+    """float32 [T, channels, h, w] of some frames, as the VAE returned them."""
     with safe_open(path, "pt") as file:
         return file.get_slice(LATENTS)[start : start + frames].float()
 
 
-def _tokens_by(space: Space, clip_vision) -> Encode:
-    """Tokens [T, N, D] of pictures, or [T, S, N, D]."""
-    return lambda pictures: space.encode(clip_vision, pictures, space.slots)
-
-
-def _latents_by(vae, size: int) -> Encode:
-    return lambda pictures: vae.encode(fit(pictures, size, size))
+def _latent_encoder(vae, resolution: int) -> Encode:
+    return lambda images: vae.encode(fit(images, resolution, resolution))
 
 
 def _paths(encode: Encode, clips: Sequence[Path], stride: int, folder: Path) -> list[Path]:
-    encoder = _name_of(encode)
+    encoder = _fingerprint(encode)
     return [folder / f"{digest([encoder, stride, _identity(clip)])}.safetensors" for clip in clips]
 
 
@@ -125,13 +123,13 @@ def _write_missing(
     clips: Sequence[Path],
     stride: int,
     paths: Sequence[Path],
-    tell: Callable[[int, int], None],
+    report: Callable[[int, int], None],
 ) -> None:
     for number, (clip, path) in enumerate(zip(clips, paths, strict=True)):
-        tell(number, len(clips))
+        report(number, len(clips))
         if not path.exists():
             write(path, {name: _encoded(encode, clip, stride)}, {"clip": clip.name})
-    tell(len(clips), len(clips))
+    report(len(clips), len(clips))
 
 
 @torch.inference_mode()
@@ -146,7 +144,7 @@ def _encoded(encode: Encode, clip: Path, stride: int) -> Tensor:
 
 
 def _readable(clip: Path) -> Iterator[np.ndarray]:
-    """The frames of a clip up to one that cannot be decoded, as the host reads it, or that has another size."""
+    """The frames of a clip up to the first that cannot be decoded or has another size."""
     frames = files.read_frames(clip)
     first = next(frames)
     yield first
@@ -166,16 +164,16 @@ def _readable(clip: Path) -> Iterator[np.ndarray]:
         return
 
 
-def _half(encode: Encode, pictures: Tensor) -> Tensor:
-    return encode(pictures).half().cpu()
+def _half(encode: Encode, images: Tensor) -> Tensor:
+    return encode(images).half().cpu()
 
 
 @torch.inference_mode()
-def _name_of(encode: Encode) -> str:
-    """Of an encoder with all that stands behind it: what it makes of a picture."""
+def _fingerprint(encode: Encode) -> str:
+    """Of an encoder and all models behind it: the digest of its output for a fixed image."""
     side = torch.linspace(0, 1, 64)
-    picture = torch.stack([*torch.meshgrid(side, side, indexing="ij"), side.flip(0).expand(64, 64)], dim=-1)
-    return hashlib.sha256(_half(encode, picture[None]).numpy().tobytes()).hexdigest()
+    image = torch.stack([*torch.meshgrid(side, side, indexing="ij"), side.flip(0).expand(64, 64)], dim=-1)
+    return hashlib.sha256(_half(encode, image[None]).numpy().tobytes()).hexdigest()
 
 
 def _identity(path: Path) -> list:
@@ -191,6 +189,6 @@ def digest(value) -> str:
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """The file appears under its name when it is whole, never before."""
+    """The file appears under its name only when it is complete."""
     with files.appearing(path, sum(t.numel() * t.element_size() for t in tensors.values())) as unfinished:
         save_file({key: t.contiguous().cpu() for key, t in tensors.items()}, unfinished, metadata)

@@ -203,7 +203,7 @@ def test_the_hosts_unet(path, opened):
     with_modules.set_additional_models("modules", [modules])
 
     def around(executor, x, timesteps, context, y, control, transformer_options, **kwargs):
-        with animatediff.in_their_places(executor.class_obj, modules.model, len(x), transformer_options):
+        with animatediff.inserted_modules(executor.class_obj, modules.model, len(x), transformer_options):
             return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
     with_modules.add_wrapper("diffusion_model", around)

@@ -161,7 +161,7 @@ def test_half_precision(model, way):
 
 def test_frames_know_of_each_other_through_the_modules_alone(model):
     motion = following()
-    moved = Trajectory(motion.tokens.clone(), motion.space, motion.nothing)
+    moved = Trajectory(motion.tokens.clone(), motion.token_space, motion.uncond)
     moved.tokens[-1] += 1
     changed = [
         (sample(apply(model, moved, module)) != sample(apply(model, motion, module))).flatten(1).any(1).tolist()
@@ -177,7 +177,7 @@ def test_the_negative_sees_no_picture(model, adapter):
     still = Trajectory(following().tokens[:1].expand(FRAMES, -1, -1), "ip-plus", following().tokens[0])
     alike = apply(model, still, **ways)
     near(sample(alike, cfg=9.0, negative=2), sample(alike, cfg=1.0, negative=2))
-    other = apply(model, Trajectory(still.tokens, "ip-plus", following().nothing), **ways)
+    other = apply(model, Trajectory(still.tokens, "ip-plus", following().uncond), **ways)
     assert not torch.allclose(sample(other, cfg=9.0, negative=2), sample(other, cfg=1.0, negative=2), atol=1e-2)
 
 
@@ -234,7 +234,7 @@ def test_a_window_equals_its_frames_sampled_alone(model, way, causal):
     drawn = comfy.sample.prepare_noise(start, 1)
     whole = run(windows(apply(model, motion, **way), FRAMES, 0, causal), drawn, start)
     for frames in (slice(0, FRAMES), slice(FRAMES, 2 * FRAMES)):
-        part = Trajectory(motion.tokens[frames], motion.space, motion.nothing)
+        part = Trajectory(motion.tokens[frames], motion.token_space, motion.uncond)
         near(whole[frames], run(apply(model, part, **way), drawn[frames], start[frames]))
 
 
@@ -247,7 +247,7 @@ def run(model, drawn: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
 
 def test_more_frames_than_positions_need_windows(model):
     motion = following(25)
-    with pytest.raises(ValueError, match="clip has 25 frames, and the motion module knows positions for 24"):
+    with pytest.raises(ValueError, match="clip has 25 frames, and the motion module supports at most 24"):
         sample(apply(model, motion, "tiny_v1.ckpt"), 25)
     assert sample(windows(apply(model, motion, "tiny_v1.ckpt"), 16, 4, True), 25).isfinite().all()
     assert sample(apply(model, motion, "tiny_v3.ckpt"), 25).isfinite().all()
@@ -386,11 +386,11 @@ def test_files_of_another_kind_are_named(files, model):
         "torn.ckpt": ({key: t for key, t in whole.items() if key != first}, f"is not whole: it lacks {first}"),
         "lcm.ckpt": (
             {key: t for key, t in whole.items() if not key.endswith(".pe")},
-            "holds no positions, as AnimateLCM's",
+            "holds no position table, like the files of AnimateLCM",
         ),
         "motion_lora.ckpt": (
             {f"{first}.processor.to_q_lora.down.weight": torch.zeros(1)},
-            "is a MotionLoRA, which goes on top",
+            "is a MotionLoRA, which patches",
         ),
         "hotshot.ckpt": (
             {key.replace("encoder.pe", "encoder.positional_encoding"): t for key, t in whole.items()},
@@ -419,7 +419,7 @@ def test_adapters_of_another_kind_are_named(files, model):
 
     folder = files / ip_adapter.FOLDER
     tiny.write_adapter(folder / "short.safetensors", layers=tiny.LAYERS[:-1])
-    with pytest.raises(ValueError, match="short.safetensors has 6 layers that are not those of this MODEL, .* 7"):
+    with pytest.raises(ValueError, match="short.safetensors has 6 layers that do not match the 7 layers of this MODEL"):
         apply(model, adapter="short.safetensors")
     tiny.write_adapter(folder / "wide.safetensors", width=64)
     with pytest.raises(ValueError, match="wide.safetensors reads tokens of width 64, and the motion's have 48"):
@@ -436,7 +436,7 @@ def test_adapters_of_another_kind_are_named(files, model):
 
 @pytest.mark.parametrize("family", ["SDXL", "SD20"])
 def test_models_of_another_kind_are_named(files, family):
-    with pytest.raises(ValueError, match=f"the MODEL is {family}; SD1.5, or a model made from it, is expected"):
+    with pytest.raises(ValueError, match=f"the MODEL is {family}; motion modules and IP-Adapter expect SD1.5"):
         apply(tiny.sd15(tiny.SIZES, family=family))
 
 
@@ -444,5 +444,5 @@ def test_lengths_that_differ_are_said(model):
     with pytest.raises(ValueError, match="STORYREEL_MOTION has 6 frames, and the LATENT holds 5"):
         sample(apply(model), 5)
     wide = Trajectory(noise(FRAMES, 3, 64), "ip-plus")
-    with pytest.raises(ValueError, match="has tokens of width 64, and this MODEL reads text of width 48"):
+    with pytest.raises(ValueError, match="has tokens of width 64, and this MODEL expects width 48"):
         apply(model, wide, adapter=None)

@@ -12,7 +12,7 @@ from storyreel.core.motion.trajectory import Trajectory
 from storyreel.core.networks.semantic_motion import training
 from storyreel.core.networks.semantic_motion.config import TRAINING, PredictorConfig
 from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
-from storyreel.core.networks.semantic_motion.training import Clip
+from storyreel.core.networks.semantic_motion.training import TokenClip
 from storyreel.core.training import Plan
 
 FRAMES, CLIPS, SIZE, HELD_OUT = 5, 6, 64, 0.3
@@ -36,10 +36,10 @@ def clips(host):
 
 
 @pytest.fixture(scope="module")
-def space(clips):
-    from storyreel.host.motion.ip_adapter import load_tokens
+def encoder(clips):
+    from storyreel.host.motion.ip_adapter import load_token_encoder
 
-    return load_tokens(ADAPTER)
+    return load_token_encoder(ADAPTER)
 
 
 def make_vae(channels: int = 4):
@@ -67,10 +67,11 @@ def parts(clips):
 @pytest.fixture
 def joint(parts):
     """joint(...) -> a joint training, with other settings where they are named"""
-    from storyreel.host.motion.decoder_training import Decoder, Joint
+    from storyreel.host.motion.job import DecoderConfig, VideoModelConfig
 
     def joint(model=None, decoder=None, **changed):
-        made = Joint(model or parts[0].clone(), parts[1], text(), Decoder(MODULE, ADAPTER), size=SIZE, frames=3)
+        decoding = DecoderConfig(MODULE, ADAPTER)
+        made = VideoModelConfig(model or parts[0].clone(), parts[1], text(), decoding, resolution=SIZE, frames=3)
         return replace(made, **changed, decoder=replace(made.decoder, **decoder or {}))
 
     return joint
@@ -82,22 +83,15 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture
-def learn(space, clip_vision, clips, work, tmp_path):
+def learn(encoder, clip_vision, clips, work, tmp_path):
     """learn(...) -> what the training left, called as a node is; tokens and latents are made once for all tests."""
-    from storyreel.host.motion.training import Recipe, run
+    from storyreel.host.motion.job import DataConfig, TokenSpec, TrainingJob
+    from storyreel.host.motion.training import run
 
     def learn(name: str, joint=None, plan=PLAN, tell=lambda *_: None):
-        told = (
-            tmp_path / f"{name}.safetensors",
-            CONFIG,
-            plan,
-            Recipe(frames=FRAMES, held_out=HELD_OUT),
-            work,
-            tell,
-            joint,
-        )
+        job = TrainingJob(CONFIG, plan, DataConfig(frames=FRAMES, validation_split=HELD_OUT), video_model=joint)
         with torch.inference_mode():
-            return run(space, clip_vision, clips, *told)
+            return run(job, TokenSpec(encoder, clip_vision), clips, tmp_path / f"{name}.safetensors", work, tell)
 
     return learn
 
@@ -123,17 +117,19 @@ def same(one, other) -> bool:
 # Without it
 
 
-def test_weight_0_is_a_training_in_token_space(learn, joint, space, clip_vision, clips, work):
-    """To the last bit, under the key that it always had."""
+def test_weight_0_is_a_training_in_token_space(learn, joint, encoder, clip_vision, clips, work):
+    """To the last bit, with the same key."""
     from storyreel.host.motion.clips import digest, token_paths
-    from storyreel.host.motion.training import Recipe
+    from storyreel.host.motion.job import DataConfig, TokenSpec
 
-    alone, beside = learn("alone"), learn("beside", joint(weight=0.0))
+    alone, beside = learn("alone"), learn("beside", joint(loss_weight=0.0))
     assert same(alone, beside) and beside.log == alone.log and told_by(beside) == told_by(alone)
-    paths = token_paths(space, clip_vision, clips, 1, work / "tokens")
-    recipe = asdict(Recipe(frames=FRAMES, held_out=HELD_OUT))
-    said = [{"plan": asdict(PLAN), "recipe": recipe}, asdict(CONFIG), [path.name for path in paths]]
-    assert told_by(alone)["run"] == digest(said) and "joint" not in told_by(alone)
+    tokens = TokenSpec(encoder, clip_vision)
+    paths = token_paths(tokens, clips, 1, work / "tokens")
+    data = asdict(DataConfig(frames=FRAMES, validation_split=HELD_OUT))
+    settings = {"train": asdict(PLAN), "data": data, "cosine_loss_weight": 1.0}
+    key = digest([settings, asdict(CONFIG), [path.name for path in paths]])
+    assert told_by(alone)["run"] == key and "video_model" not in told_by(alone)
 
 
 # The gradient
@@ -152,7 +148,7 @@ def error_of(tmp_path):
     from storyreel.host.motion.clips import write
     from storyreel.host.motion.decoder_training import FrozenVideo
 
-    clip, latents = Clip(tmp_path / "tokens", FRAMES), tmp_path / "latents"
+    clip, latents = TokenClip(tmp_path / "tokens", FRAMES), tmp_path / "latents"
     write(latents, {"latents": noise(FRAMES, 4, 8, 8, seed=5)}, {})
 
     def error_of(joint, tokens: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -165,7 +161,7 @@ def error_of(tmp_path):
             return value.item(), given.grad
 
         with torch.inference_mode():
-            return FrozenVideo(joint, CONFIG).during({clip.path: latents}, 0, work)
+            return FrozenVideo(joint, CONFIG).run({clip.path: latents}, 0, work)
 
     return error_of
 
@@ -211,15 +207,16 @@ def test_it_does_not_depend_on_how_the_model_runs(error_of, joint, parts, monkey
 # What is learnt
 
 
-def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, space, clip_vision, clips, work):
+def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, encoder, clip_vision, clips, work):
     """On training clips its error falls below where a training without it leaves it; the model is as it was."""
     from storyreel.host.motion.clips import latent_paths, make_tokens, token_paths
     from storyreel.host.motion.decoder_training import FrozenVideo
+    from storyreel.host.motion.job import TokenSpec
 
     model, vae = parts
     plain = sample(model)
     before, modules = {key: t.clone() for key, t in model.model.state_dict().items()}, list(model.model.modules())
-    plan, asked = replace(PLAN, steps=40, rate=5e-3), joint(weight=30.0)
+    plan, asked = replace(PLAN, steps=40, rate=5e-3), joint(loss_weight=30.0)
     trained = [learn("alone", plan=plan), learn("together", asked, plan)]
 
     assert torch.equal(sample(model), plain)
@@ -228,14 +225,15 @@ def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, sp
     assert not any(weight.requires_grad or weight.grad is not None for weight in model.model.parameters())
     assert not any(getattr(module, "weight_function", None) for module in modules)
 
-    told = told_by(trained[1])["joint"]
-    assert (told["weight"], told["size"], told["frames"]) == (30, SIZE, 3)
+    told = told_by(trained[1])["video_model"]
+    assert (told["loss_weight"], told["resolution"], told["frames"]) == (30, SIZE, 3)
     assert (told["model"], told["adapter"], told["module"]) == ("SD15", ADAPTER, MODULE)
     assert told_by(trained[1])["run"] != told_by(trained[0])["run"]
 
-    paths = token_paths(space, clip_vision, clips, 1, work / "tokens")
+    tokens = TokenSpec(encoder, clip_vision)
+    paths = token_paths(tokens, clips, 1, work / "tokens")
     latents = dict(zip(paths, latent_paths(vae, SIZE, clips, 1, work / "latents"), strict=True))
-    kept, _ = training.split(make_tokens(space, clip_vision, clips, 1, paths, lambda *_: None), HELD_OUT, plan.seed)
+    kept, _ = training.split_clips(make_tokens(tokens, clips, 1, paths, lambda *_: None), HELD_OUT, plan.seed)
 
     def mean_error(error) -> list[float]:
         means = []
@@ -244,13 +242,13 @@ def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, sp
             network.load_state_dict({key: t.float() for key, t in load_file(file.path).items()})
             for number in range(24):
                 clip = kept[number % len(kept)]
-                window = training.example([clip.read(0, FRAMES)], [0, FRAMES - 1])
-                predicted = network(window.interpolated, window.given)[0]
+                window = training.make_batch([clip.read(0, FRAMES)], [0, FRAMES - 1])
+                predicted = network(window.interpolated, window.is_keyframe)[0]
                 found.append(error(predicted, clip, 0, torch.Generator().manual_seed(number)).item())
-            means.append(sum(found) / len(found) / asked.weight)
+            means.append(sum(found) / len(found) / asked.loss_weight)
         return means
 
-    alone, together = FrozenVideo(asked, CONFIG).during(latents, 0, mean_error)
+    alone, together = FrozenVideo(asked, CONFIG).run(latents, 0, mean_error)
     assert together < 0.98 * alone, (alone, together)
 
 
@@ -271,7 +269,7 @@ def test_interrupted_it_goes_on_and_ends_the_same(learn, joint, work):
     assert same(whole, again) and again.log == whole.log and told_by(again) == told_by(whole)
     assert sorted((work / "latents").iterdir()) == latents
     with pytest.raises(ValueError, match="whole.safetensors is there and of another training"):
-        learn("whole", joint(weight=2.0))
+        learn("whole", joint(loss_weight=2.0))
 
 
 def test_a_training_knows_its_model(joint, parts):
@@ -280,7 +278,7 @@ def test_a_training_knows_its_model(joint, parts):
     from storyreel.host.motion.decoder_training import FrozenVideo
 
     def told(*named, **changed) -> str:
-        return json.dumps(FrozenVideo(joint(*named, **changed), CONFIG).told)
+        return json.dumps(FrozenVideo(joint(*named, **changed), CONFIG).metadata)
 
     first = told()
     assert told(tiny.sd15(tiny.SIZES)) == first
@@ -291,7 +289,14 @@ def test_a_training_knows_its_model(joint, parts):
     patched.add_patches({key: (torch.ones_like(patched.model.state_dict()[key]),)}, 0.1)
     stronger = parts[0].clone()
     stronger.add_patches({key: (torch.ones_like(patched.model.state_dict()[key]),)}, 0.2)
-    others = [told(patched), told(stronger), told(positive=text(7)), told(weight=2.0), told(frames=2), told(size=128)]
+    others = [
+        told(patched),
+        told(stronger),
+        told(positive=text(7)),
+        told(loss_weight=2.0),
+        told(frames=2),
+        told(resolution=128),
+    ]
     ways = (dict(module="joint_v1.ckpt"), dict(own_schedule=False), dict(strength=0.5), dict(adapter=None))
     others += [told(decoder=way) for way in ways]
     sample(patched)
@@ -307,11 +312,11 @@ def test_what_cannot_serve_is_refused_by_name(joint, host):
 
     tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "joint_wide.safetensors", width=64)
     refused = {
-        "the MODEL is SDXL; SD1.5, or a model made from it, is expected": joint(tiny.sd15(tiny.SIZES, family="SDXL")),
+        "the MODEL is SDXL; motion modules and IP-Adapter expect SD1.5": joint(tiny.sd15(tiny.SIZES, family="SDXL")),
         "vae is empty, the checkpoint carries none; use Load VAE": joint(vae=None),
-        "the VAE makes latents of 16 channels, and the MODEL reads 4": joint(vae=make_vae(16)),
-        "at strength 0 the video model looks at no tokens": joint(decoder=dict(strength=0.0)),
-        "reads tokens of width 64, and the motion's have 48": joint(decoder=dict(adapter="joint_wide.safetensors")),
+        "the VAE makes latents of 16 channels, and the MODEL expects 4": joint(vae=make_vae(16)),
+        "strength is 0, so the video model ignores the tokens": joint(decoder=dict(strength=0.0)),
+        "expects tokens of width 64, and the motion's have 48": joint(decoder=dict(adapter="joint_wide.safetensors")),
     }
     for sentence, asked in refused.items():
         with pytest.raises(ValueError, match=sentence):
@@ -321,15 +326,13 @@ def test_what_cannot_serve_is_refused_by_name(joint, host):
         replace(CONFIG, frames=known + 1),
         replace(joint(decoder=dict(module="joint_v1.ckpt")), frames=known + 1),
     )
-    with pytest.raises(
-        ValueError, match=f"{known + 1} frames of a window .* knows positions for {known}; set the video"
-    ):
+    with pytest.raises(ValueError, match=f"{known + 1} frames go through .* supports {known}; set the video"):
         FrozenVideo(asked, long)
     FrozenVideo(asked, CONFIG)  # whose windows are shorter
-    with pytest.raises(ValueError, match="has tokens of width 64, and this MODEL reads text of width 48"):
+    with pytest.raises(ValueError, match="has tokens of width 64, and this MODEL expects width 48"):
         FrozenVideo(joint(decoder=dict(adapter=None)), replace(CONFIG, token_width=64))
-    with pytest.raises(ValueError, match="the predictor is for DynamiCrafter, and joint training goes through SD1.5"):
-        FrozenVideo(joint(), replace(CONFIG, space="dynamicrafter"))
+    with pytest.raises(ValueError, match="the predictor is for DynamiCrafter, and video_model supports SD1.5 only"):
+        FrozenVideo(joint(), replace(CONFIG, token_space="dynamicrafter"))
 
 
 # The node
@@ -369,5 +372,7 @@ def test_the_node(host, clips):
     assert bars.count(CLIPS) == 2  # of tokens, and of latents
     with safe_open(host.base / "models" / "semantic_motion" / "by_both.safetensors", "pt") as file:
         told = json.loads(file.metadata()[TRAINING])
-    assert told["joint"]["frames"] == 2 and told["joint"]["model"] == "SD15" and told["figures"]["clips"] == 2
-    assert done.values["train"][0].trained.startswith("predicted by by_both.safetensors")
+    assert (
+        told["video_model"]["frames"] == 2 and told["video_model"]["model"] == "SD15" and told["figures"]["clips"] == 2
+    )
+    assert done.values["train"][0].description.startswith("predicted by by_both.safetensors")

@@ -16,7 +16,7 @@ from storyreel.core.networks.semantic_motion.config import METADATA, PredictorCo
 
 FRAMES, SIZE = 16, (8, 12)
 PLUS = PredictorConfig(tokens=tiny.TOKENS, token_width=tiny.CONTEXT, width=32, depth=1, heads=2, frames=20)
-CRAFTER = replace(PLUS, space="dynamicrafter", tokens=16, token_width=64)
+CRAFTER = replace(PLUS, token_space="dynamicrafter", tokens=16, token_width=64)
 SD15 = "sd15.ckpt"
 
 
@@ -47,24 +47,29 @@ def picture(seed: int, count: int = 1, size=SIZE) -> torch.Tensor:
 
 @pytest.fixture
 def plus(files):
-    from storyreel.host.motion.ip_adapter import load_tokens
+    from storyreel.host.motion.ip_adapter import load_token_encoder
 
-    return load_tokens("nodes_plus.safetensors")
+    return load_token_encoder("nodes_plus.safetensors")
 
 
 @torch.no_grad()
-def predict(predictor, clip_vision, *pictures, knots=None, frames=FRAMES, **edited):
+def predict(predictor, clip_vision, *pictures, keyframe_indices=None, frames=FRAMES, **edited):
     from storyreel.host.motion import predict as motion
 
     return motion.predict(
-        predictor, clip_vision, pictures, knots or trajectory.even(len(pictures), frames), frames, **edited
+        predictor,
+        clip_vision,
+        pictures,
+        keyframe_indices or trajectory.spread_evenly(len(pictures), frames),
+        frames,
+        **edited,
     )
 
 
-def load(name: str, space):
+def load(name: str, encoder):
     from storyreel.host.motion.predict import load_predictor
 
-    return load_predictor(name, space)
+    return load_predictor(name, encoder)
 
 
 def test_folders_of_the_users_own(files, tmp_path, monkeypatch):
@@ -98,24 +103,24 @@ def test_untrained_is_a_line_between_the_tokens_of_ip_adapter(plus, clip_vision)
     ends = [
         plus.projection.model(clip_vision.encode_image(picture(seed))["penultimate_hidden_states"]) for seed in (1, 2)
     ]
-    assert motion.tokens.shape == (FRAMES, tiny.TOKENS, tiny.CONTEXT) and motion.space == "ip-plus"
+    assert motion.tokens.shape == (FRAMES, tiny.TOKENS, tiny.CONTEXT) and motion.token_space == "ip-plus"
     for i, tokens in enumerate(motion.tokens):
         torch.testing.assert_close(tokens, torch.lerp(ends[0][0], ends[1][0], i / (FRAMES - 1)), rtol=0, atol=1e-5)
     assert torch.equal(motion.tokens[0], ends[0][0]) and torch.equal(motion.tokens[-1], ends[1][0])
-    assert "untrained" in motion.told
+    assert "untrained" in motion.description
     zeros = clip_vision.model(pixel_values=torch.zeros(1, 3, 128, 128), intermediate_output=-2)[1]
-    torch.testing.assert_close(motion.nothing, plus.projection.model(zeros.float())[0])
+    torch.testing.assert_close(motion.uncond, plus.projection.model(zeros.float())[0])
 
 
 @torch.no_grad()
 def test_the_plain_adapter_reads_embeddings(files, clip_vision):
-    from storyreel.host.motion.ip_adapter import load_tokens
+    from storyreel.host.motion.ip_adapter import load_token_encoder
 
-    plain = load_tokens("nodes_plain.bin")
+    plain = load_token_encoder("nodes_plain.bin")
     motion = predict(load("none", plain), clip_vision, picture(1))
     seen = clip_vision.encode_image(picture(1))["image_embeds"]
-    assert motion.space == "ip" and torch.equal(motion.tokens[3], plain.projection.model(seen)[0])
-    assert torch.equal(motion.nothing, plain.projection.model(torch.zeros_like(seen))[0])
+    assert motion.token_space == "ip" and torch.equal(motion.tokens[3], plain.projection.model(seen)[0])
+    assert torch.equal(motion.uncond, plain.projection.model(torch.zeros_like(seen))[0])
 
 
 @torch.no_grad()
@@ -127,13 +132,13 @@ def test_a_trained_predictor_adds_what_it_learnt(plus, clip_vision):
     known = torch.zeros(FRAMES, dtype=torch.bool)
     known[[0, -1]] = True
     assert torch.equal(motion.tokens, trained.network.model(straight[None], known)[0])
-    assert not torch.equal(motion.tokens[1:-1], straight[1:-1]) and "plus.safetensors" in motion.told
+    assert not torch.equal(motion.tokens[1:-1], straight[1:-1]) and "plus.safetensors" in motion.description
     nothing = predict(trained, clip_vision, *pictures, strength=0.0)
-    assert torch.equal(nothing.tokens, straight) and "strength 0" in nothing.told
+    assert torch.equal(nothing.tokens, straight) and "strength is 0" in nothing.description
     half = predict(trained, clip_vision, *pictures, strength=0.5).tokens
     torch.testing.assert_close(half, (motion.tokens + straight) / 2)
     through = predict(trained, clip_vision, picture(1), picture(3), picture(2))
-    assert "saw no pictures between" in through.told
+    assert "trained without images between" in through.description
 
 
 @torch.no_grad()
@@ -142,30 +147,32 @@ def test_easing_retimes_the_whole_path(plus, clip_vision):
     trained, pictures = load("plus.safetensors", plus), (picture(1), picture(2))
     path = predict(trained, clip_vision, *pictures).tokens
     eased = predict(trained, clip_vision, *pictures, easing="ease in", hold_end=2).tokens
-    times = trajectory.clock([0, FRAMES - 1], FRAMES, "ease in", hold_end=2)
+    times = trajectory.timing([0, FRAMES - 1], FRAMES, "ease in", hold_end=2)
     torch.testing.assert_close(eased, trajectory.retime(path, times), rtol=0, atol=1e-5)
     assert torch.equal(eased[-3], path[-1])
 
 
 def test_where_pictures_stand():
-    from storyreel.host.motion.predict import knots_of, pictures_of
+    from storyreel.host.motion.predict import collect_images, parse_keyframe_indices
 
-    assert knots_of(0, "", True, 16) == [0, 15] and knots_of(0, " ", False, 16) == [0]
-    assert knots_of(2, "", True, 16) == [0, 5, 10, 15] and knots_of(2, "3, 11", True, 16) == [0, 3, 11, 15]
+    assert parse_keyframe_indices(0, "", True, 16) == [0, 15] and parse_keyframe_indices(0, " ", False, 16) == [0]
+    assert parse_keyframe_indices(2, "", True, 16) == [0, 5, 10, 15] and parse_keyframe_indices(
+        2, "3, 11", True, 16
+    ) == [0, 3, 11, 15]
     with pytest.raises(ValueError, match="keyframe_positions names 1 frames, and keyframes holds 2 images"):
-        knots_of(2, "3", True, 16)
-    with pytest.raises(ValueError, match="keyframe_positions is '3; 4'; numbers of frames with commas"):
-        knots_of(2, "3; 4", True, 16)
-    with pytest.raises(ValueError, match="start holds 2 pictures; 1 is expected"):
-        pictures_of(picture(1, 2), None, None)
-    assert [part.shape for part in pictures_of(picture(1), picture(2, 3), picture(3))] == [picture(1).shape] * 5
+        parse_keyframe_indices(2, "3", True, 16)
+    with pytest.raises(ValueError, match="keyframe_positions is '3; 4'; frame numbers with commas"):
+        parse_keyframe_indices(2, "3; 4", True, 16)
+    with pytest.raises(ValueError, match="start_image holds 2 images; 1 is expected"):
+        collect_images(picture(1, 2), None, None)
+    assert [part.shape for part in collect_images(picture(1), picture(2, 3), picture(3))] == [picture(1).shape] * 5
 
 
 # Refusals
 
 
 def test_a_predictor_of_another_space_is_refused_by_name(plus, crafter):
-    from storyreel.host.motion.predict import DynamiCrafterTokens
+    from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     with pytest.raises(
         ValueError, match=r"crafter.safetensors was trained for dynamicrafter \(16 x 64\).* ip-plus \(3 x"
@@ -174,8 +181,8 @@ def test_a_predictor_of_another_space_is_refused_by_name(plus, crafter):
     with pytest.raises(
         ValueError, match=r"plus.safetensors was trained for ip-plus \(3 x 48\), and DynamiCrafter 512_interp makes"
     ):
-        load("plus.safetensors", DynamiCrafterTokens(crafter))
-    load("crafter.safetensors", DynamiCrafterTokens(crafter))
+        load("plus.safetensors", DynamiCrafterTokenEncoder(crafter))
+    load("crafter.safetensors", DynamiCrafterTokenEncoder(crafter))
 
 
 def test_files_that_are_no_predictors_are_refused(files, plus):
@@ -193,26 +200,26 @@ def test_files_that_are_no_predictors_are_refused(files, plus):
 
 
 def test_what_a_predictor_was_not_trained_for_is_refused(plus, clip_vision):
-    with pytest.raises(ValueError, match="21 frames are asked of a motion predictor whose position table has 20"):
+    with pytest.raises(ValueError, match="The shot has 21 frames, and the motion predictor knows at most 20"):
         predict(load("plus.safetensors", plus), clip_vision, picture(1), picture(2), frames=21)
-    with pytest.raises(ValueError, match="trained on a start and an end picture, and end is empty"):
+    with pytest.raises(ValueError, match="trained with a start and an end image; connect end_image"):
         predict(load("plus.safetensors", plus), clip_vision, picture(1))
-    with pytest.raises(ValueError, match="trained on a start picture alone; leave the other pictures empty"):
+    with pytest.raises(ValueError, match="trained with a start image only; disconnect the other images"):
         predict(load("one.safetensors", plus), clip_vision, picture(1), picture(2))
     predict(load("one.safetensors", plus), clip_vision, picture(1))
 
 
 def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip_vision):
     import comfy.clip_vision
-    from storyreel.host.motion.predict import DynamiCrafterTokens
+    from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     other = comfy.clip_vision.ClipVisionModel({**clip_vision.config, "hidden_size": 32, "projection_dim": 32})
     for weight in other.model.parameters():
         torch.nn.init.zeros_(weight)
-    with pytest.raises(ValueError, match="CLIP_VISION gives tokens of width 32, and nodes_plus.safetensors .* 96"):
+    with pytest.raises(ValueError, match="CLIP_VISION gives features of width 32, and nodes_plus.safetensors .* 96"):
         predict(load("none", plus), other, picture(1))
     with pytest.raises(ValueError, match="CLIP_VISION gives tokens of width 32, and this DynamiCrafter .* width 96"):
-        predict(load("none", DynamiCrafterTokens(crafter)), other, picture(1))
+        predict(load("none", DynamiCrafterTokenEncoder(crafter)), other, picture(1))
 
 
 def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, crafter):
@@ -220,15 +227,17 @@ def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, cra
 
     tokens = torch.zeros(FRAMES, 16, 64)
     sd15 = tiny.sd15(tiny.SIZES)
-    with pytest.raises(ValueError, match="STORYREEL_MOTION is of DynamiCrafter and feeds no SD1.5"):
+    with pytest.raises(ValueError, match="STORYREEL_MOTION has tokens of DynamiCrafter, which do not fit SD1.5"):
         apply_to_sd15(sd15, Trajectory(tokens, "dynamicrafter"), None, None)
-    with pytest.raises(ValueError, match="STORYREEL_MOTION is of IP-Adapter-Plus and feeds no DynamiCrafter"):
+    with pytest.raises(
+        ValueError, match="STORYREEL_MOTION has tokens of IP-Adapter-Plus, which do not fit DynamiCrafter"
+    ):
         apply_to_dynamicrafter(crafter, Trajectory(tokens, "ip-plus"))
-    with pytest.raises(ValueError, match="16 tokens of width 32 a frame, and this DynamiCrafter .* 16 of width 64"):
+    with pytest.raises(ValueError, match="16 tokens of width 32 per frame, and this DynamiCrafter .* 16 of width 64"):
         apply_to_dynamicrafter(crafter, Trajectory(tokens[..., :32], "dynamicrafter"))
     with pytest.raises(ValueError, match="MODEL is a BaseModel; a DynamiCrafter model is expected"):
         apply_to_dynamicrafter(sd15, Trajectory(tokens, "dynamicrafter"))
-    with pytest.raises(ValueError, match="MODEL is DynamiCrafter; SD1.5, or a model made from it, is expected"):
+    with pytest.raises(ValueError, match="MODEL is DynamiCrafter; motion modules and IP-Adapter expect SD1.5"):
         apply_to_sd15(crafter, Trajectory(tokens, "ip-plus"), None, None)
 
 
@@ -273,11 +282,11 @@ def guided(model, conds):
 def follow(crafter, clip_vision):
     """follow(start, end, frames) -> the DynamiCrafter model on the way between two pictures"""
     from storyreel.host.motion.apply import apply_to_dynamicrafter
-    from storyreel.host.motion.predict import DynamiCrafterTokens
+    from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     def follow(start: torch.Tensor, end: torch.Tensor, frames: int = FRAMES, predictor: str = "none"):
-        made = predict(load(predictor, DynamiCrafterTokens(crafter)), clip_vision, start, end, frames=frames)
-        assert made.tokens.shape == (frames, 16, 64) and made.space == "dynamicrafter"
+        made = predict(load(predictor, DynamiCrafterTokenEncoder(crafter)), clip_vision, start, end, frames=frames)
+        assert made.tokens.shape == (frames, 16, 64) and made.token_space == "dynamicrafter"
         return apply_to_dynamicrafter(crafter, made)
 
     return follow
@@ -304,14 +313,14 @@ def test_dynamicrafter_follows(crafter, clip_vision, follow):
 @torch.no_grad()
 def test_each_frame_has_its_own_slot(crafter, clip_vision, follow):
     """K_s and K_e of frame i are what the checkpoint makes for frame i."""
-    from storyreel.host.motion.predict import DynamiCrafterTokens
+    from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     def slots(seed: int) -> torch.Tensor:
         _, extras = told(clip_vision, picture(seed), FRAMES)[0][0]
         tokens = next(value for key, value in extras.items() if "vision_tokens" in key)
         return crafter.model.image_tokens(tokens, "cpu")[0].unflatten(0, (FRAMES, 16))
 
-    motion = predict(load("none", DynamiCrafterTokens(crafter)), clip_vision, picture(1), picture(2))
+    motion = predict(load("none", DynamiCrafterTokenEncoder(crafter)), clip_vision, picture(1), picture(2))
     first, last = slots(1), slots(2)
     for i in range(FRAMES):
         torch.testing.assert_close(motion.tokens[i], torch.lerp(first[i], last[i], i / (FRAMES - 1)))
@@ -329,7 +338,7 @@ def test_halves_of_guidance_together_or_apart(clip_vision, follow, monkeypatch):
 def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision, follow):
     long = follow(picture(1), picture(2), 24)
     conds = told(clip_vision, picture(1), 24)
-    with pytest.raises(ValueError, match="24 frames are sampled at once, and this DynamiCrafter .* tokens for 16"):
+    with pytest.raises(ValueError, match="24 frames are sampled at once, and this DynamiCrafter .* expects 16"):
         sample(long, conds, 24)
     for causal in (True, False):
         assert sample(windows(long, FRAMES, 8, causal), conds, 24).isfinite().all()

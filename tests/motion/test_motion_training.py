@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from storyreel.core.networks.semantic_motion import training
 from storyreel.core.networks.semantic_motion.config import TRAINING, PredictorConfig, read_training
 from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
-from storyreel.core.networks.semantic_motion.training import Clip, Examples, Figures, example
+from storyreel.core.networks.semantic_motion.training import TokenBatchSampler, TokenClip, ValidationResult, make_batch
 from storyreel.core.training import Plan, seeded, train
 
 SMALL = PredictorConfig(tokens=2, token_width=12, width=32, depth=1, heads=2, frames=8)
@@ -33,27 +33,27 @@ def straight(number: int, frames: int) -> torch.Tensor:
     return torch.lerp(ends[0], ends[1], torch.linspace(0, 1, frames)[:, None, None])
 
 
-def write_clips(folder, motion, lengths=(8,) * 24) -> list[Clip]:
-    clips = [Clip(folder / f"{number}.safetensors", frames) for number, frames in enumerate(lengths)]
+def write_clips(folder, motion, lengths=(8,) * 24) -> list[TokenClip]:
+    clips = [TokenClip(folder / f"{number}.safetensors", frames) for number, frames in enumerate(lengths)]
     for number, clip in enumerate(clips):
         save_file({training.TOKENS: motion(number, clip.frames).half()}, clip.path)
     return clips
 
 
 def learn(clips, state, plan=PLAN, config=SMALL, watch=lambda step: None):
-    """(the averaged network, the log, its figures on held-out clips)"""
-    kept, held_out = training.split(clips, 0.25, plan.seed)
-    examples = Examples(kept, config, config.frames)
+    """(the averaged network, the log, its result on held-out clips)"""
+    kept, held_out = training.split_clips(clips, 0.25, plan.seed)
+    batches = TokenBatchSampler(kept, config, config.frames)
 
     def loss(network, generator):
-        return training.loss(network, examples.draw(plan.batch, generator))
+        return training.loss(network, batches.sample(plan.batch, generator))
 
-    def measure(network) -> Figures:
-        return training.measure(network, held_out, config, config.frames)
+    def validate(network) -> ValidationResult:
+        return training.validate(network, held_out, config, config.frames)
 
     network = seeded(lambda: MotionPredictor(config), plan.seed)
-    average, log = train(network, loss, plan, state, lambda network: {"mse": measure(network).mse}, watch)
-    return average, log, measure(average)
+    average, log = train(network, loss, plan, state, lambda network: {"mse": validate(network).mse}, watch)
+    return average, log, validate(average)
 
 
 # What is learnt
@@ -61,40 +61,45 @@ def learn(clips, state, plan=PLAN, config=SMALL, watch=lambda step: None):
 
 def test_curved_motion_is_learnt(tmp_path):
     clips = write_clips(tmp_path, curved)
-    average, log, figures = learn(clips, tmp_path / "state")
-    assert figures.beats and figures.clips == 6 and figures.gain > 0.8, figures
-    assert figures.cosine > figures.cosine_interpolation
-    assert "beats interpolation on 6 held-out clips" in figures.told
-    assert log[-1]["step"] == PLAN.steps and log[-1]["mse"] == pytest.approx(figures.mse)
+    average, log, result = learn(clips, tmp_path / "state")
+    assert result.beats_interpolation and result.clips == 6 and result.gain > 0.8, result
+    assert result.cosine > result.cosine_interpolation
+    assert "beats interpolation on 6 held-out clips" in result.summary
+    assert log[-1]["step"] == PLAN.steps and log[-1]["mse"] == pytest.approx(result.mse)
     assert log[-1]["loss"] < log[0]["loss"] / 2
-    few = training.measure(average, clips[:3], SMALL, SMALL.frames)  # are no proof, however much better it is on them
-    assert few.clips == 3 and few.gain_low > 0 and not few.beats
-    assert "is not known to beat interpolation, for which 5 clips must be held out, on 3 held-out clips" in few.told
+    few = training.validate(average, clips[:3], SMALL, SMALL.frames)  # are no proof, however much better it is on them
+    assert few.clips == 3 and few.gain_low > 0 and not few.beats_interpolation
+    assert "is not known to beat interpolation, which takes 5 held-out clips, on 3 held-out clips" in few.summary
 
 
 def test_of_straight_motion_there_is_nothing_to_learn_and_it_says_so(tmp_path):
-    _, _, figures = learn(write_clips(tmp_path, straight), tmp_path / "state")
-    assert not figures.beats and "does NOT beat interpolation on 6 held-out clips" in figures.told, figures
+    _, _, result = learn(write_clips(tmp_path, straight), tmp_path / "state")
+    assert not result.beats_interpolation and "does NOT beat interpolation on 6 held-out clips" in result.summary, (
+        result
+    )
 
 
 @pytest.mark.parametrize("config", [replace(SMALL, ends=1), replace(SMALL, keyframes=True)], ids=["start", "keyframes"])
 def test_other_pictures_may_be_given(tmp_path, config):
     """The start alone, which stays where it is without a predictor; and pictures between, at times."""
     clips = write_clips(tmp_path, curved)
-    _, _, figures = learn(clips, tmp_path / "state", config=config)
-    assert figures.beats
-    draws = [Examples(clips, config, 8).draw(2, torch.Generator().manual_seed(seed)).given for seed in range(20)]
+    _, _, result = learn(clips, tmp_path / "state", config=config)
+    assert result.beats_interpolation
+    draws = [
+        TokenBatchSampler(clips, config, 8).sample(2, torch.Generator().manual_seed(seed)).is_keyframe
+        for seed in range(20)
+    ]
     counts = {int(given.sum()) for given in draws}
     assert counts == ({1} if config.ends == 1 else {2, 3})
     assert all(given[0] and given[-1] == (config.ends == 2) for given in draws)
 
 
-def test_figures_are_those_of_the_formulas(tmp_path):
+def test_result_are_those_of_the_formulas(tmp_path):
     """Errors over the frames between alone, in every whole window; each clip counts once; the interval holds them."""
     clips = write_clips(tmp_path, curved, (8, 3, 17))
     network = seeded(lambda: MotionPredictor(SMALL), 1)
     torch.nn.init.normal_(network.proj_out.weight, std=0.1, generator=torch.Generator().manual_seed(0))
-    figures = training.measure(network, clips, SMALL, 8)
+    result = training.validate(network, clips, SMALL, 8)
     rows = []
     for clip in clips:
         tokens, length = load_file(clip.path)[training.TOKENS].float(), min(8, clip.frames)
@@ -109,27 +114,27 @@ def test_figures_are_those_of_the_formulas(tmp_path):
         assert len(row) == max(1, clip.frames // 8)
         rows.append(torch.tensor(row).mean(0))
     mean = torch.stack(rows).mean(0)
-    assert [figures.mse, figures.mse_interpolation] == pytest.approx(mean.tolist(), rel=1e-3)
-    assert figures.gain == pytest.approx(1 - (mean[0] / mean[1]).item(), rel=1e-3)
-    assert figures.gain_low <= figures.gain <= figures.gain_high
+    assert [result.mse, result.mse_interpolation] == pytest.approx(mean.tolist(), rel=1e-3)
+    assert result.gain == pytest.approx(1 - (mean[0] / mean[1]).item(), rel=1e-3)
+    assert result.gain_low <= result.gain <= result.gain_high
 
 
 def test_clips_that_stand_still_are_no_gain():
-    found = training.interval(torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
+    found = training.gain_interval(torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
     assert found == (0, 0)
 
 
-# Examples
+# Batches
 
 
 def test_short_clips_come_whole_and_others_at_their_length(tmp_path):
     clips = write_clips(tmp_path, curved, (3, 5, 20))
     lengths = set()
     for seed in range(40):
-        asked = Examples(clips, SMALL, 8).draw(3, torch.Generator().manual_seed(seed))
-        assert asked.truth.shape == asked.interpolated.shape == (3, len(asked.given), 2, 12)
-        assert torch.equal(asked.interpolated[:, [0, -1]], asked.truth[:, [0, -1]])
-        lengths.add(len(asked.given))
+        batch = TokenBatchSampler(clips, SMALL, 8).sample(3, torch.Generator().manual_seed(seed))
+        assert batch.target.shape == batch.interpolated.shape == (3, len(batch.is_keyframe), 2, 12)
+        assert torch.equal(batch.interpolated[:, [0, -1]], batch.target[:, [0, -1]])
+        lengths.add(len(batch.is_keyframe))
     assert lengths == {3, 5, 8}
 
 
@@ -137,22 +142,22 @@ def test_short_clips_come_whole_and_others_at_their_length(tmp_path):
 def test_frames_with_tokens_of_their_own(frames):
     """Frame i of a window is compared in its own slot, between the same slot of both ends."""
     window = noise(frames, 6, 2, 12)
-    asked = example([window], [0, frames - 1])
+    batch = make_batch([window], [0, frames - 1])
     slots = [round(i * 5 / (frames - 1)) for i in range(frames)]
     for i, slot in enumerate(slots):
-        assert torch.equal(asked.truth[0, i], window[i, slot])
+        assert torch.equal(batch.target[0, i], window[i, slot])
         between = torch.lerp(window[0, slot], window[-1, slot], i / (frames - 1))
-        torch.testing.assert_close(asked.interpolated[0, i], between)
+        torch.testing.assert_close(batch.interpolated[0, i], between)
 
 
 def test_held_out_clips_are_not_trained_on():
     clips = list(range(20))
-    kept, held_out = training.split(clips, 0.25, 3)
+    kept, held_out = training.split_clips(clips, 0.25, 3)
     assert sorted(kept + held_out) == clips and len(held_out) == 5
-    assert training.split(clips, 0.25, 3) == (kept, held_out) != training.split(clips, 0.25, 4)
-    assert [len(part) for part in training.split([1, 2], 0.9, 0)] == [1, 1]
+    assert training.split_clips(clips, 0.25, 3) == (kept, held_out) != training.split_clips(clips, 0.25, 4)
+    assert [len(part) for part in training.split_clips([1, 2], 0.9, 0)] == [1, 1]
     with pytest.raises(ValueError, match="There is 1 clip; at least 2 are expected"):
-        training.split([1], 0.1, 0)
+        training.split_clips([1], 0.1, 0)
 
 
 # Nothing is lost

@@ -40,22 +40,23 @@ def clips(host):
 
 
 @pytest.fixture(scope="module")
-def space(clips):
-    from storyreel.host.motion.ip_adapter import load_tokens
+def encoder(clips):
+    from storyreel.host.motion.ip_adapter import load_token_encoder
 
-    return load_tokens(ADAPTER)
+    return load_token_encoder(ADAPTER)
 
 
 @pytest.fixture
-def learn(space, clip_vision, clips, tmp_path):
+def learn(encoder, clip_vision, clips, tmp_path):
     """learn(...) -> what the training left; in a folder of its own, but for the clips' tokens."""
     from storyreel.host.motion.clips import clips_in
-    from storyreel.host.motion.training import Recipe, run
+    from storyreel.host.motion.job import DataConfig, TokenSpec, TrainingJob
+    from storyreel.host.motion.training import run
 
-    def learn(target="a.safetensors", work="work", folder=clips, plan=PLAN, recipe=None, config=CONFIG, tell=None):
-        recipe = recipe or Recipe(frames=FRAMES, held_out=0.3)
-        told = tmp_path / target, config, plan, recipe, tmp_path / work, tell or (lambda *_: None)
-        return run(space, clip_vision, clips_in(folder), *told)
+    def learn(target="a.safetensors", work="work", folder=clips, plan=PLAN, data=None, config=CONFIG, tell=None):
+        job = TrainingJob(config, plan, data or DataConfig(frames=FRAMES, validation_split=0.3))
+        files = clips_in(folder), tmp_path / target, tmp_path / work
+        return run(job, TokenSpec(encoder, clip_vision), *files, tell or (lambda *_: None))
 
     return learn
 
@@ -65,27 +66,27 @@ def told_by(path) -> dict:
         return json.loads(file.metadata()[TRAINING])
 
 
-def test_clips_become_a_predictor_that_says_how_good_it_is(learn, space, clip_vision, host):
+def test_clips_become_a_predictor_that_says_how_good_it_is(learn, encoder, clip_vision, host):
     from storyreel.core.motion.training_plot import draw
     from storyreel.host.motion import predict
 
     name = "swings.safetensors"
     trained = learn(target=host.base / "models" / predict.FOLDER / name)
-    figures, told = trained.figures, told_by(trained.path)
-    assert figures.beats and figures.clips == HELD_OUT and figures.gain > 0.2, figures
-    assert told["verdict"] == figures.told and told["beats_interpolation"] and told["clips"] == CLIPS + 1
+    result, told = trained.result, told_by(trained.path)
+    assert result.beats_interpolation and result.clips == HELD_OUT and result.gain > 0.2, result
+    assert told["verdict"] == result.summary and told["beats_interpolation"] and told["clips"] == CLIPS + 1
     assert (
-        told["tokens_of"] == ADAPTER and told["figures"]["mse"] == figures.mse and told["plan"]["steps"] == PLAN.steps
+        told["tokens_of"] == ADAPTER and told["figures"]["mse"] == result.mse and told["train"]["steps"] == PLAN.steps
     )
-    loaded = predict.load_predictor(name, space)
-    assert loaded.network.model.config == CONFIG and loaded.trained == f"predicted by {name}"
-    other = predict.load_predictor(name, replace(space, name="face.safetensors")).trained
-    assert other == f"predicted by {name}, which learnt tokens of {ADAPTER}, and these are of face.safetensors"
-    plot = draw(trained.log, figures.mse_interpolation, figures.told)
+    loaded = predict.load_predictor(name, encoder)
+    assert loaded.network.model.config == CONFIG and loaded.description == f"predicted by {name}"
+    other = predict.load_predictor(name, replace(encoder, name="face.safetensors")).description
+    assert other == f"predicted by {name}, which was trained on tokens of {ADAPTER}; these are of face.safetensors"
+    plot = draw(trained.log, result.mse_interpolation, result.summary)
     assert plot.shape[0] == 1 and plot.std() > 0.01
 
 
-def test_one_that_learnt_nothing_is_saved_and_says_so(learn, space, host):
+def test_one_that_learnt_nothing_is_saved_and_says_so(learn, encoder, host):
     from storyreel.host.motion import predict
 
     name = "rash.safetensors"
@@ -93,9 +94,9 @@ def test_one_that_learnt_nothing_is_saved_and_says_so(learn, space, host):
         target=host.base / "models" / predict.FOLDER / name, plan=replace(PLAN, steps=3, rate=0.5, warmup=1)
     )
     told = told_by(trained.path)
-    assert not trained.figures.beats and not told["beats_interpolation"]
+    assert not trained.result.beats_interpolation and not told["beats_interpolation"]
     assert f"does NOT beat interpolation on {HELD_OUT} held-out clips" in told["verdict"]
-    told = predict.load_predictor(name, space).trained
+    told = predict.load_predictor(name, encoder).description
     assert told == "predicted by rash.safetensors, which is not known to beat interpolation"
 
 
@@ -118,7 +119,7 @@ def test_interrupted_it_goes_on_and_ends_the_same(learn, tmp_path):
     seen = []
     again = learn("broken.safetensors", "broken", plan=plan, tell=lambda *told: seen.append(told[:2]))
     assert [done for kind, done in seen if kind == "step"] == list(range(17, 31))
-    assert again.log == whole.log and again.figures == whole.figures
+    assert again.log == whole.log and again.result == whole.result
     one, other = load_file(whole.path), load_file(again.path)
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert list((tmp_path / "broken").rglob("state*")) == []
@@ -129,28 +130,28 @@ def test_what_is_there_is_neither_made_again_nor_overwritten(learn):
     first = learn(plan=plan)
     stamp, seen = first.path.stat().st_mtime_ns, []
     again = learn(plan=plan, tell=lambda *told: seen.append(told))
-    assert again.figures == first.figures and again.log == first.log and seen == []
-    with pytest.raises(ValueError, match="a.safetensors is there and of another training; choose another name"):
+    assert again.result == first.result and again.log == first.log and seen == []
+    with pytest.raises(ValueError, match="a.safetensors exists and is of another training; choose another name"):
         learn(plan=replace(plan, seed=1))
     assert first.path.stat().st_mtime_ns == stamp
 
 
-def test_tokens_are_those_of_the_frames(learn, space, clip_vision, clips, tmp_path):
+def test_tokens_are_those_of_the_frames(learn, encoder, clip_vision, clips, tmp_path):
     """One file a clip, for a stride and an encoder of its own; a clip that changed is looked at again."""
     from storyreel.core.video import files
     from storyreel.host.motion.clips import token_paths
-    from storyreel.host.motion.training import Recipe
+    from storyreel.host.motion.job import DataConfig, TokenSpec
 
-    learn(plan=replace(PLAN, steps=1), recipe=Recipe(frames=3, stride=2), config=replace(CONFIG, frames=3))
+    learn(plan=replace(PLAN, steps=1), data=DataConfig(frames=3, stride=2), config=replace(CONFIG, frames=3))
     clip = clips / "00.gif"
-    (path,) = token_paths(space, clip_vision, [clip], 2, tmp_path / "work" / "tokens")
+    (path,) = token_paths(TokenSpec(encoder, clip_vision), [clip], 2, tmp_path / "work" / "tokens")
     tokens = load_file(path)["tokens"]
     seen = files.to_images(list(files.read_frames(clip))[::2])
-    torch.testing.assert_close(tokens.float(), space.encode(clip_vision, seen, 1), rtol=2e-3, atol=2e-3)
-    assert tokens.shape == (FRAMES // 2, *space.shape)
-    assert token_paths(space, clip_vision, [clip], 3, path.parent) != [path]
+    torch.testing.assert_close(tokens.float(), encoder.encode(clip_vision, seen, 1), rtol=2e-3, atol=2e-3)
+    assert tokens.shape == (FRAMES // 2, *encoder.shape)
+    assert token_paths(TokenSpec(encoder, clip_vision), [clip], 3, path.parent) != [path]
     write_video(clip, swing(0, FRAMES))
-    assert token_paths(space, clip_vision, [clip], 2, path.parent) != [path]
+    assert token_paths(TokenSpec(encoder, clip_vision), [clip], 2, path.parent) != [path]
 
 
 def test_tokens_of_dynamicrafter(clip_vision, host, tmp_path):
@@ -158,21 +159,24 @@ def test_tokens_of_dynamicrafter(clip_vision, host, tmp_path):
     from storyreel.host.dynamicrafter import loader
     from storyreel.host.motion import predict
     from storyreel.host.motion.clips import clips_in
-    from storyreel.host.motion.training import Recipe, run
+    from storyreel.host.motion.job import DataConfig, TokenSpec, TrainingJob
+    from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
+    from storyreel.host.motion.training import run
 
     dynamicrafter.write(host.base / "models" / "checkpoints" / "dynamicrafter_512_interp_trained.safetensors")
     model = loader.load("dynamicrafter_512_interp_trained.safetensors", precision=torch.float32).model
-    space = predict.DynamiCrafterTokens(model)
+    encoder = DynamiCrafterTokenEncoder(model)
     for number in range(2):
         write_video(tmp_path / "clips" / f"{number}.gif", swing(number, 4))
-    config = PredictorConfig("dynamicrafter", *space.shape, width=32, depth=1, heads=1, frames=4)
+    config = PredictorConfig("dynamicrafter", *encoder.shape, width=32, depth=1, heads=1, frames=4)
     target, work = host.base / "models" / predict.FOLDER / "crafted.safetensors", tmp_path / "work"
-    told = config, replace(PLAN, steps=2), Recipe(frames=4), work, lambda *_: None
-    trained = run(space, clip_vision, clips_in(tmp_path / "clips"), target, *told)
-    assert trained.figures.clips == 1 and trained.figures.mse_interpolation > 0
+    job = TrainingJob(config, replace(PLAN, steps=2), DataConfig(frames=4))
+    tokens = TokenSpec(encoder, clip_vision)
+    trained = run(job, tokens, clips_in(tmp_path / "clips"), target, work, lambda *_: None)
+    assert trained.result.clips == 1 and trained.result.mse_interpolation > 0
     for path in (work / "tokens").iterdir():
-        assert load_file(path)["tokens"].shape == (4, 16, *space.shape)
-    assert predict.load_predictor("crafted.safetensors", space).network is not None
+        assert load_file(path)["tokens"].shape == (4, 16, *encoder.shape)
+    assert predict.load_predictor("crafted.safetensors", encoder).network is not None
 
 
 # Refusals
@@ -181,18 +185,18 @@ def test_tokens_of_dynamicrafter(clip_vision, host, tmp_path):
 def test_what_is_no_clip_is_refused_by_name(learn, tmp_path):
     folder = tmp_path / "clips"
     folder.mkdir()
-    with pytest.raises(ValueError, match="there are no clips; a folder of videos is expected"):
+    with pytest.raises(ValueError, match="the folder has no clips; video files are expected"):
         learn(folder=folder)
     write_video(folder / "short.gif", swing(0, 2))
-    with pytest.raises(ValueError, match="the folder holds 1 file and no clip to learn from: short.gif is"):
+    with pytest.raises(ValueError, match="the folder holds 1 file, and none can be used for training: short.gif is"):
         learn(folder=folder)
     write_video(folder / "one.gif", swing(0, FRAMES))
     with pytest.raises(ValueError, match="There is 1 clip; at least 2 are expected"):
         learn(folder=folder)
-    with pytest.raises(ValueError, match="windows of 9 frames are asked of a position table of 6 rows"):
-        from storyreel.host.motion.training import Recipe
+    with pytest.raises(ValueError, match="windows have 9 frames, and the predictor's position table has 6 rows"):
+        from storyreel.host.motion.job import DataConfig
 
-        learn(recipe=Recipe(frames=9))
+        learn(data=DataConfig(frames=9))
 
 
 def write_sound(path: Path) -> None:
@@ -226,11 +230,11 @@ def test_what_is_no_clip_is_skipped_with_a_line_each(learn, tmp_path, caplog):
         "garbage.avi": "cannot be read as a video",
         "gone.mp4": "cannot be read as a video",
         "inside.gif": "has 1 frame at a stride of 1; at least 3 are expected",
-        "sound.mp4": "has no pictures",
+        "sound.mp4": "has no frames",
         "still.mp4": "has 1 frame at a stride of 1; at least 3 are expected",
     }
     learned = learn("learned.safetensors", folder=folder, plan=plan)
-    told = [record.getMessage() for record in caplog.records if "StoryReelTrain" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "is skipped" in record.getMessage()]
     assert len(told) == len(lines)
     for name, reason in lines.items():
         assert len([line for line in told if f"{name} is skipped" in line and reason in line]) == 1, (name, told)
@@ -238,14 +242,15 @@ def test_what_is_no_clip_is_skipped_with_a_line_each(learn, tmp_path, caplog):
 
     for number in range(3):
         (folder / f"{number}.gif").unlink()
-    with pytest.raises(ValueError, match="the folder holds 8 files and no clip to learn from: "):
+    with pytest.raises(ValueError, match="the folder holds 8 files, and none can be used for training: "):
         learn("none.safetensors", folder=folder, plan=plan)
 
 
-def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, space, clip_vision, tmp_path, caplog):
+def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, encoder, clip_vision, tmp_path, caplog):
     """As the host's Load Video takes it; its tokens are those of the frames before."""
     from storyreel.core.video import files
     from storyreel.host.motion.clips import token_paths
+    from storyreel.host.motion.job import TokenSpec
 
     folder, rng = tmp_path / "clips", np.random.default_rng(0)
     write_video(folder / "whole.gif", swing(0, FRAMES))
@@ -254,23 +259,24 @@ def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, space, clip_vision,
     whole = (folder / "broken.avi").read_bytes()
     (folder / "broken.avi").write_bytes(whole[: len(whole) * 3 // 5])
     learn(folder=folder, plan=replace(PLAN, steps=1))
-    (path,) = token_paths(space, clip_vision, [folder / "broken.avi"], 1, tmp_path / "work" / "tokens")
+    (path,) = token_paths(TokenSpec(encoder, clip_vision), [folder / "broken.avi"], 1, tmp_path / "work" / "tokens")
     count = len(load_file(path)["tokens"])
     assert 3 <= count < 8
-    seen = space.encode(clip_vision, files.to_images(frames[:count]), 1)
+    seen = encoder.encode(clip_vision, files.to_images(frames[:count]), 1)
     torch.testing.assert_close(load_file(path)["tokens"].float(), seen, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_a_phones_clip_is_learnt_upright(space, clip_vision, tmp_path, degrees):
+def test_a_phones_clip_is_learnt_upright(encoder, clip_vision, tmp_path, degrees):
     from storyreel.core.video import files
     from storyreel.host.motion.clips import make_tokens, token_paths
+    from storyreel.host.motion.job import TokenSpec
 
     clips = [write_turned(tmp_path / "phone.mp4", degrees)]
-    paths = token_paths(space, clip_vision, clips, 1, tmp_path / "tokens")
-    make_tokens(space, clip_vision, clips, 1, paths, lambda *_: None)
+    paths = token_paths(TokenSpec(encoder, clip_vision), clips, 1, tmp_path / "tokens")
+    make_tokens(TokenSpec(encoder, clip_vision), clips, 1, paths, lambda *_: None)
     coded = files.to_images(files.read_frames(write_turned(tmp_path / "coded.mp4", 0)))
-    upright = space.encode(clip_vision, coded.rot90(-degrees // 90, (1, 2)), 1)
+    upright = encoder.encode(clip_vision, coded.rot90(-degrees // 90, (1, 2)), 1)
     torch.testing.assert_close(load_file(paths[0])["tokens"].float(), upright, rtol=2e-3, atol=2e-3)
 
 
@@ -332,14 +338,14 @@ def test_the_node(host, clips):
     """In the host's inference mode; its bars run to their ends; the file is there for the loader."""
     done = host.run(graph("by_the_node"))
     made, report, curve = done.values["train"]
-    assert made.trained.startswith("predicted by by_the_node.safetensors") and curve.shape[-1] == 3
+    assert made.description.startswith("predicted by by_the_node.safetensors") and curve.shape[-1] == 3
     assert f"interpolation on {HELD_OUT} held-out clips" in report and done.outputs["train"]["text"] == [report]
     bars = [told for kind, told in done.events if kind == "progress"]
     assert {CLIPS + 1, 4} <= {told["max"] for told in bars if told["value"] == told["max"]}
     path = host.base / "models" / "semantic_motion" / "by_the_node.safetensors"
     with safe_open(path, "pt") as file:
         assert METADATA in file.metadata()
-    with pytest.raises(RuntimeError, match="training begins with nothing; choose none in Load Motion Predictor"):
+    with pytest.raises(RuntimeError, match="is already trained; set predictor to none in Load Motion Predictor"):
         trained = graph("more")
         trained["load"]["inputs"]["predictor"] = "by_the_node.safetensors"
         host.run(trained)

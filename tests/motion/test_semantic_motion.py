@@ -20,8 +20,8 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def given(frames: int, *knots: int) -> torch.Tensor:
-    return torch.tensor([frame in (0, frames - 1, *knots) for frame in range(frames)])
+def given(frames: int, *keyframe_indices: int) -> torch.Tensor:
+    return torch.tensor([frame in (0, frames - 1, *keyframe_indices) for frame in range(frames)])
 
 
 def predictor(config: PredictorConfig = SMALL) -> MotionPredictor:
@@ -150,7 +150,7 @@ def test_metadata_that_make_no_sense_are_refused(stated, sentence):
 
 
 def test_what_does_not_fit_the_predictor_is_refused():
-    with pytest.raises(ValueError, match="10 frames are asked of a motion predictor whose position table has 9"):
+    with pytest.raises(ValueError, match="The shot has 10 frames, and the motion predictor knows at most 9"):
         predictor()(noise(1, 10, 3, 20), given(10))
     with pytest.raises(ValueError, match="4 tokens of width 20 a frame .* of 3 of width 20"):
         predictor()(noise(1, 9, 4, 20), given(9))
@@ -215,7 +215,7 @@ def test_norms_over_the_whole_clip():
 @pytest.mark.parametrize("frames", [2, 3, 16, 64])
 def test_a_straight_line_at_even_steps(frames):
     ends = noise(2, 16, 24)
-    path = trajectory.follow(ends, [0, frames - 1], trajectory.clock([0, frames - 1], frames))
+    path = trajectory.interpolate(ends, [0, frames - 1], trajectory.timing([0, frames - 1], frames))
     assert torch.equal(path[0], ends[0]) and torch.equal(path[-1], ends[1])
     for i in range(frames):
         torch.testing.assert_close(path[i], ends[0] + (ends[1] - ends[0]) * i / (frames - 1))
@@ -225,27 +225,27 @@ def test_a_straight_line_at_even_steps(frames):
 @pytest.mark.parametrize("own", [False, True], ids=["shared tokens", "tokens of their own"])
 def test_two_equal_pictures_stand_still_to_the_last_bit(easing, own):
     picture = noise(*(7, 3, 5) if own else (3, 5))
-    times = trajectory.clock([0, 6], 7, easing, hold_start=1, hold_end=2)
-    path = trajectory.follow(torch.stack([picture, picture]), [0, 6], times)
+    times = trajectory.timing([0, 6], 7, easing, hold_start=1, hold_end=2)
+    path = trajectory.interpolate(torch.stack([picture, picture]), [0, 6], times)
     assert torch.equal(path, picture if own else picture.expand(7, -1, -1))
 
 
 def test_frames_may_have_tokens_of_their_own():
     ends = noise(2, 5, 3, 4)
-    path = trajectory.follow(ends, [0, 4], trajectory.clock([0, 4], 5))
+    path = trajectory.interpolate(ends, [0, 4], trajectory.timing([0, 4], 5))
     for i in range(5):
         torch.testing.assert_close(path[i], ends[0, i] + (ends[1, i] - ends[0, i]) * i / 4)
 
 
 @pytest.mark.parametrize("easing", trajectory.EASINGS)
 def test_pictures_between_are_met_at_their_frames(easing):
-    pictures, knots = noise(4, 3, 5), [0, 3, 4, 11]
-    path = trajectory.follow(pictures, knots, trajectory.clock(knots, 12, easing))
-    assert torch.equal(path[knots], pictures)
+    pictures, keyframe_indices = noise(4, 3, 5), [0, 3, 4, 11]
+    path = trajectory.interpolate(pictures, keyframe_indices, trajectory.timing(keyframe_indices, 12, easing))
+    assert torch.equal(path[keyframe_indices], pictures)
 
 
 def test_easing_and_holding():
-    times = {easing: trajectory.clock([0, 10], 11, easing) for easing in trajectory.EASINGS}
+    times = {easing: trajectory.timing([0, 10], 11, easing) for easing in trajectory.EASINGS}
     assert torch.equal(times["linear"], torch.arange(11).double())
     for clock in times.values():
         assert clock[0] == 0 and clock[-1] == 10 and (clock.diff() > 0).all()
@@ -253,10 +253,10 @@ def test_easing_and_holding():
     assert (times["ease out"] >= times["linear"]).all() and times["ease out"][5] > 5
     smooth = times["ease in and out"]
     assert smooth[5] == 5 and smooth[1] < 1 and smooth[9] > 9
-    held = trajectory.clock([0, 10], 11, hold_start=3, hold_end=2)
+    held = trajectory.timing([0, 10], 11, hold_start=3, hold_end=2)
     assert (held[:4] == 0).all() and (held[-3:] == 10).all() and (held[3:9].diff() > 0).all()
-    with pytest.raises(ValueError, match="Holding 5 frames at the start and 5 at the end leaves no motion"):
-        trajectory.clock([0, 10], 11, hold_start=5, hold_end=5)
+    with pytest.raises(ValueError, match="hold_start is 5 and hold_end is 5; no motion is left"):
+        trajectory.timing([0, 10], 11, hold_start=5, hold_end=5)
 
 
 def test_retimed_at_its_own_frames_a_path_is_itself():
@@ -268,24 +268,28 @@ def test_retimed_at_its_own_frames_a_path_is_itself():
 
 
 def test_where_pictures_stand_by_themselves():
-    assert trajectory.even(1, 16) == [0] and trajectory.even(2, 16) == [0, 15] and trajectory.even(3, 17) == [0, 8, 16]
-    for knots in ([0, 5, 5, 15], [0, 9, 4, 15], [0, 16], [-1, 15]):
+    assert (
+        trajectory.spread_evenly(1, 16) == [0]
+        and trajectory.spread_evenly(2, 16) == [0, 15]
+        and trajectory.spread_evenly(3, 17) == [0, 8, 16]
+    )
+    for keyframe_indices in ([0, 5, 5, 15], [0, 9, 4, 15], [0, 16], [-1, 15]):
         with pytest.raises(ValueError, match="ascending numbers from 0 to 15 are expected"):
-            trajectory.check_knots(knots, 16)
-    trajectory.check_knots([0, 4, 15], 16)
+            trajectory.check_keyframe_indices(keyframe_indices, 16)
+    trajectory.check_keyframe_indices([0, 4, 15], 16)
 
 
 def test_splicing():
-    one, two = (Trajectory(noise(frames, 3, 5, seed=frames), "ip-plus", told=f"{frames}") for frames in (6, 9))
-    whole = trajectory.splice(one, two, 2)
+    one, two = (Trajectory(noise(frames, 3, 5, seed=frames), "ip-plus", description=f"{frames}") for frames in (6, 9))
+    whole = trajectory.concat(one, two, 2)
     assert len(whole) == 13 and torch.equal(whole.tokens[:4], one.tokens[:4])
     assert torch.equal(whole.tokens[6:], two.tokens[2:])
     torch.testing.assert_close(whole.tokens[4], (2 * one.tokens[4] + two.tokens[0]) / 3)
-    assert torch.equal(trajectory.splice(one, two, 0).tokens, torch.cat([one.tokens, two.tokens]))
+    assert torch.equal(trajectory.concat(one, two, 0).tokens, torch.cat([one.tokens, two.tokens]))
     with pytest.raises(ValueError, match=r"ip-plus \(3 x 5\) and the second of dynamicrafter \(3 x 5\)"):
-        trajectory.splice(one, replace(two, space="dynamicrafter"))
-    with pytest.raises(ValueError, match="6 and 9 frames; they cannot share 7"):
-        trajectory.splice(one, two, 7)
+        trajectory.concat(one, replace(two, token_space="dynamicrafter"))
+    with pytest.raises(ValueError, match="6 and 9 frames; an overlap of 7 is too long"):
+        trajectory.concat(one, two, 7)
 
 
 def test_the_plane_of_a_motion():

@@ -78,7 +78,7 @@ def test_numbers_of_cross_attention_layers(unet):
     """The published list: down, up and last the middle, which a forward pass meets between the two."""
     from storyreel.host.motion import ip_adapter
 
-    order, looks = listed("ip_adapter_index_order"), ip_adapter.looks_of(unet)
+    order, looks = listed("ip_adapter_index_order"), ip_adapter.cross_attention_layers(unet)
     assert {number: look.layer.to_q.weight.shape[0] for number, look in looks.items()} == {
         number: width for number, (_, width) in order.items()
     }

@@ -40,13 +40,13 @@ CONFIG = PredictorConfig(
 
 
 @dataclass(frozen=True)
-class Space:
-    """Tokens that the predictor's file is for."""
+class TokenEncoder:
+    """The one that the predictor's file is for."""
 
     name: str = "IP-Adapter-Plus"
-    space: str = CONFIG.space
+    token_space: str = CONFIG.token_space
     shape: tuple[int, int] = (CONFIG.tokens, CONFIG.token_width)
-    slots: int = 1
+    frames_per_image: int = 1
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ LOADERS = {
     "predictor": Loader(
         "semantic_motion",
         lambda path: tiny_motion.write_predictor(path, CONFIG),
-        opens("motion.predict", "load_predictor", Space()),
+        opens("motion.predict", "load_predictor", TokenEncoder()),
         PREDICTOR,
     ),
-    "ip_adapter": Loader("ipadapter", tiny_motion.write_adapter, opens("motion.ip_adapter", "load_tokens")),
+    "ip_adapter": Loader("ipadapter", tiny_motion.write_adapter, opens("motion.ip_adapter", "load_token_encoder")),
     "ip_adapter_layers": Loader("ipadapter", tiny_motion.write_adapter, opens("motion.ip_adapter", "load_layers")),
     "motion_module": Loader("animatediff_models", tiny_motion.write_module, opens("motion.animatediff", "load")),
     "storyworld_unet": storyworld_part("unet", "load_model"),
@@ -567,8 +567,8 @@ def test_a_predictors_training(put, whole):
     data = whole("predictor")
     for text in ("{", "[]", "3", '{"tokens_of": 3}', '{"tokens_of": "a\\nb"}', '{"beats_interpolation": "no"}'):
         refusal("predictor", put("predictor", stating(data, TRAINING, text)))
-    said = LOADERS["predictor"].load(put("predictor", stating(data, TRAINING, '{"tokens_of": "another"}'))).trained
-    assert "learnt tokens of another" in said
+    said = LOADERS["predictor"].load(put("predictor", stating(data, TRAINING, '{"tokens_of": "another"}'))).description
+    assert "trained on tokens of another" in said
 
 
 def test_a_predictor_of_other_sizes_is_none_of_this_space(put, whole):

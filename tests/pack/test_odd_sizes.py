@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from storyreel.core.motion.trajectory import Trajectory, clock
+from storyreel.core.motion.trajectory import Trajectory, timing
 from storyreel.core.video import files
 from storyreel.core.video.chunks import extend
 from storyreel.core.video.clips import join, pairs
@@ -160,8 +160,8 @@ def test_subtitles_of_a_video_with_odd_sides(host):
         "0 images make no transition": lambda: pairs(torch.zeros(0, 4, 4, 3)),
         "there are no frames": lambda: files.to_images([]),
         "a chunk looks back at 0 frames": lambda: list(extend(torch.zeros(2, 1), None, 0, range(1), None)),
-        "a motion of no frames": lambda: Trajectory(torch.zeros(0, 4, 8), "ip-plus"),
-        "a shot of 0 frames": lambda: clock([0], 0),
+        "The motion has no frames": lambda: Trajectory(torch.zeros(0, 4, 8), "ip-plus"),
+        "The shot has 0 frames": lambda: timing([0], 0),
     }.items(),
 )
 def test_what_is_empty_is_refused(sentence, make):

@@ -89,28 +89,28 @@ def test_blending_of_a_single_chunk(host, said, frames, silent):
 
 
 @dataclass
-class Fixed:
-    """A space whose pictures are one token each."""
+class MeanEncoder:
+    """Encodes an image as one token."""
 
-    slots: int = 1
-    space: str = "ip"
+    frames_per_image: int = 1
+    token_space: str = "ip"
 
     def encode(self, clip_vision, picture, frames):
         return picture.mean().expand(1, 1, 4)
 
-    def nothing(self, clip_vision):
+    def uncond(self, clip_vision):
         return None
 
 
 def test_prediction_without_a_predictor(host, said):
     from storyreel.host.motion.predict import Predictor, predict
 
-    predictor = Predictor(Fixed(), None, "interpolation")
+    predictor = Predictor(MeanEncoder(), None, "interpolation")
     pictures = [torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 3)]
     (text,), _ = said(lambda: predict(predictor, None, pictures, [0, 7], 8, strength=0.5))
-    assert "strength 0.5 has no effect: no predictor is loaded" in text
+    assert "strength 0.5 has no effect because no predictor is loaded" in text
     (text,), _ = said(lambda: predict(predictor, None, pictures[:1], [0], 8))
-    assert "start is the only picture, so all frames have its tokens" in text
+    assert "start_image is the only image, so all frames have the same tokens" in text
     assert said(lambda: predict(predictor, None, pictures, [0, 7], 8))[0] == []
 
 
@@ -123,10 +123,10 @@ def test_motion_of_strength_0(host, said, strength, silent):
 
     tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "effects_plus.safetensors")
     model = tiny.sd15(tiny.SIZES)
-    space, found = ip_adapter.load_tokens("effects_plus.safetensors"), []
-    motion = Trajectory(torch.zeros(4, *space.shape), space.space, None, "")
+    encoder, found = ip_adapter.load_token_encoder("effects_plus.safetensors"), []
+    motion = Trajectory(torch.zeros(4, *encoder.shape), encoder.token_space, None, "")
     texts, _ = said(lambda: found.append(apply_to_sd15(model, motion, None, "effects_plus.safetensors", strength)))
-    assert (texts == []) == silent and (silent or "strength is 0, so no frame looks at the motion" in texts[0])
+    assert (texts == []) == silent and (silent or "strength is 0, so the motion has no effect" in texts[0])
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""IP-Adapter (arXiv 2308.06721): tokens of a picture, and the layers through which a UNet looks at them."""
+"""IP-Adapter (arXiv 2308.06721): tokens of an image, and the cross-attention layers that read them."""

@@ -28,7 +28,7 @@ class ImageLayer(nn.Module):
         self.to_k_ip, self.to_v_ip = (ops.Linear(token_width, width, bias=False) for _ in range(2))
 
     def forward(self, q: Tensor, tokens: Tensor, heads: int) -> Tensor:
-        """q [R, N, width]; tokens [S, M, token_width], a row for every R / S rows of q -> what is added, as q."""
+        """q [R, N, width]; tokens [S, M, token_width], a row for every R / S rows of q -> what is added, like q."""
         return attend_together(self.attend, q, self.to_k_ip(tokens), self.to_v_ip(tokens), heads)
 
 

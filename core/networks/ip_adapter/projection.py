@@ -1,7 +1,7 @@
 """From an image encoder to IP-Adapter's tokens (arXiv 2308.06721, section 3.2.1).
 
-The plain adapter makes its few tokens of the picture's embedding, IP-Adapter-Plus by a resampler of all tokens of the
-encoder's last layer but one.
+The plain adapter projects the image's embedding to a few tokens. IP-Adapter-Plus resamples all tokens of the encoder's
+penultimate layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class EmbeddingConfig:
 
 
 class EmbeddingProjection(nn.Module):
-    """The embedding of a picture [B, embedding_dim] -> [B, queries, output_dim]."""
+    """The embedding of an image [B, embedding_dim] -> [B, queries, output_dim]."""
 
     def __init__(self, config: EmbeddingConfig, ops: Ops = TORCH):
         super().__init__()
@@ -40,7 +40,7 @@ class EmbeddingProjection(nn.Module):
 
 
 def read_projection(shapes: Shapes, dim_head: int = 64) -> EmbeddingConfig | ResamplerConfig:
-    """Which of the two, and its sizes, from the shapes of its weights. Raises KeyError if they are of neither."""
+    """The kind and its sizes from the shapes of the weights. Raises KeyError if they are of neither kind."""
     if "latents" in shapes:
         return read_resampler_config(shapes, dim_head)
     (wide, embedding), (width,) = sides(shapes, "proj.weight", 2), sides(shapes, "norm.weight", 1)

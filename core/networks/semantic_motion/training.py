@@ -1,8 +1,8 @@
-"""Training a motion predictor in token space, and its error on clips that it never saw, beside interpolation's.
+"""Training a motion predictor on tokens, and its error on held-out clips, compared with interpolation's.
 
-StoryDiffusion (arXiv 2405.01434, equation 8) compares decoded frames; here the tokens themselves are compared, by mean
-squared error and cosine, which needs no video model. Only frames that no picture was given for count. The error of a
-video model may be added, see `loss`.
+StoryDiffusion (arXiv 2405.01434, equation 8) compares decoded frames. Here the tokens themselves are compared, by mean
+squared error and cosine, which needs no video model; the error of one can be added, see `loss`. Only the frames between
+keyframes count.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,111 +17,118 @@ from torch.nn import functional as F
 from ...motion import trajectory
 from .config import PredictorConfig
 
-TOKENS = "tokens"  # in a file of a clip
-LEAST_FRAMES = 3
+TOKENS = "tokens"  # key in the file of a clip
+MIN_FRAMES = 3
+MIN_CLIPS = 5  # held out, for a claim: if neither is better, all of so few are by chance with a probability of 1 / 32
 RESAMPLES = 2000
-LEAST_CLIPS = 5  # held out, for a claim: that all of so few are better by chance has a probability of 1 / 32
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A clip's tokens in a file: [T, N, D], or [T, S, N, D] where a picture has tokens of its own for each of S
+class TokenClip:
+    """The tokens of a clip in a file: [T, N, D], or [T, S, N, D] if an image has different tokens for each of S
     frames."""
 
     path: Path
     frames: int
 
     def read(self, start: int, frames: int) -> Tensor:
-        """float32 of some frames."""
+        """float32, of some frames."""
         with safe_open(self.path, "pt") as file:
             return file.get_slice(TOKENS)[start : start + frames].float()
 
 
 @dataclass(frozen=True)
-class Example:
-    """interpolated, truth: [B, L, N, D]. given: bool [L]. places: each window's clip and its first frame there."""
+class TokenBatch:
+    """interpolated, target: [B, L, N, D]. is_keyframe: bool [L]. windows: each one's clip and its first frame there."""
 
     interpolated: Tensor
-    truth: Tensor
-    given: Tensor
-    places: tuple[tuple[Clip, int], ...] = ()
+    target: Tensor
+    is_keyframe: Tensor
+    windows: tuple[tuple[TokenClip, int], ...] = ()
 
-    def to(self, device) -> "Example":
-        moved = (tensor.to(device) for tensor in (self.interpolated, self.truth, self.given))
-        return Example(*moved, self.places)
+    def to(self, device) -> "TokenBatch":
+        moved = (tensor.to(device) for tensor in (self.interpolated, self.target, self.is_keyframe))
+        return TokenBatch(*moved, self.windows)
 
 
-def split(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """(to train on, held out): at least one each. Raises ValueError for fewer than two clips."""
+def split_clips(
+    clips: Sequence[TokenClip], validation_split: float, seed: int
+) -> tuple[list[TokenClip], list[TokenClip]]:
+    """(training clips, validation clips): at least one each. Raises ValueError for fewer than two clips."""
     if len(clips) < 2:
-        raise ValueError(f"There is {len(clips)} clip; at least 2 are expected, one to train on and one to hold out.")
+        raise ValueError(f"There is {len(clips)} clip; at least 2 are expected, one for training and one held out.")
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed)).tolist()
-    kept = min(max(1, round(share * len(clips))), len(clips) - 1)
-    return [clips[i] for i in sorted(order[kept:])], [clips[i] for i in sorted(order[:kept])]
+    held_out = min(max(1, round(validation_split * len(clips))), len(clips) - 1)
+    return [clips[i] for i in sorted(order[held_out:])], [clips[i] for i in sorted(order[:held_out])]
 
 
-def example(windows: Sequence[Tensor], knots: Sequence[int]) -> Example:
-    """Of windows of one length, [L, N, D] or [L, S, N, D] each. knots: the frames that pictures are given for."""
-    frames, (interpolated, truth) = len(windows[0]), ([], [])
-    times = trajectory.clock(knots, frames)
+def make_batch(windows: Sequence[Tensor], keyframe_indices: Sequence[int]) -> TokenBatch:
+    """From windows of equal length, [L, N, D] or [L, S, N, D] each."""
+    frames, (interpolated, target) = len(windows[0]), ([], [])
+    times = trajectory.timing(keyframe_indices, frames)
     for window in windows:
         if window.ndim == 4:
-            slots = trajectory.even(frames, window.shape[1])
-            truth.append(window[range(frames), slots])
+            slots = trajectory.spread_evenly(frames, window.shape[1])
+            target.append(window[range(frames), slots])
             window = window[:, slots]
         else:
-            truth.append(window)
-        interpolated.append(trajectory.follow(window[list(knots)], knots, times).expand_as(truth[-1]))
-    given = torch.zeros(frames, dtype=torch.bool)
-    given[list(knots)] = True
-    return Example(torch.stack(interpolated), torch.stack(truth), given)
+            target.append(window)
+        keyframes = window[list(keyframe_indices)]
+        interpolated.append(trajectory.interpolate(keyframes, keyframe_indices, times).expand_as(target[-1]))
+    is_keyframe = trajectory.keyframe_mask(keyframe_indices, frames)
+    return TokenBatch(torch.stack(interpolated), torch.stack(target), is_keyframe)
 
 
-class Examples:
-    """Batches of windows of `frames` frames at most; shorter clips come whole, with others cut to their length."""
+class TokenBatchSampler:
+    """Random batches of windows of at most `frames` frames. A shorter clip is used whole, with windows of its length
+    from other clips."""
 
-    def __init__(self, clips: Sequence[Clip], config: PredictorConfig, frames: int):
+    def __init__(self, clips: Sequence[TokenClip], config: PredictorConfig, frames: int):
         self.clips, self.config, self.frames = clips, config, frames
 
-    def draw(self, count: int, generator: torch.Generator) -> Example:
+    def sample(self, batch_size: int, generator: torch.Generator) -> TokenBatch:
         def pick(below: int) -> int:
             return int(torch.randint(below, (), generator=generator))
 
         first = self.clips[pick(len(self.clips))]
         frames = min(first.frames, self.frames)
         others = [clip for clip in self.clips if clip.frames >= frames]
-        chosen = [first, *(others[pick(len(others))] for _ in range(count - 1))]
-        places = tuple((clip, pick(clip.frames - frames + 1)) for clip in chosen)
-        knots = ends(self.config, frames)
-        if self.config.keyframes and pick(2) and frames > 3:  # else nothing would be left to predict
-            knots.insert(1, 1 + pick(frames - 2))
-        return replace(example([clip.read(start, frames) for clip, start in places], knots), places=places)
+        chosen = [first, *(others[pick(len(others))] for _ in range(batch_size - 1))]
+        windows = tuple((clip, pick(clip.frames - frames + 1)) for clip in chosen)
+        keyframe_indices = end_indices(self.config, frames)
+        if self.config.keyframes and pick(2) and frames > 3:  # shorter windows would have nothing left to predict
+            keyframe_indices.insert(1, 1 + pick(frames - 2))
+        batch = make_batch([clip.read(start, frames) for clip, start in windows], keyframe_indices)
+        return replace(batch, windows=windows)
 
 
-def ends(config: PredictorConfig, frames: int) -> list[int]:
+def end_indices(config: PredictorConfig, frames: int) -> list[int]:
     return [0, frames - 1] if config.ends == 2 else [0]
 
 
-def errors(predicted: Tensor, asked: Example) -> tuple[Tensor, Tensor]:
-    """(mean squared error, 1 - mean cosine of the tokens) over the frames that nothing was given for."""
-    found, truth = (tokens[:, ~asked.given].float() for tokens in (predicted, asked.truth))
-    return F.mse_loss(found, truth), 1 - F.cosine_similarity(found, truth, dim=-1).mean()
+def token_errors(predicted: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """(mean squared error, 1 - mean cosine of the tokens) over the frames between keyframes."""
+    predicted, target = (tokens[:, ~batch.is_keyframe].float() for tokens in (predicted, batch.target))
+    return F.mse_loss(predicted, target), 1 - F.cosine_similarity(predicted, target, dim=-1).mean()
 
 
 def loss(
-    network: nn.Module, asked: Example, cosine: float = 1.0, beside: Callable[[Tensor], Tensor] | None = None
+    network: nn.Module,
+    batch: TokenBatch,
+    cosine_loss_weight: float = 1.0,
+    extra_loss: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """cosine: weight of the second error. beside: what else to minimise, of the predicted tokens [B, L, N, D]."""
-    predicted = network(asked.interpolated, asked.given)
-    squared, turned = errors(predicted, asked)
-    value = squared + cosine * turned
-    return value if beside is None else value + beside(predicted)
+    """extra_loss: a function of the predicted tokens [B, L, N, D] whose value is added."""
+    predicted = network(batch.interpolated, batch.is_keyframe)
+    squared, cosine = token_errors(predicted, batch)
+    value = squared + cosine_loss_weight * cosine
+    return value if extra_loss is None else value + extra_loss(predicted)
 
 
 @dataclass(frozen=True)
-class Figures:
-    """On held-out clips. gain: by how much less the squared error is than interpolation's, as a share of that; low and
-    high: its 95 % interval over clips. cosine: mean of the tokens."""
+class ValidationResult:
+    """On held-out clips. gain: how much lower the squared error is than interpolation's, as a share of that; gain_low,
+    gain_high: its 95 % interval over clips. cosine: mean over the tokens."""
 
     clips: int
     mse: float
@@ -133,14 +140,14 @@ class Figures:
     gain_high: float
 
     @property
-    def beats(self) -> bool:
-        return self.clips >= LEAST_CLIPS and self.gain_low > 0
+    def beats_interpolation(self) -> bool:
+        return self.clips >= MIN_CLIPS and self.gain_low > 0
 
     @property
-    def told(self) -> str:
-        verdict = "beats interpolation" if self.beats else "does NOT beat interpolation"
-        if self.clips < LEAST_CLIPS:
-            verdict = f"is not known to beat interpolation, for which {LEAST_CLIPS} clips must be held out,"
+    def summary(self) -> str:
+        verdict = "beats interpolation" if self.beats_interpolation else "does NOT beat interpolation"
+        if self.clips < MIN_CLIPS:
+            verdict = f"is not known to beat interpolation, which takes {MIN_CLIPS} held-out clips,"
         clips = f"{self.clips} held-out clip{'s' if self.clips > 1 else ''}"
         return (
             f"It {verdict} on {clips}: squared error {self.mse:.4g} against {self.mse_interpolation:.4g}, "
@@ -149,42 +156,44 @@ class Figures:
         )
 
 
-def measure(network: nn.Module, clips: Sequence[Clip], config: PredictorConfig, frames: int) -> Figures:
-    return summary(errors_of(network, clips, config, frames))
+def validate(network: nn.Module, clips: Sequence[TokenClip], config: PredictorConfig, frames: int) -> ValidationResult:
+    return summarize(clip_errors(network, clips, config, frames))
 
 
 @torch.no_grad()
-def errors_of(network: nn.Module, clips: Sequence[Clip], config: PredictorConfig, frames: int) -> Tensor:
-    """float64 [clips, 4]: both errors of held-out clips, as predicted and as interpolated. A clip is cut into windows,
-    and counts once, however long it is."""
+def clip_errors(network: nn.Module, clips: Sequence[TokenClip], config: PredictorConfig, frames: int) -> Tensor:
+    """float64 [clips, 4]: both errors of the prediction, and both of interpolation. A clip is cut into windows, and
+    counts once, however long it is."""
     device, rows = next(network.parameters()).device, []
     for clip in clips:
         length, row = min(clip.frames, frames), []
         for start in range(0, clip.frames - length + 1, length):
-            asked = example([clip.read(start, length)], ends(config, length)).to(device)
-            found = errors(network(asked.interpolated, asked.given), asked), errors(asked.interpolated, asked)
-            row.append([error.item() for pair in found for error in pair])
+            batch = make_batch([clip.read(start, length)], end_indices(config, length)).to(device)
+            predicted = network(batch.interpolated, batch.is_keyframe)
+            pairs = token_errors(predicted, batch), token_errors(batch.interpolated, batch)
+            row.append([error.item() for pair in pairs for error in pair])
         rows.append(torch.tensor(row, dtype=torch.float64).mean(dim=0))
     return torch.stack(rows)
 
 
-def summary(table: Tensor) -> Figures:
-    """Of `errors_of` clips."""
-    squared, turned, squared_before, turned_before = table.mean(dim=0).tolist()
-    low, high = interval(table[:, 0], table[:, 2])
-    gain = _gain(table[:, 0], table[:, 2]).item()
-    return Figures(len(table), squared, squared_before, 1 - turned, 1 - turned_before, gain, low, high)
+def summarize(errors: Tensor) -> ValidationResult:
+    """Of `clip_errors`."""
+    squared, cosine, squared_interpolation, cosine_interpolation = errors.mean(dim=0).tolist()
+    gain = _gain(errors[:, 0], errors[:, 2]).item()
+    interval = gain_interval(errors[:, 0], errors[:, 2])
+    means = squared, squared_interpolation, 1 - cosine, 1 - cosine_interpolation
+    return ValidationResult(len(errors), *means, gain, *interval)
 
 
-def interval(found: Tensor, before: Tensor) -> tuple[float, float]:
-    """Bootstrap over clips: where 95 % of the gains lie."""
-    picks = torch.randint(len(found), (RESAMPLES, len(found)), generator=torch.Generator().manual_seed(0))
-    gains = _gain(found[picks], before[picks])
+def gain_interval(predicted: Tensor, interpolated: Tensor) -> tuple[float, float]:
+    """95 % bootstrap interval of the gain over clips, from the errors of both [clips]."""
+    picks = torch.randint(len(predicted), (RESAMPLES, len(predicted)), generator=torch.Generator().manual_seed(0))
+    gains = _gain(predicted[picks], interpolated[picks])
     low, high = gains.quantile(torch.tensor([0.025, 0.975], dtype=gains.dtype)).tolist()
     return low, high
 
 
-def _gain(found: Tensor, before: Tensor) -> Tensor:
-    """Where nothing moves there is nothing to gain."""
-    found, before = found.mean(dim=-1), before.mean(dim=-1)
-    return (before - found) / before.clamp(min=torch.finfo(before.dtype).tiny)
+def _gain(predicted: Tensor, interpolated: Tensor) -> Tensor:
+    """0 where nothing moves."""
+    predicted, interpolated = predicted.mean(dim=-1), interpolated.mean(dim=-1)
+    return (interpolated - predicted) / interpolated.clamp(min=torch.finfo(interpolated.dtype).tiny)

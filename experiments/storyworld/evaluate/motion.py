@@ -87,7 +87,7 @@ class Studio:
     clip: object
     vae: object
     clip_vision: object
-    space: object
+    token_encoder: object
     predictors: dict[str, object]
     module: str
     video_reader: VideoReader
@@ -96,17 +96,18 @@ class Studio:
     steps: int
 
     @torch.no_grad()
-    def tokens(self, whose: str, frames: np.ndarray, space=None) -> Trajectory:
-        """Those of a clip: of all of its frames, or from the first and the last alone. space: None, the predictors'."""
+    def tokens(self, whose: str, frames: np.ndarray, token_encoder=None) -> Trajectory:
+        """Those of a clip: of all of its frames, or from the first and the last alone. token_encoder: by default the
+        predictors'."""
         from storyreel.host.motion import predict
 
-        predictor = self.predictors.get(whose) if space is None else predict.Predictor(space)
-        space, count = space or self.space, len(frames)
+        predictor = self.predictors.get(whose) if token_encoder is None else predict.Predictor(token_encoder)
+        token_encoder, count = token_encoder or self.token_encoder, len(frames)
         if whose == TRUE:
-            seen = space.encode(self.clip_vision, as_input(frames), count).float()
-            if space.slots > 1:  # of every picture for each frame
+            seen = token_encoder.encode(self.clip_vision, as_input(frames), count).float()
+            if token_encoder.frames_per_image > 1:  # of every picture for each frame
                 seen = seen[range(count), range(count)]
-            return Trajectory(seen, space.space, space.nothing(self.clip_vision), "of every frame")
+            return Trajectory(seen, token_encoder.token_space, token_encoder.uncond(self.clip_vision), "of every frame")
         ends = as_input(frames[:1]), as_input(frames[-1:])
         return predict.predict(predictor, self.clip_vision, ends, (0, count - 1), count)
 
@@ -121,7 +122,7 @@ class Studio:
             return self.film(setting.tokens, task)
         tokens = self.tokens(setting.tokens, task.frames)
         module = self.module if setting.modules else None
-        adapter = None if setting.decoder == TEXT else self.space.name
+        adapter = None if setting.decoder == TEXT else self.token_encoder.name
         model = apply_to_sd15(self.model, tokens, module, adapter, own_schedule=False)
         conds = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (task.caption, "")]
         empty = torch.zeros(FRAMES, self.vae.latent_channels, world.SIZE // 8, world.SIZE // 8)
@@ -132,9 +133,9 @@ class Studio:
     def film(self, whose: str, task: Task) -> np.ndarray:
         """By the video model, from the first frame to the last."""
         from storyreel.host.motion.apply import apply_to_dynamicrafter
-        from storyreel.host.motion.predict import DynamiCrafterTokens
+        from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
-        tokens = self.tokens(whose, task.frames, DynamiCrafterTokens(self.video.model))
+        tokens = self.tokens(whose, task.frames, DynamiCrafterTokenEncoder(self.video.model))
         maker = copy.copy(self.video)
         maker.model = apply_to_dynamicrafter(maker.model, tokens)
         return maker.make(video_measure.read_setting(video_measure.INTERPOLATE), task)
@@ -169,19 +170,19 @@ def open_studio(weights: Path | None, video: Path | None, video_reader: Path, st
         folder_paths.add_model_folder_path(folder, str(weights.resolve()), is_default=True)
     judge = shipping.filled(VideoReader(), video_reader)
     encoder = shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))
-    space = ip_adapter.load_tokens(names["ip_adapter"])
+    token_encoder = ip_adapter.load_token_encoder(names["ip_adapter"])
     predictors = {INTERPOLATED: predict.UNTRAINED}
     if files(weights)["predictor"].exists():
         predictors[PREDICTED] = names["predictor"]
     lora = comfy.utils.load_torch_file(folders.path_of("loras", names["domain_adapter"]), safe_load=True)
     adapted = comfy.sd.load_lora_for_models(storyworld.load_model(), None, lora, 1.0, 0.0)[0]
     parts = adapted, storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
-    loaded = {whose: predict.load_predictor(name, space) for whose, name in predictors.items()}
+    loaded = {whose: predict.load_predictor(name, token_encoder) for whose, name in predictors.items()}
     film = None
     if video:
         folder_paths.add_model_folder_path(storyworld.FOLDER, str(video.resolve().parent))
         film = video_measure.Maker(loader.load(video.name).model, *parts[1:])
-    return Studio(*parts, space, loaded, names["motion_module"], judge, encoder, film, steps or STEPS)
+    return Studio(*parts, token_encoder, loaded, names["motion_module"], judge, encoder, film, steps or STEPS)
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> float:

@@ -51,17 +51,18 @@ def measure(name: str, studio: Studio, clips: int, seed: int, steps: int | None 
         else:
             drawn = (as_input(make_task(seed, index).frames) for index in range(clips))
             shown = drawn if name == DRAWN else (clip for film in FILMS for clip in windows(shots(film), FRAMES))
-            tokens = (studio.space.encode(studio.clip_vision, clip, FRAMES) for clip in shown)
+            tokens = (studio.token_encoder.encode(studio.clip_vision, clip, FRAMES) for clip in shown)
             network = studio.predictors[PREDICTED].network.model
-            table = training.errors_of(network, write(tokens, Path(folder)), network.config, FRAMES)
-    figures = {key: float(f"{value:.6g}") for key, value in asdict(training.summary(table)).items()}
+            table = training.clip_errors(network, write(tokens, Path(folder)), network.config, FRAMES)
+    figures = {key: float(f"{value:.6g}") for key, value in asdict(training.summarize(table)).items()}
     del figures["clips"]
     return {"setting": name, "stories": len(table), "seed": seed, "frames": FRAMES, **figures}
 
 
 def _learnt(folder: Path, plan: Plan) -> Tensor:
     """Errors in every film by a predictor that learnt from the others."""
-    from storyreel.host.motion.training import Recipe, learn
+    from storyreel.host.motion.job import DataConfig, TrainingJob
+    from storyreel.host.motion.training import learn
 
     look, seen = network(), {}
     for film in FILMS:
@@ -70,9 +71,10 @@ def _learnt(folder: Path, plan: Plan) -> Tensor:
     for film in FILMS:
         others = [clip for other in FILMS if other != film for clip in windows(seen[other], STRIDE)]
         held_out = write(windows(seen[film], FRAMES), folder / film)
-        told = CONFIG, plan, Recipe(FRAMES), folder / f"{film}.state", lambda *_: None
-        weights = learn(write(others, folder / f"not_{film}"), held_out, *told)[2]
-        rows.append(training.errors_of(_build(weights), held_out, CONFIG, FRAMES))
+        job = TrainingJob(CONFIG, plan, DataConfig(FRAMES))
+        clips = write(others, folder / f"not_{film}")
+        weights = learn(job, clips, held_out, folder / f"{film}.state", lambda *_: None)[2]
+        rows.append(training.clip_errors(_build(weights), held_out, CONFIG, FRAMES))
     return torch.cat(rows)
 
 
@@ -126,7 +128,7 @@ def features(network: nn.Module, shot: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def write(clips: Iterable[Tensor], folder: Path) -> list[training.Clip]:
+def write(clips: Iterable[Tensor], folder: Path) -> list[training.TokenClip]:
     """Tokens of clips in files, as the trainer reads them."""
     from storyreel.host.motion.clips import write as write_file
 
@@ -134,7 +136,7 @@ def write(clips: Iterable[Tensor], folder: Path) -> list[training.Clip]:
     for number, tokens in enumerate(clips):
         file = folder / f"{number:04}.safetensors"
         write_file(file, {training.TOKENS: tokens.half()}, {})
-        made.append(training.Clip(file, len(tokens)))
+        made.append(training.TokenClip(file, len(tokens)))
     return made
 
 

@@ -66,9 +66,9 @@ class Adapter(nn.Module):
 
     def __init__(self, unet: nn.Module):
         super().__init__()
-        from storyreel.host.motion.ip_adapter import looks_of
+        from storyreel.host.motion.ip_adapter import cross_attention_layers
 
-        looks = looks_of(unet)
+        looks = cross_attention_layers(unet)
         self.image_proj = Resampler(PROJECTION, OPS)
         self.ip_adapter = ImageLayers(dict.fromkeys(looks, (WIDTH, CHANNELS)), OPS)
         for number, look in looks.items():  # as IP-Adapter began: an image is read as a text is
@@ -183,7 +183,7 @@ def train_modules(
     plan: Plan = MODULES_PLAN,
 ):
     """The motion modules, trained on whole clips. adapter, domain: weights of the adapters for single frames."""
-    from storyreel.host.motion.animatediff import HostMotionModules, in_their_places
+    from storyreel.host.motion.animatediff import HostMotionModules, inserted_modules
 
     merge(lessons.unet, domain)
     looking = Adapter(lessons.unet)
@@ -197,7 +197,7 @@ def train_modules(
     frames = lessons.clips.recipe.frames
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
-        around = partial(in_their_places, lessons.unet, modules, plan.batch * frames)
+        around = partial(inserted_modules, lessons.unet, modules, plan.batch * frames)
         return lessons.loss(plan.batch, frames, generator, looking, around)
 
     made_of = place_of("modules", lessons.clips.recipe, (lessons.name,), looking, lessons.unet)

@@ -32,12 +32,14 @@ from storyreel.core.video.files import to_bytes  # noqa: E402
 PLAN = Plan(steps=3000, batch=16, rate=1e-3, ema=0.998, warmup=200)
 HELD_OUT = 0.05
 CONFIG = PredictorConfig(
-    space="ip-plus", tokens=TOKENS, token_width=PROJECTION.output_dim, width=192, depth=3, heads=6, frames=16
+    token_space="ip-plus", tokens=TOKENS, token_width=PROJECTION.output_dim, width=192, depth=3, heads=6, frames=16
 )
 
 
 @torch.no_grad()
-def token_files(clips: Motions, vision: nn.Module, adapter: dict[str, Tensor], folder: Path) -> list[training.Clip]:
+def token_files(
+    clips: Motions, vision: nn.Module, adapter: dict[str, Tensor], folder: Path
+) -> list[training.TokenClip]:
     """The tokens of every clip in a file of its own in `folder`, made once. adapter: weights of the IP-Adapter."""
     from storyreel.host.motion.clips import write
 
@@ -50,10 +52,10 @@ def token_files(clips: Motions, vision: nn.Module, adapter: dict[str, Tensor], f
     for seen, file in zip(clips.seen, files, strict=True):
         if not file.exists():
             write(file, {training.TOKENS: resampler(seen.float().to(device())).half()}, {})
-    return [training.Clip(file, clips.recipe.frames) for file in files]
+    return [training.TokenClip(file, clips.recipe.frames) for file in files]
 
 
-def run_of(clips: Sequence[training.Clip], plan: Plan) -> str:
+def run_of(clips: Sequence[training.TokenClip], plan: Plan) -> str:
     """A name for a training on these very tokens by this plan."""
     from storyreel.host.motion.clips import digest
 
@@ -61,13 +63,14 @@ def run_of(clips: Sequence[training.Clip], plan: Plan) -> str:
 
 
 def train_predictor(
-    folder: Path, name: str, clips: Sequence[training.Clip], plan: Plan = PLAN, stop_after: int | None = None
-) -> tuple[dict[str, Tensor], training.Figures, list[dict]]:
+    folder: Path, name: str, clips: Sequence[training.TokenClip], plan: Plan = PLAN, stop_after: int | None = None
+) -> tuple[dict[str, Tensor], training.ValidationResult, list[dict]]:
     """(its weights in half precision, what it reaches on clips that it never saw, the log)
 
     Stopped, it goes on from folder/name_RUN.state, see `run_of`.
     """
-    from storyreel.host.motion.training import Recipe, learn
+    from storyreel.host.motion.job import DataConfig, TrainingJob
+    from storyreel.host.motion.training import learn
 
     state, printed = folder / f"{name}_{run_of(clips, plan)[:8]}.state", 0.0
 
@@ -81,11 +84,12 @@ def train_predictor(
 
     if state.exists():
         print(f"{name}: going on")
-    split = training.split(clips, HELD_OUT, plan.seed)
-    figures, log, weights = learn(*split, CONFIG, plan, Recipe(CONFIG.frames), state, tell)
-    print(f"{name}: {figures.told}")
+    split = training.split_clips(clips, HELD_OUT, plan.seed)
+    job = TrainingJob(CONFIG, plan, DataConfig(CONFIG.frames))
+    figures, log, weights = learn(job, *split, state, tell)
+    print(f"{name}: {figures.summary}")
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log), encoding="utf-8")
-    curve = draw(log, figures.mse_interpolation, f"Storyworld: {name}. {figures.told}")
+    curve = draw(log, figures.mse_interpolation, f"Storyworld: {name}. {figures.summary}")
     Image.fromarray(to_bytes(curve)[0]).save(folder / f"{name}.png")
     state.unlink(missing_ok=True)
     return weights, figures, log

@@ -177,7 +177,7 @@ class Training:
 
     def predictor(self) -> None:
         from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, read_training
-        from storyreel.host.motion.training import reached
+        from storyreel.host.motion.training import result_metadata
 
         plan, path = self._shorter(predictor.PLAN), self._path("predictor")
         vision = self._towers(self._vocabulary()).vision
@@ -190,7 +190,7 @@ class Training:
             print(f"predictor: {path.name} is there")
             return
         weights, figures, log = predictor.train_predictor(self.folder, "predictor", tokens, plan, self.stop_after)
-        told = {METADATA: asdict(predictor.CONFIG), TRAINING: {"run": run, **reached(figures, log)}}
+        told = {METADATA: asdict(predictor.CONFIG), TRAINING: {"run": run, **result_metadata(figures, log)}}
         self._save("predictor", weights, {}, plan, recipe, asdict(figures), **told)
 
     def _lessons(self) -> motion.Lessons:
