@@ -1,5 +1,5 @@
-"""Charts as pictures. matplotlib draws them; where it is not installed, a picture says so in their place: what a chart
-shows is in figures beside it, and nobody should lose an hour's work for it."""
+"""Charts as images, drawn with matplotlib. Without matplotlib an image with a message replaces the chart: its numbers
+are in a report as well, and a run should not fail for a chart."""
 
 import functools
 import io
@@ -15,7 +15,7 @@ MISSING = "Charts need matplotlib, which is not installed: pip install matplotli
 
 
 def chart(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """For a function that draws a chart with matplotlib, which it may do without."""
+    """Decorate a function that draws a chart with matplotlib. Without it, the function returns a message as an image."""
 
     @functools.wraps(draw)
     def drawn(*args, **kwargs) -> Tensor:
@@ -30,7 +30,7 @@ def chart(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def missing() -> str:
-    """What charts need and this Python does not have, in one sentence, or ""."""
+    """A message if matplotlib is not installed, or ""."""
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError:
@@ -49,13 +49,13 @@ def _written(sentence: str) -> Tensor:
     """IMAGE [1, H, W, 3]: a sentence, black on white."""
     font = ImageFont.load_default(20)
     left, top, right, bottom = (round(side) for side in font.getbbox(sentence))
-    picture = Image.new("RGB", (right + left + 40, bottom + top + 40), "white")
-    ImageDraw.Draw(picture).text((20, 20), sentence, "black", font)
-    return _as_image(picture)
+    image = Image.new("RGB", (right + left + 40, bottom + top + 40), "white")
+    ImageDraw.Draw(image).text((20, 20), sentence, "black", font)
+    return _as_image(image)
 
 
-def _as_image(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)[None]
+def _as_image(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image.convert("RGB"), np.float32) / 255)[None]
 
 
 def picture_of(figure) -> Tensor:

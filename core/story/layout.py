@@ -1,8 +1,8 @@
-"""Where every picture of a story goes on its comic pages: geometry in whole pixels, no drawing.
+"""Where every image of a story goes on its comic pages: geometry in whole pixels, no drawing.
 
-"four panel" and "classic" are the page builders of StoryDiffusion's app (arXiv 2405.01434, gradio_utils): every picture
-gets a white border, columns are as wide as a bordered picture, rows are scaled to the narrowest row. There a missing
-picture had no border and shrank its page; here it leaves a place of full size.
+"four panel" and "classic" are the page builders of StoryDiffusion's app (arXiv 2405.01434, gradio_utils): every image
+gets a white border, columns are as wide as a bordered image, rows are scaled to the narrowest row. There a missing
+image had no border and shrank its page; here it leaves a place of full size.
 
 "automatic" is for any number of frames. Rows are chosen like the lines of a paragraph (Knuth and Plass, "Breaking
 Paragraphs into Lines", 1981): the cheapest path through all ways to divide a page, where a row costs more the farther
@@ -24,7 +24,7 @@ ROWS = ((1,), (1, 1), (1, 2), (2, 1), (1, 1, 1), (1, 1, 1, 1))  # panels in each
 
 @dataclass(frozen=True)
 class Panel:
-    """The place of picture number `frame`: its upper left corner and its size on the page, in pixels."""
+    """The place of image number `frame`: its upper left corner and its size on the page, in pixels."""
 
     frame: int
     x: int
@@ -35,7 +35,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Column:
-    """Pictures above each other: position and size in the unscaled row, borders included; None is an empty place."""
+    """Images above each other: position and size in the unscaled row, borders included; None is an empty place."""
 
     x: int
     width: int
@@ -73,10 +73,10 @@ def pages(
     panels_per_page: int = 0,
     page_width: int = 1536,
 ) -> list[Page]:
-    """Pages for `count` pictures of `size` (width, height), by one of `LAYOUTS`.
+    """Pages for `count` images of `size` (width, height), by one of `LAYOUTS`.
 
-    border: white around each picture, in pixels. panels_per_page (0: up to `MOST_PANELS`) and page_width are of use to
-    "automatic" alone: the published layouts make pages of 2 x 2 or one page, as wide as the pictures ask for.
+    border: white around each image, in pixels. panels_per_page (0: up to `MOST_PANELS`) and page_width are of use to
+    "automatic" alone: the published layouts make pages of 2 x 2 or one page, as wide as the images ask for.
     Raises ValueError for an unknown layout and for a page too narrow for its borders.
     """
     if layout == "four panel":
@@ -102,7 +102,7 @@ def four_panel(count: int, size: tuple[int, int], border: int = 10) -> list[Page
 
 
 def classic(count: int, size: tuple[int, int], border: int = 10, seed: int = 0) -> Page:
-    """One page with rows of 4 pictures, or of 4 and 6 by turns above 8; one or two columns of a row are stacks of two.
+    """One page with rows of 4 images, or of 4 and 6 by turns above 8; one or two columns of a row are stacks of two.
 
     Fewer than 4 that are left over make a row of 4.
     The order of the columns is what Python's `random` gives for `seed`, one shuffle a row.
@@ -120,14 +120,14 @@ def classic(count: int, size: tuple[int, int], border: int = 10, seed: int = 0) 
 
 
 def _places(count: int) -> Iterator[int | None]:
-    """Picture numbers, then empty places without end."""
+    """Image numbers, then empty places without end."""
     yield from range(count)
     while True:
         yield None
 
 
 def _assemble(rows: Sequence[Sequence[tuple[int | None, ...]]], size: tuple[int, int], border: int) -> Page:
-    """The page of rows of columns of picture numbers, by the published arithmetic."""
+    """The page of rows of columns of image numbers, by the published arithmetic."""
     full_width, full_height = size[0] + 2 * border, size[1] + 2 * border
     widths = [sum(full_width // len(frames) for frames in row) for row in rows]
     page_width = min(widths)
@@ -162,9 +162,9 @@ def automatic(
     panels_per_page: int = 0,
     page_width: int = 1536,
 ) -> list[Page]:
-    """Pages of rows that each fill the page's width; no picture is cropped or stretched.
+    """Pages of rows that each fill the page's width; no image is cropped or stretched.
 
-    Panels are 2 x border apart and as far from the edge. Pictures are divided among the pages as evenly as can be.
+    Panels are 2 x border apart and as far from the edge. Images are divided among the pages as evenly as can be.
     """
     check_width(page_width, border)
     rng = random.Random(seed)
@@ -218,7 +218,7 @@ def _divide(count: int, aspect: float, page_width: int, gutter: int, rng: random
                 continue
             mean = aspect * sum(((height - (k - 1) * gutter) / k) ** 2 * k for k in row) / n
             cost = n * math.log(mean / area) ** 2 + 0.6 * jitter
-            # A single picture below a full page looks left over, and one much taller than the rest does anywhere.
+            # A single image below a full page looks left over, and one much taller than the rest does anywhere.
             cost += 0.8 * (n == 1 and placed + n == count > 2) + 4 * max(0, height / page_width - 0.8)
             for last, (so_far, rows) in paths[placed].items():
                 total = so_far + cost + 0.7 * (row == last)
@@ -228,6 +228,6 @@ def _divide(count: int, aspect: float, page_width: int, gutter: int, rng: random
 
 
 def _panel(frame: int, left: float, top: float, right: float, bottom: float) -> Panel:
-    """Edges are rounded, not sizes, so that neighbours stay aligned."""
+    """Edges are rounded, not sizes, so that neighbors stay aligned."""
     x, y = round(left), round(top)
     return Panel(frame, x, y, max(1, round(right) - x), max(1, round(bottom) - y))

@@ -1,4 +1,4 @@
-"""Colours that stay those of one frame: statistics of each channel carried over, as Reinhard et al. 2001 do ("Color
+"""Colors that stay those of one frame: statistics of each channel carried over, as Reinhard et al. 2001 do ("Color
 Transfer between Images"), here in RGB and over a whole chunk, so that nothing flickers.
 """
 

@@ -1,7 +1,7 @@
-"""Captions as subtitles: when each is seen, how it is broken into lines, and the track of a film that shows them.
+"""Captions as subtitles: the time of each, its lines, and the track of a video that shows them.
 
-The track is 3GPP timed text (ETSI TS 126 245), which MP4 holds and players switch on and off: the pictures have no
-letters in them. A sample of it is the length of a text and the text.
+The track is 3GPP timed text (ETSI TS 126 245), which MP4 holds and players switch on and off: the frames
+have no letters in them. A sample of it is the length of a text and the text.
 """
 
 import struct
@@ -29,7 +29,7 @@ Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10
 
 @dataclass(frozen=True)
 class Cue:
-    """A text of at most LINES lines, and when it is seen, in seconds."""
+    """A text of at most LINES lines, and its start and end in seconds."""
 
     start: float
     end: float
@@ -94,25 +94,25 @@ def _ticks(seconds: float) -> int:
 
 
 def add_track(source, target, cues: Iterable[Cue]) -> None:
-    """Copy a film with a track of `cues` into an MP4; pictures and sound stay as they are, and pass by in packets.
+    """Copy a video with a track of `cues` into an MP4; images and sound are copied packet by packet.
 
     source, target: a path, or an open file.
     """
     tags = TAGS if hasattr(target, "write") else TAGS + AT_ONCE
-    with av.open(source) as film, av.open(target, "w", format="mp4", options={"movflags": tags}) as made:
-        made.metadata.update(film.metadata)
-        kept = (*film.streams.video, *film.streams.audio, *film.streams.subtitles)
-        copies = {stream: made.add_stream_from_template(stream, opaque=True) for stream in kept}
-        track = made.add_stream("mov_text")
+    with av.open(source) as video, av.open(target, "w", format="mp4", options={"movflags": tags}) as output:
+        output.metadata.update(video.metadata)
+        kept = (*video.streams.video, *video.streams.audio, *video.streams.subtitles)
+        copies = {stream: output.add_stream_from_template(stream, opaque=True) for stream in kept}
+        track = output.add_stream("mov_text")
         track.codec_context.subtitle_header = STYLE
         track.codec_context.time_base = Fraction(1, TICKS)
-        made.start_encoding()
+        output.start_encoding()
         for cue in cues:
-            made.mux(_sample(cue, track))
-        for packet in film.demux(*kept):
-            if packet.dts is not None:  # else it is the empty one behind a stream's last
+            output.mux(_sample(cue, track))
+        for packet in video.demux(*kept):
+            if packet.dts is not None:  # else it is the empty one after a stream's last
                 packet.stream = copies[packet.stream]
-                made.mux(packet)
+                output.mux(packet)
 
 
 def _sample(cue: Cue, track) -> av.Packet:

@@ -1,4 +1,4 @@
-"""Folders of models that the host may not know yet, where people keep files of these kinds already."""
+"""Folders of model files, those included that the host does not register itself."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def checkpoint_path(name: str) -> str:
 
 
 def file_names(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """The files in models/`folder`, wherever else the user's settings put it, and last the included demo model's."""
+    """The user's files in the folders that the host knows as models/`folder`, and last the included ones."""
     return choices.own_first(*_own_and_included(folder, suffixes))
 
 
@@ -54,7 +54,8 @@ def folder_of(folder: str) -> str:
 def inside(folder: str | Path, name: str, what: str) -> Path:
     """The path of `name` in `folder`, for every file and folder that the pack writes to.
 
-    By the names alone: a link inside the host's folders is the user's own. what: what the name is, for the sentence.
+    Only names are checked: links inside the host's folders are the user's own. what: what the name stands for, in the
+    message.
 
     Raises ValueError for a name that leads out of the folder or that no file can have.
     """

@@ -36,9 +36,9 @@ def test_chunks_are_made_one_at_a_time():
 
 def test_what_cannot_be_extended_is_refused():
     anchor = torch.zeros(1, 2, 2)
-    with pytest.raises(ValueError, match="the clip has 2 frames; a chunk looks back at 3"):
+    with pytest.raises(ValueError, match="the clip has 2 frames; the overlap of 3 needs as many"):
         next(extend(torch.zeros(2, 2, 2), anchor, MEMORY, range(1), make))
-    with pytest.raises(ValueError, match="a chunk of 3 frames has nothing new behind the 3"):
+    with pytest.raises(ValueError, match="a chunk of 3 frames has no new frames after its overlap of 3"):
         next(extend(torch.zeros(3, 2, 2), anchor, MEMORY, range(1), lambda number, before, anchor: before))
 
 

@@ -82,17 +82,17 @@ def hints(host) -> dict[str, str]:
         (
             "StoryReelDynamiCrafterLoader",
             dict(model_type="auto", precision="auto", checkpoint=None),
-            "checkpoint names no file; put one into models/checkpoints or models/diffusion_models",
+            "checkpoint names no file. Put one into models/checkpoints or models/diffusion_models",
         ),
         (
             "StoryReelStreamingLoader",
             dict(model_type="auto", precision="auto", checkpoint=None),
-            "checkpoint names no file; put one into models/checkpoints or models/diffusion_models",
+            "checkpoint names no file. Put one into models/checkpoints or models/diffusion_models",
         ),
         (
             "StoryReelMotionPredictorLoader",
             {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": None},
-            "ip_adapter names no file; put one into models/ipadapter",
+            "ip_adapter names no file. Put one into models/ipadapter",
         ),
     ],
 )
@@ -129,5 +129,5 @@ def test_own_files_come_first_once():
     assert to_choose(["a"], ["0"], "x") == ["a", "0"]
     assert to_choose([], ["0"], "x", "y") == ["no file yet: put one into models/x or models/y", "0"]
     refuse_hint("file", "a file.safetensors")
-    with pytest.raises(ValueError, match="^file names no file; put one into models/x, press R"):
+    with pytest.raises(ValueError, match="^file names no file. Put one into models/x, press R"):
         refuse_hint("file", to_choose([], [], "x")[0])
