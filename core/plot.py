@@ -15,7 +15,7 @@ MISSING = "Charts need matplotlib, which is not installed: pip install matplotli
 
 
 def chart(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorate a function that draws a chart with matplotlib. Without it, the function returns a message as an image."""
+    """Decorate a function that draws a chart with matplotlib. Without it, an image with a message is returned."""
 
     @functools.wraps(draw)
     def drawn(*args, **kwargs) -> Tensor:
