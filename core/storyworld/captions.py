@@ -42,38 +42,40 @@ def choose_named(rng: Random, picture: Picture) -> frozenset[str]:
 
 
 def caption(picture: Picture, named: Iterable[str]) -> str:
-    """The caption of a picture or a clip that says the attributes in `named`, and the number of heroes."""
+    """The caption of a picture or a clip: the attributes in `named` and the number of heroes."""
     named = frozenset(named)
-    return f"{describe(picture, named)} {tell(picture, named)}".strip()
+    return f"{describe_character(picture, named)} {describe_scene(picture, named)}".strip()
 
 
-def describe(picture: Picture, named: frozenset[str]) -> str:
-    """The character's half of a caption."""
-    says = _said(picture, named)
-    number = says["number"]
+def describe_character(picture: Picture, named: frozenset[str]) -> str:
+    """The part of a caption about the character."""
+    values = _named_values(picture, named)
+    number = values["number"]
     several = number != "hero"
-    words = [says[name] for name in ("size", "shape", "colour") if name in says]
+    words = [values[name] for name in ("size", "shape", "colour") if name in values]
     parts = []
-    if {"hat", "hat colour"} & says.keys():
-        hat = [says[name] for name in ("hat colour", "hat") if name in says]
+    if {"hat", "hat colour"} & values.keys():
+        hat = [values[name] for name in ("hat colour", "hat") if name in values]
         parts.append(" ".join([*hat, "hats"]) if several else _with_article([*hat, "hat"]))
-    if "scarf colour" in says:
-        scarf = says["scarf colour"]
+    if "scarf colour" in values:
+        scarf = values["scarf colour"]
         parts.append(f"{scarf} scarves" if several else _with_article([scarf, "scarf"]))
     noun = " ".join([*words, number]) if several else _with_article([*words, number])
     return " with ".join([noun, " and ".join(parts)]) if parts else noun
 
 
-def tell(picture: Picture, named: frozenset[str]) -> str:
-    """The other half: what happens, where, and how it is seen."""
-    says = _said(picture, named)
-    actions = says.get("action", "").split(",")
+def describe_scene(picture: Picture, named: frozenset[str]) -> str:
+    """The part of a caption about the action, the scene, the place and the camera."""
+    values = _named_values(picture, named)
+    actions = values.get("action", "").split(",")
     if len(actions) > 1:
         each = [f"one {action}" for action in actions]
         actions = [" ".join([", ".join(each[:-1]), "and", each[-1]])]
-    start = [*filter(None, actions), *([SCENES[says["scene"]]] if "scene" in says else [])]
+    start = [*filter(None, actions), *([SCENES[values["scene"]]] if "scene" in values else [])]
     rest = [
-        phrases[says[name]] for name, phrases in (("facing", FACINGS), ("place", PLACES), ("pan", PANS)) if name in says
+        phrases[values[name]]
+        for name, phrases in (("facing", FACINGS), ("place", PLACES), ("pan", PANS))
+        if name in values
     ]
     return ", ".join(filter(None, [" ".join(start), *rest]))
 
@@ -85,8 +87,8 @@ def script(pictures: Sequence[Picture], named: Iterable[str]) -> tuple[str, str]
     equal size or the size is not named.
     """
     named = frozenset(named)
-    characters = f"[{TAG}] {describe(pictures[0], named)}"
-    return characters, "\n".join(f"[{TAG}] {tell(picture, named)}".strip() for picture in pictures)
+    characters = f"[{TAG}] {describe_character(pictures[0], named)}"
+    return characters, "\n".join(f"[{TAG}] {describe_scene(picture, named)}".strip() for picture in pictures)
 
 
 def read(prompt: str) -> dict[str, str]:
@@ -131,7 +133,7 @@ def unknown_words(prompt: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in _words(prompt) if word not in known))
 
 
-def _said(picture: Picture, named: frozenset[str]) -> dict[str, str]:
+def _named_values(picture: Picture, named: frozenset[str]) -> dict[str, str]:
     return {name: value for name, value in attributes(picture).items() if name in named or name == "number"}
 
 

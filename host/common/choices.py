@@ -10,7 +10,7 @@ NOTHING = "no file yet: put one into "  # no file has such a name, for it has no
 
 
 def own_first(own: Iterable[str], included: Iterable[str]) -> list[str]:
-    """File names, sorted and without repetition, the included ones last. A user's file hides an included one of its name."""
+    """File names, sorted and without repetition, the included ones last. A user's file hides an included namesake."""
     own = sorted(set(own))
     return own + sorted(set(included) - set(own))
 

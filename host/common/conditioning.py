@@ -4,7 +4,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 
-from .frame_rows import say_frames, without_frames
+from .frame_rows import mark_rows, without_frames
 
 
 def encode_story(clip, prompts, negative: str) -> tuple[list, list]:
@@ -31,7 +31,7 @@ def encode_story(clip, prompts, negative: str) -> tuple[list, list]:
         encoded.append(clip.encode_from_tokens_scheduled(row, show_pbar=False))
         progress.update(1)
     *rows, negative_row = encoded
-    positive, negative = say_frames(_stack(rows), _stack([negative_row] * len(rows)), count=len(rows))
+    positive, negative = mark_rows(_stack(rows), _stack([negative_row] * len(rows)), count=len(rows))
     return positive, negative
 
 

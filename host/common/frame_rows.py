@@ -35,7 +35,7 @@ class FollowFrames(comfy.hooks.Hook):
         return False
 
 
-def say_frames(*conditionings: list, count: int) -> list[list]:
+def mark_rows(*conditionings: list, count: int) -> list[list]:
     """Conditionings of a story's `count` frames, row by row, which follow the frames that are sampled.
 
     The first one is the positive; the others only carry the hook, so that the host finds equal hooks on all of them:

@@ -20,10 +20,10 @@ from storyreel.core.storyworld.captions import (
     CHARACTER,
     caption,
     choose_named,
-    describe,
+    describe_character,
+    describe_scene,
     read,
     script,
-    tell,
     unknown_words,
     vocabulary,
 )
@@ -196,7 +196,7 @@ class TestCaptions:
         for picture, named in self.samples(100):
             story, remarks = read_script(*script([picture], named), NO_STYLE, "", STYLES)
             assert story.prompts == (caption(picture, named),)
-            assert story.characters[0].description == describe(picture, named)
+            assert story.characters[0].description == describe_character(picture, named)
             assert not remarks
 
     def test_a_story_keeps_its_hero(self):
@@ -213,8 +213,10 @@ class TestCaptions:
         picture = replace(picture.with_look(shape="round", color="orange", hat="top", hat_color="red"), scene="beach")
         picture = picture.with_look(scarf_color="green")
         everything = frozenset(attributes(picture))
-        assert describe(picture, everything) == "a small round orange hero with a red top hat and a green scarf"
-        assert tell(picture, everything) == "waving on a beach, looking ahead, in the middle"
+        assert (
+            describe_character(picture, everything) == "a small round orange hero with a red top hat and a green scarf"
+        )
+        assert describe_scene(picture, everything) == "waving on a beach, looking ahead, in the middle"
         assert caption(picture, {"colour"}) == "an orange hero"
         twins = replace(picture, figures=(picture.figures[0], replace(picture.figures[0], action="reading")))
         assert caption(twins, everything) == (

@@ -75,7 +75,7 @@ def contact_sheet(studio: measure.Studio, seed: int, path: Path, stories: int = 
 def _captions(task: measure.Task, width: int, pen: ImageDraw.ImageDraw) -> str:
     """What the story names: its hero, then its frames, in lines of `width` pixels."""
     hero = task.story.characters[0].description
-    words = f"{hero}: " + "; ".join(measure.captions.tell(picture, task.named) for picture in task.pictures)
+    words = f"{hero}: " + "; ".join(measure.captions.describe_scene(picture, task.named) for picture in task.pictures)
     font = ImageFont.load_default(11)
     lines = [""]
     for word in words.split():
