@@ -105,7 +105,8 @@ def test_the_hint_is_refused_where_it_is_chosen(host, own, kind, inputs, sentenc
     }
     with pytest.raises(RuntimeError) as caught:
         host.run(prompt)
-    assert f"{kind}: {sentence}, press R in the graph and choose it." in str(caught.value)
+    title = host.nodes[kind].GET_SCHEMA().display_name.removesuffix(" (StoryReel)")
+    assert f"{title}: {sentence}, press R in the graph and choose it." in str(caught.value)
 
 
 def test_a_file_is_the_users_own_even_under_a_shipped_name(host, tmp_path, monkeypatch):
