@@ -53,8 +53,7 @@ def pytest_configure(config):
     if config.getoption("numprocesses", None):
         from harness import file_queue
 
-        config.pluginmanager.register(file_queue)
-        file_queue.pytest_configure(config)
+        config.pluginmanager.register(file_queue)  # its own pytest_configure is called at once
 
 
 def pytest_collection_modifyitems(items):

@@ -40,7 +40,7 @@ def host_node(host, name, model, **inputs):
 
 
 def said(caplog):
-    return [record.message for record in caplog.records if "StoryReelConsistentAttention" in record.message]
+    return [record.message for record in caplog.records if "Consistent Self-Attention" in record.message]
 
 
 class Calls:
