@@ -1,11 +1,12 @@
 """Set up, then check the whole project: ruff, its formatter, and every test.
 
 python tools/test.py            everything
+python tools/test.py --fast     the quick files of every room, in less than three minutes
 python tools/test.py --setup    set up and stop
 python tools/test.py -k story   other arguments go to pytest
 
-Everything is two runs of pytest side by side: one of the tests that start programs (marker `programs`) and mostly wait
-for them, one of the others.
+The first two share one queue of test files between two processes, the longest first (tests/harness/file_queue.py). The
+results are in .cache/test-results.xml, and the time of each file and the memory of the run are printed at the end.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import environment
 
-PROGRAMS_LOG = environment.CACHE / "test-programs.log"
+WORKERS = 2
+QUEUE = ["-n", str(WORKERS), f"--junit-xml={environment.CACHE / 'test-results.xml'}", "--durations=40"]
+FAST = ["-m", "not programs", "--fast"]
 
 
 def install_chromium():
@@ -43,42 +45,19 @@ def main(arguments: list[str]) -> int:
         print(f"Ready: {python}")
         return 0
 
-    def run(*module: str) -> int:
+    def run(*module: str, **environ: str) -> int:
         print("==>", *module, flush=True)
-        return subprocess.call([str(python), "-m", *module], cwd=environment.ROOT, env=environment.clean_environ())
+        environ |= environment.clean_environ()
+        return subprocess.call([str(python), "-m", *module], cwd=environment.ROOT, env=environ)
 
     checks = [run("ruff", "check"), run("ruff", "format", "--check")]
-    checks.append(run("pytest", *arguments) if arguments else run_both([str(python), "-m", "pytest", "--durations=40"]))
+    if arguments and arguments != ["--fast"]:
+        checks.append(run("pytest", *arguments))
+    else:
+        # threads of two workers that wait for each other on one processor would spend the time spinning
+        threads = max(1, (os.cpu_count() or WORKERS) // WORKERS)
+        checks.append(run("pytest", *QUEUE, *(FAST if arguments else ()), OMP_NUM_THREADS=str(threads)))
     return max(map(abs, checks))
-
-
-def run_both(pytest: list[str]) -> int:
-    """Every test; the output of the programs' run comes after that of the other.
-
-    Each gets half of the processors: threads of both that wait for each other on one would spend the time spinning.
-    """
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
-    where = dict(cwd=environment.ROOT, env=threads | environment.clean_environ())
-    with open(PROGRAMS_LOG, "w") as log:
-        programs = subprocess.Popen([*pytest, "-m", "programs"], stdout=log, stderr=subprocess.STDOUT, **where)
-    try:
-        print("==> pytest -m 'not programs', and beside it pytest -m programs", flush=True)
-        code = subprocess.call([*pytest, "-m", "not programs"], **where)
-        print("==> pytest -m programs", flush=True)
-        follow(programs)
-    except BaseException:
-        programs.kill()
-        raise
-    return max(abs(code), abs(programs.returncode))
-
-
-def follow(programs: subprocess.Popen):
-    """Show what the run wrote, and what it writes until it ends."""
-    with open(PROGRAMS_LOG, errors="replace") as log:
-        while programs.poll() is None:
-            print(log.read(), end="", flush=True)
-            time.sleep(0.5)
-        print(log.read(), end="", flush=True)
 
 
 if __name__ == "__main__":
