@@ -291,32 +291,37 @@ def test_the_file_is_small(lab):
 
 def test_every_gentle_action_is_asked_of_the_same_picture(lab):
     measure = lab.evaluate.video
-    tasks = measure.make_tasks(measure.read_setting("animate"), 0, 0)
-    assert [task.clip.figures[0].action for task in tasks] == list(measure.words.GENTLE_ACTIONS)
+    tasks = measure.make_tasks(measure.PLAIN, 0, 0)
+    assert [task.clip.figures[0].action for task in tasks] == list(measure.attributes.GENTLE_ACTIONS)
     assert all(np.array_equal(task.frames[0], tasks[0].frames[0]) for task in tasks)
     assert len({task.caption for task in tasks}) == len(tasks)
     assert len({task.frames[-1].tobytes() for task in tasks}) > 5
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("animate", {}),
-        ("drawn-wide", {"drawn": True}),
-        ("interpolate-no-text", {"mode": "interpolate", "text": False}),
-        ("animate-no-image-no-beside", {"image": False, "beside": False}),
-        ("animate-scales-3-1.5", {"cfg_text": 3.0, "cfg_image": 1.5}),
-    ],
-)
-def test_a_setting_is_read_from_its_name(lab, name, expected):
-    setting = lab.evaluate.video.read_setting(name)
-    assert {key: getattr(setting, key) for key in expected} == expected
-    assert (setting.actions == lab.evaluate.video.words.WIDE_ACTIONS) == name.endswith("wide")
+def test_no_two_rows_of_a_table_are_the_same(lab):
+    """A row's name says what differs from the plain setting."""
+    kinds = lab.evaluate.pictures.Pictures, lab.evaluate.video.Video, lab.evaluate.streaming.Streaming
+    for kind in (*kinds, lab.evaluate.motion.Motion):
+        assert len({setting.key for setting in kind.settings}) == len(kind.settings)
+    by_name = {setting.name: setting for setting in lab.evaluate.video.Video.settings}
+    assert not by_name["animate-no-text"].text and by_name["animate-no-text"].image
+    assert (by_name["animate-scales-4-1"].text_scale, by_name["animate-scales-4-1"].image_scale) == (4.0, 1.0)
+    assert by_name["drawn-wide"].drawn and by_name["drawn-wide"].actions == lab.evaluate.video.attributes.WIDE_ACTIONS
 
 
-def test_a_wrong_setting_is_refused(lab):
-    with pytest.raises(ValueError, match='"animate-no-sound" is no setting'):
-        lab.evaluate.video.read_setting("animate-no-sound")
+def test_intervals_are_of_the_mean(lab):
+    """All results of an example, a list by its places; NaN counts for nothing, and a single value has no width."""
+    summarize = lab.evaluate.pipeline.summarize
+    values = np.random.default_rng(1).normal(5, 2, 40)
+    row = summarize(
+        [{"a": value, "b": [value, 1.0], "c": float("nan") if index else 3.0} for index, value in enumerate(values)]
+    )
+    assert row["a"] == pytest.approx(values.mean(), abs=1e-4)
+    half = 1.96 * values.std() / len(values) ** 0.5
+    assert row["a_high"] - row["a_low"] == pytest.approx(2 * half, rel=0.15)
+    assert row["b"] == [[row["a"], row["a_low"], row["a_high"]], [1.0, 1.0, 1.0]]
+    assert row["c"] == row["c_low"] == row["c_high"] == 3.0
+    assert summarize([{"a": float("nan")}] * 2) == {"a": None, "a_low": None, "a_high": None}
 
 
 def test_likeness_is_of_each_frame_with_the_first_and_with_the_one_before(host, lab):
@@ -324,7 +329,7 @@ def test_likeness_is_of_each_frame_with_the_first_and_with_the_one_before(host, 
     from storyreel.core.storyworld import world
     from storyreel.host import storyworld
 
-    from experiments.storyworld.evaluate.similarity import likeness
+    from experiments.storyworld.evaluate.similarity import frame_similarity as likeness
 
     vision, clip = storyworld.load_clip_vision(), world.sample_clip(1, 2, wide=1.0)
     frames = torch.from_numpy(world.render_clip(clip, 4).image).float() / 255
@@ -343,12 +348,10 @@ def test_likeness_is_of_each_frame_with_the_first_and_with_the_one_before(host, 
     assert found["patches_frames"] < found["patches_first"] and found["clip_first"] < found["clip_frames"] < 1
 
 
-def test_gates_name_what_is_not_reached(lab):
-    from experiments.storyworld.report import video_table
-
-    row = {name: least for name, least in video_table.GATES.items()}
-    row |= {f"{name}_{end}": value for name, value in row.items() for end in ("low", "high")}
-    wanted = next(one for one in video_table.wanted() if one.setting == "animate")
-    assert video_table.failed({wanted: row}) == []
-    (said,) = video_table.failed({wanted: row | {"action": 0.5, "action_low": 0.4, "action_high": 0.6}})
+def test_missed_targets_are_named(lab):
+    video = lab.evaluate.video
+    row = dict(video.TARGETS)
+    row |= {f"{name}_{end}": value for name, value in video.TARGETS.items() for end in ("low", "high")}
+    assert video.missed({video.PLAIN.key: row}) == []
+    (said,) = video.missed({video.PLAIN.key: row | {"action": 0.5, "action_low": 0.4, "action_high": 0.6}})
     assert said.startswith("action is 0.50 (0.40 to 0.60)") and "at least 0.9" in said

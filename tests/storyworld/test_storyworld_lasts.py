@@ -10,7 +10,7 @@ from harness.tools import experiments
 pytestmark = pytest.mark.programs  # one is; all need the same models
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "experiments" / "storyworld" / "evaluate"
+WEIGHTS = ROOT / "models" / "storyworld"
 STREAMING, VIDEO = (WEIGHTS / f"storyworld_{part}.safetensors" for part in ("streaming", "video"))
 
 
@@ -21,12 +21,12 @@ def lab():
 
 
 @pytest.fixture(scope="module")
-def studio(host, lab):
-    return lab.evaluate.streaming.open_studio(STREAMING, None, None, JUDGES / "classifier.safetensors")
+def pipeline(host, lab):
+    return lab.evaluate.streaming.Streaming()
 
 
-def measured(studio, lab, name: str, videos: int) -> dict:
-    return lab.evaluate.streaming.measure(studio, lab.evaluate.streaming.read_setting(name), videos, seed=50)
+def measured(pipeline, lab, mode: str, chunks: int, videos: int) -> dict:
+    return pipeline.measure(lab.evaluate.streaming.LongSetting(name=mode, mode=mode, chunks=chunks), videos, seed=50)
 
 
 def weights() -> str:
@@ -47,24 +47,23 @@ def test_the_file_says_what_shapes_do_not(lab):
     assert (said["frames"], said["memory"], said["v_prediction"]) == (16, 8, True) and said["latents"]["spread"] > 0
 
 
-def test_the_reader_can_be_believed(studio, lab):
+def test_the_reader_can_be_believed(pipeline, lab):
     """Asserted before anything is measured with it, on long videos as the autoencoder gives them back."""
-    drawn = measured(studio, lab, "drawn-chunks-2", 4)
+    drawn = measured(pipeline, lab, "drawn", 2, 4)
     assert min(drawn["colours"], drawn["scene"]) >= 0.9 and drawn["cuts"] == 0 and drawn["jump"] < 3, drawn
 
 
-def test_cam_keeps_the_place_and_apm_the_looks(studio, lab):
+def test_cam_keeps_the_place_and_apm_the_looks(pipeline, lab):
     """Three clips, a chunk each: without the two the hero is somewhere else, and another."""
-    both, neither = (measured(studio, lab, f"{name}-chunks-1", 3) for name in ("both", "neither"))
+    both, neither = (measured(pipeline, lab, name, 1, 3) for name in ("both", "neither"))
     assert both["hero_jump"] < neither["hero_jump"] / 2 and both["jump"] < neither["jump"], (both, neither)
     assert both["colours"] > neither["colours"] and both["scene"] >= 0.9, (both, neither)
 
 
 def test_documents_show_the_rows_that_were_measured(lab):
     """All rows of these very weights, in docs/benchmarks.md."""
-    rows, table = lab.report.table.Rows(WEIGHTS / "measured_streaming.jsonl"), lab.report.streaming_table
-    found = rows.of(weights())
-    assert rows.missing(table.wanted(), 0, weights()) == []
+    rows, pipeline = lab.report.rows.Rows(WEIGHTS / "measured_streaming.jsonl"), lab.evaluate.streaming.Streaming
+    assert rows.missing(pipeline.settings, 0, weights()) == []
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    for shown in (table.main_table, table.chunks_table, table.blends_table, table.colours_table):
-        assert "\n".join(shown(found)) in page
+    for name, lines in pipeline.tables(rows, weights()).items():
+        assert "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"]) in page

@@ -3,14 +3,13 @@ predictor beats interpolation, and the frames go where their tokens say."""
 
 import hashlib
 import itertools
-import json
 from pathlib import Path
 
 import pytest
 from harness.tools import experiments
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "experiments" / "storyworld" / "evaluate"
+WEIGHTS = ROOT / "models" / "storyworld"
 FILES = {
     "ip_adapter": WEIGHTS / "ipadapter" / "storyworld_ip_adapter.safetensors",
     "domain_adapter": WEIGHTS / "loras" / "storyworld_domain_adapter.safetensors",
@@ -27,8 +26,8 @@ def lab():
 
 
 @pytest.fixture(scope="module")
-def studio(host, lab):
-    return lab.evaluate.motion.open_studio(None, None, JUDGES / "video_classifier.safetensors")
+def pipeline(host, lab):
+    return lab.evaluate.motion.Motion()
 
 
 def test_their_cards_tell_of_the_very_files():
@@ -48,12 +47,12 @@ def test_the_predictor_beat_interpolation_and_says_so():
     assert told["beats_interpolation"] and told["figures"]["gain_low"] > 0, told
 
 
-def test_it_beats_interpolation_on_other_clips(studio, lab):
-    row = lab.evaluate.motion_tokens.measure("tokens", studio, 60, seed=50)
+def test_it_beats_interpolation_on_other_clips(pipeline, lab):
+    row = pipeline.measure(lab.evaluate.motion.TOKENS[0], 60, seed=50)
     assert row["gain_low"] > 0 and row["cosine"] > row["cosine_interpolation"], row
 
 
-def test_frames_go_where_their_tokens_say(studio, lab):
+def test_frames_go_where_their_tokens_say(pipeline, lab):
     """Where a hero crosses the picture in an arc, true tokens lead it nearer to its path than a line between the ends
     does, in clips that nothing saw."""
     measure = lab.evaluate.motion
@@ -62,7 +61,7 @@ def test_frames_go_where_their_tokens_say(studio, lab):
     paths = {name: [] for name in ("true", "interpolated")}
     for task in itertools.islice(arcs, 2):
         for name, found in paths.items():
-            judged = measure.judge(studio, task, studio.make(measure.read_setting(name), task))
+            judged = pipeline.compare(task, pipeline.make(measure.MotionSetting(name=name, tokens=name), task))
             assert judged["seen"] >= 0.9
             found.append(judged["path"])
     assert sum(paths["true"]) < 0.7 * sum(paths["interpolated"]), paths
@@ -71,14 +70,11 @@ def test_frames_go_where_their_tokens_say(studio, lab):
 def test_documents_show_the_rows_that_were_measured(lab):
     """All rows of these very weights, in docs/benchmarks.md."""
     weights = hashlib.sha256(b"".join(file.read_bytes() for file in (VIDEO, *FILES.values()))).hexdigest()[:16]
-    rows = [json.loads(line) for line in (WEIGHTS / "measured_motion.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = {row["setting"]: row for row in rows if (row["seed"], row["weights"]) == (0, weights)}
-    table = lab.report.motion_table
-    assert [name for name in table.WANTED if name not in found] == []
+    rows, pipeline = lab.report.rows.Rows(WEIGHTS / "measured_motion.jsonl"), lab.evaluate.motion.Motion
+    assert rows.missing(pipeline.settings, 0, weights) == []
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    for shown in (table.tokens_table, table.decoded_table):
-        assert "\n".join(shown(found)) in page
-    assert "\n".join(table.likeness_table(found)) in page
+    for name, lines in pipeline.tables(rows, weights).items():
+        assert "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"]) in page
 
 
 def test_a_users_graph_follows_the_toys_motion(host):

@@ -10,7 +10,7 @@ from harness.tools import experiments
 pytestmark = pytest.mark.programs  # one is; all need the same models
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "experiments" / "storyworld" / "evaluate"
+WEIGHTS = ROOT / "models" / "storyworld"
 VIDEO = WEIGHTS / "storyworld_video.safetensors"
 
 
@@ -21,15 +21,14 @@ def lab():
 
 
 @pytest.fixture(scope="module")
-def studio(host, lab):
-    judges = (JUDGES / f"{name}.safetensors" for name in ("classifier", "video_classifier"))
-    return lab.evaluate.video.open_studio(VIDEO, None, *judges)
+def pipeline(host, lab):
+    return lab.evaluate.video.Video()
 
 
 @pytest.fixture(scope="module")
-def moved(studio, lab) -> dict:
+def moved(pipeline, lab) -> dict:
     """A picture that no stage has seen, with every gentle caption."""
-    return lab.evaluate.video.measure(studio, lab.evaluate.video.read_setting("animate"), pictures=1, seed=50)
+    return pipeline.measure(lab.evaluate.video.PLAIN, 1, seed=50)
 
 
 def test_its_card_tells_of_the_very_file(lab):
@@ -40,9 +39,9 @@ def test_its_card_tells_of_the_very_file(lab):
     assert VIDEO.stat().st_size <= 16e6
 
 
-def test_the_reader_can_be_believed(studio, lab):
+def test_the_reader_can_be_believed(pipeline, lab):
     """Asserted before anything is measured with it, on clips as the autoencoder gives them back."""
-    drawn = lab.evaluate.video.measure(studio, lab.evaluate.video.read_setting("drawn"), pictures=2, seed=50)
+    drawn = pipeline.measure(lab.evaluate.video.DRAWN, 2, seed=50)
     assert drawn["action"] >= 0.95 and drawn["path"] >= 0.95 and drawn["colours"] >= 0.95, drawn
 
 
@@ -57,21 +56,20 @@ def test_the_caption_is_obeyed(moved):
 
 def test_documents_show_the_rows_that_were_measured(lab):
     """All rows are there for these very weights, and docs/benchmarks.md shows what they say."""
-    rows, table = lab.report.table.Rows(WEIGHTS / "measured_video.jsonl"), lab.report.video_table
+    rows, pipeline = lab.report.rows.Rows(WEIGHTS / "measured_video.jsonl"), lab.evaluate.video.Video
     weights = hashlib.sha256(VIDEO.read_bytes()).hexdigest()[:16]
-    assert rows.missing(table.wanted(), 0, weights) == []
-    found = rows.of(weights)
+    assert rows.missing(pipeline.settings, 0, weights) == []
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    for lines in (table.main_table(found), table.ends_table(found), table.guidance_table(found)):
-        assert "\n".join(lines) in page
+    for name, lines in pipeline.tables(rows, weights).items():
+        assert "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"]) in page
 
 
 def test_the_benchmarks_name_what_the_model_does_not_reach(lab):
     weights = hashlib.sha256(VIDEO.read_bytes()).hexdigest()[:16]
-    rows = lab.report.table.Rows(WEIGHTS / "measured_video.jsonl").of(weights)
+    rows = lab.report.rows.Rows(WEIGHTS / "measured_video.jsonl").of(weights)
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     section = page.partition("## Image to video")[2].partition("<!-- video -->")[0]
-    for sentence in lab.report.video_table.failed(rows):
+    for sentence in lab.evaluate.video.missed(rows):
         assert f"*{sentence.split()[0]}*" in section, sentence
 
 

@@ -87,24 +87,14 @@ def test_every_weight_belongs_to_one_part(lab):
     assert all("alpha" not in name and "conv_ln" not in name for name in [*parts[0], *parts[1]])
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("both", {"frames": 48, "borders": [16, 24, 32, 40], "colour": 0.0, "blend": ""}),
-        ("no-cam-chunks-2", {"mode": "no-cam", "frames": 32}),
-        ("dynamicrafter-chunks-2", {"frames": 46, "borders": [16, 31]}),
-        ("both-chunks-20-colour-0.5", {"chunks": 20, "colour": 0.5}),
-        ("both-blend-shared", {"mode": "both", "blend": "shared"}),
-    ],
-)
-def test_a_setting_is_read_from_its_name(lab, name, expected):
-    setting = lab.evaluate.streaming.read_setting(name)
-    assert {key: getattr(setting, key) for key in expected} == expected
-
-
-def test_a_wrong_setting_is_refused(lab):
-    with pytest.raises(ValueError, match='"both-blend-twice" is no setting'):
-        lab.evaluate.streaming.read_setting("both-blend-twice")
+def test_a_setting_knows_its_frames_and_borders(lab):
+    streaming = lab.evaluate.streaming
+    by_name = {setting.name: setting for setting in streaming.Streaming.settings}
+    assert (by_name["both"].frames, by_name["both"].borders) == (48, [16, 24, 32, 40])
+    short = streaming.chunks(streaming.BASELINE, 2, 1)
+    assert (short.name, short.frames, short.borders) == ("dynamicrafter-chunks-2", 46, [16, 31])
+    assert (by_name["both-chunks-20-colour-1"].chunks, by_name["both-chunks-20-colour-1"].color) == (20, 1.0)
+    assert (by_name["both-blend-shared"].mode, by_name["both-blend-shared"].blend) == ("both", "shared")
 
 
 def test_a_hero_that_jumps_at_a_border_is_seen(lab):
@@ -112,28 +102,33 @@ def test_a_hero_that_jumps_at_a_border_is_seen(lab):
     and that is a cut."""
     measure = lab.evaluate.streaming
     first, second = (torch.from_numpy(measure.make_task(0, index).draw(32)).float() / 255 for index in (0, 1))
-    whole = lab.evaluate.long_video.watch_video(first, [16])
-    broken = lab.evaluate.long_video.watch_video(torch.cat([first[:16], second[16:]]), [16])
-    assert whole.figures["hero_jump"] < 3 and whole.figures["jump"] < 3 and whole.figures["cuts"] == 0
-    assert broken.figures["hero_jump"] > 3 * max(whole.figures["hero_jump"], broken.figures["hero_step"])
-    assert broken.figures["jump"] > 10 and broken.figures["cuts"] == 1
-    assert whole.drift[0] == 0 and np.mean(broken.drift[16:]) > np.mean(whole.drift[16:])
+    whole, drift = lab.evaluate.long_video.per_frame_results(first, [16])
+    broken, broken_drift = lab.evaluate.long_video.per_frame_results(torch.cat([first[:16], second[16:]]), [16])
+    assert whole["hero_jump"] < 3 and whole["jump"] < 3 and whole["cuts"] == 0
+    assert broken["hero_jump"] > 3 * max(whole["hero_jump"], broken["hero_step"])
+    assert broken["jump"] > 10 and broken["cuts"] == 1
+    assert drift[0] == 0 and np.mean(broken_drift[16:]) > np.mean(drift[16:])
 
 
-def test_tables_show_what_was_measured(lab):
-    table = lab.report.streaming_table
-    names = {*table.COLUMNS, *table.OF_BLENDS, *table.OF_COLOURS}
+def test_tables_show_what_was_measured(lab, tmp_path):
+    streaming, report = lab.evaluate.streaming, lab.report.rows
+    names = {*streaming.COLUMNS, *streaming.OF_BLENDS, *streaming.OF_COLORED}
     row = {name: 0.5 for name in names} | {f"{name}_{end}": 0.5 for name in names for end in ("low", "high")}
-    row |= {f"{name}_by_chunk": [[0.5, 0.4, 0.6]] * 11 for name in (*table.BY_CHUNK, "drift")}
-    wanted = table.wanted()
-    assert len(set(wanted)) == len(wanted)
-    rows = {wish: row for wish in wanted}
-    assert len(table.main_table(rows)) == 2 + len(table.VIDEOS) + len(table.LONGER)
-    assert len(table.blends_table(rows)) == 2 + 4 and len(table.colours_table(rows)) == 2 + 2
-    chunks = table.chunks_table(rows)
-    assert len(chunks) == 2 + 2 * len(table.CHUNKED)
-    assert chunks[0].split("|")[3:-1] == [f" {number} " for number in table.SHOWN]
-    known = sum(number <= table.LONG for number in table.SHOWN)
-    assert all((line.count(" 0.50 "), line.count(" - ")) == (known, len(table.SHOWN) - known) for line in chunks[2:])
-    assert all(f"{name} 0.50 (0.50 to 0.50)" in table.line(row | {"setting": "both", "stories": 12}) for name in names)
-    assert table.main_table({}) == table.main_table(rows)[:2]
+    row |= {f"{name}_by_chunk": [[0.5, 0.4, 0.6]] * 11 for name in streaming.BY_CHUNK}
+    rows = report.Rows(tmp_path / "rows.jsonl")
+    for setting in streaming.Streaming.settings:
+        name, count, frames = setting.key
+        rows.add(row | {"setting": name, "stories": count, "frames": frames, "seed": 0, "weights": "these"})
+    assert report.Rows(rows.path).missing(streaming.Streaming.settings, 0, "these") == []
+    assert len(report.Rows(rows.path).missing(streaming.Streaming.settings, 1, "these")) == len(rows.rows)
+    tables = streaming.Streaming.tables(rows, "these")
+    assert len(tables["streaming"]) == 2 + len(streaming.PARTS) + len(streaming.LONGER)
+    assert len(tables["blending"]) == 2 + 4 and len(tables["drift"]) == 2 + 2
+    chunks = tables["chunks"]
+    assert len(chunks) == 2 + 2 * len(streaming.CHUNKED)
+    assert chunks[0].split("|")[3:-1] == [f" {number} " for number in streaming.SHOWN]
+    known = sum(number < 11 for number in streaming.SHOWN)
+    missing = len(streaming.SHOWN) - known
+    assert all((line.count(" 0.50 "), line.count(" - ")) == (known, missing) for line in chunks[2:])
+    assert all(f"{name} 0.50 (0.50 to 0.50)" in report.describe(rows.rows[0]) for name in names)
+    assert streaming.Streaming.tables(rows, "others")["streaming"] == tables["streaming"][:2]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from harness.cache import cached, digest_of
 from harness.setup import require_setup
-from harness.tools import TOOLS, experiments
+from harness.tools import experiments
 
 pytestmark = pytest.mark.programs
 
@@ -26,15 +26,15 @@ MOTION = ("ip_adapter", "domain_adapter", "motion_module", "predictor")
 PARTS = ("autoencoder", "clip", "unet", "classifier", "video_classifier", "video", *STREAMING, *MOTION)
 
 
-def program(name: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, TOOLS / name, *arguments]
+def program(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "experiments" / "storyworld", *arguments]
     return subprocess.run(
         command, env=environment.clean_environ(), capture_output=True, text=True, timeout=900, check=False
     )
 
 
 def train(work: Path, *arguments) -> subprocess.CompletedProcess:
-    return program("train_storyworld.py", "--work", work, "--scale", str(SCALE), *arguments)
+    return program("train", "--work", work, "--scale", str(SCALE), *arguments)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def trained(tmp_path_factory) -> Path:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "left" in done.stdout  # how long it will take
 
-    sources = [ROOT / name for name in ("core", "host", "experiments", "tools/train_storyworld.py", "tools/pack.py")]
+    sources = [ROOT / name for name in ("core", "host", "experiments", "tools/pack.py")]
     kept = cached("storyworld", digest_of(sources, SCALE), fill)
     return Path(shutil.copytree(kept, tmp_path_factory.mktemp("storyworld") / "work"))
 
@@ -186,35 +186,35 @@ def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
     assert not any(torch.equal(made[1, 1], frames) for strengths, frames in made.items() if strengths != (1, 1))
 
 
-def measured(tool: str, trained: Path, *arguments) -> list[dict]:
-    """The rows that a measuring tool prints of the try-out."""
-    done = program(tool, "--weights", trained, "--judges", trained, "--json", *arguments)
+def measured(kind: str, trained: Path, *arguments) -> list[dict]:
+    """The rows that are printed of the try-out."""
+    done = program("evaluate", kind, "--weights", trained, "--json", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def test_the_streaming_model_is_measured(trained):
-    """Videos that were blended and that went on by the last frame, too: every figure with its interval, and what is
+    """Videos that were blended and that the last frame alone extends, too: every result with its interval, and what is
     left at the end of each chunk."""
-    settings = ("both-chunks-2-blend-randomized", "dynamicrafter-chunks-1-colour-1")
-    models = [f"--{name}={trained / name}.safetensors" for name in ("streaming", "video")]
-    rest = ["--sheet", trained / "videos.png", "--videos", "1", "--steps", "2"]
-    rows = measured("measure_streaming.py", trained, *models, "--rows", ",".join(settings), *rest)
+    settings = ("both-blend-randomized", "dynamicrafter")
+    rest = ["--sheet", trained / "videos.png", "--count", "1", "--steps", "2"]
+    changed = ["--set", "chunks", "1", "--set", "color", "1"]
+    rows = measured("streaming", trained, "--rows", ",".join(settings), *rest, *changed)
     assert [row["setting"] for row in rows] == list(settings)
-    assert [row["frames"] for row in rows] == [32, 31] and rows[0]["weights"]
+    assert [row["frames"] for row in rows] == [24, 31] and rows[0]["weights"]
     assert (trained / "videos.png").stat().st_size > 1000
-    for row, chunks in zip(rows, (2, 1), strict=True):
+    for row in rows:
         for name in ("jump", "cuts", "flow_deviation", "flow_jump", "colours", "scene", "drift"):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
         for name in ("colours", "scene", "drift"):
-            assert len(row[f"{name}_by_chunk"]) == chunks + 1
+            assert len(row[f"{name}_by_chunk"]) == 2
             assert all(low <= mean <= high for mean, low, high in row[f"{name}_by_chunk"])
 
 
 def test_the_video_model_is_measured(trained):
-    """The judges and the model of the try-out: every figure of a row, each with its interval."""
-    rest = ["--rows", "drawn-wide,loop", "--pictures", "1", "--sheet", trained / "clips.png"]
-    drawn, loop = measured("measure_video.py", trained, "--video", trained / "video.safetensors", *rest)
+    """The classifiers and the model of the try-out: every result of a row, each with its interval."""
+    rest = ["--rows", "drawn-wide,loop", "--count", "1", "--sheet", trained / "clips.png"]
+    drawn, loop = measured("video", trained, *rest)
     assert drawn["setting"] == "drawn-wide" and loop["setting"] == "loop" and drawn["weights"]
     assert (trained / "clips.png").stat().st_size > 1000
     for row, names in ((drawn, ("action", "path", "first", "colours", "still")), (loop, ("seam", "away", "first"))):
@@ -249,8 +249,8 @@ def test_the_predictor_says_what_it_reached_and_is_not_trained_twice(trained, la
 def test_semantic_motion_is_measured(trained):
     """As tokens, and decoded in every way; a clip that no model made is where it should be."""
     settings = ("tokens", "drawn", "true", "predicted-text", "interpolated-single", "true-dynamicrafter")
-    rest = ["--clips", "2", "--steps", "2", "--video", trained / "video.safetensors", "--sheet", trained / "motion.png"]
-    tokens, *decoded = measured("measure_motion.py", trained, "--rows", ",".join(settings), *rest)
+    rest = ["--count", "2", "--steps", "2", "--sheet", trained / "motion.png"]
+    tokens, *decoded = measured("motion", trained, "--rows", ",".join(settings), *rest)
     assert tokens["mse"] > 0 and tokens["gain_low"] <= tokens["gain"] <= tokens["gain_high"]
     assert [row["setting"] for row in decoded] == list(settings[1:])
     for row in decoded:
@@ -259,24 +259,24 @@ def test_semantic_motion_is_measured(trained):
     assert (trained / "motion.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("thing", ["video", "motion"])
-def test_a_setting_that_there_is_not_is_named(thing):
+@pytest.mark.parametrize("kind", ["pictures", "video", "streaming", "motion"])
+def test_a_setting_that_there_is_not_is_named(kind):
     require_setup()
-    done = program(f"measure_{thing}.py", "--rows", "nothing-of-that-kind")
+    done = program("evaluate", kind, "--rows", "nothing-of-that-kind")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"measure_{thing}.py: " in done.stderr and "nothing-of-that-kind" in done.stderr.splitlines()[-1]
+    assert "storyworld: " in done.stderr and "nothing-of-that-kind" in done.stderr.splitlines()[-1]
 
 
-def test_only_the_recipes_own_model_ships(tmp_path):
+def test_only_the_published_trainings_models_ship(tmp_path):
     require_setup()
-    done = train(tmp_path, "--ship")
-    assert done.returncode == 2 and "only the recipe's own model ships" in done.stderr
+    done = train(tmp_path, "--publish")
+    assert done.returncode == 2 and "only the published training's models ship" in done.stderr
 
 
 @pytest.fixture
 def unmeasured(lab, monkeypatch):
     """What ships the parts, without the minutes that it takes to measure them."""
-    monkeypatch.setattr(lab.train.publish, "MEASURES", {"unet": lambda *_: {"named": 0.5}})
+    monkeypatch.setattr(lab.train.publish, "RESULTS", {"unet": lambda *_: {"named": 0.5}})
     return lab.train.publish
 
 
@@ -299,28 +299,28 @@ def with_cards(*names: str) -> set[str]:
 def test_what_is_trained_ships(trained, tmp_path, unmeasured):
     """Whatever there is of video, streaming and semantic motion; the other parts are needed."""
     work, shipped, judges = copied(trained, tmp_path / "work", "streaming", "predictor"), tmp_path / "a", tmp_path / "b"
-    unmeasured.ship([], work, shipped, judges)
+    unmeasured.publish([], work, shipped, judges)
     motion = "ipadapter/storyworld_ip_adapter", "loras/storyworld_domain_adapter"
     motion += ("animatediff_models/storyworld_motion_module",)
     assert files_in(shipped) == with_cards("autoencoder", "clip", "unet", "storyworld_video", *motion)
     assert files_in(judges) == {"classifier.safetensors", "video_classifier.safetensors"}
     assert "reached: named | 0.500" in (shipped / "unet.md").read_text()
     (work / "clip.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"clip\.safetensors: train it before --ship"):
-        unmeasured.ship([], work, tmp_path / "none", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"clip\.safetensors: train it before --publish"):
+        unmeasured.publish([], work, tmp_path / "none", tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_named_stages_ship_alone(trained, tmp_path, unmeasured):
     work, shipped = copied(trained, tmp_path / "work", "video", "classifier"), tmp_path / "shipped"
-    unmeasured.ship([*STREAMING, "predictor"], work, shipped, tmp_path / "judges")
+    unmeasured.publish([*STREAMING, "predictor"], work, shipped, tmp_path / "judges")
     assert files_in(shipped) == with_cards("storyworld_streaming", "semantic_motion/storyworld_predictor")
     assert not (tmp_path / "judges").exists()
     for stages, missing in ((["autoencoder", "video"], "video"), (["pictures"], "classifier")):  # the judge of the UNet
-        with pytest.raises(FileNotFoundError, match=rf"/{missing}\.safetensors: train it before --ship"):
-            unmeasured.ship(stages, work, tmp_path / "none", tmp_path / "none")
+        with pytest.raises(FileNotFoundError, match=rf"/{missing}\.safetensors: train it before --publish"):
+            unmeasured.publish(stages, work, tmp_path / "none", tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    unmeasured.ship(["pictures"], work, tmp_path / "measured", copied(trained, tmp_path / "judges"))
+    unmeasured.publish(["pictures"], work, tmp_path / "measured", copied(trained, tmp_path / "judges"))
     assert files_in(tmp_path / "measured") == with_cards("unet")
 
 

@@ -14,7 +14,7 @@ from harness.tools import experiments
 pytestmark = pytest.mark.programs  # some are; all need the same models
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS, JUDGES = ROOT / "models" / "storyworld", ROOT / "experiments" / "storyworld" / "evaluate"
+WEIGHTS = ROOT / "models" / "storyworld"
 PARTS = ("autoencoder", "clip", "unet")
 LOOKS = ("shape", "colour", "hat", "hat colour", "scarf colour")
 STORIES = 12
@@ -28,16 +28,8 @@ def lab():
 
 
 @pytest.fixture(scope="module")
-def studio(host, lab, tmp_path_factory):
-    from storyreel.host import storyworld
-
-    reader = lab.train.classifier.Reader().eval()
-    reader.load_state_dict(
-        lab.train.export.load(ROOT / "experiments" / "storyworld" / "evaluate" / "classifier.safetensors")[0]
-    )
-    vae = storyworld.load_vae()
-    judges = reader, lab.evaluate.backgrounds.Backdrops(tmp_path_factory.mktemp("backdrops"), vae)
-    return lab.evaluate.pictures.Studio(*judges, storyworld.load_model(), storyworld.load_clip(), vae)
+def pipeline(host, lab, tmp_path_factory):
+    return lab.evaluate.pictures.Pictures(data=tmp_path_factory.mktemp("backgrounds"))
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +74,9 @@ def test_everything_together_is_small():
     assert sum(path.stat().st_size for path in files) <= 14e6
 
 
-def test_the_autoencoder_keeps_what_it_is_given(studio, lab, pictures):
+def test_the_autoencoder_keeps_what_it_is_given(pipeline, lab, pictures):
     images = as_input(pictures.images)
-    decoded = studio.vae.decode(studio.vae.encode(images))
+    decoded = pipeline.vae.decode(pipeline.vae.encode(images))
     errors = (decoded - images).square().mean(-1)
     heroes = as_input(pictures.heroes)
     psnr = -10 * errors.mean((1, 2)).log10().mean()
@@ -92,10 +84,10 @@ def test_the_autoencoder_keeps_what_it_is_given(studio, lab, pictures):
     assert psnr >= 29 and hero >= 22
 
 
-def test_the_reader_can_be_believed(studio, lab, pictures):
+def test_the_reader_can_be_believed(pipeline, lab, pictures):
     """Asserted before anything is measured with it, on pictures as the autoencoder gives them back."""
-    decoded = studio.vae.decode(studio.vae.encode(as_input(pictures.images)))
-    words = studio.reader.answer((decoded * 255).round().byte().numpy())
+    decoded = pipeline.vae.decode(pipeline.vae.encode(as_input(pictures.images)))
+    words = pipeline.classifier.answer((decoded * 255).round().byte().numpy())
     truths = [pictures.truth(index) for index in range(len(pictures))]
     for name in (*LOOKS, "action", "scene", "number"):
         told = [lab.evaluate.pictures.attributes(truth).get(name) for truth in truths]
@@ -109,24 +101,25 @@ def test_the_reader_can_be_believed(studio, lab, pictures):
         assert accuracy >= (0.75 if name == "shape" else 0.95), f"{name} {accuracy}"
 
 
-def test_backdrops_know_their_scene_and_no_other(studio, lab, pictures):
+def test_backdrops_know_their_scene_and_no_other(pipeline, lab, pictures):
     strays = {True: [], False: []}
     for index in range(0, len(pictures), 4):
-        image = studio.vae.decode(studio.vae.encode(as_input(pictures.images[index : index + 1])))
+        image = pipeline.vae.decode(pipeline.vae.encode(as_input(pictures.images[index : index + 1])))
         seen = (image[0] * 255).round().byte().numpy()
         for scene in lab.evaluate.pictures.captions.SCENES:
-            strays[scene == pictures.truth(index).scene].append(studio.backdrops.stray(seen, scene))
+            strays[scene == pictures.truth(index).scene].append(pipeline.backgrounds.stray(seen, scene))
     own, other = (sum(values) / len(values) for values in (strays[True], strays[False]))
     assert own < 0.1 and other > 0.4
 
 
-def test_captions_a_word_apart_are_told_apart(studio, lab, pictures):
+def test_captions_a_word_apart_are_told_apart(pipeline, lab, pictures):
     """Through the host's own CLIP and CLIP_VISION."""
     from storyreel.host.storyworld import load_clip_vision
 
     vision = load_clip_vision()
     images = vision.encode_image(as_input(pictures.images))["image_embeds"]
-    projection = studio.clip.cond_stage_model.clip_l.transformer.text_projection
+    clip = pipeline.clip
+    projection = clip.cond_stage_model.clip_l.transformer.text_projection
     rng, right = Random(0), []
     for index, image in enumerate(images):
         truth = pictures.truth(index)
@@ -135,16 +128,16 @@ def test_captions_a_word_apart_are_told_apart(studio, lab, pictures):
         if altered is None:
             continue
         told = [lab.train.clip.captions.caption(picture, named) for picture in (truth, altered[0])]
-        pooled = [studio.clip.encode_from_tokens(studio.clip.tokenize(text), return_pooled=True)[1] for text in told]
-        scores = lab.train.clip.similarity(image[None], projection(torch.cat(pooled)))[0]
+        encoded = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in told]
+        scores = lab.train.clip.similarity(image[None], projection(torch.cat([pooled for _, pooled in encoded])))[0]
         right.append(bool(scores[0] > scores[1]))
     assert sum(right) / len(right) >= 0.95
 
 
-def test_consistent_self_attention_unifies_what_captions_leave_open(studio, lab):
+def test_consistent_self_attention_unifies_what_captions_leave_open(pipeline, lab):
     rows = {
         name: lab.evaluate.pictures.measure(
-            studio, lab.evaluate.pictures.read_setting(name), stories=STORIES, seed=5, frames=4
+            pipeline, lab.evaluate.pictures.read_setting(name), stories=STORIES, seed=5, frames=4
         )
         for name in ("plain", "csa-all-1")
     }
@@ -153,14 +146,14 @@ def test_consistent_self_attention_unifies_what_captions_leave_open(studio, lab)
     assert abs(shared["named"] - plain["named"]) < 0.1, rows
 
 
-def test_strength_0_is_the_plain_model(studio, lab):
+def test_strength_0_is_the_plain_model(pipeline, lab):
     task = lab.evaluate.pictures.make_task(seed=6, index=0, frames=3)
-    plain = studio.draw(lab.evaluate.pictures.read_setting("plain"), task)
-    nothing = studio.draw(lab.evaluate.pictures.read_setting("csa-strength-0"), task)
+    plain = pipeline.draw(lab.evaluate.pictures.PLAIN, task)
+    nothing = pipeline.draw(lab.evaluate.pictures.csa("strength-0", strength=0.0), task)
     assert (plain == nothing).all()
 
 
-def test_the_workflow_unifies_too(studio, lab, server):
+def test_the_workflow_unifies_too(pipeline, lab, server):
     """The same through a real server: the example's hero keeps the colours that its story does not name."""
     import io
 
@@ -178,20 +171,20 @@ def test_the_workflow_unifies_too(studio, lab, server):
         assert result.status == "success", result.message
         (node,) = (id for id, node in graph.items() if node["inputs"].get("filename_prefix") == "story/picture")
         images = [Image.open(io.BytesIO(client.view(image))) for image in result.outputs[node]["images"]]
-        words = studio.reader.answer(np.stack([np.asarray(image) for image in images]))
+        words = pipeline.classifier.answer(np.stack([np.asarray(image) for image in images]))
         agreement.append(len(set(words["scarf colour"])))
     assert agreement[0] < agreement[1]
 
 
-def test_a_word_outside_the_world_is_said_to_be(studio, caplog):
-    studio.clip.tokenize("a red hero with a sword")
+def test_a_word_outside_the_world_is_said_to_be(pipeline, caplog):
+    pipeline.clip.tokenize("a red hero with a sword")
     assert "sword" in caplog.text and "60 words" in caplog.text and "hero," not in caplog.text
 
 
-def test_words_are_spelled_as_the_host_spells_them(studio, lab):
-    vocabulary = lab.train.tokenizer.Vocabulary(studio.clip.tokenizer.clip_l)
+def test_words_are_spelled_as_the_host_spells_them(pipeline, lab):
+    vocabulary = lab.train.tokenizer.Vocabulary(pipeline.clip.tokenizer.clip_l)
     text = "a big blue hero with a red top hat and a yellow scarf waving on a beach, on the left, looking right"
-    (chunk,) = studio.clip.tokenize(text)["l"]
+    (chunk,) = pipeline.clip.tokenize(text)["l"]
     rows = vocabulary.encode([text])[0].tolist()
     assert [vocabulary.token_ids[row - 1] for row in rows] == [int(token) for token, _ in chunk]
     assert not re.search("[^a-z, ]", text)
@@ -199,15 +192,13 @@ def test_words_are_spelled_as_the_host_spells_them(studio, lab):
 
 def test_documents_show_the_rows_that_were_measured(lab):
     """All rows are there for these very weights, and those of the other UNets; the page shows them."""
-    rows, table = lab.report.table.Rows(WEIGHTS / "measured.jsonl"), lab.report.table
+    rows, pipeline = lab.report.rows.Rows(WEIGHTS / "measured.jsonl"), lab.evaluate.pictures
     weights = hashlib.sha256((WEIGHTS / "unet.safetensors").read_bytes()).hexdigest()[:16]
-    assert rows.missing(table.wanted(shipped=True), 0, weights) == []
+    assert rows.missing(pipeline.Pictures.settings, 0, weights) == []
     others = {row["model"]: row["weights"] for row in rows.rows}
     del others["unet"]
     assert sorted(others) == ["unet_1", "unet_2", "unet_no_twins"]
-    assert not any(rows.missing(table.wanted(shipped=False), 0, other) for other in others.values())
-    found = rows.of(weights)
+    assert not any(rows.missing(pipeline.OTHERS, 0, other) for other in others.values())
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    for lines in (table.main_table(found), table.factors_table(found), table.lengths_table(found)):
-        assert "\n".join(lines) in page
-    assert "\n".join(table.models_table(rows)) in page
+    for name, lines in pipeline.Pictures.tables(rows, weights).items():
+        assert "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"]) in page

@@ -1,1 +1,1 @@
-"""What measures Storyworld's models."""
+"""What the models make, measured on the host as its nodes run them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +24,16 @@ def border() -> np.ndarray:
     return here
 
 
-class Backdrops:
+class Backgrounds:
     """The colours of every scene, learned from drawn pictures as the autoencoder gives them back."""
 
-    def __init__(self, folder: Path, vae):
+    def __init__(self, folder: Path, reconstruct: Callable[[np.ndarray], np.ndarray]):
         pictures = data.draw(RECIPE, folder)
         self._border = border()
         colours: dict[str, torch.Tensor] = {}
         for index in range(len(pictures)):
             scene = pictures.truth(index).scene
-            image = torch.from_numpy(pictures.images[index].copy())[None].float() / 255
-            seen = (vae.decode(vae.encode(image))[0] * 255).round().byte().numpy()
+            seen = reconstruct(pictures.images[index][None])[0]
             free = self._border & (pictures.heroes[index] == 0)
             colours.setdefault(scene, torch.zeros(LEVELS, LEVELS, LEVELS)).index_put_(
                 _cells(seen[free]), torch.ones(()), accumulate=True

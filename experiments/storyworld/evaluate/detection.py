@@ -1,10 +1,7 @@
 """Where a hero is in a frame: what has a hero's colour, which nothing else in the world has."""
 
 import numpy as np
-import pack
-
-pack.load_pack()
-from storyreel.core.storyworld.attributes import COLORS  # noqa: E402
+from storyreel.core.storyworld.attributes import COLORS
 
 PALETTE = np.array(list(COLORS.values()), np.float32)
 NEAR = 60  # of RGB, 0 to 255: so near to one of their colours nothing is drawn but heroes

@@ -4,22 +4,18 @@ its chunks above all, and how its colours drift."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import pack
+from storyreel.core.metrics.borders import Change, jump_ratio
+from storyreel.core.metrics.cuts import Cuts
+from storyreel.core.metrics.drift import COLOURS as CHANNELS
+from storyreel.core.metrics.drift import Drift
+from storyreel.core.metrics.flow import dis_flow
+from storyreel.core.metrics.metric import Watcher, watch
+from storyreel.core.metrics.motion import Motion
 from torch import Tensor
 
-pack.load_pack()
-from storyreel.core.metrics.borders import Change, jump_ratio  # noqa: E402
-from storyreel.core.metrics.cuts import Cuts  # noqa: E402
-from storyreel.core.metrics.drift import COLOURS as CHANNELS  # noqa: E402
-from storyreel.core.metrics.drift import Drift  # noqa: E402
-from storyreel.core.metrics.flow import dis_flow  # noqa: E402
-from storyreel.core.metrics.metric import Watcher, watch  # noqa: E402
-from storyreel.core.metrics.motion import Motion  # noqa: E402
-
-from .detection import centre_of, heroes_in, is_hero  # noqa: E402
+from .detection import centre_of, heroes_in, is_hero
 
 SIDE = 128  # pixels of the square on which flow is measured: nothing is made larger than it was drawn
 
@@ -44,24 +40,19 @@ class Hero(Watcher):
         return {}
 
 
-@dataclass(frozen=True)
-class Seen:
-    """figures: hero_jump and hero_step, pixels at borders and elsewhere; jump and flow_jump, the mean change and the
-    mean flow at borders over those elsewhere; cuts; flow_deviation, in pixels. drift: of each frame's red, green and
-    blue from the first frame's, the mean of their sizes, in percent."""
+def per_frame_results(video: Tensor, borders: Sequence[int]) -> tuple[dict[str, float], np.ndarray]:
+    """(results, drift) of IMAGE [T, H, W, 3]. borders: the first frames of chunks.
 
-    figures: dict[str, float]
-    drift: np.ndarray
-
-
-def watch_video(video: Tensor, borders: Sequence[int]) -> Seen:
-    """Of IMAGE [T, H, W, 3]. borders: the first frames of chunks. Raises ImportError without PySceneDetect."""
+    hero_jump and hero_step: pixels at borders and elsewhere. jump and flow_jump: the mean change and the mean flow at
+    borders over those elsewhere. cuts. flow_deviation, in pixels. drift: of each frame's red, green and blue from the
+    first frame's, the mean of their sizes, in percent. Raises ImportError without PySceneDetect.
+    """
     change, drift, hero, cuts = Change(), Drift(video[0]), Hero(), Cuts()
     motion = Motion(dis_flow(), "DIS", SIDE)
     watch(video, [change, drift, hero, cuts, motion])
     steps = np.array([np.nan if step is None else step for step in hero.series["step"]])
     at = np.isin(np.arange(len(video)), borders)
-    moved = {
+    found = {
         "hero_jump": _mean(steps[at]),
         "hero_step": _mean(steps[~at]),
         "jump": jump_ratio(change.series["change"], borders),
@@ -69,8 +60,8 @@ def watch_video(video: Tensor, borders: Sequence[int]) -> Seen:
         "cuts": cuts.figures()["scuts"],
         "flow_deviation": motion.figures()["flow_deviation"],
     }
-    figures = {name: float("nan") if figure is None else float(figure) for name, figure in moved.items()}
-    return Seen(figures, np.mean([np.abs(drift.series[channel]) for channel in CHANNELS], 0))
+    results = {name: float("nan") if result is None else float(result) for name, result in found.items()}
+    return results, np.mean([np.abs(drift.series[channel]) for channel in CHANNELS], 0)
 
 
 def _mean(values: np.ndarray) -> float:

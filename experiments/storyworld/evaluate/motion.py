@@ -1,70 +1,80 @@
-"""Semantic motion, decoded: frames by predicted tokens, by interpolated ones, and by the true ones, beside the truth.
+"""Semantic motion, decoded: frames by predicted tokens, by interpolated ones, and by the true ones, against the truth.
 
-Decoders are the picture model with motion modules, which looks at the tokens through IP-Adapter or beside the text, and
-the video model, a DynamiCrafter, which has tokens of its own and sees both ends. Each is told how a hero looks and in
-which scene it is, and not what it does: that stands in the tokens alone. Where the hero is and how it holds itself are
-seen by its colours, which nothing else in the world has.
+Decoders are the picture model with motion modules, which reads the tokens through IP-Adapter or after the text, and the
+video model, a DynamiCrafter, which has tokens of its own and gets both ends. The caption names a hero's looks and its
+scene, and not what it does: that is in the tokens alone. The hero's place and pose are found by its colours, which
+nothing else in the world has.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
 import torch
-from torch import Tensor
+from storyreel.core.motion.trajectory import Trajectory
+from storyreel.core.storyworld import captions, world
+from storyreel.core.storyworld.attributes import Clip
 
-pack.load_pack()
-from storyreel.core.motion.trajectory import Trajectory  # noqa: E402
-from storyreel.core.storyworld import captions, world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
+from ..report.rows import Rows, markdown, table
+from ..train import export
+from ..train.video_classifier import truth
+from .detection import centre_of, heroes_in, is_hero
+from .motion_tokens import DRAWN_CLIPS, FILMS, LEARNED, measure_tokens
+from .pipeline import Pipeline, Setting, Show, as_input, psnr
+from .similarity import frame_similarity
+from .video import INTERPOLATE, ClipSetting, Video
 
-from ..train import export as shipping  # noqa: E402
-from ..train.autoencoder import Autoencoder  # noqa: E402
-from ..train.video_classifier import VideoReader, truth  # noqa: E402
-from . import video as video_measure  # noqa: E402
-from .detection import centre_of, heroes_in, is_hero  # noqa: E402
-from .pictures import interval, rounded  # noqa: E402
-from .similarity import likeness  # noqa: E402
-from .video import AUTOENCODER, as_input, psnr  # noqa: E402
-
-FRAMES, STEPS, GUIDANCE, SAMPLER, SCHEDULER = 16, 16, 2.0, "euler", "normal"
+FRAMES, GUIDANCE, SAMPLER, SCHEDULER = 16, 2.0, "euler", "normal"
 DRAWN, TRUE, PREDICTED, INTERPOLATED = "drawn", "true", "predicted", "interpolated"
-ADAPTER, TEXT, DYNAMICRAFTER = "", "text", "dynamicrafter"
+ADAPTER, TEXT, DYNAMICRAFTER = "adapter", "text", "dynamicrafter"
 WIDE = 0.25  # share of clips that cross the picture, as in training
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How a clip is made. tokens: DRAWN, which is no model's but the truth through the autoencoder, or whose tokens.
-    decoder: what looks at them, IP-Adapter's layers, those of the text, or the video model, which has tokens of its own
-    and no predictor of them. modules: whether frames know each other."""
+@dataclass(frozen=True, kw_only=True)
+class TokenSetting(Setting):
+    """Clips whose tokens alone are compared: of the world, or of films, of which there are as many as there are."""
 
-    name: str
+    clips: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionSetting(Setting):
+    """How a clip is made. tokens: DRAWN, which is no model's but the truth through the autoencoder, or whose tokens.
+    decoder: what reads them: IP-Adapter's layers, those of the text, or the video model, which has tokens of its own
+    and no predictor of them. modules: whether motion modules connect the frames."""
+
+    count: int = 24
     tokens: str
     decoder: str = ADAPTER
     modules: bool = True
 
 
-def read_setting(name: str) -> Setting:
-    """A setting from its name: drawn, true, predicted or interpolated; behind a dash text, and single (no motion
-    modules), or dynamicrafter. Raises ValueError for a name that says something else."""
-    match = re.fullmatch(rf"({DRAWN}|{TRUE}|{PREDICTED}|{INTERPOLATED})(?:-({TEXT}))?(-single)?", name)
-    match = match or re.fullmatch(rf"({TRUE}|{INTERPOLATED})-({DYNAMICRAFTER})()", name)
-    if not match:
-        raise ValueError(f'"{name}" is no setting; predicted, true-text, interpolated-single would be some.')
-    tokens, decoder, single = match.groups()
-    return Setting(name, tokens, decoder or ADAPTER, not single)
+TOKENS = (
+    TokenSetting(name="tokens", clips=DRAWN_CLIPS, count=200),
+    TokenSetting(name="tokens-real", clips=FILMS),
+    TokenSetting(name="tokens-real-learnt", clips=LEARNED),
+)
+WHOSE = (INTERPOLATED, PREDICTED, TRUE)
+DECODED = (
+    MotionSetting(name=DRAWN, tokens=DRAWN),
+    *(MotionSetting(name=whose, tokens=whose) for whose in WHOSE),
+    *(MotionSetting(name=f"{whose}-text", tokens=whose, decoder=TEXT) for whose in WHOSE),
+    *(MotionSetting(name=f"{whose}-single", tokens=whose, modules=False) for whose in WHOSE),
+    *(MotionSetting(name=f"{w}-dynamicrafter", tokens=w, decoder=DYNAMICRAFTER) for w in (INTERPOLATED, TRUE)),
+)
+COLUMNS = ("path", "pose", "action", "seen", "every")
+SIMILARITY = ("patches_first", "patches_frames", "clip_first", "clip_frames")
+ERRORS = ("clips", "error, predicted", "error, interpolated", "gain", "cosine, predicted", "cosine, interpolated")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A clip to be made: the truth, drawn, and what the decoder is told in words."""
+    """A clip to be made: the truth, drawn, and the decoder's prompt."""
 
     clip: Clip
     frames: np.ndarray  # uint8 [T, 128, 128, 3]
@@ -79,110 +89,141 @@ def make_task(seed: int, index: int) -> Task:
     return Task(clip, world.render_clip(clip, FRAMES).image, text, rng.randrange(2**32))
 
 
-@dataclass(frozen=True)
-class Studio:
-    """The models in the host's hands, the names of the files that decode, and the judge of clips."""
+class Motion(Pipeline):
+    """The picture model with IP-Adapter, motion modules and a predictor, and the video model."""
 
-    model: object
-    clip: object
-    vae: object
-    clip_vision: object
-    token_encoder: object
-    predictors: dict[str, object]
-    module: str
-    video_reader: VideoReader
-    encoder: Autoencoder
-    video: video_measure.Maker | None
-    steps: int
+    name, parts = "motion", ("video", *export.FOLDERS)
+    settings = (*TOKENS, *DECODED)
+    file_name = "measured_motion.jsonl"
+    steps = 16
 
-    @torch.no_grad()
-    def tokens(self, whose: str, frames: np.ndarray, token_encoder=None) -> Trajectory:
-        """Those of a clip: of all of its frames, or from the first and the last alone. token_encoder: by default the
-        predictors'."""
+    def __init__(self, weights: Path | None = None, steps: int | None = None):
+        import comfy.sd
+        import comfy.utils
+        import folder_paths
+        from storyreel.host import storyworld
+        from storyreel.host.common import folders
+        from storyreel.host.motion import ip_adapter
+
+        super().__init__(weights, steps)
+        self.training_steps = steps
+        for folder in export.FOLDERS.values():
+            folders.file_names(folder)  # from now on the host knows the folder
+            if self.weights:
+                folder_paths.add_model_folder_path(folder, str(self.weights), is_default=True)
+        lora = comfy.utils.load_torch_file(str(self.file("domain_adapter")), safe_load=True)
+        self.model = comfy.sd.load_lora_for_models(storyworld.load_model(), None, lora, 1.0, 0.0)[0]
+        self.token_encoder = ip_adapter.load_token_encoder(self.file("ip_adapter").name)
+
+    @cached_property
+    def interpolation(self):
         from storyreel.host.motion import predict
 
-        predictor = self.predictors.get(whose) if token_encoder is None else predict.Predictor(token_encoder)
-        token_encoder, count = token_encoder or self.token_encoder, len(frames)
+        return predict.load_predictor(predict.UNTRAINED, self.token_encoder)
+
+    @cached_property
+    def predictor(self):
+        from storyreel.host.motion import predict
+
+        return predict.load_predictor(self.file("predictor").name, self.token_encoder)
+
+    @cached_property
+    def video(self) -> Video:
+        return Video(self.weights, self.steps)
+
+    def tokens(self, whose: str, frames: np.ndarray, token_encoder=None) -> Trajectory:
+        """Those of a clip: of all of its frames, or from the first and the last alone. token_encoder: of the video
+        model, whose tokens are interpolated."""
+        from storyreel.host.motion import predict
+
+        encoder, count = token_encoder or self.token_encoder, len(frames)
         if whose == TRUE:
-            seen = token_encoder.encode(self.clip_vision, as_input(frames), count).float()
-            if token_encoder.frames_per_image > 1:  # of every picture for each frame
-                seen = seen[range(count), range(count)]
-            return Trajectory(seen, token_encoder.token_space, token_encoder.uncond(self.clip_vision), "of every frame")
+            tokens = encoder.encode(self.clip_vision, as_input(frames), count).float()
+            if encoder.frames_per_image > 1:  # of every image for each frame
+                tokens = tokens[range(count), range(count)]
+            return Trajectory(tokens, encoder.token_space, encoder.uncond(self.clip_vision), "of every frame")
+        predictor = self.predictor if whose == PREDICTED else self.interpolation
+        if token_encoder is not None:
+            predictor = predict.Predictor(token_encoder)
         ends = as_input(frames[:1]), as_input(frames[-1:])
         return predict.predict(predictor, self.clip_vision, ends, (0, count - 1), count)
 
-    def make(self, setting: Setting, task: Task) -> np.ndarray:
+    @torch.no_grad()
+    def make(self, setting: MotionSetting, task: Task) -> np.ndarray:
         """uint8 [T, 128, 128, 3]."""
         import comfy.sample
         from storyreel.host.motion.apply import apply_to_sd15
 
         if setting.tokens == DRAWN:
-            return self.decode(self.vae.encode(as_input(task.frames)))
+            return self.reconstruct(task.frames)
         if setting.decoder == DYNAMICRAFTER:
-            return self.film(setting.tokens, task)
+            return self.make_by_video_model(setting.tokens, task)
         tokens = self.tokens(setting.tokens, task.frames)
-        module = self.module if setting.modules else None
+        module = self.file("motion_module").name if setting.modules else None
         adapter = None if setting.decoder == TEXT else self.token_encoder.name
         model = apply_to_sd15(self.model, tokens, module, adapter, own_schedule=False)
-        conds = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (task.caption, "")]
         empty = torch.zeros(FRAMES, self.vae.latent_channels, world.SIZE // 8, world.SIZE // 8)
         noise = comfy.sample.prepare_noise(empty, task.seed)
-        told = self.steps, GUIDANCE, SAMPLER, SCHEDULER, *conds, empty
-        return self.decode(comfy.sample.sample(model, noise, *told, disable_pbar=True, seed=task.seed))
+        sampling = self.steps, GUIDANCE, SAMPLER, SCHEDULER, *self.prompts(task.caption), empty
+        return self.decode(comfy.sample.sample(model, noise, *sampling, disable_pbar=True, seed=task.seed))
 
-    def film(self, whose: str, task: Task) -> np.ndarray:
-        """By the video model, from the first frame to the last."""
+    def make_by_video_model(self, whose: str, task: Task) -> np.ndarray:
+        """From the first frame to the last."""
         from storyreel.host.motion.apply import apply_to_dynamicrafter
         from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
         tokens = self.tokens(whose, task.frames, DynamiCrafterTokenEncoder(self.video.model))
-        maker = copy.copy(self.video)
-        maker.model = apply_to_dynamicrafter(maker.model, tokens)
-        return maker.make(video_measure.read_setting(video_measure.INTERPOLATE), task)
+        video = copy.copy(self.video)
+        video.model = apply_to_dynamicrafter(video.model, tokens)
+        return video.make(ClipSetting(name=INTERPOLATE, mode=INTERPOLATE), task)
 
-    def decode(self, latents: Tensor) -> np.ndarray:
-        return (self.vae.decode(latents) * 255).round().byte().numpy()
+    def evaluate(self, setting: MotionSetting, seed: int, index: int, show: Show | None) -> dict[str, float]:
+        task = make_task(seed, index)
+        clip = self.make(setting, task)
+        if show:
+            show(task.caption, clip)
+        return self.compare(task, clip)
 
+    def compare(self, task: Task, clip: np.ndarray) -> dict[str, float]:
+        """Of a clip and what was drawn. path: mean distance of the hero from its true place, in pixels. pose: mean
+        overlap of its silhouette with the true one. seen: share of frames that show it. All of the frames between. The
+        rest says how similar the clip's own frames are, see `frame_similarity`."""
+        between = range(1, FRAMES - 1)
+        pairs = [(heroes_in(clip[at]), heroes_in(task.frames[at])) for at in between]
+        pairs = [pair for pair in pairs if all(map(is_hero, pair))]
+        path = [np.linalg.norm(centre_of(mask) - centre_of(other)) for mask, other in pairs]
+        answers = self.video_classifier.answer(self.encoder, clip[None])
+        return {
+            "path": float(np.mean(path)) if pairs else float("nan"),
+            "pose": float(np.mean([overlap(*pair) for pair in pairs])) if pairs else float("nan"),
+            "seen": len(pairs) / len(between),
+            "action": float(answers["action"][0] == truth(task.clip)["action"]),
+            "every": psnr(clip[1:-1], task.frames[1:-1]),
+            **frame_similarity(self.clip_vision, as_input(clip)),
+        }
 
-def files(weights: Path | None) -> dict[str, Path]:
-    """{part: file} of what ships, or of what a training left in a folder."""
-    if weights:
-        return {part: weights / f"{part}.safetensors" for part in shipping.FOLDERS}
-    return {part: pack.ROOT / "models" / "storyworld" / shipping.file_name(part) for part in shipping.FOLDERS}
+    def measure(self, setting: Setting, count: int, seed: int, show: Show | None = None) -> dict:
+        if isinstance(setting, MotionSetting):
+            return super().measure(setting, count, seed, show)
+        drawn = (as_input(make_task(seed, index).frames) for index in range(count))
+        with torch.no_grad():
+            clips, results = measure_tokens(setting.clips, self, drawn, self.training_steps)
+        return {"setting": setting.name, "stories": clips, "seed": seed, "frames": setting.frames} | results
 
+    @classmethod
+    def tables(cls, rows: Rows, weights: str) -> dict[str, list[str]]:
+        found = rows.of(weights)
+        by_name = {row["setting"]: row for row in found.values()}
+        errors = [[one.name, *_errors(by_name[one.name])] for one in TOKENS if one.name in by_name]
 
-def open_studio(weights: Path | None, video: Path | None, video_reader: Path, steps: int | None = None) -> Studio:
-    """The models that ship, or those that a training left in a folder. video: the video model's file, for settings that
-    name it. steps: of sampling, if not STEPS."""
-    import comfy.sd
-    import comfy.utils
-    import folder_paths
-    from storyreel.host import storyworld
-    from storyreel.host.common import folders
-    from storyreel.host.dynamicrafter import loader
-    from storyreel.host.motion import ip_adapter, predict
+        def decoded(columns: tuple[str, ...]) -> list[str]:
+            return table(found, DECODED, columns, ["setting"], lambda setting: [setting.name])
 
-    storyworld.register()
-    names = {part: file.name for part, file in files(weights).items()}
-    for folder in shipping.FOLDERS.values():
-        folders.file_names(folder)  # from now on the host knows of it
-    for folder in (storyworld.FOLDER, *shipping.FOLDERS.values()) if weights else ():
-        folder_paths.add_model_folder_path(folder, str(weights.resolve()), is_default=True)
-    judge = shipping.filled(VideoReader(), video_reader)
-    encoder = shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER)))
-    token_encoder = ip_adapter.load_token_encoder(names["ip_adapter"])
-    predictors = {INTERPOLATED: predict.UNTRAINED}
-    if files(weights)["predictor"].exists():
-        predictors[PREDICTED] = names["predictor"]
-    lora = comfy.utils.load_torch_file(folders.path_of("loras", names["domain_adapter"]), safe_load=True)
-    adapted = comfy.sd.load_lora_for_models(storyworld.load_model(), None, lora, 1.0, 0.0)[0]
-    parts = adapted, storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
-    loaded = {whose: predict.load_predictor(name, token_encoder) for whose, name in predictors.items()}
-    film = None
-    if video:
-        folder_paths.add_model_folder_path(storyworld.FOLDER, str(video.resolve().parent))
-        film = video_measure.Maker(loader.load(video.name).model, *parts[1:])
-    return Studio(*parts, token_encoder, loaded, names["motion_module"], judge, encoder, film, steps or STEPS)
+        return {
+            "tokens": markdown(["setting", *ERRORS], errors),
+            "motion": decoded(COLUMNS),
+            "likeness": decoded(SIMILARITY),
+        }
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> float:
@@ -193,37 +234,8 @@ def overlap(mask: np.ndarray, other: np.ndarray) -> float:
     return float((moved & other).sum() / (moved | other).sum())
 
 
-def judge(studio: Studio, task: Task, clip: np.ndarray) -> dict[str, float]:
-    """Of a clip, beside what was drawn. path: mean distance of the hero from its true place, in pixels. pose: mean
-    overlap of its silhouette with the true one. seen: share of frames that show it. All of the frames between. The rest
-    says how alike the clip's own frames are, see `likeness`."""
-    between = range(1, FRAMES - 1)
-    pairs = [(heroes_in(clip[at]), heroes_in(task.frames[at])) for at in between]
-    pairs = [pair for pair in pairs if all(map(is_hero, pair))]
-    said, right = studio.video_reader.answer(studio.encoder, clip[None]), truth(task.clip)
-    alike = likeness(studio.clip_vision, as_input(clip))
-    figures = {
-        "path": [np.linalg.norm(centre_of(mask) - centre_of(other)) for mask, other in pairs],
-        "pose": [overlap(mask, other) for mask, other in pairs],
-        "seen": [len(pairs) / len(between)],
-        "action": [said["action"][0] == right["action"]],
-        "every": [psnr(clip[1:-1], task.frames[1:-1])],
-        **{name: [figure] for name, figure in alike.items()},
-    }
-    return {name: float(np.mean(values)) if values else float("nan") for name, values in figures.items()}
-
-
-def measure(studio: Studio, setting: Setting, clips: int, seed: int, each=None) -> dict:
-    """One row of the table. each(task, clip) is called with everything that was made."""
-    judged = []
-    for index in range(clips):
-        task = make_task(seed, index)
-        made = studio.make(setting, task)
-        judged.append(judge(studio, task, made))
-        if each:
-            each(task, made)
-    row = {"setting": setting.name, "stories": clips, "seed": seed, "frames": FRAMES}
-    for name in judged[0]:
-        figures = interval([one[name] for one in judged])
-        row |= zip((name, f"{name}_low", f"{name}_high"), map(rounded, figures), strict=True)
-    return row
+def _errors(row: dict) -> list[str]:
+    """The cells of a row of tokens: squared errors, and the gain with its 95 % interval."""
+    gain = f"{row['gain']:.1%} ({row['gain_low']:.1%} to {row['gain_high']:.1%})"
+    cosines = [f"{row[name]:.4f}" for name in ("cosine", "cosine_interpolation")]
+    return [str(row["stories"]), f"{row['mse']:.4g}", f"{row['mse_interpolation']:.4g}", gain, *cosines]

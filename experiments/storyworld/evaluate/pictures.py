@@ -1,99 +1,118 @@
 """The claim of Consistent Self-Attention, measured: stories in which a caption leaves some of the hero's looks open.
 
 Every story names the action and the scene of each frame and some of the hero's attributes, drawn by chance; what it
-does not name is free, and consistency is that the frames of a story agree on it. A reader says what each picture shows.
+does not name is free, and consistency is that the frames of a story agree on it. A classifier reads each picture.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.story.noise import DIFFERENT, PER_CHARACTER, SAME, noise_indices
+from storyreel.core.story.script import read_script
+from storyreel.core.story.story import Story
+from storyreel.core.story.styles import NO_STYLE, PLACE, Style
+from storyreel.core.storyworld import captions, world
+from storyreel.core.storyworld.attributes import Picture, attributes
 from torch import Tensor
 
-pack.load_pack()
-from storyreel.core.attention.presets import PRESETS  # noqa: E402
-from storyreel.core.story.noise import DIFFERENT, PER_CHARACTER, SAME, noise_indices  # noqa: E402
-from storyreel.core.story.script import read_script  # noqa: E402
-from storyreel.core.story.story import Story  # noqa: E402
-from storyreel.core.story.styles import NO_STYLE, PLACE, Style  # noqa: E402
-from storyreel.core.storyworld import captions, world  # noqa: E402
-from storyreel.core.storyworld.attributes import Picture, attributes  # noqa: E402
+from .. import DATA, SHIPPED
+from ..report.plots import Panel, plot, sheet
+from ..report.rows import Rows, markdown, share
+from ..train.classifier import NOBODY
+from .backgrounds import Backgrounds
+from .pipeline import COLOURS, SHAPES, Pipeline, Setting, Show, rounded
 
-from ..train import export as shipping  # noqa: E402
-from ..train.classifier import NOBODY, Reader  # noqa: E402
-from .backgrounds import Backdrops  # noqa: E402
-
-COLOURS = ("colour", "hat colour", "scarf colour")
-SHAPES = ("shape", "hat")
-STEPS, GUIDANCE, SAMPLER, SCHEDULER = 16, 3.0, "euler", "normal"
-RESAMPLES = 2000
+GUIDANCE, SAMPLER, SCHEDULER = 3.0, "euler", "normal"
 MARGIN = 8  # pixels around a hero's box
+STORIES, FRAMES = 64, 4
+STORIES_OF_OTHERS = 32  # of a UNet that does not ship
+LONGER = {8: 24, 16: 12, 40: 6}  # frames: stories
+COLUMNS = ("colours", "shapes", "named", "scene", "action")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A way to draw a story.
+@dataclass(frozen=True, kw_only=True)
+class StorySetting(Setting):
+    """attention: inputs of StoryReelConsistentAttention, None for the plain model. placed: captions name the hero's
+    place, too. boxed: tokens are shared only in a box around that place."""
 
-    inputs: of StoryReelConsistentAttention, None for the plain model. placed: captions name the hero's place, too.
-    boxed: tokens are shared only in a box around that place.
-    """
-
-    name: str
+    count: int = STORIES
+    frames: int = FRAMES
     noise: str = DIFFERENT
-    inputs: dict | None = field(default=None, hash=False)
+    attention: dict | None = field(default=None, hash=False)
     placed: bool = False
     boxed: bool = False
 
 
-def read_setting(name: str) -> Setting:
-    """A setting from its name: `plain` or `csa`, then what differs from the default, each after a dash.
+def csa(name: str = "", rate: float | None = None, **inputs) -> StorySetting:
+    """Consistent Self-Attention with other inputs than the default's."""
+    rates = {} if rate is None else {"sampling_rate": rate, "sampling_rate_fine": rate}
+    return StorySetting(name=f"csa-{name}" if name else "csa", attention={"preset": "low-vram"} | rates | inputs)
 
-    noise-same, noise-character, placed, boxed (which is placed, too). For csa: a preset (low-vram, mask, paper,
-    custom), all (all blocks, custom), a rate by itself, or anchors-4, tile-3, stride-1, blocks-up, start-0.1,
-    end-0.5, strength-0.5, fine-0.25.
-    Raises ValueError for a name that says something else.
-    """
-    rest = name
-    noise = DIFFERENT
-    boxed = rest.endswith("-boxed")
-    rest = rest.removesuffix("-boxed")
-    placed = boxed or rest.endswith("-placed")
-    rest = rest.removesuffix("-placed")
-    for ending, policy in (("-noise-same", SAME), ("-noise-character", PER_CHARACTER)):
-        if rest.endswith(ending):
-            rest, noise = rest.removesuffix(ending), policy
-    if rest == "plain":
-        return Setting(name, noise, placed=placed)
-    number = r"(\d*\.?\d+)"
-    match = re.fullmatch(rf"csa(?:-({'|'.join(PRESETS)}|all))?(?:-{number})?((?:-[a-z]+-[a-z0-9.]+)*)", rest)
-    if not match:
-        raise ValueError(f'"{name}" is no setting; plain, csa, csa-mask, csa-all-1, csa-anchors-0 would be some.')
-    preset, rate, changes = match.groups()
-    inputs = {"preset": "custom", "blocks": "all"} if preset == "all" else {"preset": preset or "low-vram"}
-    if rate:
-        inputs |= {"sampling_rate": float(rate), "sampling_rate_fine": float(rate)}
-    keys = {"anchors": "anchors", "tile": "tile_size", "stride": "tile_stride", "blocks": "blocks"}
-    keys |= {"start": "start_percent", "end": "end_percent", "strength": "strength", "fine": "sampling_rate_fine"}
-    for key, value in re.findall(r"-([a-z]+)-([a-z0-9.]+)", changes):
-        if key not in keys:
-            raise ValueError(f'"{name}": {key} is none of {", ".join(keys)}.')
-        integer = key in ("anchors", "tile", "stride")
-        inputs[keys[key]] = value if key == "blocks" else int(value) if integer else float(value)
-    if inputs["preset"] == "paper":
-        inputs.pop("sampling_rate_fine", None)
-    return Setting(name, noise, inputs, placed, boxed)
+
+PLAIN, CSA = StorySetting(name="plain"), csa()
+ALL = csa("all-1", 1.0, preset="custom", blocks="all")
+
+
+def with_noise(setting: StorySetting, policy: str, ending: str) -> StorySetting:
+    return replace(setting, name=f"{setting.name}-noise-{ending}", noise=policy)
+
+
+MAIN = (
+    PLAIN,
+    with_noise(PLAIN, SAME, "same"),
+    with_noise(PLAIN, PER_CHARACTER, "character"),
+    CSA,
+    with_noise(CSA, SAME, "same"),
+    ALL,
+    with_noise(ALL, SAME, "same"),
+)
+PLACED = replace(CSA, name="csa-placed", placed=True)
+FACTORS = {
+    "preset": [csa(preset, preset=preset) for preset in ("mask", "paper", "custom")],
+    "rate": [csa("0.25", 0.25), CSA, csa("0.75", 0.75), csa("1", 1.0)],
+    "anchors": [csa("anchors-1", anchors=1), csa("anchors-2", anchors=2), CSA, csa("anchors-0", anchors=0)],
+    "blocks": [
+        csa("blocks-down", blocks="down"),
+        csa("blocks-middle", blocks="middle"),
+        CSA,
+        csa("blocks-all", blocks="all"),
+    ],
+    "start": [
+        csa("start-0", start_percent=0.0),
+        CSA,
+        csa("start-0.1", start_percent=0.1),
+        csa("start-0.25", start_percent=0.25),
+    ],
+    "end": [*(csa(f"end-{end}", end_percent=end) for end in (0.5, 0.75, 0.9)), CSA],
+    "rate 1, end": [csa(f"1-end-{end}", 1.0, end_percent=end) for end in (0.5, 0.75)],
+    "strength": [csa("strength-0.5", strength=0.5), CSA, csa("strength-2", strength=2.0)],
+    "place named": [
+        replace(PLAIN, name="plain-placed", placed=True),
+        PLACED,
+        replace(PLACED, name="csa-boxed", boxed=True),
+    ],
+}
+LENGTHS = (PLAIN, CSA, csa("tile-4", tile_size=4), csa("tile-8", tile_size=8))
+BY_LENGTH = [
+    replace(setting, frames=frames, count=count)
+    for frames, count in {FRAMES: STORIES, **LONGER}.items()
+    for setting in LENGTHS
+]
+OTHERS = [replace(setting, count=STORIES_OF_OTHERS) for setting in MAIN]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A story to be drawn: the truth it was told from, what its captions name, and the script as the pack reads it."""
+    """A story to be drawn: the truth that it was made from, what its captions name, and the script as the pack reads
+    it."""
 
     pictures: tuple[Picture, ...]
     named: frozenset[str]
@@ -112,14 +131,39 @@ def make_task(seed: int, index: int, frames: int, placed: bool = False) -> Task:
     return Task(pictures, named, story, rng.randrange(2**32))
 
 
-class Studio:
-    """The models in the host's hands, and the judges of what they draw."""
+class Pictures(Pipeline):
+    """The picture model, plain and with shared tokens. unet: another UNet than the one that ships, `unet_1` say."""
 
-    def __init__(self, reader: Reader, backdrops: Backdrops, model, clip, vae):
-        self.reader, self.backdrops = reader, backdrops
-        self.model, self.clip, self.vae = model, clip, vae
+    settings = list(
+        dict.fromkeys(
+            [
+                *MAIN,
+                *(one for some in FACTORS.values() for one in some),
+                *(one for one in BY_LENGTH if one.frames > FRAMES),
+            ]
+        )
+    )
+    file_name = "measured.jsonl"
+    steps = 16
 
-    def draw(self, setting: Setting, task: Task) -> np.ndarray:
+    def __init__(
+        self, weights: Path | None = None, steps: int | None = None, unet: str = "unet", data: Path | None = None
+    ):
+        """data: for the drawings whose backgrounds pictures are compared with."""
+        from storyreel.host import storyworld
+
+        super().__init__(weights, steps)
+        self.name, self.parts = unet, (unet,)
+        if unet != "unet":
+            self.settings = OTHERS
+        self.model, self.data = storyworld.load_model(part=unet), data or DATA
+        self._stories: list[tuple[Task, dict[str, list[str]]]] = []
+
+    @cached_property
+    def backgrounds(self) -> Backgrounds:
+        return Backgrounds(self.data, self.reconstruct)
+
+    def draw(self, setting: StorySetting, task: Task) -> np.ndarray:
         """uint8 [frames, 128, 128, 3]: the host's sampler, VAE and nodes' own functions, as a graph would run them."""
         import comfy.sample
         from storyreel.host.common.conditioning import encode_story
@@ -127,31 +171,65 @@ class Studio:
         from storyreel.nodes.attention import StoryReelConsistentAttention
 
         model = self.model
-        if setting.inputs is not None:
-            inputs = dict(setting.inputs)
+        if setting.attention is not None:
+            inputs = dict(setting.attention)
             strength = inputs.pop("strength", 1.0)
-            output = StoryReelConsistentAttention.execute(
-                model,
-                inputs,
-                strength=strength,
-                seed=task.seed,
-                story=task.story,
-                mask=boxes(task) if setting.boxed else None,
-            )
-            model = output.result[0]
+            mask = boxes(task) if setting.boxed else None
+            model = StoryReelConsistentAttention.execute(
+                model, inputs, strength=strength, seed=task.seed, story=task.story, mask=mask
+            ).result[0]
         prompts = [frame.prompt for frame in task.story.frames]
         positive, negative = encode_story(self.clip, prompts, "")
         latent = empty_story_latent(noise_indices(task.story, setting.noise), world.SIZE, world.SIZE)
         empty = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
         noise = comfy.sample.prepare_noise(empty, task.seed, latent["batch_index"])
-        sampled = comfy.sample.sample(
-            model, noise, STEPS, GUIDANCE, SAMPLER, SCHEDULER, positive, negative, empty, disable_pbar=True
-        )
-        return (self.vae.decode(sampled) * 255).round().byte().numpy()
+        sampling = self.steps, GUIDANCE, SAMPLER, SCHEDULER, positive, negative, empty
+        return self.decode(comfy.sample.sample(model, noise, *sampling, disable_pbar=True))
+
+    def evaluate(self, setting: StorySetting, seed: int, index: int, show: Show | None) -> dict[str, float]:
+        task = make_task(seed, index, setting.frames, setting.placed)
+        pictures = self.draw(setting, task)
+        answers = self.classifier.answer(pictures)
+        scenes = [picture.scene for picture in task.pictures]
+        stray = np.mean([self.backgrounds.stray(*pair) for pair in zip(pictures, scenes, strict=True)])
+        self._stories.append((task, answers))
+        if show:
+            show(describe_task(task), pictures)
+        return shares(task, answers) | {"stray": float(stray)}
+
+    def measure(self, setting: StorySetting, count: int, seed: int, show: Show | None = None) -> dict:
+        self._stories.clear()
+        row = super().measure(setting, count, seed, show)
+        nobody = [number == NOBODY for _, answers in self._stories for number in answers["number"]]
+        return row | {"vanished": rounded(float(np.mean(nobody))), "diversity": rounded(diversity(self._stories))}
+
+    @classmethod
+    def tables(cls, rows: Rows, weights: str) -> dict[str, list[str]]:
+        found = rows.of(weights)
+        by_factor = [(factor, setting) for factor, settings in FACTORS.items() for setting in settings]
+        by_length = [(f"{one.frames}: {one.name} (n {one.count})", one) for one in BY_LENGTH]
+        return {
+            "main": _table("setting", [(one.name, found.get(one.key)) for one in MAIN]),
+            "factors": _table(
+                "factor, setting", [(f"{factor}: {one.name}", found.get(one.key)) for factor, one in by_factor]
+            ),
+            "lengths": _table("frames, setting", [(label, found.get(one.key)) for label, one in by_length]),
+            "models": models_table(rows),
+        }
+
+    def illustrate(self, rows: Rows, seed: int) -> list[str]:
+        plot(panels(rows.of(self.origin()["weights"])), SHIPPED / "measured.png", height=9)
+        entries = []
+        for index in range(6):
+            task = make_task(seed, index, FRAMES)
+            drawn = [np.hstack(self.draw(setting, task)) for setting in (PLAIN, CSA)]
+            entries.append((describe_task(task), np.vstack(drawn)))
+        sheet(entries, columns=2).save(SHIPPED / "stories.jpg", quality=88)
+        return []
 
 
 def boxes(task: Task) -> Tensor:
-    """[F, 128, 128], 1 in a box around where each frame's hero is told to be: what a user would draw by hand."""
+    """[F, 128, 128], 1 in a box around each frame's hero: what a user would draw by hand."""
     masks = torch.zeros(len(task.pictures), world.SIZE, world.SIZE)
     for mask, picture in zip(masks, task.pictures, strict=True):
         rows, columns = (np.flatnonzero(world.render_picture(picture).masks.any((0, axis))) for axis in (2, 1))
@@ -160,105 +238,98 @@ def boxes(task: Task) -> Tensor:
     return masks
 
 
-def open_studio(weights: Path | None, reader: Path, data: Path, unet: str = "unet") -> Studio:
-    """The models that ship, or those of another folder. data: for the drawings that the judges compare with."""
-    import folder_paths
-    from storyreel.host import storyworld
-
-    if weights:
-        folder_paths.add_model_folder_path(storyworld.FOLDER, str(weights), is_default=True)
-    storyworld.register()
-    judge = shipping.filled(Reader(), reader)
-    vae = storyworld.load_vae()
-    return Studio(judge, Backdrops(data, vae), storyworld.load_model(part=unet), storyworld.load_clip(), vae)
+def describe_task(task: Task) -> str:
+    """What the story names: its hero, then its frames."""
+    hero = task.story.characters[0].description
+    return f"{hero}: " + "; ".join(captions.describe_scene(picture, task.named) for picture in task.pictures)
 
 
-@dataclass(frozen=True)
-class Shares:
-    """Shares over what a story's pictures show; nan where a story leaves nothing of the kind to judge."""
-
-    colours: float
-    shapes: float
-    named: float
-    scene: float
-    action: float
-    present: float
-    stray: float
-
-
-def judge(task: Task, words: dict[str, list[str]], stray: float) -> Shares:
-    """What the reader's words say of a story. Pictures without a hero agree with nothing and have nothing right.
-
-    stray: share of background pixels in a colour that the scene does not have.
-    """
+def shares(task: Task, answers: dict[str, list[str]]) -> dict[str, float]:
+    """Shares over a story's pictures by the classifier's answers; NaN where a story leaves nothing of the kind open.
+    Pictures without a hero agree with nothing and have nothing right."""
     frames = range(len(task.pictures))
-    there = [words["number"][frame] != NOBODY for frame in frames]
+    present = [answers["number"][frame] != NOBODY for frame in frames]
     truth = [attributes(picture) for picture in task.pictures]
 
-    def agreement(names: tuple[str, ...]) -> float:
-        free = [name for name in names if name not in task.named]
-        pairs = [
-            there[a] and there[b] and words[name][a] == words[name][b]
-            for name in free
-            for a, b in combinations(frames, 2)
-        ]
-        return float(np.mean(pairs)) if pairs else float("nan")
+    def mean(values: list[bool]) -> float:
+        return float(np.mean(values)) if values else float("nan")
 
-    def right(names) -> float:
-        answers = [there[frame] and words[name][frame] == truth[frame][name] for name in names for frame in frames]
-        return float(np.mean(answers)) if answers else float("nan")
+    def agreement(names: Sequence[str]) -> float:
+        return mean(
+            [
+                present[a] and present[b] and answers[name][a] == answers[name][b]
+                for name in names
+                if name not in task.named
+                for a, b in combinations(frames, 2)
+            ]
+        )
 
-    looks = [name for name in (*COLOURS, *SHAPES) if name in task.named]
-    scene = float(np.mean([words["scene"][frame] == truth[frame]["scene"] for frame in frames]))
-    return Shares(
-        agreement(COLOURS), agreement(SHAPES), right(looks), scene, right(["action"]), float(np.mean(there)), stray
-    )
+    def right(names: Sequence[str]) -> float:
+        return mean(
+            [present[frame] and answers[name][frame] == truth[frame][name] for name in names for frame in frames]
+        )
+
+    return {
+        "colours": agreement(COLOURS),
+        "shapes": agreement(SHAPES),
+        "named": right([name for name in (*COLOURS, *SHAPES) if name in task.named]),
+        "scene": mean([answers["scene"][frame] == truth[frame]["scene"] for frame in frames]),
+        "action": right(["action"]),
+    }
 
 
-def diversity(tasks: list[Task], read: list[dict[str, list[str]]]) -> float:
+def diversity(stories: Sequence[tuple[Task, dict[str, list[str]]]]) -> float:
     """Share of pairs of stories whose first pictures differ in a colour that neither names."""
     differ = [
-        read[a][name][0] != read[b][name][0]
-        for a, b in combinations(range(len(tasks)), 2)
+        first[name][0] != second[name][0]
+        for (task, first), (other, second) in combinations(stories, 2)
         for name in COLOURS
-        if name not in tasks[a].named | tasks[b].named
+        if name not in task.named | other.named
     ]
     return float(np.mean(differ)) if differ else float("nan")
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean over stories, and a 95 % bootstrap interval of it."""
-    known = np.array([value for value in values if not np.isnan(value)])
-    if not len(known):
-        return (float("nan"),) * 3
-    picks = np.random.default_rng(0).integers(len(known), size=(RESAMPLES, len(known)))
-    low, high = np.percentile(known[picks].mean(1), [2.5, 97.5])
-    return float(known.mean()), float(low), float(high)
+def _table(first: str, rows: Sequence[tuple[str, dict | None]]) -> list[str]:
+    cells = (
+        [label, *(share(row, column) for column in COLUMNS), f"{row['diversity']:.2f}", f"{row['stray']:.2f}"]
+        for label, row in rows
+        if row
+    )
+    return markdown([first, *COLUMNS, "diversity", "stray"], cells)
 
 
-def measure(studio: Studio, setting: Setting, stories: int, seed: int, frames: int, each=None) -> dict:
-    """One row of the table. each(pictures, task) is called with every story that was drawn."""
-    tasks, read, shares = [], [], []
-    for index in range(stories):
-        task = make_task(seed, index, frames, setting.placed)
-        pictures = studio.draw(setting, task)
-        words = studio.reader.answer(pictures)
-        scenes = [picture.scene for picture in task.pictures]
-        stray = np.mean([studio.backdrops.stray(*pair) for pair in zip(pictures, scenes, strict=True)])
-        tasks.append(task)
-        read.append(words)
-        shares.append(judge(task, words, float(stray)))
-        if each:
-            each(pictures, task)
-    row = {"setting": setting.name, "stories": stories, "seed": seed, "frames": frames}
-    for name in ("colours", "shapes", "named", "scene", "action", "stray"):
-        figures = interval([getattr(share, name) for share in shares])
-        row |= zip((name, f"{name}_low", f"{name}_high"), map(rounded, figures), strict=True)
-    row["vanished"] = rounded(1 - float(np.mean([share.present for share in shares])))
-    row["diversity"] = rounded(diversity(tasks, read))
-    return row
+def models_table(rows: Rows) -> list[str]:
+    """The main rows of every UNet there is: other seeds, and the control without twins."""
+    newest = {row["model"]: row["weights"] for row in rows.rows}
+    found = [(model, rows.of(weights)) for model, weights in sorted(newest.items())]
+    lines = [
+        (f"{model}: {one.name} (n {one.count})", of.get(one.key)) for model, of in found for one in (*MAIN, *OTHERS)
+    ]
+    return _table("UNet, setting", lines)
 
 
-def rounded(figure: float) -> float | None:
-    """For JSON, which has no nan."""
-    return None if np.isnan(figure) else round(figure, 4)
+def panels(rows: dict) -> list[Panel]:
+    """Agreement on unnamed colours and named attributes, by setting; agreement by a story's length."""
+
+    def values(settings: Sequence[Setting], name: str) -> list[tuple[float, float, float]]:
+        found = [rows[setting.key] for setting in settings]
+        return [(row[name], row[f"{name}_low"], row[f"{name}_high"]) for row in found]
+
+    shown = [setting for setting in Pictures.settings if setting.frames == FRAMES and setting.key in rows]
+    labels = {"colours": "unnamed colours agree", "named": "named looks right"}
+    by_setting = {label: (range(len(shown)), values(shown, name)) for name, label in labels.items()}
+    lengths = {}
+    for setting in LENGTHS:
+        some = [one for one in BY_LENGTH if one.name == setting.name and one.key in rows]
+        lengths[setting.name] = [one.frames for one in some], values(some, "colours")
+    ticks = [FRAMES, *LONGER]
+    axes = dict(xscale="log", xticks=ticks, xticklabels=[str(tick) for tick in ticks], ylim=(0, 1))
+    return [
+        Panel(
+            by_setting,
+            [setting.name for setting in shown],
+            dict(xlim=(0, 1), xlabel="share, 95 % interval (dotted: chance)"),
+            1 / 6,
+        ),
+        Panel(lengths, axes=axes | dict(xlabel="pictures of a story", ylabel=labels["colours"])),
+    ]

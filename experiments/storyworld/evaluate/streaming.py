@@ -1,13 +1,12 @@
-"""What long videos keep of where they began: with CAM and APM and without, blended or not, and by the last frame alone.
+"""What long videos keep of their start: with CAM and APM and without, blended or not, and from the last frame alone.
 
-Every video goes on from a drawn clip of 16 frames, whose caption leaves most of the hero's looks open: to keep them is
-up to the model. The chunks are made by the functions of StoryReelExtendVideo and StoryReelRandomizedBlending, and a
-reader says what their last frames show.
+Every video extends a drawn clip of 16 frames, whose caption leaves most of the hero's looks open: to keep them is up to
+the model. The chunks are made by the functions of StoryReelExtendVideo and StoryReelRandomizedBlending, and a
+classifier reads their last frames.
 """
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,25 +14,21 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.diffusion import blending
+from storyreel.core.storyworld import attributes, captions, world
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor
 
-pack.load_pack()
-from storyreel.core.diffusion import blending  # noqa: E402
-from storyreel.core.storyworld import attributes as words  # noqa: E402
-from storyreel.core.storyworld import captions, world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
+from .. import SHIPPED
+from ..report.plots import Panel, plot
+from ..report.rows import Rows, markdown, table
+from ..train.classifier import NOBODY
+from ..train.long_clips import LENGTH, MEMORY
+from .long_video import per_frame_results
+from .pipeline import COLOURS, SHAPES, Pipeline, Setting, Show, as_bytes, as_input
 
-from ..train import export as shipping  # noqa: E402
-from ..train.classifier import NOBODY, Reader  # noqa: E402
-from ..train.long_clips import LENGTH, MEMORY  # noqa: E402
-from .long_video import Seen, watch_video  # noqa: E402
-from .pictures import COLOURS, interval, rounded  # noqa: E402
-from .video import FRAMES, as_input  # noqa: E402
-
-CHUNKS = 4
-STEPS, SPACING, ETA, GUIDANCE = 14, "leading", 1.0, 3.0
+SPACING, ETA, GUIDANCE = "leading", 1.0, 3.0
 LAST_FRAME_STEPS, LAST_FRAME_SPACING, RESCALE = 16, "uniform_trailing", 0.7  # of DynamiCrafter
 REFINED = 0.4  # share of the steps that a refinement goes through
 DRAWN, LAST_FRAME = "drawn", "dynamicrafter"
@@ -41,25 +36,25 @@ STRENGTHS = {"both": (1.0, 1.0), "no-cam": (0.0, 1.0), "no-apm": (1.0, 0.0), "ne
 NONE, SHARED, RANDOMIZED = "none", "shared", "randomized"
 
 
-@dataclass(frozen=True)
-class Setting:
+@dataclass(frozen=True, kw_only=True)
+class LongSetting(Setting):
     """How a video is made. mode: DRAWN, which is no model's, LAST_FRAME, or of STRENGTHS. chunks: that are added.
-    colour: how strongly their colours are pulled to the anchor's. blend: how it is refined afterwards, "" if not."""
+    color: color_match of Extend Video. blend: how the video is refined afterwards, "" if not."""
 
-    name: str
     mode: str
-    chunks: int = CHUNKS
-    colour: float = 0.0
+    count: int = 6
+    chunks: int = 4
+    color: float = 0.0
     blend: str = ""
+    frames: int = 0  # of the whole video
+
+    def __post_init__(self):
+        object.__setattr__(self, "frames", LENGTH + self.chunks * self.new)
 
     @property
     def new(self) -> int:
         """Frames that a chunk adds."""
-        return FRAMES - 1 if self.mode == LAST_FRAME else LENGTH - MEMORY
-
-    @property
-    def frames(self) -> int:
-        return LENGTH + self.chunks * self.new
+        return LENGTH - (1 if self.mode == LAST_FRAME else MEMORY)
 
     @property
     def borders(self) -> list[int]:
@@ -67,32 +62,32 @@ class Setting:
         return list(range(LENGTH, self.frames, self.new))
 
 
-def read_setting(name: str) -> Setting:
-    """A setting from its name: drawn, both, no-cam, no-apm, neither or dynamicrafter; then what differs, each after a
-    dash: chunks-10, colour-0.5, blend-none, blend-shared, blend-randomized.
-    Raises ValueError for a name that says something else."""
-    match = re.fullmatch(
-        rf"({'|'.join([DRAWN, LAST_FRAME, *STRENGTHS])})(?:-chunks-(\d+))?(?:-colour-([\d.]+))?"
-        rf"(?:-blend-({NONE}|{SHARED}|{RANDOMIZED}))?",
-        name,
-    )
-    if not match:
-        raise ValueError(f'"{name}" is no setting; both, no-cam-chunks-10, both-blend-shared would be some.')
-    mode, chunks, colour, blend = match.groups()
-    return Setting(name, mode, int(chunks or CHUNKS), float(colour or 0), blend or "")
+def chunks(setting: LongSetting, chunks: int, count: int) -> LongSetting:
+    return replace(setting, name=f"{setting.name}-chunks-{chunks}", chunks=chunks, count=count)
+
+
+BOTH, NO_CAM, NO_APM, NEITHER = (LongSetting(name=mode, mode=mode) for mode in STRENGTHS)
+BASELINE = LongSetting(name=LAST_FRAME, mode=LAST_FRAME)
+PARTS = (BOTH, LongSetting(name=DRAWN, mode=DRAWN), NO_CAM, NO_APM, NEITHER, BASELINE)
+BLENDS = tuple(replace(BOTH, name=f"both-blend-{blend}", blend=blend) for blend in (NONE, SHARED, RANDOMIZED))
+LONGEST = chunks(BOTH, 20, 2)
+LONGER = (LONGEST, chunks(NO_APM, 8, 3), chunks(BASELINE, 8, 3))
+CHUNKED = (*(setting for setting in PARTS if setting.mode != DRAWN), *LONGER)
+COLORED = (LONGEST, replace(LONGEST, name=f"{LONGEST.name}-colour-1", color=1.0))
+SHOWN = (0, 1, 2, 4, 8, 14, LONGEST.chunks)  # chunks of the table by chunk
+COLUMNS = ("hero_jump", "hero_step", "jump", "cuts", "colours", "shapes", "scene", "drift")
+OF_BLENDS = ("flow_deviation", "flow_jump", "jump", "colours", "drift")
+OF_COLORED = ("colours", "scene", "drift", "last_drift", "cuts")
+BY_CHUNK = {"colours": "hero's colours right", "scene": "scene right", "drift": "drift of colours, % of full range"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A clip to go on from: the truth, its first frames, the caption."""
+    """A clip to extend: the truth, the caption."""
 
     clip: Clip
     caption: str
     seed: int
-
-    @cached_property
-    def start(self) -> np.ndarray:
-        return self.draw(LENGTH)
 
     def draw(self, frames: int) -> np.ndarray:
         """uint8 [frames, 128, 128, 3]."""
@@ -107,69 +102,84 @@ def make_task(seed: int, index: int) -> Task:
     return Task(clip, captions.caption(clip, {"action", "scene", "pan", *looks}), rng.randrange(2**32))
 
 
-class Studio:
-    """The models in the host's hands, and the judge of what they make. steps: of a chunk."""
+class Streaming(Pipeline):
+    """The streaming model, a small StreamingT2V, and as a baseline the video model."""
 
-    def __init__(self, streaming, video, clip, vae, clip_vision, reader: Reader, steps: int | None = None):
-        self.streaming, self.video, self.clip, self.vae, self.clip_vision = streaming, video, clip, vae, clip_vision
-        self.reader, self.steps = reader, steps
-        self._made: tuple[Setting | None, dict[int, Tensor]] = (None, {})
+    name, parts = "streaming", ("streaming", "video")
+    # What is refined comes after what it is made of.
+    settings = tuple(dict.fromkeys((BOTH, *BLENDS, *PARTS, *LONGER, *COLORED)))
+    file_name = "measured_streaming.jsonl"
+    steps = 14
+
+    def __init__(self, weights: Path | None = None, steps: int | None = None):
+        from storyreel.host.streaming import loader
+
+        super().__init__(weights, steps)
+        self.model = loader.load(self.file("streaming").name).model
+        self.baseline_steps = steps or LAST_FRAME_STEPS
+        self._made: tuple[LongSetting | None, dict[int, Tensor]] = (None, {})
+
+    @cached_property
+    def baseline(self):
+        """The video model, which here sees no anchor: it was trained to go from the last frame to an anchor, too."""
+        from storyreel.host.dynamicrafter import loader
+
+        model = loader.load(self.file("video").name).model
+        model.model.kind = replace(model.model.kind, interpolates=False)
+        return model
 
     @torch.no_grad()
-    def make(self, setting: Setting, task: Task) -> Tensor:
+    def make(self, setting: LongSetting, task: Task) -> Tensor:
         """The video, IMAGE [frames, 128, 128, 3]."""
         if setting.mode == DRAWN:
-            return self.through(task.draw(setting.frames))
+            return self.autoencoded(task.draw(setting.frames))
         plain = replace(setting, name="", blend="")
         if plain != self._made[0]:
             self._made = plain, {}
         videos = self._made[1]  # those of the last setting: what is refined is made once
         if task.seed not in videos:
-            videos[task.seed] = self.go_on(plain, task)
+            videos[task.seed] = self.extend(plain, task)
         return self.refine(setting, task, videos[task.seed]) if setting.blend else videos[task.seed]
 
-    def through(self, frames: np.ndarray) -> Tensor:
-        """Drawn frames as the autoencoder gives them back, so that no border shows where its work begins."""
+    def autoencoded(self, frames: np.ndarray) -> Tensor:
+        """Drawn frames as the autoencoder returns them, so that no border shows where its work begins."""
         return self.vae.decode(self.vae.encode(as_input(frames)))
 
-    def prompts(self, task: Task) -> list:
-        """(positive, negative)"""
-        return [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt)) for prompt in (task.caption, "")]
-
-    def go_on(self, setting: Setting, task: Task) -> Tensor:
+    def extend(self, setting: LongSetting, task: Task) -> Tensor:
         from storyreel.host.extend import extend
         from storyreel.host.extend.families import extender_of
         from storyreel.host.video import file
 
-        begun = self.through(task.start)
-        extender = extender_of(self.told(setting, task))
+        begun = self.autoencoded(task.draw(LENGTH))
+        extender = extender_of(self.inputs(setting, task))
         start = extend.read_start(file.open_video(begun, 8.0), extender.overlap, 0)
         with tempfile.TemporaryDirectory() as folder:
             store = extend.Store(Path(folder), [str(number) for number in range(setting.chunks)])
-            return torch.cat([begun, *extend.make_chunks(extender, start, store, setting.colour)])
+            return torch.cat([begun, *extend.make_chunks(extender, start, store, setting.color)])
 
-    def told(self, setting: Setting, task: Task):
+    def inputs(self, setting: LongSetting, task: Task):
+        """Of Extend Video."""
         import comfy.samplers
-        from storyreel.host.dynamicrafter import sampling as sampling
+        from storyreel.host.dynamicrafter import sampling
         from storyreel.host.extend.extender import Told
 
-        positive, negative = self.prompts(task)
+        positive, negative = self.prompts(task.caption)
         inputs = dict(vae=self.vae, clip_vision=self.clip_vision, positive=positive, negative=negative)
         inputs |= dict(seed=task.seed, cfg=GUIDANCE)
         if setting.mode == LAST_FRAME:
-            sigmas = sampling.sigmas_of(self.video, LAST_FRAME_SPACING, self.steps or LAST_FRAME_STEPS)
-            model = sampling.patch_rescale(self.video, RESCALE)
+            sigmas = sampling.sigmas_of(self.baseline, LAST_FRAME_SPACING, self.baseline_steps)
+            model = sampling.patch_rescale(self.baseline, RESCALE)
             return Told(model, sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas, **inputs)
         cam, apm = STRENGTHS[setting.mode]
-        sampler = sampling.DDIM(ETA)
-        return Told(self.streaming, sampler=sampler, sigmas=self.sigmas(), cam_strength=cam, apm_strength=apm, **inputs)
+        inputs |= dict(sampler=sampling.DDIM(ETA), sigmas=self.sigmas(), cam_strength=cam, apm_strength=apm)
+        return Told(self.model, **inputs)
 
     def sigmas(self) -> Tensor:
-        from storyreel.host.dynamicrafter import sampling as sampling
+        from storyreel.host.dynamicrafter import sampling
 
-        return sampling.sigmas_of(self.streaming, SPACING, self.steps or STEPS)
+        return sampling.sigmas_of(self.model, SPACING, self.steps)
 
-    def refine(self, setting: Setting, task: Task, video: Tensor) -> Tensor:
+    def refine(self, setting: LongSetting, task: Task, video: Tensor) -> Tensor:
         """SDEdit of a long video by the base, chunk by chunk (section 4.3). none: every chunk with noise of its own.
         shared: with its part of one noise. randomized: with that, and blended at every step."""
         import comfy.sample
@@ -178,100 +188,83 @@ class Studio:
         latent = self.vae.encode(video)
         noise = comfy.sample.prepare_noise(latent, task.seed)
         if setting.blend == RANDOMIZED:
-            model = patch_blending(self.streaming, LENGTH, MEMORY, GUIDANCE, 0.0, task.seed)
+            model = patch_blending(self.model, LENGTH, MEMORY, GUIDANCE, 0.0, task.seed)
             return self.vae.decode(self.denoise(model, task, latent, noise))
         starts = blending.chunk_starts(len(video), LENGTH, MEMORY)
-        chunks = []
+        refined = []
         for number, start in enumerate(starts):
             chunk = slice(start, start + LENGTH)
             own = noise[chunk]
             if setting.blend == NONE:
                 own = comfy.sample.prepare_noise(latent[chunk], task.seed + number)
-            chunks.append(self.denoise(self.streaming, task, latent[chunk], own))
-        return self.vae.decode(blending.blend(chunks, starts, [0] * len(starts), dim=0))
+            refined.append(self.denoise(self.model, task, latent[chunk], own))
+        return self.vae.decode(blending.blend(refined, starts, [0] * len(starts), dim=0))
 
     def denoise(self, model, task: Task, latent: Tensor, noise: Tensor) -> Tensor:
         import comfy.samplers
 
         sigmas = self.sigmas()
         guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(*self.prompts(task))
+        guider.set_conds(*self.prompts(task.caption))
         guider.set_cfg(GUIDANCE)
         sampler = comfy.samplers.sampler_object("euler")
         last = sigmas[-1 - max(1, round(REFINED * (len(sigmas) - 1))) :]
         return guider.sample(noise, latent, sampler, last, disable_pbar=True, seed=task.seed)
 
-
-def open_studio(
-    streaming: Path, video: Path | None, weights: Path | None, reader: Path, steps: int | None = None
-) -> Studio:
-    """The models that ship, or those of another folder. streaming, video: files of the models that make videos; no
-    setting but LAST_FRAME needs the second."""
-    import comfy.utils
-    import folder_paths
-    from storyreel.host import storyworld
-    from storyreel.host.dynamicrafter import loader as dynamicrafter_loader
-    from storyreel.host.streaming import loader as streaming_loader
-
-    comfy.utils.set_progress_bar_enabled(False)
-    for folder in (weights, video and video.parent, streaming.parent):
-        if folder:
-            folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)
-    storyworld.register()
-    judge = shipping.filled(Reader(), reader)
-    baseline = dynamicrafter_loader.load(video.name).model if video else None
-    if baseline:  # it would go from the last frame to the anchor, as it was trained to do, too; it is to know no anchor
-        baseline.model.kind = replace(baseline.model.kind, interpolates=False)
-    parts = storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
-    return Studio(streaming_loader.load(streaming.name).model, baseline, *parts, judge, steps)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Of one video: figures, and for each of its chunks, the first included, what its last frame shows."""
-
-    figures: dict[str, float]
-    by_chunk: dict[str, list[float]]
-
-
-def judge(studio: Studio, setting: Setting, task: Task, video: Tensor) -> Judged:
-    """colours, shapes, scene: share that is right, which is the anchor's. drift: mean over red, green and blue, in
-    percent. For the rest see `streaming_watch`."""
-    ends = [border - 1 for border in setting.borders] + [setting.frames - 1]
-    said = studio.reader.answer((video[ends] * 255).round().byte().numpy())
-    look = words.attributes(task.clip)
-    there = np.array([number != NOBODY for number in said["number"]])
-
-    def right(*names: str) -> np.ndarray:
-        return np.mean([[word == look[name] for word in said[name]] for name in names], 0)
-
-    by_chunk = {
-        "colours": there * right(*COLOURS),
-        "shapes": there * right("shape", "hat"),
-        "scene": right("scene"),
-    }
-    seen: Seen = watch_video(video, setting.borders)
-    by_chunk["drift"] = np.array([np.nanmean(seen.drift[end - MEMORY + 1 : end + 1]) for end in ends])
-    by_chunk = {name: shares.astype(float).tolist() for name, shares in by_chunk.items()}
-    new = {name: float(np.mean(shares[1:])) for name, shares in by_chunk.items()}
-    return Judged(new | {"last_drift": by_chunk["drift"][-1]} | seen.figures, by_chunk)
-
-
-def measure(studio: Studio, setting: Setting, videos: int, seed: int, each=None) -> dict:
-    """One row of the table: each figure with its 95 % interval over videos. Figures of single chunks are lists of such
-    triples. each(task, video) is called with every video."""
-    judged = []
-    for index in range(videos):
+    def evaluate(self, setting: LongSetting, seed: int, index: int, show: Show | None) -> dict[str, float | list]:
+        """colours, shapes, scene: share that is right, which is the anchor's; drift: mean over red, green and blue, in
+        percent; all at the ends of the added chunks, and by chunk, the first included. The rest: see `long_video`."""
         task = make_task(seed, index)
-        video = studio.make(setting, task)
-        judged.append(judge(studio, setting, task, video))
-        if each:
-            each(task, video)
-    row = {"setting": setting.name, "stories": videos, "seed": seed, "frames": setting.frames}
-    for name in judged[0].figures:
-        figures = interval([one.figures[name] for one in judged])
-        row |= zip((name, f"{name}_low", f"{name}_high"), map(rounded, figures), strict=True)
-    for name in judged[0].by_chunk:
-        chunks = zip(*(one.by_chunk[name] for one in judged), strict=True)
-        row[f"{name}_by_chunk"] = [[rounded(figure) for figure in interval(list(values))] for values in chunks]
-    return row
+        video = self.make(setting, task)
+        if show:
+            show(task.caption, as_bytes(video[::2]))
+        ends = [border - 1 for border in setting.borders] + [setting.frames - 1]
+        answers = self.classifier.answer(as_bytes(video[ends]))
+        look = attributes.attributes(task.clip)
+        present = np.array([number != NOBODY for number in answers["number"]])
+
+        def right(*names: str) -> np.ndarray:
+            return np.mean([[word == look[name] for word in answers[name]] for name in names], 0)
+
+        results, drift = per_frame_results(video, setting.borders)
+        by_chunk = {
+            "colours": present * right(*COLOURS),
+            "shapes": present * right(*SHAPES),
+            "scene": right("scene"),
+            "drift": np.array([np.nanmean(drift[end - MEMORY + 1 : end + 1]) for end in ends]),
+        }
+        added = {name: float(np.mean(values[1:])) for name, values in by_chunk.items()}
+        every = {f"{name}_by_chunk": values.astype(float).tolist() for name, values in by_chunk.items()}
+        return added | {"last_drift": float(by_chunk["drift"][-1])} | results | every
+
+    @classmethod
+    def tables(cls, rows: Rows, weights: str) -> dict[str, list[str]]:
+        found = rows.of(weights)
+        return {
+            "streaming": table(found, (*PARTS, *LONGER), COLUMNS),
+            "chunks": chunks_table(found),
+            "blending": table(found, (BOTH, *BLENDS), OF_BLENDS),
+            "drift": table(found, COLORED, OF_COLORED),
+        }
+
+    def illustrate(self, rows: Rows, seed: int) -> list[str]:
+        found = rows.of(self.origin()["weights"])
+        panels = []
+        for name, label in BY_CHUNK.items():
+            settings = CHUNKED if name != "drift" else (*CHUNKED, COLORED[1])
+            values = {one.name: found[one.key][f"{name}_by_chunk"] for one in settings if one.key in found}
+            lines = {setting: (range(len(triples)), triples) for setting, triples in values.items()}
+            panels.append(Panel(lines, axes=dict(xlabel="chunk (0 was drawn)", ylabel=label)))
+        plot(panels, SHIPPED / "measured_streaming.png")
+        return []
+
+
+def chunks_table(rows: dict) -> list[str]:
+    """What is right at the end of some chunks, of which number 0 was drawn."""
+    lines = []
+    for setting in CHUNKED:
+        for name in ("colours", "scene") if setting.key in rows else ():
+            values = rows[setting.key][f"{name}_by_chunk"]
+            means = [f"{values[number][0]:.2f}" if number < len(values) else "-" for number in SHOWN]
+            lines.append([setting.name, name, *means])
+    return markdown(["setting", "right", *map(str, SHOWN)], lines)

@@ -1,76 +1,76 @@
 """What the video model makes of clips that it never saw: the given picture kept, the caption obeyed, the scene still.
 
 Every gentle action is asked of the SAME picture, so that nothing but the caption can tell them apart. The clips come
-from the host's sampler through the nodes' own functions, and readers say what they show.
+from the host's sampler through the nodes' own functions, and classifiers read what they show.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.storyworld import attributes, captions, world
+from storyreel.core.storyworld.attributes import Clip
 from torch.nn.functional import max_pool2d
 
-pack.load_pack()
-from storyreel.core.storyworld import attributes as words  # noqa: E402
-from storyreel.core.storyworld import captions, world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
+from .. import SHIPPED
+from ..report.plots import moving_sheet
+from ..report.rows import Rows, share, table
+from ..train.clips import FPS
+from ..train.video_classifier import ANSWERS, truth
+from .pipeline import COLOURS, Pipeline, Setting, Show, as_input, psnr
 
-from ..train import export as shipping  # noqa: E402
-from ..train.autoencoder import Autoencoder  # noqa: E402
-from ..train.classifier import Reader  # noqa: E402
-from ..train.video_classifier import ANSWERS, VideoReader, truth  # noqa: E402
-from .pictures import interval, rounded  # noqa: E402
-
-FRAMES, STEPS, SPACING = 16, 16, "uniform_trailing"
-TEXT_SCALE, IMAGE_SCALE, RESCALE = 2.0, 2.0, 0.7
-ETA = 1.0  # as published
-AUTOENCODER = "autoencoder.safetensors"
-COLOURS = ("colour", "hat colour", "scarf colour")
+FRAMES, SPACING, RESCALE, ETA = 16, "uniform_trailing", 0.7, 1.0  # eta as published
 NEAR_HERO = 12  # pixels around it are not background: its shadow is there
 STILL = 4.0  # of 255: mean difference of a background that does not move
 ANIMATE, INTERPOLATE, LOOP = "animate", "interpolate", "loop"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the model is told, and how strongly. drawn: no model, the drawings themselves through the autoencoder."""
+@dataclass(frozen=True, kw_only=True)
+class ClipSetting(Setting):
+    """What the model gets, and the guidance. drawn: no model, the drawings themselves through the autoencoder. concat:
+    the latents that are concatenated to the noise."""
 
-    name: str
     mode: str = ANIMATE
-    actions: tuple[str, ...] = words.GENTLE_ACTIONS
+    actions: tuple[str, ...] = attributes.GENTLE_ACTIONS
     drawn: bool = False
     text: bool = True
     image: bool = True
-    beside: bool = True
-    cfg_text: float = TEXT_SCALE
-    cfg_image: float = IMAGE_SCALE
+    concat: bool = True
+    text_scale: float = 2.0
+    image_scale: float = 2.0
 
 
-def read_setting(name: str) -> Setting:
-    """A setting from its name: animate, interpolate or loop, or drawn; then what differs, each after a dash: wide (the
-    actions that cross the picture), no-text, no-image, no-beside, scales-3-1.5 (of text and image).
-    Raises ValueError for a name that says something else."""
-    match = re.fullmatch(
-        r"(drawn|animate|interpolate|loop)(-wide)?((?:-no-(?:text|image|beside))*)(?:-scales-([\d.]+)-([\d.]+))?", name
-    )
-    if not match:
-        raise ValueError(f'"{name}" is no setting; animate, loop, animate-no-text, animate-scales-3-1 would be some.')
-    mode, wide, without, cfg_text, cfg_image = match.groups()
-    return Setting(
-        name,
-        mode=ANIMATE if mode == "drawn" else mode,
-        actions=words.WIDE_ACTIONS if wide else words.GENTLE_ACTIONS,
-        drawn=mode == "drawn",
-        **{part: part not in without for part in ("text", "image", "beside")},
-        cfg_text=float(cfg_text or TEXT_SCALE),
-        cfg_image=float(cfg_image or IMAGE_SCALE),
-    )
+WIDE = attributes.WIDE_ACTIONS
+DRAWN = ClipSetting(name="drawn", count=5, drawn=True)
+PLAIN = ClipSetting(name="animate", count=4)
+MAIN = (
+    DRAWN,
+    PLAIN,
+    ClipSetting(name="animate-no-text", count=2, text=False),
+    ClipSetting(name="animate-no-image", count=2, image=False),
+    ClipSetting(name="animate-no-beside", count=2, concat=False),
+    ClipSetting(name="drawn-wide", count=4, drawn=True, actions=WIDE),
+    ClipSetting(name="animate-wide", count=3, actions=WIDE),
+)
+GUIDANCE = tuple(
+    ClipSetting(name=f"animate-scales-{text}-{image}", count=2, text_scale=float(text), image_scale=float(image))
+    for text in (1, 4)
+    for image in (1, 4)
+)
+ENDS = (
+    ClipSetting(name="interpolate", count=8, mode=INTERPOLATE),
+    ClipSetting(name="interpolate-no-text", count=8, mode=INTERPOLATE, text=False),
+    ClipSetting(name="loop", count=8, mode=LOOP),
+)
+COLUMNS = ("action", "path", "first", "every", "colours", "still", "scene")
+OF_GUIDANCE = ("action", "first", "every", "colours", "still")
+OF_ENDS = ("action", "first", "last", "middle", "blend", "middle_moving", "blend_moving", "seam", "away")
+TARGETS = {"action": 0.9, "first": 29.0, "colours": 0.9, "still": 0.9}  # of gentle clips
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Task:
     seed: int
 
 
-def make_tasks(setting: Setting, seed: int, index: int) -> list[Task]:
+def make_tasks(setting: ClipSetting, seed: int, index: int) -> list[Task]:
     """One task for each action, all from one picture. In the other modes than animate a single action, by chance."""
     rng = Random(f"video measure/{seed}/{index}")
     start = replace(world.sample_clip(10_000 + seed, index, wide=0.0), tempo=1.0, pan="")
@@ -101,149 +101,114 @@ def make_tasks(setting: Setting, seed: int, index: int) -> list[Task]:
     return tasks
 
 
-class Maker:
-    """The models in the host's hands."""
+class Video(Pipeline):
+    """The video model, a small DynamiCrafter."""
 
-    def __init__(self, model, clip, vae, clip_vision):
-        self.model, self.clip, self.vae, self.clip_vision = model, clip, vae, clip_vision
+    name, parts = "video", ("video",)
+    settings = (*MAIN, *ENDS, *GUIDANCE)
+    file_name = "measured_video.jsonl"
+    steps = 16
 
-    @torch.no_grad()
-    def make(self, setting: Setting, task: Task) -> np.ndarray:
+    def __init__(self, weights: Path | None = None, steps: int | None = None):
+        from storyreel.host.dynamicrafter import loader
+
+        super().__init__(weights, steps)
+        self.model = loader.load(self.file("video").name).model
+
+    def make(self, setting: ClipSetting, task: Task) -> np.ndarray:
         """uint8 [T, 128, 128, 3]."""
         if setting.drawn:
-            return self.decode(self.vae.encode(as_input(task.frames)))
-        positive, image_only, negative, latent = self.tell(setting, task)
-        return self.decode(self.sample(setting, (positive, image_only, negative), latent["samples"], task.seed))
+            return self.reconstruct(task.frames)
+        *conds, latent = self.condition(setting, task)
+        return self.decode(self.sample(setting, conds, latent["samples"], task.seed))
 
-    def tell(self, setting: Setting, task: Task) -> tuple:
-        from storyreel.host.dynamicrafter import conditioning as conditioning
+    def condition(self, setting: ClipSetting, task: Task) -> tuple:
+        """(positive, image only, negative, LATENT)"""
+        from storyreel.host.dynamicrafter import conditioning
         from storyreel.host.dynamicrafter import model as keys
 
-        text = task.caption if setting.text else ""
-        prompts = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt)) for prompt in (text, "")]
         start, end = as_input(task.frames[:1]), as_input(task.frames[-1:])
-        size = world.SIZE
-        told = conditioning.condition(
-            *prompts,
-            self.clip_vision,
-            self.vae,
-            start,
-            end if setting.mode == INTERPOLATE else None,
-            setting.mode,
-            size,
-            size,
-            FRAMES,
-            None,
-        )
-        for conds in told[:3]:
+        encoders = *self.prompts(task.caption if setting.text else ""), self.clip_vision, self.vae
+        end = end if setting.mode == INTERPOLATE else None
+        size = world.SIZE, world.SIZE, FRAMES
+        found = conditioning.condition(*encoders, start, end, setting.mode, *size, None)
+        for conds in found[:3]:
             for _, options in conds:
-                if not setting.beside:
+                if not setting.concat:
                     options[keys.CONCAT_LATENTS] = torch.zeros_like(options[keys.CONCAT_LATENTS])
                 if not setting.image:
-                    options[keys.VISION_TOKENS] = told[2][0][1][keys.VISION_TOKENS]
-        return told
+                    options[keys.VISION_TOKENS] = found[2][0][1][keys.VISION_TOKENS]
+        return found
 
-    def sample(self, setting: Setting, conds: tuple, empty: torch.Tensor, seed: int) -> torch.Tensor:
+    def sample(self, setting: ClipSetting, conds: list, empty: torch.Tensor, seed: int) -> torch.Tensor:
         import comfy.sample
-        from storyreel.host.dynamicrafter import sampling as sampling
+        from storyreel.host.dynamicrafter import sampling
 
         guider = sampling.TextImageGuider(self.model)
         guider.set_conds(*conds)
-        guider.set_scales(setting.cfg_text, setting.cfg_image, RESCALE)
+        guider.set_scales(setting.text_scale, setting.image_scale, RESCALE)
         noise = comfy.sample.prepare_noise(empty, seed)
-        sigmas = sampling.sigmas_of(self.model, SPACING, STEPS)
+        sigmas = sampling.sigmas_of(self.model, SPACING, self.steps)
         return guider.sample(noise, empty, sampling.DDIM(ETA), sigmas, disable_pbar=True, seed=seed)
 
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        return (self.vae.decode(latents) * 255).round().byte().numpy()
-
-
-class Studio(Maker):
-    """And the judges of what they make."""
-
-    def __init__(self, *models, reader: Reader, video_reader: VideoReader, encoder: Autoencoder):
-        super().__init__(*models)
-        self.reader, self.video_reader, self.encoder = reader, video_reader, encoder
-
-
-def as_input(images: np.ndarray) -> torch.Tensor:
-    """The host's IMAGE."""
-    return torch.from_numpy(images.copy()).float() / 255
-
-
-def open_studio(video: Path, weights: Path | None, reader: Path, video_reader: Path) -> Studio:
-    """The models that ship, or those of another folder. video: the video model's file."""
-    import folder_paths
-    from storyreel.host import storyworld
-    from storyreel.host.dynamicrafter import loader
-
-    for folder in (weights, video.parent):
-        if folder:
-            folder_paths.add_model_folder_path(storyworld.FOLDER, str(folder), is_default=True)
-    storyworld.register()
-    judges = {
-        "reader": shipping.filled(Reader(), reader),
-        "video_reader": shipping.filled(VideoReader(), video_reader),
-        "encoder": shipping.filled(Autoencoder(), Path(folder_paths.get_full_path(storyworld.FOLDER, AUTOENCODER))),
-    }
-    model = loader.load(video.name).model
-    parts = storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision()
-    return Studio(model, *parts, **judges)
-
-
-def psnr(images: np.ndarray, others: np.ndarray, where: np.ndarray | None = None) -> float:
-    """In dB, of uint8 pictures; where: of these pixels only."""
-    error = (images.astype(np.float64) - others) ** 2
-    error = error.mean() if where is None else error[where].mean()
-    return float(10 * np.log10(255**2 / max(error, 1e-3)))
-
-
-def judge(studio: Studio, setting: Setting, tasks: list[Task], clips: list[np.ndarray]) -> dict[str, float]:
-    """Means over clips that were made from one picture."""
-    found: dict[str, list[float]] = {}
-
-    def note(**figures: float) -> None:
-        for name, figure in figures.items():
-            found.setdefault(name, []).append(float(figure))
-
-    said = studio.video_reader.answer(studio.encoder, np.stack(clips))
-    last = studio.reader.answer(np.stack([clip[-1] for clip in clips]))
-    for number, (task, clip) in enumerate(zip(tasks, clips, strict=True)):
-        right, look = truth(task.clip), words.attributes(task.clip)
-        note(**{name: said[name][number] == right[name] for name in ANSWERS if name != "pan"})
-        kept = [last[name][number] == look[name] for name in COLOURS]
-        note(first=psnr(clip[0], task.frames[0]), every=psnr(clip, task.frames), colours=all(kept))
-        moved = np.abs(clip.astype(np.int16) - clip[:1]).mean(-1)[:, task.background].mean(1)
-        note(still=moved.max() <= STILL, scene=last["scene"][number] == look["scene"])
-        if setting.mode == INTERPOLATE:
-            middle = FRAMES // 2
-            blend = np.linspace(0, 1, FRAMES)[middle] * (task.frames[-1].astype(np.float64) - task.frames[0])
-            blend = blend + task.frames[0]
-            moving = (np.abs(task.frames[middle].astype(np.int16) - task.frames[0]).max(-1) > 16) | (
-                np.abs(task.frames[middle].astype(np.int16) - task.frames[-1]).max(-1) > 16
-            )
-            note(middle=psnr(clip[middle], task.frames[middle]), blend=psnr(blend, task.frames[middle]))
-            if moving.any():
-                note(middle_moving=psnr(clip[middle], task.frames[middle], moving))
-                note(blend_moving=psnr(blend, task.frames[middle], moving))
-            note(last=psnr(clip[-1], task.frames[-1]))
-        if setting.mode == LOOP:
-            seam, away = (psnr(clip[frame], clip[0]) for frame in (-1, FRAMES // 2))
-            note(seam=seam, away=away)
-    return {name: float(np.mean(figures)) for name, figures in found.items()}
-
-
-def measure(studio: Studio, setting: Setting, pictures: int, seed: int, each=None) -> dict:
-    """One row of the table. each(tasks, clips) is called with what was made from every picture."""
-    judged = []
-    for index in range(pictures):
+    def evaluate(self, setting: ClipSetting, seed: int, index: int, show: Show | None) -> dict[str, float]:
+        """Means over the clips that are made from one picture."""
         tasks = make_tasks(setting, seed, index)
-        clips = [studio.make(setting, task) for task in tasks]
-        judged.append(judge(studio, setting, tasks, clips))
-        if each:
-            each(tasks, clips)
-    row = {"setting": setting.name, "stories": pictures, "seed": seed, "frames": FRAMES}
-    for name in dict.fromkeys(name for one in judged for name in one):
-        figures = interval([one.get(name, float("nan")) for one in judged])
-        row |= zip((name, f"{name}_low", f"{name}_high"), map(rounded, figures), strict=True)
-    return row
+        clips = [self.make(setting, task) for task in tasks]
+        answers = self.video_classifier.answer(self.encoder, np.stack(clips))
+        last = self.classifier.answer(np.stack([clip[-1] for clip in clips]))
+        found: dict[str, list[float]] = {}
+        for number, (task, clip) in enumerate(zip(tasks, clips, strict=True)):
+            right, look = truth(task.clip), attributes.attributes(task.clip)
+            results = {name: answers[name][number] == right[name] for name in ANSWERS if name != "pan"}
+            kept = all(last[name][number] == look[name] for name in COLOURS)
+            results |= {"first": psnr(clip[0], task.frames[0]), "every": psnr(clip, task.frames), "colours": kept}
+            moved = np.abs(clip.astype(np.int16) - clip[:1]).mean(-1)[:, task.background].mean(1)
+            results |= {"still": moved.max() <= STILL, "scene": last["scene"][number] == look["scene"]}
+            for name, result in (results | of_mode(setting.mode, task, clip)).items():
+                found.setdefault(name, []).append(float(result))
+            if show:
+                show(task.caption, clip)
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+    @classmethod
+    def tables(cls, rows: Rows, weights: str) -> dict[str, list[str]]:
+        found = rows.of(weights)
+        return {
+            "video": table(found, MAIN, COLUMNS),
+            "ends": table(found, ENDS, OF_ENDS),
+            "guidance": table(found, GUIDANCE, OF_GUIDANCE),
+        }
+
+    def illustrate(self, rows: Rows, seed: int) -> list[str]:
+        tasks = make_tasks(PLAIN, seed, 0)
+        entries = [(task.clip.figures[0].action, self.make(PLAIN, task)) for task in tasks]
+        moving_sheet(entries, 5, FPS, SHIPPED / "clips.webp")
+        return missed(rows.of(self.origin()["weights"]))
+
+
+def of_mode(mode: str, task: Task, clip: np.ndarray) -> dict[str, float]:
+    """The results that only clips between two ends, or that return to their start, have."""
+    if mode == LOOP:
+        return {"seam": psnr(clip[-1], clip[0]), "away": psnr(clip[FRAMES // 2], clip[0])}
+    if mode != INTERPOLATE:
+        return {}
+    middle, (first, last) = FRAMES // 2, task.frames[[0, -1]]
+    truth_ = task.frames[middle]
+    blend = first + np.linspace(0, 1, FRAMES)[middle] * (last.astype(np.float64) - first)
+    results = {"middle": psnr(clip[middle], truth_), "blend": psnr(blend, truth_), "last": psnr(clip[-1], last)}
+    moving = np.stack([np.abs(truth_.astype(np.int16) - end).max(-1) > 16 for end in (first, last)]).any(0)
+    if moving.any():
+        results["middle_moving"] = psnr(clip[middle], truth_, moving)
+        results["blend_moving"] = psnr(blend, truth_, moving)
+    return results
+
+
+def missed(rows: Mapping[tuple, dict]) -> list[str]:
+    """A sentence for every target that the model does not reach."""
+    row = rows[PLAIN.key]
+    return [
+        f"{name} is {share(row, name)} in gentle clips; at least {least} is expected"
+        for name, least in TARGETS.items()
+        if row[name] < least
+    ]

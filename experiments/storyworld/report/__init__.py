@@ -1,1 +1,1 @@
-"""Tables and plots of what was measured."""
+"""Rows, tables, plots and contact sheets of what was measured."""

@@ -3,15 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.networks.storyworld import Autoencoder
 from torch import Tensor, nn
 
 from .pictures import Pictures, Recipe, draw
 from .trainer import Plan, autocast, device, train
-
-pack.load_pack()
-from storyreel.core.networks.storyworld import Autoencoder  # noqa: E402
 
 PLAN = Plan(steps=11_000, batch=16, rate=2e-3, ema=0.998)
 DATA = Recipe(seed=1000, count=16_000, clips=0.3)

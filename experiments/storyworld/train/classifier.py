@@ -6,17 +6,14 @@ It learns from drawn pictures as the autoencoder gives them back, so that it rea
 from pathlib import Path
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.storyworld import attributes as world
 from torch import Tensor, nn
 
 from .autoencoder import Autoencoder, to_tensor
 from .clip import NONE, VALUES, codes, mean_entropy
 from .pictures import Pictures, Recipe, draw
 from .trainer import Plan, device, train
-
-pack.load_pack()
-from storyreel.core.storyworld import attributes as world  # noqa: E402
 
 PLAN = Plan(steps=2400, batch=32, rate=2e-3, ema=0.995)
 HELD_OUT = Recipe(seed=3, count=1024, twins=0.1, triplets=0.05)
@@ -47,7 +44,7 @@ def normed(width: int) -> tuple[nn.Module, ...]:
     return nn.GroupNorm(8, width), nn.SiLU()
 
 
-class Reader(nn.Module):
+class Classifier(nn.Module):
     """[B, 3, 128, 128] from -1 to 1 -> {attribute: logits over `ANSWERS`}."""
 
     def __init__(self, width: int = 64):
@@ -86,10 +83,10 @@ class Reader(nn.Module):
 
 def train_reader(
     folder: Path, autoencoder: Autoencoder, pictures: Pictures, plan: Plan = PLAN, held_out: Recipe = HELD_OUT
-) -> tuple[Reader, dict[str, float]]:
+) -> tuple[Classifier, dict[str, float]]:
     """The trained reader and its accuracy on pictures that it never saw, after the autoencoder."""
     torch.manual_seed(plan.seed)
-    reader = Reader().to(device(), memory_format=torch.channels_last)
+    reader = Classifier().to(device(), memory_format=torch.channels_last)
     shown = np.stack([codes(pictures.truth(index)) for index in range(len(pictures))])
     scenes = empty_scenes(pictures)
 
@@ -129,7 +126,7 @@ def empty_scenes(pictures: Pictures, count: int = 400) -> np.ndarray:
 
 
 @torch.no_grad()
-def measure(reader: Reader, autoencoder: Autoencoder, pictures: Pictures) -> dict[str, float]:
+def measure(reader: Classifier, autoencoder: Autoencoder, pictures: Pictures) -> dict[str, float]:
     """Accuracy of every attribute on pictures as the autoencoder gives them back."""
     back = []
     for start in range(0, len(pictures), 64):

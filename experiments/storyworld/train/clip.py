@@ -11,9 +11,12 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
 import torch
 import torch.nn.functional as F
+from storyreel.core.storyworld import attributes as world
+from storyreel.core.storyworld import captions
+from storyreel.core.storyworld.attributes import Picture, attributes
+from storyreel.core.storyworld.world import sample_clip
 from torch import Tensor, nn
 
 from .attention import attend
@@ -21,12 +24,6 @@ from .autoencoder import to_tensor
 from .pictures import Pictures, Recipe, draw
 from .tokenizer import Vocabulary, with_strangers
 from .trainer import Plan, device, train
-
-pack.load_pack()
-from storyreel.core.storyworld import attributes as world  # noqa: E402
-from storyreel.core.storyworld import captions  # noqa: E402
-from storyreel.core.storyworld.attributes import Picture, attributes  # noqa: E402
-from storyreel.core.storyworld.world import sample_clip  # noqa: E402
 
 SIGHT_PLAN = Plan(steps=3000, batch=96, rate=1.5e-3, ema=0.998, warmup=200)
 PLAN = Plan(steps=2200, batch=96, rate=1e-3, ema=0.998, warmup=200)

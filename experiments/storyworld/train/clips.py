@@ -12,18 +12,15 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.storyworld import world
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 
 from .autoencoder import encode_all
 from .clip import normalise
 from .drawing import Draw, in_order
 from .trainer import autocast, device
-
-pack.load_pack()
-from storyreel.core.storyworld import world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 CHUNK = 64  # clips of a file
 FPS = 8  # frames a second at the usual tempo

@@ -39,11 +39,11 @@ def save(
     print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", figures)
 
 
-def add_figures(path: Path, figures: dict[str, float]) -> None:
-    """Write figures that could be had only after training into a file's metadata."""
+def add_results(path: Path, results: dict[str, float]) -> None:
+    """Write results that could be had only after training into a file's metadata."""
     with safe_open(path, "pt") as file:
         metadata = dict(file.metadata())
-    metadata["figures"] = json.dumps(figures)
+    metadata["figures"] = json.dumps(results)
     save_file(load_file(path), path, metadata)
 
 
@@ -79,29 +79,34 @@ FOLDERS = {
     "motion_module": "animatediff_models",
     "predictor": "semantic_motion",
 }
-ONCE_TRAINED = ("video", "streaming", *FOLDERS)  # each of which ships whatever there is of the others
-JUDGES = ("classifier", "video_classifier")  # they measure, and are no part of the pack
+OPTIONAL = ("video", "streaming", *FOLDERS)  # each of which ships whatever there is of the others
+CLASSIFIERS = ("classifier", "video_classifier")  # they measure, and are no part of the pack
 # {stage: what it makes}, of those that make something of another name, or more than one.
 MADE = dict.fromkeys(("streaming_base", "streaming_cam", "streaming_apm"), ("streaming",))
 MADE |= {"pictures": ("unet",), "ip_adapter": ("ip_adapter", "domain_adapter")}
 
 
-def file_name(part: str) -> str:
-    """Of a part that ships, in the pack's folder. What stands in a loader's list among published files says whose it
-    is; that of semantic motion lies in folders of the lists' names."""
-    name = f"storyworld_{part}.safetensors" if part in ONCE_TRAINED else f"{part}.safetensors"
+def name_of(part: str) -> str:
+    """Of a part that ships, in the pack's folder. What a loader lists among published files says whose it is; that of
+    semantic motion lies in folders of the lists' names."""
+    name = f"storyworld_{part}.safetensors" if part in OPTIONAL else f"{part}.safetensors"
     return f"{FOLDERS[part]}/{name}" if part in FOLDERS else name
 
 
-def find(part: str, folder: Path, *shipped: Path, before: str = "the stages that build on it") -> Path:
-    """The file of a part: a run's own in `folder`, else that which ships in one of the others. Raises
-    FileNotFoundError, which says before what it is to be trained."""
-    own = folder / f"{part}.safetensors"
-    places = own, *(place / file_name(part) for place in shipped)
+def own_file(part: str, folder: Path) -> Path:
+    """Of a part in the folder of its training."""
+    return folder / f"{part}.safetensors"
+
+
+def find(part: str, folder: Path | None, *shipped: Path, before: str = "the stages that build on it") -> Path:
+    """The file of a part: a training's own in `folder`, else that which ships in one of the others. Raises
+    FileNotFoundError, which says before what it must be trained."""
+    places = [own_file(part, folder)] if folder else []
+    places += [place / name_of(part) for place in shipped]
     for path in places:
         if path.exists():
             return path
-    raise FileNotFoundError(f"there is no {own}: train it before {before}.")
+    raise FileNotFoundError(f"there is no {places[0]}: train it before {before}.")
 
 
 def card(path: Path, part: str) -> str:
@@ -113,7 +118,7 @@ def card(path: Path, part: str) -> str:
         ("file", path.name),
         ("size", f"{path.stat().st_size / 1e6:.2f} MB, {sum(tensor.numel() for tensor in weights.values()):,} values"),
         ("SHA-256", hashlib.sha256(path.read_bytes()).hexdigest()),
-        ("trained by", "`tools/train_storyworld.py`, on nothing but pictures that the pack draws"),
+        ("trained by", "`experiments/storyworld train`, on nothing but pictures that the pack draws"),
         ("pictures", ", ".join(f"{name} {value}" for name, value in pictures.items())),
         ("plan", ", ".join(f"{name} {value}" for name, value in plan.items())),
         ("drawn with", recipe["drawn_with"]),

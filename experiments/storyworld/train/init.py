@@ -4,17 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pack
 import torch
+from storyreel.core.storyworld import captions
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .trainer import Plan, device, train
 from .unet import Captions
-
-pack.load_pack()
-from storyreel.core.storyworld import captions  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 SAID = ({"size", "shape", "colour"}, {"hat", "hat colour"}, {"scarf colour"}, {"scene"})  # of a whole clip, by tokens
 

@@ -3,15 +3,12 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 
-import pack
 import torch
+from storyreel.core.networks.blocks import TemporalConv, TemporalTransformer
+from storyreel.core.networks.ops import Ops
 from torch import Tensor, nn
 
 from .attention import attend
-
-pack.load_pack()
-from storyreel.core.networks.blocks import TemporalConv, TemporalTransformer  # noqa: E402
-from storyreel.core.networks.ops import Ops  # noqa: E402
 
 
 class GroupNorm(nn.GroupNorm):

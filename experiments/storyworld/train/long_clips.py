@@ -10,18 +10,15 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.storyworld import world
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 
 from .autoencoder import encode_all
 from .classifier import to_images
 from .clips import CHUNK, drawn, motion, of_frames, place_of, vision_embeds
 from .trainer import autocast, device
-
-pack.load_pack()
-from storyreel.core.storyworld import world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 LENGTH, MEMORY = 16, 8  # frames of a chunk, and how many of them stand for those before
 ANCHORS = range(0, LENGTH, 3)  # frames of a clip that may be its anchor

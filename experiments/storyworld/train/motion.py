@@ -14,8 +14,14 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-import pack
 import torch
+from storyreel.core.diffusion.schedule import alpha_bars
+from storyreel.core.networks.animatediff.config import MotionConfig
+from storyreel.core.networks.dynamicrafter.config import ResamplerConfig
+from storyreel.core.networks.dynamicrafter.resampler import Resampler
+from storyreel.core.networks.ip_adapter.layers import ImageLayers
+from storyreel.core.storyworld import captions, world
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 
 from .attention import attend
@@ -31,15 +37,6 @@ from .tokenizer import Vocabulary, with_strangers
 from .trainer import Plan, device, train
 from .unet import CONFIG, TRAINING_OPTIONS, Captions, build, noised
 from .video import error_parts, together
-
-pack.load_pack()
-from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
-from storyreel.core.networks.animatediff.config import MotionConfig  # noqa: E402
-from storyreel.core.networks.dynamicrafter.config import ResamplerConfig  # noqa: E402
-from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
-from storyreel.core.networks.ip_adapter.layers import ImageLayers  # noqa: E402
-from storyreel.core.storyworld import captions, world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 ADAPTER_PLAN = Plan(steps=1800, batch=48, rate=1e-3, ema=0.995, warmup=100)
 MODULES_PLAN = Plan(steps=1200, batch=4, rate=8e-4, ema=0.995, warmup=100)

@@ -13,19 +13,16 @@ without this the hero stood 20 pixels off, after 300 steps with it 9.
 from collections.abc import Sequence
 from itertools import pairwise
 
-import pack
 import torch
+from storyreel.core.storyworld import captions
+from storyreel.core.storyworld.attributes import FACINGS, PLACES, Clip
+from storyreel.core.storyworld.motion import TURNED, place_at, view_at
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .init import said_of
 from .trainer import Plan
 from .unet import Captions
-
-pack.load_pack()
-from storyreel.core.storyworld import captions  # noqa: E402
-from storyreel.core.storyworld.attributes import FACINGS, PLACES, Clip  # noqa: E402
-from storyreel.core.storyworld.motion import TURNED, place_at, view_at  # noqa: E402
 
 WORDS = Plan(steps=1000, batch=64, rate=2e-3, ema=0.98, warmup=50)
 

@@ -6,13 +6,10 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
+from storyreel.core.storyworld import world
+from storyreel.core.storyworld.attributes import Clip, Picture
 
 from .drawing import in_order
-
-pack.load_pack()
-from storyreel.core.storyworld import world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip, Picture  # noqa: E402
 
 CHUNK = 256
 CLIP_FRAMES = 24

@@ -9,9 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import pack
 import torch
 from PIL import Image
+from storyreel.core.motion.training_plot import draw
+from storyreel.core.networks.dynamicrafter.resampler import Resampler
+from storyreel.core.networks.ops import Ops
+from storyreel.core.networks.semantic_motion import training
+from storyreel.core.networks.semantic_motion.config import PredictorConfig
+from storyreel.core.training import Plan
+from storyreel.core.video.files import to_bytes
 from torch import Tensor, nn
 
 from .attention import attend
@@ -19,15 +25,6 @@ from .clips import RATES, place_of
 from .motion import PROJECTION, TOKENS
 from .motion_clips import Motions
 from .trainer import PRINT_SECONDS, Stopped, device
-
-pack.load_pack()
-from storyreel.core.motion.training_plot import draw  # noqa: E402
-from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
-from storyreel.core.networks.ops import Ops  # noqa: E402
-from storyreel.core.networks.semantic_motion import training  # noqa: E402
-from storyreel.core.networks.semantic_motion.config import PredictorConfig  # noqa: E402
-from storyreel.core.training import Plan  # noqa: E402
-from storyreel.core.video.files import to_bytes  # noqa: E402
 
 PLAN = Plan(steps=3000, batch=16, rate=1e-3, ema=0.998, warmup=200)
 HELD_OUT = 0.05

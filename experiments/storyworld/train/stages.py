@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import autoencoder, clip, motion, predictor, streaming, unet, video
+from . import autoencoder, clip, export, motion, predictor, streaming, unet, video
 from . import classifier as reader
 from . import clips as clips_data
-from . import export as shipping
 from . import motion_clips as motion_data
 from . import pictures as data
 from . import video_classifier as video_reader
@@ -98,7 +97,7 @@ class Training:
             self._towers(vocabulary),
             vocabulary,
             latents["spread"],
-            shipping.load(self._known("unet"))[0],
+            export.load(self._known("unet"))[0],
             frames_plan,
             plan,
             self._fewer(video.DATA),
@@ -108,7 +107,7 @@ class Training:
         self._save(self.video_name, model.state_dict(), {}, told, clips.recipe, {}, storyreel_dynamicrafter=kind)
 
     def streaming_base(self) -> None:
-        self._streaming(streaming.BASE, shipping.load(self._known("unet"))[0])
+        self._streaming(streaming.BASE, export.load(self._known("unet"))[0])
 
     def streaming_cam(self) -> None:
         self._streaming(streaming.CAM, self._streaming_parts(streaming.BASE))
@@ -120,7 +119,7 @@ class Training:
     def _streaming_parts(self, *parts: str) -> dict[str, Tensor]:
         known = {}
         for part in parts:
-            known |= shipping.load(self._known(f"{self.streaming_name}_{part}"))[0]
+            known |= export.load(self._known(f"{self.streaming_name}_{part}"))[0]
         return known
 
     def _streaming(self, part: str, known: dict[str, Tensor]) -> None:
@@ -149,7 +148,7 @@ class Training:
         """Of all three parts."""
         plans = {}
         for part in streaming.PLANS:
-            recipe = shipping.load(self._known(f"{self.streaming_name}_{part}"))[1]["recipe"]
+            recipe = export.load(self._known(f"{self.streaming_name}_{part}"))[1]["recipe"]
             plans |= {f"{part} {name}": value for name, value in recipe["plan"].items()}
         return plans
 
@@ -171,7 +170,7 @@ class Training:
 
     def motion_module(self) -> None:
         plan, lessons = self._shorter(motion.MODULES_PLAN), self._lessons()
-        adapters = [shipping.load(self._known(part))[0] for part in ("ip_adapter", "domain_adapter")]
+        adapters = [export.load(self._known(part))[0] for part in ("ip_adapter", "domain_adapter")]
         model = motion.train_modules(self.folder, "motion_module", lessons, *adapters, plan)
         self._save("motion_module", model.state_dict(), {}, plan, lessons.clips.recipe, {})
 
@@ -183,10 +182,10 @@ class Training:
         vision = self._towers(self._vocabulary()).vision
         recipe, folder = self._fewer(motion_data.DATA), self.folder / "data"
         clips = motion_data.draw_motions(recipe, self._autoencoder(), vision, folder)
-        adapter = shipping.load(self._known("ip_adapter"))[0]
+        adapter = export.load(self._known("ip_adapter"))[0]
         tokens = predictor.token_files(clips, vision, adapter, folder)
         run = predictor.run_of(tokens, plan)
-        if path.exists() and read_training(shipping.load(path)[1]).get("run") == run:
+        if path.exists() and read_training(export.load(path)[1]).get("run") == run:
             print(f"predictor: {path.name} is there")
             return
         weights, figures, log = predictor.train_predictor(self.folder, "predictor", tokens, plan, self.stop_after)
@@ -195,13 +194,13 @@ class Training:
 
     def _lessons(self) -> motion.Lessons:
         vocabulary = self._vocabulary()
-        pictures, spread = shipping.load(self._known("unet"))[0], self._latents()["spread"]
+        pictures, spread = export.load(self._known("unet"))[0], self._latents()["spread"]
         towers, recipe = self._towers(vocabulary), self._fewer(motion_data.DATA)
         return motion.Lessons(self.folder, self._autoencoder(), towers, vocabulary, pictures, spread, recipe)
 
     def _known(self, part: str) -> Path:
         """The file of an earlier stage."""
-        return shipping.find(part, self.folder, *self.shipped)
+        return export.find(part, self.folder, *self.shipped)
 
     def _path(self, part: str) -> Path:
         """Where a stage leaves its file."""
@@ -218,15 +217,15 @@ class Training:
         **told: dict,
     ) -> None:
         trained = {"plan": plan if isinstance(plan, dict) else _as_dict(plan), "pictures": asdict(recipe)}
-        shipping.save(self._path(part), part, weights, config, trained, figures, **told)
+        export.save(self._path(part), part, weights, config, trained, figures, **told)
 
     def _autoencoder(self) -> nn.Module:
-        model = shipping.filled(autoencoder.Autoencoder(), self._known("autoencoder"))
+        model = export.filled(autoencoder.Autoencoder(), self._known("autoencoder"))
         return model.to(device(), memory_format=torch.channels_last)
 
     def _latents(self) -> dict:
         """The units of the picture model: in those its latents may go into the video models."""
-        config = shipping.load(self._known("unet"))[1]["config"]
+        config = export.load(self._known("unet"))[1]["config"]
         return {name: config[name] for name in ("spread", "rgb")}
 
     def _vocabulary(self) -> Vocabulary:
@@ -236,7 +235,7 @@ class Training:
 
     def _towers(self, vocabulary: Vocabulary) -> clip.Towers:
         towers = clip.Towers(vocabulary)
-        towers.load_weights(shipping.load(self._known("clip"))[0])
+        towers.load_weights(export.load(self._known("clip"))[0])
         return towers.to(device()).eval()
 
     def _shorter(self, plan):

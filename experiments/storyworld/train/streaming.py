@@ -19,8 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import pack
 import torch
+from storyreel.core.diffusion.schedule import alpha_bars
+from storyreel.core.networks.modelscope.config import UNetConfig
+from storyreel.core.networks.storyworld import LATENT_CHANNELS
+from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander
+from storyreel.core.networks.streaming.config import StreamingConfig
+from storyreel.core.networks.streaming.model import StreamingT2V
+from storyreel.core.storyworld import captions
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 
 from . import layers
@@ -35,16 +42,6 @@ from .tokenizer import Vocabulary, with_strangers
 from .trainer import Plan, device, train
 from .unet import Captions, noised
 from .video import NOISIER, error_parts, grey_picture, together
-
-pack.load_pack()
-from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
-from storyreel.core.networks.modelscope.config import UNetConfig  # noqa: E402
-from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
-from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander  # noqa: E402
-from storyreel.core.networks.streaming.config import StreamingConfig  # noqa: E402
-from storyreel.core.networks.streaming.model import StreamingT2V  # noqa: E402
-from storyreel.core.storyworld import captions  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 BASE, CAM, APM = "base", "cam", "apm"
 # Measured: 61 minutes of the first on one thread beside another training; 17 and 7 of the others on two.

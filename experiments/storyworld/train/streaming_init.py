@@ -6,20 +6,17 @@ written down. Measured: after 150 steps of CAM the loss is .45, and .54 where it
 from collections.abc import Sequence
 from pathlib import Path
 
-import pack
 import torch
+from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander
+from storyreel.core.networks.streaming.frame_encoder import FrameEncoder
+from storyreel.core.networks.streaming.injector import Injector
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 
 from .init import as_short_as, learn_to_say, missed, said_of
 from .long_clips import MEMORY, LongClips
 from .trainer import Plan, device, train
 from .unet import Captions
-
-pack.load_pack()
-from storyreel.core.networks.streaming.appearance import AppearanceAttention, TokenExpander  # noqa: E402
-from storyreel.core.networks.streaming.frame_encoder import FrameEncoder  # noqa: E402
-from storyreel.core.networks.streaming.injector import Injector  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 SIGHT = Plan(steps=400, batch=32, rate=3e-3, ema=0.98, warmup=20)
 WORDS = Plan(steps=1500, batch=256, rate=5e-3, ema=0.99, warmup=50)

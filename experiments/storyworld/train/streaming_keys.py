@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 
-import pack
+from storyreel.core.networks.modelscope.keys import ENDS, IN_RESNET
+from storyreel.core.networks.streaming import keys
 from torch import Tensor
-
-pack.load_pack()
-from storyreel.core.networks.modelscope.keys import ENDS, IN_RESNET  # noqa: E402
-from storyreel.core.networks.streaming import keys  # noqa: E402
 
 OURS = {ours: published for published, ours in ENDS.items()}
 RESNET = {ours: published for published, ours in IN_RESNET.items()}

@@ -3,12 +3,9 @@
 import re
 from random import Random
 
-import pack
 import torch
+from storyreel.core.storyworld import captions
 from torch import Tensor
-
-pack.load_pack()
-from storyreel.core.storyworld import captions  # noqa: E402
 
 LENGTH = 77  # of the host's chunks: start, tokens, end and padding, which is the end again
 # What a prompt may hold and the world does not know: one row stands for all of it, and these teach it to mean nothing.

@@ -8,13 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pack
 import torch
+from storyreel.core.training import autocast, descend, follow, generator_of, optimizer_of, rate_at
 from torch import Tensor, nn
-
-pack.load_pack()
-
-from storyreel.core.training import autocast, descend, follow, generator_of, optimizer_of, rate_at  # noqa: E402
 
 SAVE_SECONDS = 120
 PRINT_SECONDS = 15

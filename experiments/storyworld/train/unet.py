@@ -9,8 +9,10 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.diffusion.schedule import alpha_bars
+from storyreel.core.networks.storyworld import LATENT_CHANNELS
+from storyreel.core.storyworld import captions
 from torch import Tensor, nn
 
 from .attention import attend
@@ -19,11 +21,6 @@ from .clip import WIDTH, Towers
 from .pictures import Pictures
 from .tokenizer import Vocabulary, with_strangers
 from .trainer import Plan, device, train
-
-pack.load_pack()
-from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
-from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
-from storyreel.core.storyworld import captions  # noqa: E402
 
 PLAN = Plan(steps=7500, batch=32, rate=1e-3, ema=0.9995, warmup=300, weight_decay=0.01)
 DROP_TEXT = 0.1

@@ -16,8 +16,15 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-import pack
 import torch
+from storyreel.core.diffusion.schedule import alpha_bars
+from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
+from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given
+from storyreel.core.networks.dynamicrafter.resampler import Resampler
+from storyreel.core.networks.dynamicrafter.unet import UNet
+from storyreel.core.networks.storyworld import LATENT_CHANNELS
+from storyreel.core.storyworld import captions, world
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 
 from . import layers
@@ -28,16 +35,6 @@ from .layers import OPS
 from .tokenizer import Vocabulary, with_strangers
 from .trainer import Plan, device, train
 from .unet import Captions, noised
-
-pack.load_pack()
-from storyreel.core.diffusion.schedule import alpha_bars  # noqa: E402
-from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig  # noqa: E402
-from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given  # noqa: E402
-from storyreel.core.networks.dynamicrafter.resampler import Resampler  # noqa: E402
-from storyreel.core.networks.dynamicrafter.unet import UNet  # noqa: E402
-from storyreel.core.networks.storyworld import LATENT_CHANNELS  # noqa: E402
-from storyreel.core.storyworld import captions, world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 FRAMES_PLAN = Plan(steps=3300, batch=48, rate=1e-3, ema=0.998, warmup=100)
 PLAN = Plan(steps=2500, batch=4, rate=6e-4, ema=0.998, warmup=100)

@@ -7,8 +7,9 @@ much for a small network, and what the autoencoder keeps is what a sampler can s
 from pathlib import Path
 
 import numpy as np
-import pack
 import torch
+from storyreel.core.storyworld import attributes as world
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,10 +17,6 @@ from .autoencoder import Autoencoder, encode_all
 from .classifier import Block, conv, normed, to_images
 from .clips import ClipRecipe, Clips, of_frames
 from .trainer import Plan, device, train
-
-pack.load_pack()
-from storyreel.core.storyworld import attributes as world  # noqa: E402
-from storyreel.core.storyworld.attributes import Clip  # noqa: E402
 
 PLAN = Plan(steps=3000, batch=32, rate=2e-3, ema=0.99)
 HELD_OUT = ClipRecipe(seed=5, count=320)
@@ -29,7 +26,7 @@ ANSWERS = {"action": world.CLIP_ACTIONS, "path": ("left", STAYS, "right"), "pan"
 TRAVELS = ("stepping", "walking", "leaping")
 
 
-class VideoReader(nn.Module):
+class VideoClassifier(nn.Module):
     """Latents [B, T, 12, 16, 16] -> {question: logits over `ANSWERS`}."""
 
     def __init__(self, width: int = 48, channels: int = 12):
@@ -76,10 +73,10 @@ def truth(clip: Clip) -> dict[str, str]:
     return {"action": action, "path": way if kind in TRAVELS else STAYS, "pan": clip.pan or NO_PAN}
 
 
-def train_video_reader(folder: Path, clips: Clips, plan: Plan = PLAN) -> VideoReader:
+def train_video_reader(folder: Path, clips: Clips, plan: Plan = PLAN) -> VideoClassifier:
     """The trained reader."""
     torch.manual_seed(plan.seed)
-    reader = VideoReader().to(device())
+    reader = VideoClassifier().to(device())
     rows = []
     for index in range(len(clips)):
         right = truth(clips.truth(index)[0])
@@ -102,7 +99,7 @@ def train_video_reader(folder: Path, clips: Clips, plan: Plan = PLAN) -> VideoRe
 
 
 @torch.no_grad()
-def measure(reader: VideoReader, autoencoder: Autoencoder, clips: Clips) -> dict[str, float]:
+def measure(reader: VideoClassifier, autoencoder: Autoencoder, clips: Clips) -> dict[str, float]:
     """Share of right answers on clips as the autoencoder gives them back."""
     shape = clips.latents.shape[:2]
     parts = [to_images(autoencoder.decode(part.float().to(device()))) for part in clips.latents.flatten(0, 1).split(64)]
