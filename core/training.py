@@ -22,12 +22,12 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a network trains. batch: examples of a step. rate: of learning. ema: decay of the moving average."""
+class TrainConfig:
+    """ema: decay of the moving average of the weights. warmup: steps until the full learning rate."""
 
     steps: int
-    batch: int
-    rate: float
+    batch_size: int
+    learning_rate: float
     seed: int = 0
     ema: float = 0.999
     warmup: int = 100
@@ -50,7 +50,7 @@ def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def train(
-    network: nn.Module, loss: Loss, plan: Plan, state: Path, measure: Measure, watch: Watch
+    network: nn.Module, loss: Loss, config: TrainConfig, state: Path, measure: Measure, watch: Watch
 ) -> tuple[nn.Module, list[dict]]:
     """(the averaged network, the log: about POINTS rows of step, loss and what `measure` said)
 
@@ -60,12 +60,12 @@ def train(
     average = copy.deepcopy(network).eval()
     network.train()
     weights, averages = list(network.parameters()), list(average.parameters())
-    run = Run(network, average, optimizer_of(weights, plan.rate, plan.weight_decay))
+    run = Run(network, average, optimizer_of(weights, config.learning_rate, config.weight_decay))
     if state.exists():
         run.read(state)
-    every, saved = max(1, plan.steps // POINTS), time.monotonic()
+    every, saved = max(1, config.steps // POINTS), time.monotonic()
     device = next(network.parameters()).device
-    while run.step < plan.steps:
+    while run.step < config.steps:
         try:
             watch(run.step)
         except BaseException:
@@ -75,12 +75,12 @@ def train(
             run.write(state)
             saved = time.monotonic()
         with autocast(device):
-            value = loss(network, generator_of(plan.seed, run.step))
-        descend(value, run.optimizer, rate_at(run.step, plan.rate, plan.warmup, plan.steps))
-        follow(averages, weights, run.step, plan.ema)
+            value = loss(network, generator_of(config.seed, run.step))
+        descend(value, run.optimizer, rate_at(run.step, config.learning_rate, config.warmup, config.steps))
+        follow(averages, weights, run.step, config.ema)
         run.step += 1
         run.losses.append(value.item())
-        if run.step % every == 0 or run.step == plan.steps:
+        if run.step % every == 0 or run.step == config.steps:
             mean = sum(run.losses) / len(run.losses)
             run.log.append({"step": run.step, "loss": mean, **measure(average)})
             run.losses.clear()
@@ -130,10 +130,10 @@ def optimizer_of(weights: Sequence[nn.Parameter], rate: float, weight_decay: flo
     return torch.optim.AdamW([decayed, others], lr=rate, betas=BETAS)
 
 
-def rate_at(step: int, rate: float, warmup: int, steps: int) -> float:
+def rate_at(step: int, learning_rate: float, warmup: int, steps: int) -> float:
     """A short rise, then half a cosine."""
     scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return rate * max(scale, LEAST_RATE)
+    return learning_rate * max(scale, LEAST_RATE)
 
 
 def descend(value: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:

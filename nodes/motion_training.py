@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..core.motion.training_plot import draw
 from ..core.networks.semantic_motion.config import PredictorConfig
-from ..core.training import Plan
+from ..core.training import TrainConfig
 from ..host.common import messages
 from ..host.common.kept_files import kept_files
 from ..host.motion import training
@@ -233,7 +233,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                 ends=ends,
                 keyframes=in_between,
             ),
-            train=Plan(steps, batch_size, learning_rate, seed),
+            train=TrainConfig(steps, batch_size, learning_rate, seed),
             data=DataConfig(frames, stride, validation_split),
             cosine_loss_weight=cosine_loss_weight,
             video_model=_video_model_config(video_model),

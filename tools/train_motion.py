@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     pack.load_host(environment.find_host())
     pack.load_pack()
     from storyreel.core.networks.semantic_motion.config import PredictorConfig
-    from storyreel.core.training import Plan
+    from storyreel.core.training import TrainConfig
     from storyreel.host.motion.clips import clips_in
     from storyreel.host.motion.job import DataConfig, TokenSpec, TrainingJob
     from storyreel.host.motion.training import run
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
             1 if options.start_alone else 2,
             options.keyframes,
         )
-        plan = Plan(options.steps, options.batch, options.rate, options.seed)
+        plan = TrainConfig(options.steps, options.batch, options.rate, options.seed)
         data = DataConfig(options.frames, options.stride, options.held_out)
         job, tokens = TrainingJob(config, plan, data, options.cosine), TokenSpec(encoder, clip_vision)
         trained = run(job, tokens, clips_in(options.clips), options.out, options.work, Telling(options.stop_after))

@@ -6,7 +6,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...core.networks.semantic_motion.config import PredictorConfig
-from ...core.training import Plan as TrainConfig
+from ...core.training import TrainConfig
 from .token_encoders import TokenEncoder
 
 

@@ -175,7 +175,7 @@ def learn(
         comfy.model_management.free_memory(memory_of(job), device)
 
     def loss(network, generator) -> Tensor:
-        batch = batches.sample(job.train.batch, generator).to(device)
+        batch = batches.sample(job.train.batch_size, generator).to(device)
 
         def video_loss(predicted: Tensor) -> Tensor:
             return video(predicted[0], *batch.windows[0], generator)
@@ -204,5 +204,5 @@ def memory_of(job: TrainingJob) -> int:
     config = job.network
     with torch.device("meta"):
         weights = sum(weight.numel() for weight in MotionPredictor(config).parameters())
-    kept = job.train.batch * job.data.frames * config.tokens * config.width * config.depth
+    kept = job.train.batch_size * job.data.frames * config.tokens * config.width * config.depth
     return BYTES_PER_WEIGHT * weights + BYTES_PER_CHANNEL * kept

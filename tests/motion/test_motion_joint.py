@@ -13,12 +13,12 @@ from storyreel.core.networks.semantic_motion import training
 from storyreel.core.networks.semantic_motion.config import TRAINING, PredictorConfig
 from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
 from storyreel.core.networks.semantic_motion.training import TokenClip
-from storyreel.core.training import Plan
+from storyreel.core.training import TrainConfig
 
 FRAMES, CLIPS, SIZE, HELD_OUT = 5, 6, 64, 0.3
 MODULE, ADAPTER = "joint_v2.ckpt", "joint_plus.safetensors"
 CONFIG = PredictorConfig(tokens=tiny.TOKENS, token_width=tiny.CONTEXT, width=64, depth=1, heads=1, frames=FRAMES)
-PLAN = Plan(steps=4, batch=2, rate=2e-3, ema=0.9, warmup=2)
+PLAN = TrainConfig(steps=4, batch_size=2, learning_rate=2e-3, ema=0.9, warmup=2)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, en
     model, vae = parts
     plain = sample(model)
     before, modules = {key: t.clone() for key, t in model.model.state_dict().items()}, list(model.model.modules())
-    plan, asked = replace(PLAN, steps=40, rate=5e-3), joint(loss_weight=30.0)
+    plan, asked = replace(PLAN, steps=40, learning_rate=5e-3), joint(loss_weight=30.0)
     trained = [learn("alone", plan=plan), learn("together", asked, plan)]
 
     assert torch.equal(sample(model), plain)

@@ -11,10 +11,10 @@ from storyreel.core.networks.semantic_motion import training
 from storyreel.core.networks.semantic_motion.config import TRAINING, PredictorConfig, read_training
 from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
 from storyreel.core.networks.semantic_motion.training import TokenBatchSampler, TokenClip, ValidationResult, make_batch
-from storyreel.core.training import Plan, seeded, train
+from storyreel.core.training import TrainConfig, seeded, train
 
 SMALL = PredictorConfig(tokens=2, token_width=12, width=32, depth=1, heads=2, frames=8)
-PLAN = Plan(steps=200, batch=16, rate=3e-3, ema=0.98, warmup=10)
+PLAN = TrainConfig(steps=200, batch_size=16, learning_rate=3e-3, ema=0.98, warmup=10)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -46,7 +46,7 @@ def learn(clips, state, plan=PLAN, config=SMALL, watch=lambda step: None):
     batches = TokenBatchSampler(kept, config, config.frames)
 
     def loss(network, generator):
-        return training.loss(network, batches.sample(plan.batch, generator))
+        return training.loss(network, batches.sample(plan.batch_size, generator))
 
     def validate(network) -> ValidationResult:
         return training.validate(network, held_out, config, config.frames)

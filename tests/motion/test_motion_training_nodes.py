@@ -20,12 +20,12 @@ from harness.setup import require_setup
 from PIL import Image
 from safetensors.torch import load_file, safe_open
 from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, PredictorConfig
-from storyreel.core.training import Plan
+from storyreel.core.training import TrainConfig
 
 FRAMES, CLIPS, HELD_OUT = 6, 16, 5
 ADAPTER = "training_plus.safetensors"
 CONFIG = PredictorConfig(tokens=tiny.TOKENS, token_width=tiny.CONTEXT, width=64, depth=1, heads=1, frames=FRAMES)
-PLAN = Plan(steps=200, batch=8, rate=1e-3, ema=0.98, warmup=10)
+PLAN = TrainConfig(steps=200, batch_size=8, learning_rate=1e-3, ema=0.98, warmup=10)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_one_that_learnt_nothing_is_saved_and_says_so(learn, encoder, host):
 
     name = "rash.safetensors"
     trained = learn(
-        target=host.base / "models" / predict.FOLDER / name, plan=replace(PLAN, steps=3, rate=0.5, warmup=1)
+        target=host.base / "models" / predict.FOLDER / name, plan=replace(PLAN, steps=3, learning_rate=0.5, warmup=1)
     )
     told = told_by(trained.path)
     assert not trained.result.beats_interpolation and not told["beats_interpolation"]

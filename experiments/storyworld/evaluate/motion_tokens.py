@@ -19,7 +19,7 @@ from storyreel.core.metrics.cuts import Cuts
 from storyreel.core.metrics.metric import watch
 from storyreel.core.networks.semantic_motion import training
 from storyreel.core.networks.semantic_motion.config import PredictorConfig
-from storyreel.core.training import Plan
+from storyreel.core.training import TrainConfig
 from storyreel.core.video.files import read_frames, to_images
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +31,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the network's pic
 GRID, CHANNELS = 4, 1280  # features of so many places a side are the tokens
 FRAMES = 16
 STRIDE = 4  # frames from one training window to the next
-PLAN = Plan(steps=600, batch=8, rate=1e-3, ema=0.99, warmup=50)
+PLAN = TrainConfig(steps=600, batch_size=8, learning_rate=1e-3, ema=0.99, warmup=50)
 CONFIG = PredictorConfig("mobilenetv2", GRID**2, CHANNELS, width=128, depth=2, heads=4, frames=FRAMES)
 
 
@@ -55,7 +55,7 @@ def measure_tokens(clips: str, pipeline, drawn: Iterable[Tensor], steps: int | N
     return len(table), results
 
 
-def _learned(folder: Path, plan: Plan) -> Tensor:
+def _learned(folder: Path, plan: TrainConfig) -> Tensor:
     """Errors in every film by a predictor that learned from the others."""
     from storyreel.host.motion.job import DataConfig, TrainingJob
     from storyreel.host.motion.training import learn

@@ -16,7 +16,7 @@ from storyreel.core.networks.dynamicrafter.resampler import Resampler
 from storyreel.core.networks.ops import Ops
 from storyreel.core.networks.semantic_motion import training
 from storyreel.core.networks.semantic_motion.config import PredictorConfig
-from storyreel.core.training import Plan
+from storyreel.core.training import TrainConfig
 from storyreel.core.video.files import to_bytes
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from .motion import PROJECTION, TOKENS
 from .motion_clips import Motions
 from .trainer import PRINT_SECONDS, Stopped, device
 
-PLAN = Plan(steps=3000, batch=16, rate=1e-3, ema=0.998, warmup=200)
+PLAN = TrainConfig(steps=3000, batch_size=16, learning_rate=1e-3, ema=0.998, warmup=200)
 HELD_OUT = 0.05
 CONFIG = PredictorConfig(
     token_space="ip-plus", tokens=TOKENS, token_width=PROJECTION.output_dim, width=192, depth=3, heads=6, frames=16
@@ -52,7 +52,7 @@ def token_files(
     return [training.TokenClip(file, clips.recipe.frames) for file in files]
 
 
-def run_of(clips: Sequence[training.TokenClip], plan: Plan) -> str:
+def run_of(clips: Sequence[training.TokenClip], plan: TrainConfig) -> str:
     """A name for a training on these very tokens by this plan."""
     from storyreel.host.motion.clips import digest
 
@@ -60,7 +60,11 @@ def run_of(clips: Sequence[training.TokenClip], plan: Plan) -> str:
 
 
 def train_predictor(
-    folder: Path, name: str, clips: Sequence[training.TokenClip], plan: Plan = PLAN, stop_after: int | None = None
+    folder: Path,
+    name: str,
+    clips: Sequence[training.TokenClip],
+    plan: TrainConfig = PLAN,
+    stop_after: int | None = None,
 ) -> tuple[dict[str, Tensor], training.ValidationResult, list[dict]]:
     """(its weights in half precision, what it reaches on clips that it never saw, the log)
 
