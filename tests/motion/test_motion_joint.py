@@ -169,7 +169,7 @@ def error_of(tmp_path):
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_it_is_that_of_the_error(error_of, joint, way):
     """As long as the error is steep; some consecutive frames of the window have one, the others none."""
-    asked, step = joint(decoder=way, weight=2.0), 0.05
+    asked, step = joint(decoder=way, loss_weight=2.0), 0.05
     _, gradient = error_of(asked, TOKENS)
     direction = gradient / gradient.norm()
     after, before = (error_of(asked, TOKENS + sign * step * direction)[0] for sign in (1, -1))
