@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .metric import Watcher, mean
+from .metric import Metric, mean
 
 
-class Change(Watcher):
+class Change(Metric):
     """How much changes from frame to frame: the mean absolute difference, in grey levels of 255."""
 
     name = "change"
@@ -17,12 +17,12 @@ class Change(Watcher):
         super().__init__("change")
         self._before: Tensor | None = None
 
-    def see(self, frame: Tensor) -> None:
-        self.note(change=None if self._before is None else (frame - self._before).abs().mean().item() * 255)
+    def update(self, frame: Tensor) -> None:
+        self.record(change=None if self._before is None else (frame - self._before).abs().mean().item() * 255)
         self._before = frame
 
-    def figures(self) -> dict:
-        return {"mean": mean(self.series["change"])}
+    def results(self) -> dict:
+        return {"mean": mean(self.per_frame["change"])}
 
 
 @dataclass(frozen=True)

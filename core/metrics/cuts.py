@@ -7,12 +7,12 @@ after the other, as small as its own SceneManager would make them.
 import torch
 from torch import Tensor
 
-from .metric import Watcher
+from .metric import Metric
 
 RATE = 25.0  # frames a second: the detector's default limits are counted in frames, so any will do
 
 
-class Cuts(Watcher):
+class Cuts(Metric):
     """Counts cuts. Raises ImportError if there is no PySceneDetect that works."""
 
     name = "cuts"
@@ -34,7 +34,7 @@ class Cuts(Watcher):
         self._factor, self._resize = compute_downscale_factor, cv2.resize
         self._count = 0
 
-    def see(self, frame: Tensor) -> None:
+    def update(self, frame: Tensor) -> None:
         picture = (frame.flip(-1) * 255).round().to(torch.uint8).contiguous().numpy()  # blue first
         height, width = picture.shape[:2]
         factor = self._factor(max(width, height))
@@ -43,7 +43,7 @@ class Cuts(Watcher):
         self.found += map(int, self._detector.process_frame(self._time(self._count, RATE), picture))
         self._count += 1
 
-    def figures(self) -> dict:
+    def results(self) -> dict:
         return {
             "by": f"PySceneDetect {self.version}, AdaptiveDetector with default parameters",
             "scuts": len(self.found),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from .metric import Watcher
+from .metric import Metric
 
 SPAN = 10  # frames that a drift is given for
 END = 8  # frames that a video ends with
@@ -40,7 +40,7 @@ def slope(values: Sequence[float]) -> float:
     return (x @ (y - y.mean()) / (x @ x)).item()
 
 
-class Drift(Watcher):
+class Drift(Metric):
     """Compares every frame with an anchor [H, W, 3] of the same size.
 
     Series, in percent: red, green, blue of the full range; brightness, contrast, sharpness of the anchor's own.
@@ -52,13 +52,13 @@ class Drift(Watcher):
         super().__init__(*COLOURS, *QUALITIES)
         self._anchor = look(anchor)
 
-    def see(self, frame: Tensor) -> None:
+    def update(self, frame: Tensor) -> None:
         seen, anchor = look(frame), self._anchor
         colours = {name: 100 * (seen[name] - anchor[name]) for name in COLOURS}
         qualities = {name: 100 * (seen[name] / anchor[name] - 1) if anchor[name] else None for name in QUALITIES}
-        self.note(**colours, **qualities)
+        self.record(**colours, **qualities)
 
-    def figures(self) -> dict:
+    def results(self) -> dict:
         """{name: {"in_10_frames": slope, "at_the_end": mean of the last frames}}; None for what the anchor has not."""
 
         def summed_up(values: list[float | None]) -> dict | None:
@@ -67,4 +67,4 @@ class Drift(Watcher):
             end = values[-END:]
             return {f"in_{SPAN}_frames": SPAN * slope(values), "at_the_end": sum(end) / len(end)}
 
-        return {name: summed_up(values) for name, values in self.series.items()}
+        return {name: summed_up(values) for name, values in self.per_frame.items()}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .metric import Watcher, mean
+from .metric import Metric, mean
 
 
-class Reidentification(Watcher):
+class Reidentification(Metric):
     """find: a frame [H, W, 3] from 0 to 1 -> its N faces. embed: N faces, one or more -> [N, d]. called: by whom.
 
     Series: face_likeness, a cosine, None where a frame or the one before has no face; faces, how many there are.
@@ -27,19 +27,19 @@ class Reidentification(Watcher):
         self._find, self._embed = find, embed
         self._before: Tensor | None = None
 
-    def see(self, frame: Tensor) -> None:
+    def update(self, frame: Tensor) -> None:
         faces = self._find(frame)
         rows = normalize(self._embed(faces).double(), dim=-1) if len(faces) else None
         pair = self._before is not None and rows is not None
-        self.note(face_likeness=(self._before @ rows.T).max().item() if pair else None, faces=len(faces))
+        self.record(face_likeness=(self._before @ rows.T).max().item() if pair else None, faces=len(faces))
         self._before = rows
 
-    def figures(self) -> dict:
-        cosines = self.series["face_likeness"]
+    def results(self) -> dict:
+        cosines = self.per_frame["face_likeness"]
         likeness = mean(cosines)
         return {
             "by": self.called,
             "reidentification": None if likeness is None else 100 * likeness,
             "pairs": sum(cosine is not None for cosine in cosines),
-            "frames_with_faces": int(torch.tensor(self.series["faces"]).count_nonzero()),
+            "frames_with_faces": int(torch.tensor(self.per_frame["faces"]).count_nonzero()),
         }

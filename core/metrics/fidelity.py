@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from .drift import luma
-from .metric import Watcher, mean
+from .metric import Metric, mean
 
 WINDOW, SIGMA = 11, 1.5  # pixels
 STABLE = 0.01**2, 0.03**2  # C1 and C2 for a range of 1
@@ -39,7 +39,7 @@ def _smooth(x: Tensor) -> Tensor:
     return conv2d(conv2d(x[:, None], kernel[None, None, :, None]), kernel[None, None, None, :])[:, 0]
 
 
-class Fidelity(Watcher):
+class Fidelity(Metric):
     """Compares every frame with the one of the reference. Series: psnr, None where the two are equal; ssim.
 
     Raises ValueError for a reference of another size or length, and for frames smaller than SSIM's window.
@@ -53,10 +53,10 @@ class Fidelity(Watcher):
         self._reference, self._strict = reference, strict
         self._equal = 0
 
-    def see(self, frame: Tensor) -> None:
-        if self.unfit:
+    def update(self, frame: Tensor) -> None:
+        if self.not_computed:
             return
-        number = len(self.series["psnr"])
+        number = len(self.per_frame["psnr"])
         other = next(self._reference, None)
         if other is None:
             return self._refuse(f"The reference ends after {number} frames, and the video goes on.")
@@ -66,15 +66,15 @@ class Fidelity(Watcher):
         if min(frame.shape[:2]) < WINDOW:
             return self._refuse(f"SSIM needs frames of at least {WINDOW} x {WINDOW} pixels.")
         self._equal += torch.equal(frame, other)
-        self.note(psnr=psnr(frame, other), ssim=ssim(frame, other))
+        self.record(psnr=psnr(frame, other), ssim=ssim(frame, other))
 
     def _refuse(self, why: str) -> None:
         if self._strict:
             raise ValueError(why)
-        self.unfit = {"PSNR, SSIM": why}
+        self.not_computed = {"PSNR, SSIM": why}
 
-    def figures(self) -> dict:
-        count = len(self.series["psnr"])
-        if not self.unfit and next(self._reference, None) is not None:
+    def results(self) -> dict:
+        count = len(self.per_frame["psnr"])
+        if not self.not_computed and next(self._reference, None) is not None:
             self._refuse(f"The video ends after {count} frames, and the reference goes on.")
-        return {"psnr": mean(self.series["psnr"]), "ssim": mean(self.series["ssim"]), "equal_frames": self._equal}
+        return {"psnr": mean(self.per_frame["psnr"]), "ssim": mean(self.per_frame["ssim"]), "equal_frames": self._equal}

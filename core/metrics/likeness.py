@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from .aesthetics import AestheticHead
-from .metric import Watcher, mean
+from .metric import Metric, mean
 
 AT_ONCE = 8  # frames an encoder sees in one go
 
 
-class Likeness(Watcher):
+class Likeness(Metric):
     """embed: [B, H, W, 3] -> [B, d]. anchor, prompt: [d], or no prompt. head: of the encoder, or none."""
 
     name = "likeness"
@@ -37,7 +37,7 @@ class Likeness(Watcher):
         self._waiting: list[Tensor] = []
         self._before: Tensor | None = None
 
-    def see(self, frame: Tensor) -> None:
+    def update(self, frame: Tensor) -> None:
         self._waiting.append(frame)
         if len(self._waiting) == AT_ONCE:
             self._look()
@@ -45,9 +45,9 @@ class Likeness(Watcher):
     def _look(self) -> None:
         rows = self._embed(torch.stack(self._waiting))
         for score in self._head(rows).tolist() if self._head else ():
-            self.note(aesthetic=score)
+            self.record(aesthetic=score)
         for row in rows:
-            self.note(
+            self.record(
                 consistency=None if self._before is None else cosine(self._before, row),
                 anchor_likeness=cosine(self._anchor, row),
                 prompt_likeness=None if self._prompt is None else cosine(self._prompt, row),
@@ -55,11 +55,11 @@ class Likeness(Watcher):
             self._before = row
         self._waiting = []
 
-    def figures(self) -> dict:
+    def results(self) -> dict:
         if self._waiting:
             self._look()
         by = {"encoder": self.encoder} | ({"aesthetic_by": self._head.name} if self._head else {})
-        return by | {name: mean(values) for name, values in self.series.items()}
+        return by | {name: mean(values) for name, values in self.per_frame.items()}
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

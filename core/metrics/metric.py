@@ -1,4 +1,4 @@
-"""Measures that see a video frame by frame and keep nothing of it but figures, so that its length costs no memory."""
+"""Metrics of a video that read it frame by frame and keep numbers only: memory does not grow with its length."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,47 +6,48 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 
-class Watcher:
-    """One measure. name: of its group of figures. series: {name: one value a frame}, None where there is no value.
+class Metric:
+    """One metric, or a group of metrics that are computed together.
 
-    unfit: {measure: why} of what turned out to have no figures, known once they were asked for; with it, nothing of the
-    group counts.
+    name: the key of its results in a report. per_frame: {name: one value per frame}, None where there is no value.
+    not_computed: {metric: reason} of the metrics that could not be computed, known after `results`; if there are any,
+    the whole group is left out of the report.
     """
 
     name: str
 
     def __init__(self, *names: str):
-        self.series: dict[str, list[float | None]] = {name: [] for name in names}
-        self.unfit: dict[str, str] = {}
+        self.per_frame: dict[str, list[float | None]] = {name: [] for name in names}
+        self.not_computed: dict[str, str] = {}
 
-    def see(self, frame: Tensor) -> None:
-        """The next frame, [H, W, 3] from 0 to 1."""
+    def update(self, frame: Tensor) -> None:
+        """Process the next frame, [H, W, 3] from 0 to 1."""
         raise NotImplementedError
 
-    def figures(self) -> dict:
-        """What there is to say after the last frame."""
+    def results(self) -> dict:
+        """The results after the last frame, fit for JSON."""
         raise NotImplementedError
 
-    def note(self, **values: float | None) -> None:
+    def record(self, **values: float | None) -> None:
         for name, value in values.items():
-            self.series[name].append(finite(value))
+            self.per_frame[name].append(finite(value))
 
 
 def finite(value: float | None) -> float | None:
-    """None for what is no number: nothing moved, nothing differed."""
+    """None for infinite values and NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that there are; None without any."""
+    """The mean of the values that are not None; None if there are none."""
     there = [value for value in values if value is not None]
     return math.fsum(there) / len(there) if there else None
 
 
-def watch(frames: Iterable[Tensor], watchers: Sequence[Watcher]) -> tuple[int, int, int]:
-    """Show every frame to every watcher: (how many there were, their height, their width).
+def evaluate(frames: Iterable[Tensor], metrics: Sequence[Metric]) -> tuple[int, int, int]:
+    """Update every metric with every frame, and return (number of frames, height, width).
 
-    Raises ValueError for frames of several sizes and for fewer than two.
+    Raises ValueError for frames of different sizes and for fewer than two frames.
     """
     count, size = 0, None
     for frame in frames:
@@ -54,8 +55,8 @@ def watch(frames: Iterable[Tensor], watchers: Sequence[Watcher]) -> tuple[int, i
         if frame.shape[:2] != size:
             wide, tall = frame.shape[1], frame.shape[0]
             raise ValueError(f"Frame {count} is {wide} x {tall}, and those before it are {size[1]} x {size[0]}.")
-        for watcher in watchers:
-            watcher.see(frame)
+        for metric in metrics:
+            metric.update(frame)
         count += 1
     if count < 2:
         raise ValueError(f"The video has {count} frame{'s' * (count != 1)}; at least 2 are needed to measure it.")

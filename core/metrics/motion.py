@@ -5,10 +5,10 @@ from torch import Tensor
 
 from . import reductions
 from .flow import Flow
-from .metric import Watcher, finite
+from .metric import Metric, finite
 
 
-class Motion(Watcher):
+class Motion(Metric):
     """Measures by a flow, on squares of `side` pixels as the published code does. A pair counts at its second frame.
 
     Series: motion, the mean length of the flow in pixels of that square; warp_error.
@@ -23,19 +23,19 @@ class Motion(Watcher):
         self._before: Tensor | None = None
         self._pairs: list[tuple[float, float, float]] = []  # error, motion, squared motion
 
-    def see(self, frame: Tensor) -> None:
+    def update(self, frame: Tensor) -> None:
         square = reductions.mawe_frames((frame.movedim(-1, 0)[None] * 255).round(), self.side)
         if self._before is None:
-            self.note(motion=None, warp_error=None)
+            self.record(motion=None, warp_error=None)
         else:
             flow = self._flow(self._before[0], square[0])[None]
             error = reductions.warp_errors(torch.cat([self._before, square]), flow).item()
             motion = reductions.motions(flow).item()
-            self.note(motion=motion, warp_error=error)
+            self.record(motion=motion, warp_error=error)
             self._pairs.append((error, motion, reductions.squared_motions(flow).item()))
         self._before = square
 
-    def figures(self) -> dict:
+    def results(self) -> dict:
         errors, motion, squared = torch.tensor(self._pairs, dtype=torch.float64).T
         return {
             "flow": self.called,

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..plot import chart, new_figure, picture_of
 from .borders import jump_ratio
 from .drift import COLOURS, SPAN
-from .metric import Watcher
+from .metric import Metric
 from .slices import Slice
 
 JUMPS = {"change": "pixels", "motion": "motion", "warp_error": "warp error"}
@@ -30,15 +30,17 @@ COLOUR_OF = {"red": "tab:red", "green": "tab:green", "blue": "tab:blue"}
 
 
 def collect(
-    size: tuple[int, int, int], watchers: Sequence[Watcher], borders: Sequence[int], not_computed: Mapping[str, str]
+    size: tuple[int, int, int], metrics: Sequence[Metric], borders: Sequence[int], not_computed: Mapping[str, str]
 ) -> dict:
     """All that was found, fit for JSON. size: number of frames, height, width. borders: where chunks begin."""
     count, height, width = size
     found = {"frames": count, "width": width, "height": height}
-    figures = {watcher: watcher.figures() for watcher in watchers}
-    found |= {watcher.name: figures for watcher, figures in figures.items() if not watcher.unfit}
-    unfit = {measure: why for watcher in watchers for measure, why in watcher.unfit.items()}
-    series = {name: values for watcher in watchers if not watcher.unfit for name, values in watcher.series.items()}
+    figures = {metric: metric.results() for metric in metrics}
+    found |= {metric.name: figures for metric, figures in figures.items() if not metric.not_computed}
+    unfit = {measure: why for metric in metrics for measure, why in metric.not_computed.items()}
+    series = {
+        name: values for metric in metrics if not metric.not_computed for name, values in metric.per_frame.items()
+    }
     if borders:
         jumps = {name: jump_ratio(series[name], borders) for name in JUMPS if name in series}
         found["borders"] = {"at": list(borders), "jump_ratio": jumps}

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .metric import Watcher
+from .metric import Metric
 
 
-class Slice(Watcher):
+class Slice(Metric):
     """Keeps the row at a height from 0, the top, to 1, in 8 bits."""
 
     name = "slice"
@@ -19,7 +19,7 @@ class Slice(Watcher):
         # allocator from using it again
         self._rows = bytearray()
 
-    def see(self, frame: Tensor) -> None:
+    def update(self, frame: Tensor) -> None:
         self._width = frame.shape[1]
         row = (frame[round(self._height * (len(frame) - 1))] * 255).round().to(torch.uint8)
         self._rows += row.numpy().tobytes()
@@ -28,5 +28,5 @@ class Slice(Watcher):
         """IMAGE [1, T, W, 3]: time runs down."""
         return torch.frombuffer(self._rows, dtype=torch.uint8).view(1, -1, self._width, 3).float() / 255
 
-    def figures(self) -> dict:
+    def results(self) -> dict:
         return {"row_at": self._height}

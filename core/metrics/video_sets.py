@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from .metric import Watcher
+from .metric import Metric
 
 WINDOW = 16  # frames of a clip
 LEAST = 2  # clips that a set needs: a single one does not vary
@@ -59,7 +59,7 @@ class Windows:
         self._features = features
         self._frames: list[Tensor] = []
 
-    def see(self, frame: Tensor) -> None:
+    def update(self, frame: Tensor) -> None:
         """The next frame, [H, W, 3] from 0 to 1."""
         self._frames.append(frame)
         if len(self._frames) == WINDOW:
@@ -68,7 +68,7 @@ class Windows:
             self.rows.append(self._features(clip)[0].double().cpu())
 
 
-class VideoSets(Watcher):
+class VideoSets(Metric):
     """FVD and KVD of a video's windows against those of a reference, which is read after the video.
 
     called: what gives the features. Where a side has too few windows, that is told as not computed.
@@ -82,16 +82,16 @@ class VideoSets(Watcher):
         self._here, self._there = Windows(features), Windows(features)
         self._reference = reference
 
-    def see(self, frame: Tensor) -> None:
-        self._here.see(frame)
+    def update(self, frame: Tensor) -> None:
+        self._here.update(frame)
 
-    def figures(self) -> dict:
+    def results(self) -> dict:
         for frame in self._reference:
-            self._there.see(frame)
+            self._there.update(frame)
         here, there = self._here.rows, self._there.rows
         if min(len(here), len(there)) < LEAST:
             told = f"the video has {len(here)}, and the reference has {len(there)}"
-            self.unfit = {"FVD, KVD": f"need {LEAST} windows of {WINDOW} frames on either side: {told}."}
+            self.not_computed = {"FVD, KVD": f"need {LEAST} windows of {WINDOW} frames on either side: {told}."}
             return {}
         rows = torch.stack(here), torch.stack(there)
         return {

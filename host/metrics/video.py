@@ -20,7 +20,7 @@ from ...core.metrics.drift import Drift
 from ...core.metrics.fidelity import Fidelity
 from ...core.metrics.flow import Flow, dis_flow, raft_flow
 from ...core.metrics.likeness import Likeness
-from ...core.metrics.metric import Watcher, watch
+from ...core.metrics.metric import Metric, evaluate
 from ...core.metrics.motion import Motion
 from ...core.metrics.slices import Slice
 from ...core.metrics.video_sets import VideoSets
@@ -82,15 +82,15 @@ def measure(
     anchor = first if anchor is None else fit(anchor[:1, ..., :3].float().cpu(), first.shape[1], first.shape[0])[0]
 
     slice = Slice(slice_height)
-    watchers: list[Watcher] = [Change(), Drift(anchor), slice]
+    metrics: list[Metric] = [Change(), Drift(anchor), slice]
     missing: dict[str, str] = {}
     try:
-        watchers.append(Cuts())
+        metrics.append(Cuts())
     except ImportError as error:
         missing["SCuts"] = str(error)
     try:
         flow = (dis_flow(), DIS) if optical_flow is None else (_raft(optical_flow), RAFT)
-        watchers.append(Motion(*flow))
+        metrics.append(Motion(*flow))
     except ImportError as error:
         missing["MAWE, flow deviation"] = f"{error} Or connect a RAFT model to optical_flow."
     chosen = {AESTHETIC: weights.aesthetic_head, FACES: weights.facenet, SETS: weights.i3d}
@@ -100,12 +100,12 @@ def measure(
         missing.setdefault(AESTHETIC, "needs an image encoder: connect CLIP ViT-L/14 to clip_vision.")
     else:
         head = weights.aesthetic_head and models.aesthetic_head(weights.aesthetic_head, clip_vision)
-        watchers.append(_likeness(clip_vision, clip, prompt, anchor, head))
+        metrics.append(_likeness(clip_vision, clip, prompt, anchor, head))
         if clip is None or not prompt.strip():
             missing["CLIP text-image score"] = "needs a prompt, and the text encoder at clip."
     if weights.facenet is not None:
         try:
-            watchers.append(models.reidentification(weights.facenet))
+            metrics.append(models.reidentification(weights.facenet))
         except ImportError as error:
             missing[FACES] = str(error)
     bar = comfy.utils.ProgressBar(count)
@@ -113,20 +113,20 @@ def measure(
         missing["PSNR, SSIM"] = "need a reference_video."
         missing.setdefault(SETS, "need a reference_video.")
     else:
-        watchers.append(Fidelity(frames_of(reference)[1], strict=weights.i3d is None))
+        metrics.append(Fidelity(frames_of(reference)[1], strict=weights.i3d is None))
         if weights.i3d is not None:
             more, again = frames_of(reference)
             bar.total += more
             features = models.video_features(weights.i3d)
-            watchers.append(VideoSets(features, _counted(again, bar), f"I3D ({Path(weights.i3d).name})"))
+            metrics.append(VideoSets(features, _counted(again, bar), f"I3D ({Path(weights.i3d).name})"))
 
-    size = watch(_counted(chain([first], frames), bar), watchers)
+    size = evaluate(_counted(chain([first], frames), bar), metrics)
     borders = chunks.borders(size[0]) if chunks else []
     if not chunks:
         missing["chunk borders"] = "need chunk_length."
     elif not borders:
         missing["chunk borders"] = f"there is no second chunk: the first has {chunks.first or chunks.length} frames."
-    return report.collect(size, watchers, borders, missing | ELSEWHERE), slice
+    return report.collect(size, metrics, borders, missing | ELSEWHERE), slice
 
 
 def _counted(frames: Iterable[Tensor], bar: comfy.utils.ProgressBar) -> Iterator[Tensor]:

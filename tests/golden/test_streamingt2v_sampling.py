@@ -8,7 +8,7 @@ from harness.golden import Golden, difference, files, procedural
 from harness.streaming import Refiner, Toy, load, shapes, streaming_model
 from storyreel.core.diffusion import blending, ddim, prediction, refinement, schedule
 from storyreel.core.metrics import reductions
-from storyreel.core.metrics.metric import watch
+from storyreel.core.metrics.metric import evaluate
 from storyreel.core.metrics.motion import Motion
 from storyreel.core.networks.streaming.appearance import TokenExpander
 from storyreel.core.video.chunks import extend
@@ -227,6 +227,6 @@ def test_motion_aware_warp_error_frame_by_frame(path):
     side = golden.said("resize")
     flows = iter(linear_flow(golden["in.flow_params"], side, side))
     motion = Motion(lambda first, second: next(flows), "given", side)
-    watch(golden["in.video_uint8"].movedim(1, -1).float() / 255, [motion])
-    assert relative(torch.tensor(motion.series["warp_error"][1:]), golden["out.warp_errors"]) <= 1e-4
-    assert relative(torch.tensor([motion.figures()["mawe_code"]]), golden["out.mawe"]) <= 1e-4
+    evaluate(golden["in.video_uint8"].movedim(1, -1).float() / 255, [motion])
+    assert relative(torch.tensor(motion.per_frame["warp_error"][1:]), golden["out.warp_errors"]) <= 1e-4
+    assert relative(torch.tensor([motion.results()["mawe_code"]]), golden["out.mawe"]) <= 1e-4

@@ -9,7 +9,7 @@ from storyreel.core.metrics.aesthetics import HEADS, read_head
 from storyreel.core.metrics.faces import Reidentification
 from storyreel.core.metrics.fidelity import Fidelity
 from storyreel.core.metrics.likeness import Likeness
-from storyreel.core.metrics.metric import watch
+from storyreel.core.metrics.metric import evaluate
 from storyreel.core.metrics.video_sets import VideoSets, frechet_distance, kernel_distance
 
 
@@ -59,14 +59,14 @@ def test_every_frame_has_a_score(carphone, published):
         return pictures[:, :3, :3].flatten(1) @ project
 
     likeness = Likeness(embed, "a projection", torch.ones(768), head=head)
-    watch(frames, [likeness])
-    figures = likeness.figures()
-    assert likeness.series["aesthetic"] == pytest.approx(head(embed(frames)).tolist(), abs=1e-5)
+    evaluate(frames, [likeness])
+    figures = likeness.results()
+    assert likeness.per_frame["aesthetic"] == pytest.approx(head(embed(frames)).tolist(), abs=1e-5)
     assert figures["aesthetic"] == pytest.approx(head(embed(frames)).mean().item(), abs=1e-5)
     assert figures["aesthetic_by"] == head.name and figures["encoder"] == "a projection"
     plain = Likeness(embed, "a projection", torch.ones(768))
-    watch(frames, [plain])
-    assert "aesthetic" not in plain.figures() and "aesthetic" not in plain.series
+    evaluate(frames, [plain])
+    assert "aesthetic" not in plain.results() and "aesthetic" not in plain.per_frame
 
 
 def test_reidentification_by_brute_force():
@@ -74,23 +74,23 @@ def test_reidentification_by_brute_force():
     faces = [rows(count, 4, seed) for seed, count in enumerate((2, 0, 1, 3, 1))]
     left = iter(faces)
     found = Reidentification(lambda frame: next(left), lambda faces: faces * 7, "brute force")
-    watch(torch.zeros(5, 2, 2, 3), [found])
+    evaluate(torch.zeros(5, 2, 2, 3), [found])
 
     def best(ones, others):
         return max(float(a @ b / (a.norm() * b.norm())) for a in ones for b in others)
 
     expected = [best(faces[2], faces[3]), best(faces[3], faces[4])]
-    assert found.series["face_likeness"][:3] == [None, None, None] and found.series["faces"] == [2, 0, 1, 3, 1]
-    assert found.series["face_likeness"][3:] == pytest.approx(expected)
-    figures = found.figures()
+    assert found.per_frame["face_likeness"][:3] == [None, None, None] and found.per_frame["faces"] == [2, 0, 1, 3, 1]
+    assert found.per_frame["face_likeness"][3:] == pytest.approx(expected)
+    figures = found.results()
     assert figures["reidentification"] == pytest.approx(50 * sum(expected))
     assert (figures["pairs"], figures["frames_with_faces"]) == (2, 4)
 
 
 def test_without_faces_there_is_no_reidentification():
     found = Reidentification(lambda frame: torch.zeros(0), lambda faces: pytest.fail("nothing to embed"), "nobody")
-    watch(torch.zeros(3, 2, 2, 3), [found])
-    assert found.figures() == {"by": "nobody", "reidentification": None, "pairs": 0, "frames_with_faces": 0}
+    evaluate(torch.zeros(3, 2, 2, 3), [found])
+    assert found.results() == {"by": "nobody", "reidentification": None, "pairs": 0, "frames_with_faces": 0}
 
 
 def test_frechet_distance_of_known_gaussians():
@@ -160,10 +160,10 @@ def test_windows_are_16_frames_and_the_rest_is_left_out(carphone):
 
     ours, theirs = carphone[:35], carphone[20:70]
     found = VideoSets(features, iter(theirs), "means")
-    watch(ours, [found])
-    figures = found.figures()
+    evaluate(ours, [found])
+    figures = found.results()
     parts = [clip[start : start + 16] for clip in (ours, theirs) for start in range(0, len(clip) - 15, 16)]
-    assert len(shown) == len(parts) == 5 and figures["windows"] == [2, 3] and found.unfit == {}
+    assert len(shown) == len(parts) == 5 and figures["windows"] == [2, 3] and found.not_computed == {}
     assert all(torch.equal(clip, part.movedim(-1, 0)[None] * 2 - 1) for clip, part in zip(shown, parts, strict=True))
     means = torch.stack([(part * 2 - 1).mean((0, 1, 2)) for part in parts])
     assert figures["fvd"] == pytest.approx(frechet_distance(means[:2], means[2:]), abs=1e-6)
@@ -172,9 +172,9 @@ def test_windows_are_16_frames_and_the_rest_is_left_out(carphone):
 
 def test_too_few_windows_are_told(carphone):
     found = VideoSets(lambda clip: clip.mean((2, 3, 4)), iter(carphone[:40]), "means")
-    watch(carphone[:31], [found])
-    assert found.figures() == {}
-    (told,) = found.unfit.values()
+    evaluate(carphone[:31], [found])
+    assert found.results() == {}
+    (told,) = found.not_computed.values()
     assert told == "need 2 windows of 16 frames on either side: the video has 1, and the reference has 2."
 
 
@@ -188,6 +188,6 @@ def test_too_few_windows_are_told(carphone):
 )
 def test_a_reference_for_other_measures_may_be_another_clip(carphone, video, reference, why):
     found = Fidelity(iter(carphone[reference]), strict=False)
-    watch(carphone[video], [found])
-    found.figures()
-    assert found.unfit == {"PSNR, SSIM": why}
+    evaluate(carphone[video], [found])
+    found.results()
+    assert found.not_computed == {"PSNR, SSIM": why}

@@ -11,7 +11,7 @@ from storyreel.core.metrics.cuts import Cuts
 from storyreel.core.metrics.drift import COLOURS as CHANNELS
 from storyreel.core.metrics.drift import Drift
 from storyreel.core.metrics.flow import dis_flow
-from storyreel.core.metrics.metric import Watcher, watch
+from storyreel.core.metrics.metric import Metric, evaluate
 from storyreel.core.metrics.motion import Motion
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from .detection import centre_of, heroes_in, is_hero
 SIDE = 128  # pixels of the square on which flow is measured: nothing is made larger than it was drawn
 
 
-class Hero(Watcher):
+class Hero(Metric):
     """How far the hero's centre moves from frame to frame, in pixels. No value where nobody is seen."""
 
     name = "hero"
@@ -29,14 +29,14 @@ class Hero(Watcher):
         super().__init__("step")
         self._before: np.ndarray | None = None
 
-    def see(self, frame: Tensor) -> None:
+    def update(self, frame: Tensor) -> None:
         mask = heroes_in(frame.numpy() * 255)
         centre = centre_of(mask) if is_hero(mask) else None
         known = centre is not None and self._before is not None
-        self.note(step=float(np.linalg.norm(centre - self._before)) if known else None)
+        self.record(step=float(np.linalg.norm(centre - self._before)) if known else None)
         self._before = centre
 
-    def figures(self) -> dict:
+    def results(self) -> dict:
         return {}
 
 
@@ -49,19 +49,19 @@ def per_frame_results(video: Tensor, borders: Sequence[int]) -> tuple[dict[str, 
     """
     change, drift, hero, cuts = Change(), Drift(video[0]), Hero(), Cuts()
     motion = Motion(dis_flow(), "DIS", SIDE)
-    watch(video, [change, drift, hero, cuts, motion])
-    steps = np.array([np.nan if step is None else step for step in hero.series["step"]])
+    evaluate(video, [change, drift, hero, cuts, motion])
+    steps = np.array([np.nan if step is None else step for step in hero.per_frame["step"]])
     at = np.isin(np.arange(len(video)), borders)
     found = {
         "hero_jump": _mean(steps[at]),
         "hero_step": _mean(steps[~at]),
-        "jump": jump_ratio(change.series["change"], borders),
-        "flow_jump": jump_ratio(motion.series["motion"], borders),
-        "cuts": cuts.figures()["scuts"],
-        "flow_deviation": motion.figures()["flow_deviation"],
+        "jump": jump_ratio(change.per_frame["change"], borders),
+        "flow_jump": jump_ratio(motion.per_frame["motion"], borders),
+        "cuts": cuts.results()["scuts"],
+        "flow_deviation": motion.results()["flow_deviation"],
     }
     results = {name: float("nan") if result is None else float(result) for name, result in found.items()}
-    return results, np.mean([np.abs(drift.series[channel]) for channel in CHANNELS], 0)
+    return results, np.mean([np.abs(drift.per_frame[channel]) for channel in CHANNELS], 0)
 
 
 def _mean(values: np.ndarray) -> float:

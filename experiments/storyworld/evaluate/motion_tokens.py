@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from storyreel.core.metrics.cuts import Cuts
-from storyreel.core.metrics.metric import watch
+from storyreel.core.metrics.metric import evaluate
 from storyreel.core.networks.semantic_motion import training
 from storyreel.core.networks.semantic_motion.config import PredictorConfig
 from storyreel.core.training import TrainConfig
@@ -84,7 +84,7 @@ def shots(film: str) -> list[Tensor]:
     path = Path(package.submodule_search_locations[0], "datasets", "data", f"{film}.mp4")
     frames = torch.cat([_middle(to_images([frame])) for frame in read_frames(path)])
     cuts = Cuts()
-    watch(frames, [cuts])
+    evaluate(frames, [cuts])
     return [frames[start:end] for start, end in pairwise([0, *cuts.found, len(frames)])]
 
 
