@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ...core.inputs import shown
-from ...core.video.pictures import CLIP_MEAN, CLIP_STD
+from ...core.video.images import CLIP_MEAN, CLIP_STD
 from .loading import is_short_of_memory, read_metadata
 from .plain_network import on_device
 
