@@ -1,14 +1,11 @@
 """The training node in the host: videos in a folder become a predictor that says how good it is."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import environment
 import numpy as np
 import pytest
 import torch
@@ -16,8 +13,6 @@ from harness import dynamicrafter
 from harness import motion as tiny
 from harness.clips import write_turned
 from harness.motion import swing, write_video
-from harness.setup import require_setup
-from PIL import Image
 from safetensors.torch import load_file, safe_open
 from storyreel.core.networks.semantic_motion.config import METADATA, TRAINING, PredictorConfig
 from storyreel.core.training import TrainConfig
@@ -386,35 +381,3 @@ def test_the_cancel_button(host, clips):
     finally:
         host.events = events
     assert stopped[0] < 60 and went_on[0] == stopped[0] + 1 and went_on[-1] == 60
-
-
-# The tool
-
-
-@pytest.mark.programs
-def test_the_tool(clips, tmp_path):
-    """Files of any place, the toy's image encoder; stopped, it goes on; the curve lies beside the file."""
-    require_setup()
-    adapter, out = tiny.write_adapter(tmp_path / "mine" / "adapter.safetensors"), tmp_path / "out" / "mine.safetensors"
-    tool = Path(__file__).resolve().parents[2] / "tools" / "train_motion.py"
-    command = [sys.executable, tool, clips, out, "--clip-vision", "storyworld", "--ip-adapter", adapter]
-    command += "--frames 6 --width 64 --depth 1 --batch 4 --steps 20 --held-out 0.3 --work".split() + [
-        tmp_path / "work"
-    ]
-
-    def run(*more) -> subprocess.CompletedProcess:
-        environ = environment.clean_environ()
-        return subprocess.run(
-            [*map(str, command), *more], env=environ, capture_output=True, text=True, timeout=300, check=False
-        )
-
-    stopped = run("--stop-after", "5")
-    assert stopped.returncode == 0 and "stopped after step 5 of 20" in stopped.stdout, stopped.stdout + stopped.stderr
-    assert not out.exists()
-    done = run()
-    assert "step 5 of 20" in done.stdout and "step 0 of 20" not in done.stdout, done.stdout + done.stderr
-    assert told_by(out)["verdict"] in done.stdout and told_by(out)["tokens_of"] == adapter.name
-    with Image.open(out.with_suffix(".png")) as curve:
-        assert curve.width > 500
-    refused = run("--ip-adapter", "nowhere.bin")
-    assert refused.returncode == 1 and refused.stderr == "train_motion.py: there is no file nowhere.bin.\n"
