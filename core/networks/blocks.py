@@ -1,14 +1,15 @@
-"""Blocks of video UNets that grew out of Stable Diffusion's: spatial ones work on frames, temporal ones on clips.
+"""Blocks of video UNets based on Stable Diffusion's: spatial blocks work on frames, temporal blocks on clips.
 
-Their layout is that of latent video diffusion (arXiv 2211.13221) and ModelScope (arXiv 2308.06571).
+The layout is that of latent video diffusion (arXiv 2211.13221) and ModelScope (arXiv 2308.06571).
 
-Activations stay folded, [(B T), C, H, W], and a temporal block looks at them as clips. Layer and parameter
-names are the published checkpoints', the misspelt one included.
+Between blocks activations are frames, [(B T), C, H, W]; temporal blocks rearrange them to clips, [B, C, T, H, W].
+Layer and parameter names are the published checkpoints', the misspelt one included.
 """
 
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,19 +33,20 @@ def embedding(dim: int, out: int, ops: Ops = TORCH) -> nn.Sequential:
     return nn.Sequential(ops.Linear(dim, out), nn.SiLU(), ops.Linear(out, out))
 
 
-def temporal_stage(channels: int, *between: nn.Module, ops: Ops = TORCH) -> nn.Sequential:
-    """Group norm over the clip, SiLU, whatever stands between, a convolution over 3 frames. [B, C, T, H, W]."""
+def temporal_stage(channels: int, *middle: nn.Module, ops: Ops = TORCH) -> nn.Sequential:
+    """Group norm over the clip, SiLU, the `middle` layers, a convolution over 3 frames. [B, C, T, H, W]."""
     norm = ops.GroupNorm(GROUPS, channels, eps=CONV_EPS)
     conv = ops.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
-    return nn.Sequential(norm, nn.SiLU(), *between, conv)
+    return nn.Sequential(norm, nn.SiLU(), *middle, conv)
 
 
-def attend_together(attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention of rows q [R, N, C] to fewer rows k and v [S, M, C], R / S of them in order to each.
+def attend_shared(attend: Attend, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention of frames q [(S R), N, C] to the k and v [S, M, C] that each R consecutive frames share.
 
-    Rows that read the same keys are one long sequence of queries, so no key is repeated.
+    The queries of frames with the same keys become one long sequence, so that no key is repeated.
     """
-    return attend(q.reshape(len(k), -1, q.shape[-1]), k, v, heads).view_as(q)
+    out = attend(rearrange(q, "(s r) n c -> s (r n) c", s=len(k)), k, v, heads)
+    return rearrange(out, "s (r n) c -> (s r) n c", n=q.shape[1])
 
 
 class TemporalConv(nn.Module):
@@ -53,7 +55,7 @@ class TemporalConv(nn.Module):
     def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
         self.conv1 = temporal_stage(channels, ops=ops)
-        # An identity in the place of dropout.
+        # The identity stands where the published layers have dropout.
         self.conv2, self.conv3, self.conv4 = (temporal_stage(channels, nn.Identity(), ops=ops) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ class TemporalConv(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """A residual block of Stable Diffusion with a temporal convolution behind it."""
+    """A residual block of Stable Diffusion, followed by a temporal convolution."""
 
     def __init__(self, channels: int, out_channels: int, emb_channels: int, ops: Ops = TORCH):
         super().__init__()
@@ -79,36 +81,18 @@ class ResBlock(nn.Module):
         self.temopral_conv = TemporalConv(out_channels, ops)
 
     def forward(self, x: Tensor, emb: Tensor, clips: int) -> Tensor:
-        """x [(B T), C, H, W]; emb [B, E], or one row a frame; clips: B -> [(B T), out_channels, H, W]."""
+        """x [(B T), C, H, W]; emb [B, E], or [(B T), E]; clips: B -> [(B T), out_channels, H, W]."""
         shift = self.emb_layers(emb)
-        h = self.in_layers(x).unflatten(0, (len(shift), -1)) + shift[:, None, :, None, None]
-        x = self.skip_connection(x) + self.out_layers(h.flatten(0, 1))
-        return fold(self.temopral_conv(unfold(x, clips)))
-
-
-def unfold(x: Tensor, clips: int) -> Tensor:
-    """[(B T), C, H, W] -> [B, C, T, H, W]."""
-    return x.unflatten(0, (clips, -1)).transpose(1, 2)
-
-
-def fold(x: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [(B T), C, H, W]."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
-def along_time(clip: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [(B H W), T, C]."""
-    return clip.permute(0, 3, 4, 2, 1).flatten(0, 2)
-
-
-def in_frames(h: Tensor, clip: Tensor) -> Tensor:
-    """The inverse, folded: [(B H W), T, C] -> [(B T), C, H, W], of a clip [B, ., T, H, W]."""
-    return h.unflatten(0, (len(clip), *clip.shape[-2:])).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        h = rearrange(self.in_layers(x), "(b t) c h w -> b t c h w", b=len(shift))
+        h = h + rearrange(shift, "b c -> b 1 c 1 1")
+        x = self.skip_connection(x) + self.out_layers(rearrange(h, "b t c h w -> (b t) c h w"))
+        x = self.temopral_conv(rearrange(x, "(b t) c h w -> b c t h w", b=clips))
+        return rearrange(x, "b c t h w -> (b t) c h w")
 
 
 class Downsample(nn.Module):
-    """Half the height and width by a convolution of stride 2. extra_rows: of zeros beyond the usual one, above and
-    below."""
+    """Half the height and width by a convolution of stride 2. extra_rows: rows of zeros added to the usual padding at
+    the top and at the bottom."""
 
     def __init__(self, channels: int, extra_rows: int = 0, ops: Ops = TORCH):
         super().__init__()
@@ -119,7 +103,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the height and width: nearest neighbours, then a convolution. extra_rows: cut off above and below."""
+    """Twice the height and width: nearest neighbor, then a convolution. extra_rows: cropped at the top and bottom."""
 
     def __init__(self, channels: int, extra_rows: int = 0, ops: Ops = TORCH):
         super().__init__()
@@ -127,7 +111,7 @@ class Upsample(nn.Module):
         self.conv = ops.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """size: height and width, each at most one less than whole; where the way down began with an odd number."""
+        """size: (height, width) where a side was odd before downsampling, at most one less than twice the input's."""
         top = self.extra_rows
         height, width = size or (2 * x.shape[2] - 2 * top, 2 * x.shape[3])
         x = F.interpolate(x, scale_factor=2, mode="nearest")
@@ -135,7 +119,7 @@ class Upsample(nn.Module):
 
 
 class GatedProjection(nn.Module):
-    """GEGLU: a linear layer whose second half gates the first."""
+    """GEGLU: the second half of a linear layer's output gates the first."""
 
     def __init__(self, dim: int, inner: int, ops: Ops = TORCH):
         super().__init__()
@@ -147,7 +131,7 @@ class GatedProjection(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Four times as wide in between."""
+    """GEGLU to four times the width, then a linear layer back."""
 
     def __init__(self, dim: int, ops: Ops = TORCH):
         super().__init__()
@@ -159,7 +143,7 @@ class FeedForward(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of a sequence to itself. [B, N, C]."""
+    """Self-attention. [B, N, C]."""
 
     def __init__(self, dim: int, heads: int, ops: Ops = TORCH):
         super().__init__()
@@ -172,7 +156,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of a sequence to another one, its context."""
+    """Attention of a sequence to its context."""
 
     def __init__(self, dim: int, context_dim: int, heads: int, ops: Ops = TORCH):
         super().__init__()
@@ -182,56 +166,55 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(ops.Linear(dim, dim))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x [R, N, C]; context [S, M, D], a row for every R / S rows of x -> as x."""
-        return self.to_out(
-            attend_together(self.attend, self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
-        )
+        """x [R, N, C]; context [S, M, D], a row for each R / S rows of x -> as x."""
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        return self.to_out(attend_shared(self.attend, q, k, v, self.heads))
 
 
 class SpatialBlock(nn.Module):
-    """The transformer block of spatial layers: self-attention, a look at what it is told, feed-forward."""
+    """The transformer block of spatial layers: self-attention, cross-attention, feed-forward."""
 
-    def __init__(self, dim: int, heads: int, looks: nn.Module, ops: Ops = TORCH):
+    def __init__(self, dim: int, heads: int, cross_attention: nn.Module, ops: Ops = TORCH):
         super().__init__()
-        self.attn1, self.attn2 = SelfAttention(dim, heads, ops), looks
+        self.attn1, self.attn2 = SelfAttention(dim, heads, ops), cross_attention
         self.ff = FeedForward(dim, ops)
         self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(dim) for _ in range(3))
 
-    def forward(self, x: Tensor, *told) -> Tensor:
+    def forward(self, x: Tensor, *context) -> Tensor:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), *told)
+        x = x + self.attn2(self.norm2(x), *context)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over the places of each frame.
+    """A transformer over the positions of each frame.
 
-    looks: the cross-attention, called with the places [(B T), N, C] and whatever `forward` is told.
+    cross_attention: called with the positions [(B T), N, C] and the `context` of `forward`.
     """
 
     def __init__(
         self,
         channels: int,
         heads: int,
-        looks: nn.Module,
+        cross_attention: nn.Module,
         ops: Ops = TORCH,
     ):
         super().__init__()
         self.norm = ops.GroupNorm(GROUPS, channels, eps=TRANSFORMER_EPS)
         self.proj_in = ops.Linear(channels, channels)
-        self.transformer_blocks = nn.ModuleList([SpatialBlock(channels, heads, looks, ops)])
+        self.transformer_blocks = nn.ModuleList([SpatialBlock(channels, heads, cross_attention, ops)])
         self.proj_out = ops.Linear(channels, channels)
 
-    def forward(self, x: Tensor, *told) -> Tensor:
+    def forward(self, x: Tensor, *context) -> Tensor:
         """[(B T), C, H, W] -> the same."""
-        h = self.proj_in(self.norm(x).flatten(2).mT)
+        h = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         for block in self.transformer_blocks:
-            h = block(h, *told)
-        return x + self.proj_out(h).mT.unflatten(2, x.shape[2:])
+            h = block(h, *context)
+        return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=x.shape[2])
 
 
 class TemporalBlock(nn.Module):
-    """The transformer block of temporal layers: both of its attentions look along time."""
+    """The transformer block of temporal layers: both attentions are self-attention over frames."""
 
     def __init__(self, dim: int, heads: int, ops: Ops = TORCH):
         super().__init__()
@@ -246,10 +229,10 @@ class TemporalBlock(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """Every place of the picture attends along time, with no position and no mask.
+    """Every position attends over the frames of its clip, with no positional encoding and no mask.
 
-    inner: width in between, if it is not `channels`. linear: whether the projections are stored as linear layers or as
-    convolutions of one element.
+    inner: width of the transformer, `channels` if None. linear: whether the projections are linear layers or
+    convolutions of kernel size 1.
     """
 
     def __init__(
@@ -276,11 +259,12 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, clips: int) -> Tensor:
         """[(B T), C, H, W] -> the same."""
-        clip = unfold(x, clips)
-        h = self._project(self.proj_in, along_time(self.norm(clip)))
+        clip = rearrange(x, "(b t) c h w -> b c t h w", b=clips)
+        h = self._project(self.proj_in, rearrange(self.norm(clip), "b c t h w -> (b h w) t c"))
         for block in self.transformer_blocks:
             h = block(h)
-        return x + in_frames(self._project(self.proj_out, h), clip)
+        h = self._project(self.proj_out, h)
+        return x + rearrange(h, "(b h w) t c -> (b t) c h w", b=clips, h=x.shape[2])
 
     def _project(self, layer: nn.Module, h: Tensor) -> Tensor:
         return layer(h) if self.linear else layer(h.mT).mT

@@ -1,7 +1,7 @@
-"""What latent video UNets have in common: sizes, read from the shapes of the weights, the layers, and the two sides.
+"""What latent video UNets share: sizes, read from the shapes of the weights, and the input and output blocks.
 
-The input side goes down to small pictures, level by level; the output side comes back up, and each of its blocks also
-sees what the input block across left for it.
+Input blocks downsample level by level; output blocks upsample, and each also reads the skip connection of the input
+block at its level.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from .ops import TORCH, Ops
 Shapes = Mapping[str, Sequence[int]]
 
 INIT_HEADS = 8  # of the temporal transformer behind the first convolution
-MOST_LEVELS, MOST_BLOCKS = 8, 16  # of a file's network: levels, and residual blocks of each
-WIDEST = 2**14
+MAX_LEVELS, MAX_BLOCKS = 8, 16  # of a file's network: levels, and residual blocks of each
+MAX_CHANNELS = 2**14
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def read_sizes(shapes: Shapes, init: str, context: str, head_channels: int | Non
             levels.append([])
         number += 1
     depths = {len(level) for level in levels}
-    check_bounds(levels=(len(levels), 1, MOST_LEVELS), blocks_of_a_level=(max(depths), 1, MOST_BLOCKS))
+    check_bounds(levels=(len(levels), 1, MAX_LEVELS), blocks_of_a_level=(max(depths), 1, MAX_BLOCKS))
     if len(depths) > 1:
         listed = ", ".join(str(len(level)) for level in levels)
         raise Unreadable(f"has levels of {listed} blocks; as many in each were expected")
-    check_bounds(channels=(width, 1, WIDEST))
+    check_bounds(channels=(width, 1, MAX_CHANNELS))
     read = dict(
         in_channels=in_channels,
         out_channels=sides(shapes, "out.2.weight", 4)[0],
@@ -85,8 +85,8 @@ def read_sizes(shapes: Shapes, init: str, context: str, head_channels: int | Non
 def _times(shapes: Shapes, key: str, width: int) -> int:
     """How many times as wide as the first level a level is."""
     found = sides(shapes, key, 4)
-    if found[0] % width or found[0] > WIDEST:
-        raise Misfit(key, shape_shown(found), f"a multiple of {width:,} channels, up to {WIDEST:,},")
+    if found[0] % width or found[0] > MAX_CHANNELS:
+        raise Misfit(key, shape_shown(found), f"a multiple of {width:,} channels, up to {MAX_CHANNELS:,},")
     return found[0] // width
 
 
@@ -100,7 +100,7 @@ def _check_heads(model_channels: int, channel_mult: Sequence[int], attention: Se
             )
 
 
-class Layers:
+class LayerFactory:
     """Builds the layers of each block. cross_attention: class of the spatial transformers' second attention."""
 
     def __init__(self, config: UNetSizes, cross_attention: Callable[..., nn.Module], ops: Ops = TORCH):
@@ -126,44 +126,47 @@ class Layers:
 Stage = Callable[[int, int, int], list[nn.Module]]
 
 
-def input_side(sizes: UNetSizes, first: nn.Module, stage: Stage, shrink: Callable[[int], nn.Module]):
-    """(blocks, the width of what each leaves for the output side). shrink(channels): the block between two levels."""
-    blocks, left = nn.ModuleList([first]), [sizes.model_channels]
+def build_input_blocks(sizes: UNetSizes, first: nn.Module, stage: Stage, downsample: Callable[[int], nn.Module]):
+    """(blocks, channels of each block's skip connection). downsample(channels): the block between two levels."""
+    blocks, skips = nn.ModuleList([first]), [sizes.model_channels]
     for level, out in enumerate(sizes.widths):
         for _ in range(sizes.num_res_blocks):
-            blocks.append(nn.ModuleList(stage(level, left[-1], out)))
-            left.append(out)
+            blocks.append(nn.ModuleList(stage(level, skips[-1], out)))
+            skips.append(out)
         if level < len(sizes.widths) - 1:
-            blocks.append(shrink(out))
-            left.append(out)
-    return blocks, left
+            blocks.append(downsample(out))
+            skips.append(out)
+    return blocks, skips
 
 
-def output_side(sizes: UNetSizes, left: Sequence[int], stage: Stage, grow: Callable[[int], nn.Module]) -> nn.ModuleList:
-    """The blocks. left: what `input_side` said. grow(channels): the last layer of a level but the finest."""
-    blocks, left = nn.ModuleList(), list(left)
-    channels = left[-1]
+def build_output_blocks(
+    sizes: UNetSizes, skips: Sequence[int], stage: Stage, upsample: Callable[[int], nn.Module]
+) -> nn.ModuleList:
+    """skips: channels, from `build_input_blocks`. upsample(channels): the last layer of every level but the finest."""
+    blocks, skips = nn.ModuleList(), list(skips)
+    channels = skips[-1]
     for level, out in reversed(list(enumerate(sizes.widths))):
         for number in range(sizes.num_res_blocks + 1):
-            layers = stage(level, channels + left.pop(), out)
+            layers = stage(level, channels + skips.pop(), out)
             channels = out
             if level and number == sizes.num_res_blocks:
-                layers.append(grow(out))
+                layers.append(upsample(out))
             blocks.append(nn.ModuleList(layers))
     return blocks
 
 
-def run(block: nn.ModuleList, h: Tensor, emb: Tensor, clips: int, *told, size: tuple[int, int] | None = None) -> Tensor:
-    """The layers of one block, each given what it wants.
+def run_block(
+    block: nn.ModuleList, h: Tensor, emb: Tensor, clips: int, *context, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Run the layers of one block, each with its own inputs.
 
-    h: [(B T), C, H, W]. emb: [B, E]. told: what the cross-attentions are called with. size: for a layer that makes the
-    pictures larger.
+    h: [(B T), C, H, W]. emb: [B, E]. context: inputs of the cross-attentions. size: of `Upsample`'s result.
     """
     for layer in block:
         if isinstance(layer, ResBlock):
             h = layer(h, emb, clips)
         elif isinstance(layer, SpatialTransformer):
-            h = layer(h, *told)
+            h = layer(h, *context)
         elif isinstance(layer, TemporalTransformer):
             h = layer(h, clips)
         elif isinstance(layer, Upsample):

@@ -1,5 +1,5 @@
-"""What video models of ours have in common in the host: frames are the batch axis of a latent, one clip a half of
-guidance.
+"""What the pack's video models share in the host: frames are the batch axis of a latent, one clip each for cond and
+uncond.
 """
 
 import contextlib
@@ -8,22 +8,22 @@ import comfy.conds
 import comfy.model_base
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from einops import rearrange
 from torch import Tensor
 
-from ...core.networks.blocks import fold, unfold
 from ...core.networks.ops import Ops
 from ...core.networks.unet import UNetSizes
 
 
-class Attention:
-    """The host's attention, with the options of the forward pass under way."""
+class HostAttention:
+    """The host's attention, with the transformer_options of the current forward pass."""
 
     def __init__(self):
         self.options: dict = {}
 
     @contextlib.contextmanager
-    def under(self, options: dict):
-        """For the time of a forward pass with these transformer_options."""
+    def use(self, options: dict):
+        """Use these transformer_options within the context."""
         self.options = options
         try:
             yield
@@ -35,25 +35,23 @@ class Attention:
 
 
 class HostNetwork:
-    """Goes before a network of ours, which it puts behind the interface of the host's diffusion models: rows are
+    """Mixin, first base of a video network: gives it the interface of the host's diffusion models, in which rows are
     frames, clip after clip."""
 
     def __init__(self, sizes, device=None, dtype=None, operations=None):
-        attention = Attention()
+        attention = HostAttention()
         super().__init__(sizes, ops=Ops(operations, attention, device, dtype))
         self.attention, self.dtype = attention, dtype
 
-    def of_rows(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, *told) -> Tensor:
-        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width] -> [(B T), ...]. told: whatever else
-        the network takes."""
+    def forward_rows(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict, *inputs) -> Tensor:
+        """x [(B T), channels, h, w], timesteps [(B T)], context [B, tokens, width] -> [(B T), ...]. inputs: further
+        inputs of the network."""
         clips = len(context)
-        with self.attention.under(transformer_options):
-            return fold(super().forward(unfold(x, clips), first_of_each(timesteps, clips), context, *told))
-
-
-def first_of_each(rows: Tensor, clips: int) -> Tensor:
-    """[(B T), ...] -> [B, ...]: of what all frames of a clip share."""
-    return rows.unflatten(0, (clips, -1))[:, 0]
+        clip = rearrange(x, "(b t) c h w -> b c t h w", b=clips)
+        times = rearrange(timesteps, "(b t) -> b t", b=clips)[:, 0]  # all frames of a clip have the same
+        with self.attention.use(transformer_options):
+            out = super().forward(clip, times, context, *inputs)
+        return rearrange(out, "b c t h w -> (b t) c h w")
 
 
 class ClipCondition(comfy.conds.CONDRegular):
@@ -64,9 +62,9 @@ class ClipCondition(comfy.conds.CONDRegular):
 
 
 class ClipModel(comfy.model_base.BaseModel):
-    """A model whose text, "c_crossattn", is a `ClipCondition` of one row. named: what refusals call it."""
+    """A model whose text, "c_crossattn", is a `ClipCondition` of one row. model_name: its name in error messages."""
 
-    named = ""
+    model_name = ""
 
     @property
     def sizes(self) -> UNetSizes:
@@ -74,22 +72,22 @@ class ClipModel(comfy.model_base.BaseModel):
 
     def check_text(self, text: Tensor) -> None:
         """Raise ValueError for the text [1, tokens, width] of another encoder."""
-        check_width(text, self.sizes.context_dim, "CLIP gives text of", self.named, (1024, "that of SD2.x"))
+        check_width(text, self.sizes.context_dim, "CLIP gives text of", self.model_name, (1024, "that of SD2.x"))
 
     def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):
-        # Conditions of a clip belong to whatever frames the window holds: its first frame is the first to them.
+        # Conditions of a clip apply to the frames of any window: the window's first frame counts as their first.
         return cond_value if isinstance(cond_value, ClipCondition) else None
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         if control is not None:
-            raise ValueError(f"{self.named} takes no ControlNet; apply it to picture models only.")
+            raise ValueError(f"{self.model_name} does not support ControlNet. Apply ControlNet to image models only.")
         clips = len(c_crossattn)
         window = transformer_options.get("context_window")
         anchor = getattr(window, "causal_anchor_index", None)
         if anchor is None or anchor < 0:
             return super()._apply_model(x, t, c_concat, c_crossattn, None, transformer_options, **kwargs)
         # The host puts a frame before the window, for models whose first frame is special, and drops its result. Here
-        # it would shift every frame to another one's conditions.
+        # that frame would shift every frame to the conditions of another.
         x, t, c_concat = (
             None if part is None else part.unflatten(0, (clips, -1))[:, 1:].flatten(0, 1) for part in (x, t, c_concat)
         )
@@ -98,7 +96,7 @@ class ClipModel(comfy.model_base.BaseModel):
         return torch.cat([torch.zeros_like(denoised[:, :1]), denoised], 1).flatten(0, 1)
 
 
-def check_width(tokens: Tensor, expected: int, given: str, named: str, published: tuple[int, str]) -> None:
+def check_width(tokens: Tensor, expected: int, given: str, model_name: str, published: tuple[int, str]) -> None:
     """Raise ValueError for tokens [..., width] of another width than a checkpoint was trained on.
 
     given: who gives them and how, as the sentence begins. published: the width in published checkpoints, and whose.
@@ -106,7 +104,7 @@ def check_width(tokens: Tensor, expected: int, given: str, named: str, published
     if tokens.shape[-1] != expected:
         width, whose = published
         raise ValueError(
-            f"The {given} width {tokens.shape[-1]}, and this {named} checkpoint was trained on width {expected}"
+            f"The {given} width {tokens.shape[-1]}, and this {model_name} checkpoint was trained on width {expected}"
             + (f" ({whose})." if expected == width else ".")
         )
 
@@ -128,10 +126,10 @@ def check_frames(frames: Tensor, noise: Tensor) -> None:
         )
 
 
-def refuse_windows(named: str, window) -> None:
+def refuse_windows(model_name: str, window) -> None:
     """Raise ValueError for a context window that CAM's frames do not come before: any but the first."""
     if window.index_list[0] > 0:
         raise ValueError(
             "CAM is shown the frames before a chunk, and a context window cuts the chunk in parts; sample "
-            f"{named} without context windows, or without CAM."
+            f"{model_name} without context windows, or without CAM."
         )

@@ -54,11 +54,13 @@ def condition(
     )
 
 
-def tell_frames(frames: int) -> str | None:
-    """What there is to say about the length of a clip."""
+def describe_frames(frames: int) -> str | None:
+    """A message on a number of frames that the models were not trained on."""
     if frames == TRAINED_FRAMES:
         return None
-    return f"{frames} frames: the published models were trained on {TRAINED_FRAMES} and make the most sense with them."
+    return (
+        f"{frames} frames: the published models were trained on {TRAINED_FRAMES} and work best with {TRAINED_FRAMES}."
+    )
 
 
 def concat_latents(vae, start: Tensor, end: Tensor | None, mode: str, frames: int) -> Tensor:

@@ -52,7 +52,7 @@ UNET, RESAMPLER, VAE, TEXT, VISION = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class DynamiCrafterType:
     """What a checkpoint is beyond its weights. fs_is_stride: fs counts frames to skip, else frames a second.
     image_tokens: of each frame. dim_head: of the image projection. latents: what `ScaledLatents` takes, None for
     Stable Diffusion's."""
@@ -89,27 +89,27 @@ STATED = Fields(  # what a file of ours may say of itself
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("256", False, False, 1.0, default_fs=3, fs_is_stride=True, size=(256, 256)),
-        Kind("512"),
-        Kind("1024", base_scale=0.3, default_fs=10, size=(1024, 576)),
-        Kind("512_interp", default_fs=10, interpolates=True),
-        Kind("tooncrafter", default_fs=10, interpolates=True),
+        DynamiCrafterType("256", False, False, 1.0, default_fs=3, fs_is_stride=True, size=(256, 256)),
+        DynamiCrafterType("512"),
+        DynamiCrafterType("1024", base_scale=0.3, default_fs=10, size=(1024, 576)),
+        DynamiCrafterType("512_interp", default_fs=10, interpolates=True),
+        DynamiCrafterType("tooncrafter", default_fs=10, interpolates=True),
     )
 }
 
 
 @dataclass(frozen=True)
-class Loaded:
+class DynamiCrafterCheckpoint:
     """A checkpoint as the host's objects; None for what the file does not carry."""
 
-    kind: Kind
+    kind: DynamiCrafterType
     model: comfy.model_patcher.ModelPatcher
     clip: comfy.sd.CLIP | None
     clip_vision: comfy.clip_vision.ClipVisionModel | None
     vae: comfy.sd.VAE | None
 
 
-def tell(loaded: Loaded) -> str:
+def describe_checkpoint(loaded: DynamiCrafterCheckpoint) -> str:
     """What a file was taken for, in a sentence or two."""
     kind = loaded.kind
     fs = "a frame stride, more is more motion" if kind.fs_is_stride else "frames a second, less is more motion"
@@ -127,7 +127,7 @@ def checkpoint_names() -> list[str]:
     return checkpoint_choices("dynamicrafter")
 
 
-def load(name: str, kind: str = "auto", precision=None) -> Loaded:
+def load(name: str, kind: str = "auto", precision=None) -> DynamiCrafterCheckpoint:
     """Read a checkpoint of `checkpoint_names`. kind: "auto" or a name of `KINDS`. precision: of the UNet, None = auto.
 
     Raises ValueError for a file that is no DynamiCrafter checkpoint, or not a whole one.
@@ -138,14 +138,14 @@ def load(name: str, kind: str = "auto", precision=None) -> Loaded:
     if kind != "auto" and METADATA in metadata:
         raise ValueError(f"{NODE}: {name} says itself what it is; kind is {kind}, and auto was expected.")
     with refuse_parts(f"{NODE}: {name}", "a DynamiCrafter checkpoint"):
-        found = recognise(name, weights, metadata) if kind == "auto" else KINDS[kind]
+        found = detect(name, weights, metadata) if kind == "auto" else KINDS[kind]
     logging.info("%s: %s is taken for DynamiCrafter %s.", NODE, name, found.name)
     stated = METADATA in metadata
     with refuse_parts(f"{NODE}: {name}", f"DynamiCrafter {found.name}"):
         model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision, stated)
         with judging("encoders and autoencoder of DynamiCrafter"):
             others = build_clip(weights), build_clip_vision(weights, VISION), build_vae(weights)
-    return Loaded(found, model, *others)
+    return DynamiCrafterCheckpoint(found, model, *others)
 
 
 def take_unet(weights: dict) -> dict:
@@ -153,7 +153,7 @@ def take_unet(weights: dict) -> dict:
     return {key.replace("framestride_embed.", "fps_embedding."): t for key, t in take(weights, UNET).items()}
 
 
-def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Kind:
+def detect(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> DynamiCrafterType:
     """What a checkpoint is, from its metadata, its keys, its rescale table, and last from its file's name. Raises
     Unreadable for metadata that make no sense."""
     if METADATA in metadata:
@@ -173,7 +173,7 @@ def recognise(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, s
     return KINDS["1024" if table is None and "1024" in stem else "512"]
 
 
-def judge(unet: dict, resampler: dict, kind: Kind, stated: bool) -> DynamiCrafterConfig:
+def judge(unet: dict, resampler: dict, kind: DynamiCrafterType, stated: bool) -> DynamiCrafterConfig:
     """The sizes of a checkpoint whose weights are those of its networks, to the last shape. Raises as `build_model`."""
     sizes = read_unet_config(shapes_of(unet), kind.default_fs, kind.image_tokens, kind.head_channels)
     projection = read_resampler_config(shapes_of(resampler), kind.dim_head)
@@ -194,7 +194,7 @@ def judge(unet: dict, resampler: dict, kind: Kind, stated: bool) -> DynamiCrafte
 
 
 def build_model(
-    unet: dict, resampler: dict, kind: Kind, precision=None, stated: bool = False
+    unet: dict, resampler: dict, kind: DynamiCrafterType, precision=None, stated: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """The MODEL. The UNet's weights are moved out of their dictionary. stated: whether the file says itself how many
     frames it was trained on.

@@ -4,6 +4,8 @@ Conditions beside the prompt travel in the CONDITIONING as VISION_TOKENS, CONCAT
 part of the MODEL, so that the same CONDITIONING serves any checkpoint.
 """
 
+from functools import partial
+
 import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
@@ -14,10 +16,10 @@ import comfy.ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...core.diffusion import prediction, schedule
-from ...core.networks.blocks import fold, unfold
 from ...core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
 from ...core.networks.dynamicrafter.keeping import first_guess, keep_given
 from ...core.networks.dynamicrafter.resampler import Resampler
@@ -39,7 +41,7 @@ class HostUNet(HostNetwork, UNet):
 
     def forward(self, x, timesteps, context, fs, transformer_options, control=None, **kwargs):
         gate = transformer_options.get(GATE, (1.0, 1.0))
-        return self.of_rows(x, timesteps, context, transformer_options, fs, gate)
+        return self.forward_rows(x, timesteps, context, transformer_options, fs, gate)
 
 
 class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
@@ -122,7 +124,7 @@ class DynamiCrafterConfig(comfy.supported_models_base.BASE):
 class DynamiCrafter(ClipModel):
     """The video UNet and the image projection, as one MODEL."""
 
-    named = "DynamiCrafter"
+    model_name = "DynamiCrafter"
     kind = None  # what the loader took the file for
 
     def __init__(self, config: DynamiCrafterConfig, sampling: RescaledSampling, device=None):
@@ -138,14 +140,15 @@ class DynamiCrafter(ClipModel):
         denoised = super()._apply_model(x, t, c_concat, c_crossattn, *args, **kwargs)
         if not self.sizes.keeps:
             return denoised
-        clips = len(c_crossattn)
-        clean, keep = unfold(denoised, clips).tensor_split([x.shape[1]], dim=1)
-        return fold(keep_given(clean, first_guess(unfold(c_concat.to(clean), clips)), keep))
+        to_clips = partial(rearrange, pattern="(b t) c h w -> b c t h w", b=len(c_crossattn))
+        clean, keep = to_clips(denoised).tensor_split([x.shape[1]], dim=1)
+        kept = keep_given(clean, first_guess(to_clips(c_concat.to(clean))), keep)
+        return rearrange(kept, "b c t h w -> (b t) c h w")
 
     def image_tokens(self, vision_tokens: Tensor, device) -> Tensor:
         """[B, N, width] of the image encoder -> [B, queries, context width]. Raises ValueError for another encoder."""
         expected = self.image_proj_model.config.embedding_dim
-        check_width(vision_tokens, expected, "CLIP_VISION gives tokens of", self.named, (1280, "CLIP ViT-H/14"))
+        check_width(vision_tokens, expected, "CLIP_VISION gives tokens of", self.model_name, (1280, "CLIP ViT-H/14"))
         return self.image_proj_model(vision_tokens.to(device, self.get_dtype_inference()))
 
     def extra_conds(self, **kwargs):
@@ -166,7 +169,7 @@ class DynamiCrafter(ClipModel):
         self.check_channels(latents.shape[1])
         if latents.ndim != 4:
             raise ValueError(
-                f"The VAE gives latents of {latents.ndim} dimensions, and {self.named} works on those of 4."
+                f"The VAE gives latents of {latents.ndim} dimensions, and {self.model_name} works on those of 4."
             )
         if len(latents) != frames:
             raise ValueError(
@@ -192,8 +195,8 @@ class DynamiCrafter(ClipModel):
         expected = self.latent_format.latent_channels
         if channels != expected:
             raise ValueError(
-                f"The VAE gives latents of {channels} channels, and this {self.named} works on {expected}; take the "
-                "VAE that comes with its checkpoint, or the one that its help page names."
+                f"The VAE gives latents of {channels} channels, and this {self.model_name} expects {expected}. Use the "
+                "VAE of its checkpoint, or the one named on its help page."
             )
 
     def check_mode(self, mode: str) -> None:

@@ -48,7 +48,7 @@ class Extender:
     Raises ValueError for lengths that the model cannot make.
     """
 
-    named = ""
+    model_name = ""
     frames, memory = 16, 1
     most: int | None = None
     multiple = 8  # of the sides of a picture
@@ -61,8 +61,8 @@ class Extender:
         self.length, self.overlap = told.length or self.frames, told.overlap or self.memory
         if self.most is not None and self.overlap > self.most:
             raise ValueError(
-                f"{NODE}: overlap is {self.overlap}, and {self.named} goes on from {self.most} frame; set overlap to "
-                f"{self.most}, or to 0 for the model's own."
+                f"{NODE}: overlap is {self.overlap}, and {self.model_name} continues from {self.most} frame. Set overlap "
+                f"to {self.most}, or to 0 for the model's default."
             )
         if self.overlap >= self.length:
             raise ValueError(
@@ -73,7 +73,7 @@ class Extender:
     def check_parts(self) -> None:
         """Raise ValueError for an input that the model needs and that is empty."""
         if self.told.vae is None:
-            raise ValueError(f"{NODE}: vae is empty; load the autoencoder of {self.named}, if the checkpoint has none.")
+            raise ValueError(f"{NODE}: vae is empty. Load the VAE of {self.model_name} if the checkpoint has none.")
         if self.text_tokens != 0:
             self.prompts(0)
         if self.looks():
@@ -88,12 +88,12 @@ class Extender:
         told = self.told
         ignored = [name for name in ("cam_strength", "apm_strength") if getattr(told, name) != 1]
         described = [
-            f"{NODE}: {name} has no effect: {self.named} has no such memory."
+            f"{NODE}: {name} has no effect: {self.model_name} has no such memory."
             for name in ignored
             if name not in self.strengths
         ]
         if anchor and not self.uses_anchor():
-            why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.named} looks at no anchor"
+            why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.model_name} looks at no anchor"
             described.append(f"{NODE}: anchor and reference_image have no effect: {why}, and color_match is 0.")
         return described
 
@@ -101,7 +101,7 @@ class Extender:
         """Raise ValueError for frames that the model cannot make."""
         if width % self.multiple or height % self.multiple:
             raise ValueError(
-                f"{NODE}: frames are {width} x {height} pixels; {self.named} makes sides that are multiples of "
+                f"{NODE}: frames are {width} x {height} pixels; {self.model_name} makes sides that are multiples of "
                 f"{self.multiple}. Bring the clip to such a size first, with Upscale Image."
             )
 
@@ -144,7 +144,7 @@ class Extender:
         return True
 
     def read(self, row: list) -> list:
-        """Of a chunk's row of a prompt, what the model reads: the chunk is named by it."""
+        """Of a chunk's row of a prompt, what the model reads: it is part of the chunk's name."""
         return [[text[:, : self.text_tokens], extras] for text, extras in row]
 
     def prompts(self, number: int) -> tuple[list, list]:
@@ -153,12 +153,12 @@ class Extender:
         for name in ("positive", "negative"):
             conditioning = getattr(self.told, name)
             if conditioning is None:
-                raise ValueError(f"{NODE}: {name} is empty; {self.named} reads a prompt.")
+                raise ValueError(f"{NODE}: {name} is empty; {self.model_name} reads a prompt.")
             rows.append(pick_row(conditioning, number))
         return rows[0], rows[1]
 
     def vision(self):
         """The image encoder. Raises ValueError where there is none."""
         if self.told.clip_vision is None:
-            raise ValueError(f"{NODE}: clip_vision is empty; {self.named} {self.needs_image}.")
+            raise ValueError(f"{NODE}: clip_vision is empty; {self.model_name} {self.needs_image}.")
         return self.told.clip_vision

@@ -20,7 +20,7 @@ from .extender import NODE, Extender, Told
 class StreamingT2VExtender(Extender):
     """CAM is shown the frames before, APM the anchor (sections 4.1 and 4.2)."""
 
-    named = StreamingT2V.named
+    model_name = StreamingT2V.model_name
     frames, memory = 16, 8
     needs_image = "shows APM a picture through its image encoder; without one set apm_strength to 0"
     strengths = "cam_strength", "apm_strength"
@@ -50,7 +50,7 @@ class SVDExtender(Extender):
     """The host's own image-to-video model, from the last frame. No text is read; a conditioning of the host's
     SVD_img2vid_Conditioning may say frame rate, motion and augmentation."""
 
-    named = "Stable Video Diffusion"
+    model_name = "Stable Video Diffusion"
     frames, memory, most = 14, 1, 1
     text_tokens = 0
     said = {"motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.0}  # the host's own values
@@ -84,7 +84,7 @@ class SVDExtender(Extender):
 class StreamingSVDExtender(SVDExtender):
     """CAM is shown the frames before; the model's own picture is the anchor, in every chunk."""
 
-    named = StreamingSVD.named
+    model_name = StreamingSVD.model_name
     frames, memory, most = 25, 7, None
     said = {"motion_bucket_id": 127, "fps": 7, "augmentation_level": 0.02}  # the host takes 1 from fps
     decoded_together = 8  # frames, as published: its decoder looks along time
@@ -123,7 +123,7 @@ class StreamingSVDExtender(SVDExtender):
 class DynamiCrafterExtender(Extender):
     """From the last frame; a checkpoint that interpolates goes from there to the anchor's picture of that number."""
 
-    named = DynamiCrafter.named
+    model_name = DynamiCrafter.model_name
     most = 1
     text_tokens = TEXT_TOKENS
 
@@ -170,7 +170,7 @@ class DynamiCrafterExtender(Extender):
 class WanExtender(Extender):
     """The host's Wan image-to-video model, from the last frames, of which it may be shown more than one."""
 
-    named = "Wan image-to-video"
+    model_name = "Wan image-to-video"
     frames, memory, multiple = 81, 1, 16
     step = 4  # frames of a latent frame, but for the first, which stands for one
 
@@ -179,7 +179,7 @@ class WanExtender(Extender):
         for name, count in (("chunk_length", self.length), ("overlap", self.overlap)):
             if count % self.step != 1:
                 raise ValueError(
-                    f"{NODE}: {name} is {count}; {self.named} counts in fours after the first frame: "
+                    f"{NODE}: {name} is {count}; {self.model_name} counts in fours after the first frame: "
                     f"{count - (count - 1) % self.step} or {count + -(count - 1) % self.step} is expected."
                 )
 
@@ -221,7 +221,7 @@ def extender_of(told: Told) -> Extender:
     inner = told.model.model
     found = EXTENDERS.get(type(inner))
     if found is None or (found is WanExtender and not takes_pictures(inner)):
-        name = getattr(inner, "named", "") or type(inner).__name__
+        name = getattr(inner, "model_name", "") or type(inner).__name__
         raise ValueError(
             f"{NODE}: MODEL is {name}, made for no given frames; StreamingT2V, StreamingSVD, DynamiCrafter, Stable "
             "Video Diffusion or Wan image-to-video is expected."

@@ -32,7 +32,7 @@ from ..common.loading import (
     shapes_of,
 )
 from ..common.ops import host_ops
-from ..common.video_model import Attention
+from ..common.video_model import HostAttention
 
 NODE = "Apply Motion"
 FOLDER = "animatediff_models"
@@ -43,7 +43,7 @@ class HostMotionModules(MotionModules):
     """The modules with the host's attention and, by default, its layers."""
 
     def __init__(self, config: MotionConfig, ops: Ops | None = None):
-        attention = Attention()
+        attention = HostAttention()
         super().__init__(config, replace(ops or host_ops(), attention=attention))
         self.attention = attention
 
@@ -167,5 +167,5 @@ def inserted_modules(unet: UNetModel, modules: HostMotionModules, rows: int, opt
             index = len(block) - before_last
             block.insert(index, ClipLayer(module, clips, anchored))
             stack.callback(block.__delitem__, index)
-        stack.enter_context(modules.attention.under(options))
+        stack.enter_context(modules.attention.use(options))
         yield

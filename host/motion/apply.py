@@ -76,7 +76,7 @@ class IPAdapterAttention:
             out = optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra_options)
         tokens = state_of(extra_options, self.motion).tokens(extra_options, len(q), q)
         layer = self.layers[extra_options["block_index"]]
-        with layer.attend.under(extra_options):
+        with layer.attend.use(extra_options):
             return out + self.strength * layer(q, tokens, heads)
 
 

@@ -24,7 +24,7 @@ from ..common.loading import (
     take,
 )
 from ..common.ops import host_ops
-from ..common.video_model import Attention
+from ..common.video_model import HostAttention
 from .animatediff import NODE, blocks_of
 
 FOLDER = "ipadapter"
@@ -105,7 +105,7 @@ def load_layers(name: str) -> tuple[ModelPatcher, str]:
     weights = take(weights, LAYERS)
     with refuse_parts(f"{NODE}: {name}", "IP-Adapter's layers", EXPECTED):
         with judging("layers of IP-Adapter"):
-            ops = host_ops(device="meta", dtype=comfy.utils.weight_dtype(weights), attention=Attention())
+            ops = host_ops(device="meta", dtype=comfy.utils.weight_dtype(weights), attention=HostAttention())
             network = ImageLayers(read_layers(shapes_of(weights)), ops)
         put_weights(network, weights, own_formats=True)
     return patcher_of(network), token_space

@@ -55,7 +55,7 @@ REFINES = re.compile(r"vid(eo)?[-_ ]?(2|to)[-_ ]?vid(eo)?|non_ema_0035000", re.I
 
 
 @dataclass(frozen=True)
-class Kind:
+class StreamingType:
     """What a checkpoint is. frames: of a clip as trained; memory: so many of a chunk stand for those before it.
 
     What no shape tells and a file of StreamingT2V's may say of itself: head_channels: width of an attention head, where
@@ -84,19 +84,19 @@ STATED = Fields(
         "v_prediction": switch,
     }
 )
-TEXT_TO_VIDEO = Kind(
+TEXT_TO_VIDEO = StreamingType(
     "ModelScope text-to-video",
     "a clip of 16 frames from a prompt, 256 x 256, or the first chunk of a long one",
     "CC-BY-NC 4.0",
     16,
 )
-VID2VID = Kind(
+VID2VID = StreamingType(
     "MS-Vid2Vid",
     "refines a clip at 1280 x 720, under Randomized Blending in chunks of 24 frames that share 8",
     "CC-BY-NC-ND 4.0",
     24,
 )
-STREAMING_T2V = Kind(
+STREAMING_T2V = StreamingType(
     "StreamingT2V",
     "extends a clip at 256 x 256 by chunks of 16 frames, of which the first 8 are those before (CAM), towards one "
     "anchor frame (APM)",
@@ -104,7 +104,7 @@ STREAMING_T2V = Kind(
     16,
     8,
 )
-STREAMING_SVD = Kind(
+STREAMING_SVD = StreamingType(
     "StreamingSVD",
     "extends a clip at 1024 x 576 by chunks of 25 frames, of which the first 7 are those before (CAM)",
     "Stable Video Diffusion's terms, research and no commerce",
@@ -115,10 +115,10 @@ CHOICES = {"text-to-video": TEXT_TO_VIDEO, "vid2vid": VID2VID}  # which no key t
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A checkpoint as the host's objects; None for what the file does not carry. why: how it was recognised."""
+class StreamingCheckpoint:
+    """A checkpoint as the host's objects; None for what the file does not carry. why: how it was detectd."""
 
-    kind: Kind
+    kind: StreamingType
     why: str
     model: comfy.model_patcher.ModelPatcher
     clip: comfy.sd.CLIP | None
@@ -126,7 +126,7 @@ class Loaded:
     clip_vision: comfy.clip_vision.ClipVisionModel | None
 
 
-def tell(loaded: Loaded) -> str:
+def describe_checkpoint(loaded: StreamingCheckpoint) -> str:
     """What a file was taken for, in a sentence or two."""
     kind = loaded.kind
     parts = {"CLIP": loaded.clip, "VAE": loaded.vae, "CLIP_VISION": loaded.clip_vision}
@@ -142,7 +142,7 @@ def checkpoint_names() -> list[str]:
     return checkpoint_choices("streaming")
 
 
-def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) -> Loaded:
+def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) -> StreamingCheckpoint:
     """Read a checkpoint of `checkpoint_names`.
 
     kind: "auto", or a name of `CHOICES` for a file of ModelScope's network alone. precision: of the MODEL, None = auto.
@@ -150,16 +150,16 @@ def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) ->
     Raises ValueError for another file.
     """
     weights, metadata = read_with_metadata(checkpoint_path(name))
-    found, why = recognise(name, weights, kind)
+    found, why = detect(name, weights, kind)
     if found is STREAMING_T2V and METADATA in metadata:
         with refuse_parts(f"{NODE}: {name}", found.name):
             found = _as_stated(found, metadata[METADATA])
     logging.info("%s: %s is taken for %s, by %s.", NODE, name, found.name, why)
     with refuse_parts(f"{NODE}: {name}", found.name):
-        return Loaded(found, why, *_build(found, weights, precision))
+        return StreamingCheckpoint(found, why, *_build(found, weights, precision))
 
 
-def _as_stated(kind: Kind, text: str) -> Kind:
+def _as_stated(kind: StreamingType, text: str) -> StreamingType:
     """What a file of ours says of itself. Raises Unreadable."""
     found = replace(kind, **read_stated(METADATA, text, STATED))
     if found.memory >= found.frames:
@@ -169,7 +169,7 @@ def _as_stated(kind: Kind, text: str) -> Kind:
     return found
 
 
-def recognise(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> tuple[Kind, str]:
+def detect(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> tuple[StreamingType, str]:
     """(what a checkpoint is, by what). Raises ValueError for another file, and for a choice that its keys rule out."""
     found = None
     if keys.UNET + MERGER in weights and keys.EXTRACTOR + ENCODER in weights:
@@ -191,7 +191,7 @@ def recognise(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> t
     return (VID2VID if REFINES.search(name) else TEXT_TO_VIDEO), "its keys and its file's name"
 
 
-def _build(kind: Kind, weights: dict, precision) -> tuple:
+def _build(kind: StreamingType, weights: dict, precision) -> tuple:
     """(model, clip, vae, clip_vision)"""
     if kind is STREAMING_SVD:
         model = svd.build_model(weights, precision)
@@ -221,7 +221,9 @@ def build_modelscope(weights: dict, refines: bool = False, precision=None) -> co
     return _fill(ModelScope, ModelScopeConfig(sizes), unet, {}, precision)
 
 
-def build_streaming(weights: dict, precision=None, kind: Kind = STREAMING_T2V) -> comfy.model_patcher.ModelPatcher:
+def build_streaming(
+    weights: dict, precision=None, kind: StreamingType = STREAMING_T2V
+) -> comfy.model_patcher.ModelPatcher:
     """The MODEL of StreamingT2V. Its weights are moved out of `weights`. Raises as `build_modelscope`."""
     with judging("checkpoint of StreamingT2V"):
         unet = keys.read_unet(take(weights, keys.UNET))

@@ -1,7 +1,7 @@
 """ModelScope's text-to-video, MS-Vid2Vid and StreamingT2V as models of the host: frames are the batch axis of a latent.
 
-What StreamingT2V is told beside the prompt travels in the CONDITIONING as CAM_FRAMES and ANCHOR_EMBEDS; the networks
-that look at them are part of the MODEL.
+StreamingT2V reads CAM_FRAMES and ANCHOR_EMBEDS from the CONDITIONING; the networks that encode them are part of the
+MODEL.
 """
 
 import comfy.conds
@@ -24,7 +24,7 @@ from ..common import messages
 from ..common.ops import host_ops
 from ..common.video_model import ClipCondition, ClipModel, HostNetwork, check_frames, check_width, refuse_windows
 
-CAM_FRAMES = "storyreel_cam_frames"  # [M, H, W, 3], 0 to 1: those before the chunk, which its first M stand for
+CAM_FRAMES = "storyreel_cam_frames"  # [M, H, W, 3], 0 to 1: those before the chunk, which its first M repeat
 CAM_STRENGTH = "storyreel_cam_strength"  # 1 if absent; 0 is the model without CAM
 ANCHOR_EMBEDS = "storyreel_anchor_embeds"  # [1, frames, width]: the image encoder's projection of one or more frames
 APM_STRENGTH = "storyreel_apm_strength"  # 1 if absent; 0 is the model without APM
@@ -34,7 +34,7 @@ class HostUNet(HostNetwork, UNet):
     """The UNet, called by the host."""
 
     def forward(self, x, timesteps, context, transformer_options, control=None, **kwargs):
-        return self.of_rows(x, timesteps, context, transformer_options)
+        return self.forward_rows(x, timesteps, context, transformer_options)
 
 
 class HostStreamingUNet(HostNetwork, networks.StreamingT2V):
@@ -47,22 +47,22 @@ class HostStreamingUNet(HostNetwork, networks.StreamingT2V):
         context,
         transformer_options,
         image=None,
-        seen=None,
+        frame_features=None,
         cam_strength=1.0,
         apm_strength=1.0,
         control=None,
         **kwargs,
     ):
-        """image [B, tokens, width]: of APM. seen [(B M), channels, h, w]: of CAM's frame encoder."""
-        told = image, seen, cam_strength, apm_strength
-        return self.of_rows(x, timesteps, context, transformer_options, *told)
+        """image [B, tokens, width]: APM's. frame_features [(B M), channels, h, w]: from CAM's frame encoder."""
+        inputs = image, frame_features, cam_strength, apm_strength
+        return self.forward_rows(x, timesteps, context, transformer_options, *inputs)
 
 
 class RefinementSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
-    """MS-Vid2Vid's schedule in the host's units. As published, a denoised clip is that of the nearest timestep.
+    """MS-Vid2Vid's schedule in the host's units. As published, the denoised clip is computed at the nearest
+    timestep.
 
-    start: the sigma at which sampling begins with less than the whole of clip and noise, see
-    `refinement.start_scale`; None: at none.
+    start: the sigma at which sampling begins with the clip scaled by `refinement.start_scale`; None: no scaling.
     """
 
     def __init__(self, start: float | None = None):
@@ -86,9 +86,8 @@ class RefinementSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model
         return clip * self.noise[int(self.timestep(sigma.max().cpu()))].to(clip.device)
 
 
-def hosts_description(sizes: UNetSizes) -> dict:
-    """The network without its temporal layers in the host's words, by which it finds the layers of a LoRA under
-    diffusers' names."""
+def lora_unet_config(sizes: UNetSizes) -> dict:
+    """The spatial part of the network as the host's unet_config, by which the host maps diffusers' LoRA keys."""
     has = [int(transforms) for transforms in sizes.attention]  # one transformer each, as Stable Diffusion 2's
     return {
         "num_res_blocks": [sizes.num_res_blocks] * len(has),
@@ -121,33 +120,33 @@ class ModelScopeConfig(comfy.supported_models_base.BASE):
 
 
 class ModelScope(ClipModel):
-    """The text-to-video model; with an extra row around its pictures MS-Vid2Vid, which predicts velocity."""
+    """The text-to-video model; with extra rows of padding MS-Vid2Vid, which predicts velocity."""
 
-    named = "ModelScope text-to-video"
-    kind = None  # what the loader took the file for
+    model_name = "ModelScope text-to-video"
+    kind = None  # set by the loader
 
     def __init__(self, config: ModelScopeConfig, device=None, unet_model=HostUNet):
         types, sizes = comfy.model_base.ModelType, config.unet_config["sizes"]
         refines = isinstance(sizes, UNetConfig) and sizes.extra_rows > 0
         predicts = types.V_PREDICTION if refines or config.v_prediction else types.EPS
         super().__init__(config, predicts, device=device, unet_model=unet_model)
-        config.unet_config |= hosts_description(self.sizes)
+        config.unet_config |= lora_unet_config(self.sizes)
         self.node = messages.current_node()
         if refines:
-            self.named, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
+            self.model_name, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
 
     def extra_conds(self, **kwargs):
         text = kwargs["cross_attn"].to(kwargs["device"])
         if len(text) != 1:
-            raise ValueError(f"The CONDITIONING holds {len(text)} prompts; {self.named} makes a clip from one.")
+            raise ValueError(f"The CONDITIONING holds {len(text)} prompts; {self.model_name} expects 1.")
         self.check_text(text)
         return {"c_crossattn": ClipCondition(text)}
 
 
 class StreamingT2V(ModelScope):
-    """ModelScope's UNet with CAM and APM. Without frames and without an anchor it makes a first chunk."""
+    """ModelScope's UNet with CAM and APM. Without frames and an anchor it generates a first chunk."""
 
-    named = "StreamingT2V"
+    model_name = "StreamingT2V"
 
     def __init__(self, config: ModelScopeConfig, device=None):
         super().__init__(config, device, HostStreamingUNet)
@@ -161,12 +160,15 @@ class StreamingT2V(ModelScope):
         conds, device = super().extra_conds(**kwargs), kwargs["device"]
         text, tokens = conds["c_crossattn"].cond, self.diffusion_model.streaming.text_tokens
         if text.shape[1] > tokens:
-            messages.warn(f"{self.named} reads {tokens} tokens of a prompt of {text.shape[1]}.", self.node)
+            messages.warn(
+                f"{self.model_name} reads the first {tokens} tokens of a prompt; this one has {text.shape[1]}.",
+                self.node,
+            )
             conds["c_crossattn"] = ClipCondition(text[:, :tokens])
         frames, cam_strength = kwargs.get(CAM_FRAMES), kwargs.get(CAM_STRENGTH, 1.0)
         if frames is not None and cam_strength:
             check_frames(frames, kwargs["noise"])
-            conds["seen"] = ClipCondition(self.see(frames.to(device)))
+            conds["frame_features"] = ClipCondition(self.encode_frames(frames.to(device)))
             conds["cam_strength"] = comfy.conds.CONDConstant(cam_strength)
         embeds, apm_strength = kwargs.get(ANCHOR_EMBEDS), kwargs.get(APM_STRENGTH, 1.0)
         if embeds is not None and apm_strength:
@@ -174,18 +176,18 @@ class StreamingT2V(ModelScope):
             conds["apm_strength"] = comfy.conds.CONDConstant(apm_strength)
         return conds
 
-    def see(self, frames: Tensor) -> Tensor:
-        """What CAM sees of frames [M, H, W, 3], 0 to 1, for all steps of a chunk: [M, channels, H / 8, W / 8]."""
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """CAM's features of frames [M, H, W, 3], 0 to 1, once a chunk: [M, channels, H / 8, W / 8]."""
         pixels = (frames.movedim(-1, 1) * 2 - 1).to(self.get_dtype_inference())
-        return self.diffusion_model.see(pixels[None])
+        return self.diffusion_model.encode_frames(pixels[None])
 
     def image_tokens(self, embeds: Tensor) -> Tensor:
         """[1, frames, width] -> APM's [1, tokens, context width]. Raises ValueError for another encoder's embeds."""
         expected = self.model_config.expander["dim"]
-        check_width(embeds, expected, "CLIP_VISION projects to", self.named, (1024, "CLIP ViT-H/14"))
+        check_width(embeds, expected, "CLIP_VISION projects to", self.model_name, (1024, "CLIP ViT-H/14"))
         return self.expander(embeds.to(self.get_dtype_inference()))
 
     def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=()):
-        if cond_key == "seen":
-            refuse_windows(self.named, window)
+        if cond_key == "frame_features":
+            refuse_windows(self.model_name, window)
         return super().resize_cond_for_context_window(cond_key, cond_value, window, x_in, device, retain_index_list)

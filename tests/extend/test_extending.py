@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from storyreel.core.metrics import reductions
-from storyreel.core.video.chunks import extend
+from storyreel.core.diffusion.autoregression import extend_by_chunks
 
-MEMORY = 3
+OVERLAP = 3
 
 
 def make(number: int, before: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
@@ -17,18 +17,18 @@ def make(number: int, before: torch.Tensor, anchor: torch.Tensor) -> torch.Tenso
 
 def test_an_interrupted_chain_goes_on_as_if_it_had_not_been():
     clip = torch.rand(8, 2, 2, generator=torch.Generator().manual_seed(0))
-    unbroken = list(extend(clip, clip[:1], MEMORY, range(1, 6), make))
+    unbroken = list(extend_by_chunks(clip, clip[:1], OVERLAP, range(1, 6), make))
     assert [len(new) for new in unbroken] == [4] * 5
     kept = unbroken[:2]
-    so_far = torch.cat([clip, *kept])[-MEMORY:]
-    resumed = [*kept, *extend(so_far, clip[:1], MEMORY, range(3, 6), make)]
+    so_far = torch.cat([clip, *kept])[-OVERLAP:]
+    resumed = [*kept, *extend_by_chunks(so_far, clip[:1], OVERLAP, range(3, 6), make)]
     assert all(torch.equal(*pair) for pair in zip(unbroken, resumed, strict=True))
 
 
 def test_chunks_are_made_one_at_a_time():
     made = []
-    chain = extend(
-        torch.zeros(MEMORY, 2, 2), torch.zeros(1, 2, 2), MEMORY, range(9), lambda *given: made.append(1) or make(*given)
+    chain = extend_by_chunks(
+        torch.zeros(OVERLAP, 2, 2), torch.zeros(1, 2, 2), OVERLAP, range(9), lambda *given: made.append(1) or make(*given)
     )
     next(chain)
     assert len(made) == 1
@@ -36,10 +36,10 @@ def test_chunks_are_made_one_at_a_time():
 
 def test_what_cannot_be_extended_is_refused():
     anchor = torch.zeros(1, 2, 2)
-    with pytest.raises(ValueError, match="the clip has 2 frames; the overlap of 3 needs as many"):
-        next(extend(torch.zeros(2, 2, 2), anchor, MEMORY, range(1), make))
-    with pytest.raises(ValueError, match="a chunk of 3 frames has no new frames after its overlap of 3"):
-        next(extend(torch.zeros(3, 2, 2), anchor, MEMORY, range(1), lambda number, before, anchor: before))
+    with pytest.raises(ValueError, match="The clip has 2 frames; overlap 3 needs at least 3"):
+        next(extend_by_chunks(torch.zeros(2, 2, 2), anchor, OVERLAP, range(1), make))
+    with pytest.raises(ValueError, match="A chunk of 3 frames has no new frames at overlap 3"):
+        next(extend_by_chunks(torch.zeros(3, 2, 2), anchor, OVERLAP, range(1), lambda number, before, anchor: before))
 
 
 def panning(frames: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:

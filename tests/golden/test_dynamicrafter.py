@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness.golden import Golden, error, files, noise
+from harness.golden import Golden, error, files, noise, to_clips, to_frames
 from storyreel.core.networks import blocks
 from storyreel.core.networks.dynamicrafter.attention import TextImageAttention
 from storyreel.core.networks.dynamicrafter.config import (
@@ -129,12 +129,12 @@ def run_block(name: str, golden: Golden) -> torch.Tensor:
         return load(blocks.TemporalConv(x.shape[1]), weights)(x)
     if name == "temporal_transformer":
         block = load(blocks.TemporalTransformer(x.shape[1], heads), weights)
-        return blocks.unfold(block(blocks.fold(x), clips), clips)
+        return to_clips(block(to_frames(x), clips), clips)
     if name == "init_attn":
         said = config["init_attn"]
         sizes = said["in_channels"], said["heads"], said["heads"] * said["d_head"]
         block = load(blocks.TemporalTransformer(*sizes, linear=False), weights)
-        return blocks.unfold(block(blocks.fold(x), clips), clips)
+        return to_clips(block(to_frames(x), clips), clips)
     kind = {"downsample": blocks.Downsample, "upsample": blocks.Upsample}[name]
     return load(kind(x.shape[1]), weights)(x)
 

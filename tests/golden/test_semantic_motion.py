@@ -8,13 +8,12 @@ import re
 
 import pytest
 import torch
-from harness.golden import Golden, files
+from harness.golden import Golden, files, to_clips, to_frames
 from harness.motion import GoldenUNet, noise, procedural
 from safetensors.torch import save_file
 from storyreel.core.networks.animatediff.config import read_config
 from storyreel.core.networks.animatediff.module import MotionModule, sinusoids
 from storyreel.core.networks.attend import attend_plain
-from storyreel.core.networks.blocks import fold, unfold
 from storyreel.core.networks.dynamicrafter.resampler import Resampler
 from storyreel.core.networks.ip_adapter.layers import ImageLayer
 from storyreel.core.networks.ip_adapter.projection import EmbeddingProjection, build_projection, read_projection
@@ -48,7 +47,7 @@ def test_motion_module(path):
     tables = {key: t for key, t in module.state_dict().items() if key.endswith("pos_encoder.pe")}
     assert tables and all(torch.equal(table, golden["pe"]) for table in tables.values())
     module.load_state_dict(weights | tables)
-    close(unfold(module(fold(x), len(x)), len(x)), golden["output"])
+    close(to_clips(module(to_frames(x), len(x)), len(x)), golden["output"])
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "mm_*.safetensors"))
@@ -161,7 +160,7 @@ def predict(model, golden: Golden) -> torch.Tensor:
     text = golden["text"].repeat_interleave(frames, 0)
     times = golden["timestep"].float().expand(clips * frames)
     unet = model.model.diffusion_model
-    return unfold(unet(fold(golden["sample"]), times, text, transformer_options=options), clips)
+    return to_clips(unet(to_frames(golden["sample"]), times, text, transformer_options=options), clips)
 
 
 def following(model, golden: Golden, module, adapter):

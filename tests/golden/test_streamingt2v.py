@@ -111,7 +111,7 @@ def whole(request):
     model = streaming_model(golden.manifest(), golden.said("seed"))
     frames = golden["in.frames"].unflatten(0, (-1, golden.said("n_cond")))
     with torch.no_grad():
-        seen = model.see(frames)
+        seen = model.encode_frames(frames)
     return golden, model, (golden["in.text"], golden["in.image_tokens"], seen)
 
 

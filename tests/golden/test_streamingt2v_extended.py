@@ -20,7 +20,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
     golden = Golden(parameter.values[0])
     from storyreel.core.video.files import to_images
     from storyreel.host.extend import extend
-    from storyreel.host.extend.extender import Extender, Told
+    from storyreel.host.extend.extender import ChunkInputs, Extender
     from storyreel.host.video import file
 
     length, memory = golden.said("F"), golden.said("n_cond")
@@ -30,7 +30,7 @@ def test_a_published_chain(name, stopped, host, tmp_path):
     seen = []
 
     class Toy(Extender):
-        def make(self, number, before, anchor, callback=None):
+        def generate(self, number, before, anchor, callback=None):
             before, anchor = (part * (1 - lowest) + lowest for part in (before, anchor))
             seen.append((before.movedim(-1, 1), anchor.movedim(-1, 1)))
             places = torch.arange(length)
@@ -38,13 +38,13 @@ def test_a_published_chain(name, stopped, host, tmp_path):
             made = (0.8 * before[3 * places % memory] + 0.15 * anchor + drift).clamp(lowest, 1)
             return (made - lowest) / (1 - lowest)
 
-    toy = Toy(Told(model=None, vae=None, sampler=None, sigmas=None, seed=0, length=length, overlap=memory))
+    toy = Toy(ChunkInputs(model=None, vae=None, sampler=None, sigmas=None, seed=0, chunk_length=length, overlap=memory))
     first = (golden["in.first_chunk"].movedim(1, -1) - lowest) / (1 - lowest)
     start = extend.read_start(file.open_video(first, 8.0), toy.overlap, anchor)
     names, new = [f"{number:012}" for number in range(chunks)], []
     for there in range(1, chunks + 1) if stopped else [chunks]:
         store = extend.Store(tmp_path, names[:there])
-        new += extend.make_chunks(toy, start, store, color_match=0.0)
+        new += extend.generate_chunks(toy, start, store, color_match=0.0)
 
     expected = golden["out.video"] if name == "ms" else golden["out.video_0_255"] / 255
     found = torch.cat([first, *new]).movedim(-1, 1)

@@ -7,11 +7,11 @@ import torch
 from harness.golden import Golden, difference, files, procedural
 from harness.streaming import Refiner, Toy, load, shapes, streaming_model
 from storyreel.core.diffusion import blending, ddim, prediction, refinement, schedule
+from storyreel.core.diffusion.autoregression import extend_by_chunks
 from storyreel.core.metrics import reductions
 from storyreel.core.metrics.metric import evaluate
 from storyreel.core.metrics.motion import Motion
 from storyreel.core.networks.streaming.appearance import TokenExpander
-from storyreel.core.video.chunks import extend
 from storyreel.core.video.images import clip_pixels
 
 SYSTEM = "streamingt2v"
@@ -126,7 +126,7 @@ def test_a_whole_chunk(path):
     assert all(difference(found, golden[f"out.tokens_{name}"]) <= 1e-5 for name, found in tokens.items())
 
     text = torch.cat([golden["in.negative_prompt_embeds"], golden["in.prompt_embeds"]])
-    seen = model.see(golden["in.frames"].expand(2, -1, -1, -1, -1))
+    seen = model.encode_frames(golden["in.frames"].expand(2, -1, -1, -1, -1))
     scheduler = golden.said("scheduler")
     count = scheduler["num_train_timesteps"]
     times = schedule.timesteps("leading", golden.said("steps"), count)
@@ -160,7 +160,7 @@ def test_the_chain_of_chunks(path):
         return (0.8 * before[3 * places % memory] + 0.15 * anchor + drift).clamp(0, 1)
 
     chunks = range(1, golden.said("n_autoregressive_generations"))  # the first is one of them
-    video = torch.cat([first, *extend(first, first[:1], memory, chunks, make)])
+    video = torch.cat([first, *extend_by_chunks(first, first[:1], memory, chunks, make)])
     assert difference(video, golden["out.video"]) <= 1e-5
     assert difference(torch.stack([before for before, _ in seen]), golden["log.cam_frames"]) <= 1e-5
     assert difference(torch.stack([anchor for _, anchor in seen]), golden["log.anchor"]) <= 1e-5
@@ -180,7 +180,7 @@ def test_the_chain_of_streamingsvd(path):
         return (0.8 * before[3 * places % memory] + 0.15 * anchor + drift).clamp(-1, 1)
 
     chunks = range(golden.said("n_autoregressive_generations"))
-    video = torch.cat([first, *extend(first, first[number : number + 1], memory, chunks, make)])
+    video = torch.cat([first, *extend_by_chunks(first, first[number : number + 1], memory, chunks, make)])
     assert difference((video + 1) * 127.5, golden["out.video_0_255"]) <= 1e-3
     assert difference(torch.stack([before for before, _ in seen]), golden["log.ctrl_frames"]) <= 1e-5
     assert difference(torch.stack([anchor for _, anchor in seen]), golden["log.svd_input_frame"]) <= 1e-5

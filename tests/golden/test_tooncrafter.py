@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from harness.golden import Golden, error, files, part, procedural
-from storyreel.core.networks.blocks import fold, unfold
+from harness.golden import Golden, error, files, part, procedural, to_clips, to_frames
 from storyreel.core.networks.dynamicrafter import tooncrafter
 from storyreel.core.networks.dynamicrafter.config import read_decoder_sizes
 
@@ -137,4 +136,4 @@ def test_the_last_convolution_looks_along_time(path):
     x, clips = golden["conv_out.x"], len(golden["fusion.context"])
     conv = tooncrafter.DualReferenceDecoder(x.shape[1], (1, 1), 1).conv_out
     conv.load_state_dict(golden.weights("conv_out.w."))
-    assert error(fold(conv.time_mix_conv(unfold(conv(x), clips))), golden["conv_out.out"]) <= TOLERANCE
+    assert error(to_frames(conv.time_mix_conv(to_clips(conv(x), clips))), golden["conv_out.out"]) <= TOLERANCE

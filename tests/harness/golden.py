@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from safetensors.torch import safe_open
 
 DATA = Path(__file__).resolve().parents[1] / "golden" / "data"
@@ -41,6 +42,16 @@ def files(system: str, pattern: str) -> list:
     if "GOLDEN_DIR" not in os.environ and (system, pattern) in LEFT_OUT:
         return [pytest.param(pattern, id=pattern, marks=pytest.mark.skip("only with the whole data, see GOLDEN_DIR"))]
     return [pytest.param(path, id=path.stem) for path in found] or [pytest.param(pattern, id=f"no {pattern}")]
+
+
+def to_clips(x: torch.Tensor, clips: int) -> torch.Tensor:
+    """[(B T), C, H, W] -> [B, C, T, H, W]."""
+    return rearrange(x, "(b t) c h w -> b c t h w", b=clips)
+
+
+def to_frames(x: torch.Tensor) -> torch.Tensor:
+    """[B, C, T, H, W] -> [(B T), C, H, W]."""
+    return rearrange(x, "b c t h w -> (b t) c h w")
 
 
 class Golden:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from storyreel.core.motion.trajectory import Trajectory, timing
 from storyreel.core.video import files
-from storyreel.core.video.chunks import extend
+from storyreel.core.diffusion.autoregression import extend_by_chunks
 from storyreel.core.video.clips import join, pairs
 from storyreel.core.video.sound import Sound
 
@@ -159,7 +159,7 @@ def test_subtitles_of_a_video_with_odd_sides(host):
         "clip 2 holds no frames": lambda: join([torch.zeros(2, 4, 4, 3), torch.zeros(0, 4, 4, 3)]),
         "0 images make no transition": lambda: pairs(torch.zeros(0, 4, 4, 3)),
         "there are no frames": lambda: files.to_images([]),
-        "overlap is 0; at least 1": lambda: list(extend(torch.zeros(2, 1), None, 0, range(1), None)),
+        "overlap is 0": lambda: list(extend_by_chunks(torch.zeros(2, 1), None, 0, range(1), None)),
         "The motion has no frames": lambda: Trajectory(torch.zeros(0, 4, 8), "ip-plus"),
         "The shot has 0 frames": lambda: timing([0], 0),
     }.items(),

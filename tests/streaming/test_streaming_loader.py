@@ -80,17 +80,17 @@ def same(found, expected) -> bool:
 )
 def test_a_file_is_taken_for_what_it_is(loader, file, name, kind):
     weights = diffusers_unet() if file == "diffusers" else manifest(file)
-    found, why = loader.recognise(name, weights)
+    found, why = loader.detect(name, weights)
     assert found.name == kind and why.startswith("its keys")
     assert ("name" in why) == (kind in ("MS-Vid2Vid", "ModelScope text-to-video"))
 
 
 def test_a_choice_overrides_the_name_and_nothing_else(loader):
     weights = manifest("vid2vid_unet")
-    assert loader.recognise("non_ema_0035000.pth", weights, "text-to-video") == (loader.TEXT_TO_VIDEO, "your choice")
-    assert loader.recognise("renamed.pth", weights, "vid2vid") == (loader.VID2VID, "your choice")
+    assert loader.detect("non_ema_0035000.pth", weights, "text-to-video") == (loader.TEXT_TO_VIDEO, "your choice")
+    assert loader.detect("renamed.pth", weights, "vid2vid") == (loader.VID2VID, "your choice")
     with pytest.raises(ValueError, match="x.ckpt is StreamingT2V by its keys, and vid2vid is chosen; choose auto"):
-        loader.recognise("x.ckpt", manifest("streaming_t2v"), "vid2vid")
+        loader.detect("x.ckpt", manifest("streaming_t2v"), "vid2vid")
 
 
 def test_another_file_is_refused_by_what_it_is(loader, put, tiny_checkpoint):
@@ -99,14 +99,14 @@ def test_another_file_is_refused_by_what_it_is(loader, put, tiny_checkpoint):
     with pytest.raises(ValueError, match=f"sd15.ckpt is a checkpoint of another model; {expected}"):
         loader.load("sd15.ckpt")
     with pytest.raises(ValueError, match="x is a DynamiCrafter checkpoint"):
-        loader.recognise("x", manifest("dynamicrafter_512"))
+        loader.detect("x", manifest("dynamicrafter_512"))
     with pytest.raises(ValueError, match="x is a LoRA"):
-        loader.recognise("x", {"lora_unet_a.lora_down.weight": torch.zeros(1)})
+        loader.detect("x", {"lora_unet_a.lora_down.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="text.safetensors is a file of 1 tensors, a.weight among them"):
         loader.load(put("text.safetensors", {"a.weight": torch.zeros(3)}))
     svd = {key: t for key, t in manifest("streaming_svd").items() if "merger" not in key and "controlnet" not in key}
     with pytest.raises(ValueError, match="x is a checkpoint of another model"):
-        loader.recognise("x", svd)
+        loader.detect("x", svd)
 
 
 def test_a_file_that_is_not_whole_is_refused(loader, put):
@@ -240,7 +240,7 @@ def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
     seen = loaded.clip_vision.encode_image(torch.rand(1, 40, 60, 3))
     assert seen.image_embeds.shape == (1, 1024) and seen.image_embeds.isfinite().all()
     assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)
-    assert loader.tell(loaded).endswith("Licence: its base is ModelScope's, CC-BY-NC 4.0.")
+    assert loader.describe_checkpoint(loaded).endswith("Licence: its base is ModelScope's, CC-BY-NC 4.0.")
 
 
 def test_the_text_encoder_reads_as_published(whole):
@@ -373,7 +373,7 @@ def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     from storyreel.core.networks.streaming.appearance import TokenExpander
     from storyreel.host.common.clip_vision import GREY, anchor_embeds
     from storyreel.host.streaming import modelscope as names
-    from storyreel.host.streaming.conditioning import remember
+    from storyreel.host.streaming.conditioning import set_cam_apm
 
     picture = torch.randint(0, 256, (2, 224, 224, 3), generator=torch.Generator().manual_seed(0)) / 255
     embeds = anchor_embeds(whole.clip_vision, picture)
@@ -383,10 +383,10 @@ def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     assert not torch.equal(embeds, anchor_embeds(whole.clip_vision, torch.full_like(picture, GREY)))
     assert TokenExpander()(embeds).shape == (1, 16, 1024)
     given = [[torch.zeros(1, 77, 1024), {"pooled_output": None}]]
-    told = remember(given, picture, embeds, 0.5, 0.0)
+    told = set_cam_apm(given, picture, embeds, 0.5, 0.0)
     assert told[0][1][names.CAM_FRAMES] is picture and told[0][1][names.CAM_STRENGTH] == 0.5
     assert told[0][1][names.ANCHOR_EMBEDS] is embeds and told[0][1][names.APM_STRENGTH] == 0
-    assert given[0][1] == {"pooled_output": None} == remember(given, None)[0][1]
+    assert given[0][1] == {"pooled_output": None} == set_cam_apm(given, None)[0][1]
 
 
 def test_a_file_may_say_what_shapes_do_not(loader, put, host):
@@ -412,7 +412,7 @@ def test_a_file_may_say_what_shapes_do_not(loader, put, host):
     save_file(load_file(path), path, {"storyreel_streaming": json.dumps(said)})
     found = loader.load(name)
     model = found.model.model
-    assert found.kind.name == "StreamingT2V" and "tries things out" in loader.tell(found)
+    assert found.kind.name == "StreamingT2V" and "tries things out" in loader.describe_checkpoint(found)
     assert model.diffusion_model.config.head_channels == 32
     assert model.diffusion_model.config.init_head_channels == streaming.SIZES.head_channels
     assert isinstance(model.model_sampling, comfy.model_sampling.V_PREDICTION)

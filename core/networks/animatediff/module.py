@@ -6,9 +6,10 @@ Parameter names are the published checkpoints'.
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from ..blocks import GROUPS, TRANSFORMER_EPS, FeedForward, SelfAttention, along_time, fold, in_frames, unfold
+from ..blocks import GROUPS, TRANSFORMER_EPS, FeedForward, SelfAttention
 from ..ops import TORCH, Ops
 from .config import HEADS, MotionConfig
 
@@ -71,11 +72,11 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, clips: int) -> Tensor:
         """[(B T), C, H, W] -> the same."""
-        clip = unfold(self.norm(x), clips)
-        h = self.proj_in(along_time(clip))
+        h = self.proj_in(rearrange(self.norm(x), "(b t) c h w -> (b h w) t c", b=clips))
         for block in self.transformer_blocks:
             h = block(h)
-        return x + in_frames(self.proj_out(h), clip)
+        h = rearrange(self.proj_out(h), "(b h w) t c -> (b t) c h w", b=clips, h=x.shape[2])
+        return x + h
 
 
 class MotionModule(nn.Module):
@@ -131,4 +132,5 @@ class ClipNorm(nn.Module):
 
     def forward(self, x: Tensor, clips: int) -> Tensor:
         """[(B T), C, H, W] -> the same."""
-        return fold(self.norm(unfold(x, clips)))
+        clip = self.norm(rearrange(x, "(b t) c h w -> b c t h w", b=clips))
+        return rearrange(clip, "b c t h w -> (b t) c h w")

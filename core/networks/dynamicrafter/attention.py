@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..blocks import attend_together
+from ..blocks import attend_shared
 from ..ops import TORCH, Ops
 
 
@@ -31,13 +31,13 @@ class TextImageAttention(nn.Module):
         self.alpha = ops.zeros() if learned_gate else None
 
     def forward(self, x: Tensor, text: Tensor, image: Tensor, image_strength: float = 1.0) -> Tensor:
-        """x [(B T), N, C]; text and image [B or (B T), tokens, D], a row for each clip or for each frame."""
+        """x [(B T), N, C]; text and image [B or (B T), tokens, D], one row a clip or one row a frame."""
         q = self.to_q(x)
-        out = attend_together(self.attend, q, self.to_k(text), self.to_v(text), self.heads)
+        out = attend_shared(self.attend, q, self.to_k(text), self.to_v(text), self.heads)
         if image_strength:
             gate = image_strength
             if self.alpha is not None:
                 gate = gate * (1 + torch.tanh(self.alpha.to(q)))
-            seen = attend_together(self.attend, q, self.to_k_ip(image), self.to_v_ip(image), self.heads)
-            out = out + gate * seen
+            image_out = attend_shared(self.attend, q, self.to_k_ip(image), self.to_v_ip(image), self.heads)
+            out = out + gate * image_out
         return self.to_out(out)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from ...weights.refusal import Unreadable, check_bounds, sides
-from ..unet import MOST_BLOCKS, MOST_LEVELS, WIDEST, Shapes, UNetSizes, read_sizes
+from ..unet import MAX_BLOCKS, MAX_CHANNELS, MAX_LEVELS, Shapes, UNetSizes, read_sizes
 
-MOST_LAYERS = 64  # of an image projection
+MAX_LAYERS = 64  # of an image projection
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_resampler_config(shapes: Shapes, dim_head: int = 64) -> ResamplerConfig
     _, queries, dim = sides(shapes, "latents", 3)
     depth = len({name.split(".")[1] for name in shapes if name.startswith("layers.")})
     inner = sides(shapes, "layers.0.0.to_q.weight", 2)[0]
-    check_bounds(layers_of_its_image_projection=(depth, 1, MOST_LAYERS))
+    check_bounds(layers_of_its_image_projection=(depth, 1, MAX_LAYERS))
     if dim_head < 1 or inner % dim_head:
         raise Unreadable(
             f"has an image projection with attention {inner:,} wide and heads {dim_head:,} wide; a width of "
@@ -85,9 +85,9 @@ def read_decoder_sizes(shapes: Shapes) -> dict:
     """Sizes of a ToonCrafter decoder, as it takes them, from the shapes of its weights."""
     levels = range(len({key.split(".")[1] for key in shapes if key.startswith("up.")}))
     blocks = len({key.split(".")[3] for key in shapes if key.startswith("up.0.block.")})
-    check_bounds(levels_of_its_decoder=(len(levels), 1, MOST_LEVELS), blocks_of_a_level=(blocks, 1, MOST_BLOCKS))
+    check_bounds(levels_of_its_decoder=(len(levels), 1, MAX_LEVELS), blocks_of_a_level=(blocks, 1, MAX_BLOCKS))
     widths = [sides(shapes, f"up.{level}.block.0.conv1.weight", 4)[0] for level in levels]
-    check_bounds(channels_of_its_decoder=(max(widths), 1, WIDEST))
+    check_bounds(channels_of_its_decoder=(max(widths), 1, MAX_CHANNELS))
     return dict(
         channels=widths[0],
         channel_mult=[width // widths[0] for width in widths],

@@ -4,6 +4,7 @@ It is the Perceiver resampler of IP-Adapter, with learned queries for each frame
 """
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
 from ..ops import TORCH, Ops
@@ -56,7 +57,7 @@ class Resampler(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.proj_in(tokens)
-        latents = self.latents.to(x).expand(len(x), -1, -1)
+        latents = repeat(self.latents.to(x), "1 n d -> b n d", b=len(x))
         for attention, forward in self.layers:
             latents = latents + attention(x, latents)
             latents = latents + forward(latents)

@@ -1,21 +1,22 @@
-"""ToonCrafter's decoder, arXiv 2405.17933 section 3.3: a picture decoder that sees the whole clip and both end frames.
+"""ToonCrafter's decoder, arXiv 2405.17933 section 3.3: an image decoder that reads the whole clip and both end images.
 
-Stable Diffusion's decoder with a temporal layer in every residual block, and features of the two given pictures, from
-the same checkpoint's encoder, mixed in behind every level.
+Stable Diffusion's decoder with a temporal layer in every residual block. After every level, features of the two end
+images from the same checkpoint's encoder are mixed in.
 """
 
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..blocks import GROUPS, Upsample, attend_together, fold, temporal_stage, unfold
+from ..blocks import GROUPS, Upsample, attend_shared, temporal_stage
 from ..ops import TORCH, Ops
 
 EPS = 1e-6  # of the spatial group norms
 FUSION_HEADS, FUSION_WIDTH = 8, 512  # whatever the level's width
-FUSED_LEVELS = 2  # so many of the coarsest levels attend to the pictures, the others add them to the ends
+FUSED_LEVELS = 2  # the coarsest levels attend to the images, the others add them to the first and last frame
 
 
 class TimeStack(nn.Module):
@@ -31,7 +32,7 @@ class TimeStack(nn.Module):
 
 
 class VideoResBlock(nn.Module):
-    """A residual block of each frame, blended with its temporal layer by a learned share."""
+    """A residual block of each frame, blended with its temporal layer by a learned factor."""
 
     def __init__(self, channels: int, out_channels: int, ops: Ops = TORCH):
         super().__init__()
@@ -45,17 +46,18 @@ class VideoResBlock(nn.Module):
         self.mix_factor = ops.zeros(1)
 
     def forward(self, x: Tensor, clips: int | None) -> Tensor:
-        """[(B T), C, H, W] -> [(B T), out_channels, H, W]. clips: B, or None to leave the temporal layer out."""
+        """[(B T), C, H, W] -> [(B T), out_channels, H, W]. clips: B, or None to skip the temporal layer."""
         h = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
         h = self.nin_shortcut(x) + h
         if clips is None:
             return h
         temporal = torch.sigmoid(self.mix_factor.to(h))
-        return temporal * fold(self.time_stack(unfold(h, clips))) + (1 - temporal) * h
+        clip = self.time_stack(rearrange(h, "(b t) c h w -> b c t h w", b=clips))
+        return temporal * rearrange(clip, "b c t h w -> (b t) c h w") + (1 - temporal) * h
 
 
 class FrameAttention(nn.Module):
-    """Every place of a frame attends to all others, with one head."""
+    """Self-attention of each frame, with one head."""
 
     def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
@@ -65,12 +67,13 @@ class FrameAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).mT for layer in (self.q, self.k, self.v))
-        return x + self.proj_out(self.attend(q, k, v, 1).mT.unflatten(2, x.shape[2:]))
+        q, k, v = (rearrange(layer(h), "b c h w -> b (h w) c") for layer in (self.q, self.k, self.v))
+        out = rearrange(self.attend(q, k, v, 1), "b (h w) c -> b c h w", h=x.shape[2])
+        return x + self.proj_out(out)
 
 
 class Fusion(nn.Module):
-    """All frames attend to the two pictures."""
+    """All frames attend to the two end images."""
 
     def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
@@ -79,32 +82,33 @@ class Fusion(nn.Module):
         self.to_q, self.to_k, self.to_v = (ops.Linear(channels, FUSION_WIDTH, bias=False) for _ in range(3))
         self.to_out = nn.Sequential(ops.Linear(FUSION_WIDTH, channels))
 
-    def forward(self, x: Tensor, pictures: Tensor) -> Tensor:
-        """x [(B T), C, H, W], pictures [B, C, 2, H, W] -> as x."""
-        q = self.to_q(self.norm(x).flatten(2).mT)
-        seen = pictures.flatten(2).mT  # both pictures' places, one after the other
-        out = attend_together(self.attend, q, self.to_k(seen), self.to_v(seen), FUSION_HEADS)
-        return x + self.to_out(out).mT.unflatten(2, x.shape[2:])
+    def forward(self, x: Tensor, images: Tensor) -> Tensor:
+        """x [(B T), C, H, W], images [B, C, 2, H, W] -> as x."""
+        q = self.to_q(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        context = rearrange(images, "b c t h w -> b (t h w) c")
+        out = attend_shared(self.attend, q, self.to_k(context), self.to_v(context), FUSION_HEADS)
+        return x + rearrange(self.to_out(out), "b (h w) c -> b c h w", h=x.shape[2])
 
 
 class Combiner(nn.Module):
-    """The first frame gets features of the first picture, the last frame those of the last."""
+    """Adds features of the first image to the first frame, and those of the last image to the last frame."""
 
     def __init__(self, channels: int, ops: Ops = TORCH):
         super().__init__()
         self.conv = ops.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, pictures: Tensor) -> Tensor:
-        """x [(B T), C, H, W], pictures [B, C, 2, H, W] -> as x."""
-        first, last = self.conv(fold(pictures)).unflatten(0, (-1, 2)).unbind(1)
-        clip = x.unflatten(0, (len(pictures), -1)).clone()
+    def forward(self, x: Tensor, images: Tensor) -> Tensor:
+        """x [(B T), C, H, W], images [B, C, 2, H, W] -> as x."""
+        features = self.conv(rearrange(images, "b c t h w -> (b t) c h w"))
+        first, last = rearrange(features, "(b t) c h w -> t b c h w", t=2)
+        clip = rearrange(x, "(b t) c h w -> b t c h w", b=len(images)).clone()
         clip[:, 0] += first
         clip[:, -1] += last
-        return clip.flatten(0, 1)
+        return rearrange(clip, "b t c h w -> (b t) c h w")
 
 
 class DualReferenceDecoder(nn.Module):
-    """Latents of a clip and features of its two end pictures -> frames.
+    """Latents of a clip and features of its two end images -> frames.
 
     channels, channel_mult, num_res_blocks, z_channels: of the autoencoder, as published by default.
     """
@@ -149,8 +153,8 @@ class DualReferenceDecoder(nn.Module):
         """Frames, about -1 to 1.
 
         z: [(B T), z_channels, h, w], divided by the latents' scale.
-        references: of each level the encoder's features of first and last picture, [B, C, 2, H, W], from fine to
-            coarse, and last those of its first convolution. None: every frame by itself, as a plain decoder gives it.
+        references: the encoder's features of the first and last image at each level, [B, C, 2, H, W], from fine to
+            coarse, and last those of its first convolution. None: each frame alone, as by a plain decoder.
         """
         clips = None if references is None else len(references[0])
         h = self.mid.block_1(self.conv_in(z), clips)
@@ -166,25 +170,26 @@ class DualReferenceDecoder(nn.Module):
         if references is None:
             return self.conv_out(h)
         h = self.conv_out(self.attn_refinement[-1](h, references[-1]))
-        return fold(self.conv_out.time_mix_conv(unfold(h, clips)))
+        clip = self.conv_out.time_mix_conv(rearrange(h, "(b t) c h w -> b c t h w", b=clips))
+        return rearrange(clip, "b c t h w -> (b t) c h w")
 
 
-def encoder_features(encoder: nn.Module, pictures: Tensor) -> list[Tensor]:
-    """What the decoder wants to know of the two pictures of each clip.
+def encoder_features(encoder: nn.Module, images: Tensor) -> list[Tensor]:
+    """The decoder's `references`: features of the two end images of each clip.
 
-    encoder: of Stable Diffusion's autoencoder, with `conv_in` and levels `down`. pictures: [B, 3, 2, H, W], -1 to 1.
-    Returns the features behind the last residual block of each level, then those of the first convolution, each
+    encoder: of Stable Diffusion's autoencoder, with `conv_in` and levels `down`. images: [B, 3, 2, H, W], -1 to 1.
+    Returns the features after the last residual block of each level, then those of the first convolution, each
     [B, C, 2, H, W].
     """
-    clips = len(pictures)
-    first = h = encoder.conv_in(fold(pictures))
+    clips = len(images)
+    first = h = encoder.conv_in(rearrange(images, "b c t h w -> (b t) c h w"))
     features = []
     for level in encoder.down:
         for number, block in enumerate(level.block):
             h = block(h, None)
             if len(level.attn):
                 h = level.attn[number](h)
-        features.append(unfold(h, clips))
+        features.append(rearrange(h, "(b t) c h w -> b c t h w", b=clips))
         if hasattr(level, "downsample"):
             h = level.downsample(h)
-    return [*features, unfold(first, clips)]
+    return [*features, rearrange(first, "(b t) c h w -> b c t h w", b=clips)]

@@ -1,8 +1,9 @@
-"""DynamiCrafter's video UNet: Stable Diffusion 2's, with a temporal layer behind every spatial one."""
+"""DynamiCrafter's video UNet: Stable Diffusion 2's, with a temporal layer after every spatial one."""
 
 from functools import partial
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..blocks import (
@@ -12,41 +13,38 @@ from ..blocks import (
     TemporalTransformer,
     Upsample,
     embedding,
-    fold,
     timestep_embedding,
-    unfold,
 )
 from ..ops import TORCH, Ops
-from ..unet import INIT_HEADS, Layers, input_side, output_side, run
+from ..unet import INIT_HEADS, LayerFactory, build_input_blocks, build_output_blocks, run_block
 from .attention import TextImageAttention
 from .config import UNetConfig
 
 
 class UNet(nn.Module):
-    """Denoises a clip of latents, told by text, by image tokens and by latents beside its own.
-
-    config: sizes.
-    """
+    """Denoises a clip of latents, conditioned on text, on image tokens and on concatenated latents of the image."""
 
     def __init__(self, config: UNetConfig, ops: Ops = TORCH):
         super().__init__()
         self.config = config
-        looks = partial(TextImageAttention, learned_gate=config.learned_gate)
-        layers = Layers(config, looks, ops)
+        cross_attention = partial(TextImageAttention, learned_gate=config.learned_gate)
+        layers = LayerFactory(config, cross_attention, ops)
         width = config.model_channels
         self.time_embed = embedding(width, 4 * width, ops)
         self.fps_embedding = embedding(width, 4 * width, ops)
-        behind = TemporalTransformer(width, INIT_HEADS, config.init_width, False, ops)
-        self.init_attn = nn.ModuleList([behind])
+        init_attn = TemporalTransformer(width, INIT_HEADS, config.init_width, linear=False, ops=ops)
+        self.init_attn = nn.ModuleList([init_attn])
         first = ops.Conv2d(config.in_channels, width, 3, padding=1)
-        self.input_blocks, left = input_side(
+        self.input_blocks, skips = build_input_blocks(
             config,
             nn.ModuleList([first]),
             layers.stage,
             lambda channels: nn.ModuleList([Downsample(channels, ops=ops)]),
         )
-        self.middle_block = nn.ModuleList(layers.middle(left[-1]))
-        self.output_blocks = output_side(config, left, layers.stage, lambda channels: Upsample(channels, ops=ops))
+        self.middle_block = nn.ModuleList(layers.middle(skips[-1]))
+        self.output_blocks = build_output_blocks(
+            config, skips, layers.stage, lambda channels: Upsample(channels, ops=ops)
+        )
         self.out = nn.Sequential(
             ops.GroupNorm(GROUPS, config.widths[0], eps=CONV_EPS),
             nn.SiLU(),
@@ -58,10 +56,10 @@ class UNet(nn.Module):
     ) -> Tensor:
         """What the model predicts of a clip.
 
-        x: [B, in_channels, T, H, W], noisy latents and then those of the picture.
+        x: [B, in_channels, T, H, W], noisy latents concatenated with those of the image.
         timesteps: [B]. context: [B, 77 + tokens, D], text and then image tokens: 16 for each of T frames, in their
-            order, or else any number that all frames read. fs: [B] frame stride or frames a second, as trained.
-        image_strength: of the image tokens in the outer and in the middle layers; 1 as published, 0 without.
+            order, or any other number, which all frames share. fs: [B] frame stride or frames a second, as trained.
+        image_strength: of the image tokens in the outer and in the middle layers; 1 as published, 0 for none.
 
         Returns [B, out_channels, T, H, W].
         """
@@ -73,21 +71,21 @@ class UNet(nn.Module):
         emb = emb + self.fps_embedding(timestep_embedding(fs, config.model_channels).to(x.dtype))
         text, image = context[:, : config.text_tokens], context[:, config.text_tokens :]
         if image.shape[1] == config.image_tokens * frames:
-            image = image.reshape(clips * frames, config.image_tokens, -1)
+            image = rearrange(image, "b (t l) d -> (b t) l d", t=frames)
 
-        h, left = fold(x), []
+        h, skips = rearrange(x, "b c t h w -> (b t) c h w"), []
         for number, block in enumerate(self.input_blocks):
-            h = run(block, h, emb, clips, text, image, image_strength[self._is_middle(h, x)])
+            h = run_block(block, h, emb, clips, text, image, image_strength[self._is_middle(h, x)])
             if number == 0:
-                h = run(self.init_attn, h, emb, clips)
-            left.append(h)
-        h = run(self.middle_block, h, emb, clips, text, image, image_strength[1])
+                h = run_block(self.init_attn, h, emb, clips)
+            skips.append(h)
+        h = run_block(self.middle_block, h, emb, clips, text, image, image_strength[1])
         for block in self.output_blocks:
             strength = image_strength[self._is_middle(h, x)]
-            h = run(block, torch.cat([h, left.pop()], dim=1), emb, clips, text, image, strength)
-        return unfold(self.out(h), clips)
+            h = run_block(block, torch.cat([h, skips.pop()], dim=1), emb, clips, text, image, strength)
+        return rearrange(self.out(h), "(b t) c h w -> b c t h w", b=clips)
 
     @staticmethod
     def _is_middle(h: Tensor, x: Tensor) -> bool:
-        """Whether a block stands among the middle layers: at a quarter of the resolution and below."""
+        """Whether a block is one of the middle layers: at a quarter of the resolution and below."""
         return h.shape[-1] * 4 <= x.shape[-1]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from ...weights.refusal import Misfit, check_bounds, shape_shown, sides
-from ..blocks import attend_together
+from ..blocks import attend_shared
 from ..ops import TORCH, Ops
 
 Shapes = Mapping[str, Sequence[int]]
@@ -29,7 +29,7 @@ class ImageLayer(nn.Module):
 
     def forward(self, q: Tensor, tokens: Tensor, heads: int) -> Tensor:
         """q [R, N, width]; tokens [S, M, token_width], a row for every R / S rows of q -> what is added, like q."""
-        return attend_together(self.attend, q, self.to_k_ip(tokens), self.to_v_ip(tokens), heads)
+        return attend_shared(self.attend, q, self.to_k_ip(tokens), self.to_v_ip(tokens), heads)
 
 
 class ImageLayers(nn.ModuleDict):

@@ -1,11 +1,12 @@
-"""ModelScope's video UNet, arXiv 2308.06571 section 3: Stable Diffusion 2's, with temporal layers behind the spatial.
+"""ModelScope's video UNet, arXiv 2308.06571 section 3: Stable Diffusion 2's, with temporal layers after the spatial.
 
-MS-Vid2Vid is the same network with other zeros around its pictures on the way down.
+MS-Vid2Vid is the same network with other zero padding in its downsampling layers.
 """
 
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..blocks import (
@@ -16,67 +17,63 @@ from ..blocks import (
     TemporalTransformer,
     Upsample,
     embedding,
-    fold,
     timestep_embedding,
-    unfold,
 )
 from ..ops import TORCH, Ops
-from ..unet import INIT_HEADS, Layers, input_side, output_side, run
+from ..unet import INIT_HEADS, LayerFactory, build_input_blocks, build_output_blocks, run_block
 from .config import UNetConfig
 
 
-class Encoder(nn.Module):
-    """The way down and the middle. A clip is [B, C, T, H, W] outside and [(B T), C, H, W] inside.
+class UNetEncoder(nn.Module):
+    """The input blocks and the middle block.
 
-    `told` is what the cross-attentions are called with: here the text alone, [B, tokens, D].
+    cross_attention: class of the spatial cross-attentions, see `LayerFactory`. context: their inputs, here the text
+    alone, [B, tokens, D].
     """
 
-    def __init__(self, config: UNetConfig, looks=CrossAttention, ops: Ops = TORCH):
+    def __init__(self, config: UNetConfig, cross_attention=CrossAttention, ops: Ops = TORCH):
         super().__init__()
         self.config = config
-        self.layers = Layers(config, looks, ops)
+        self.layers = LayerFactory(config, cross_attention, ops)
         width = config.model_channels
         self.time_embed = embedding(width, 4 * width, ops)
         first = ops.Conv2d(config.in_channels, width, 3, padding=1)
-        behind = TemporalTransformer(width, INIT_HEADS, config.init_width, ops=ops)
-        self.input_blocks, self.left = input_side(
+        transformer_in = TemporalTransformer(width, INIT_HEADS, config.init_width, ops=ops)
+        self.input_blocks, self.skips = build_input_blocks(
             config,
-            nn.ModuleList([first, behind]),
+            nn.ModuleList([first, transformer_in]),
             self.layers.stage,
             lambda channels: Downsample(channels, config.extra_rows, ops),
         )
-        self.middle_block = nn.ModuleList(self.layers.middle(self.left[-1]))
+        self.middle_block = nn.ModuleList(self.layers.middle(self.skips[-1]))
 
     def embed(self, timesteps: Tensor, like: Tensor) -> Tensor:
         return self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(like.dtype))
 
-    def descend(self, x: Tensor, emb: Tensor, *told, added: Tensor | None = None) -> list[Tensor]:
-        """What every input block leaves. added: to the result of the first."""
+    def encode(self, x: Tensor, emb: Tensor, *context, added: Tensor | None = None) -> list[Tensor]:
+        """The skip connection of every input block, [(B T), C, H, W]. added: to the result of the first block."""
         clips, _, frames = x.shape[:3]
         conv, temporal = self.input_blocks[0]
-        h = conv(fold(x))
+        h = conv(rearrange(x, "b c t h w -> (b t) c h w"))
         if frames > 1:
             h = temporal(h, clips)
         if added is not None:
             h = h + added
-        left = [h]
+        skips = [h]
         for block in self.input_blocks[1:]:
-            h = block(h) if isinstance(block, Downsample) else run(block, h, emb, clips, *told)
-            left.append(h)
-        return left
+            h = block(h) if isinstance(block, Downsample) else run_block(block, h, emb, clips, *context)
+            skips.append(h)
+        return skips
 
 
-class UNet(Encoder):
-    """Denoises a clip of latents, told by text.
+class UNet(UNetEncoder):
+    """Denoises a clip of latents, conditioned on text."""
 
-    config: sizes. looks: see `Layers`.
-    """
-
-    def __init__(self, config: UNetConfig, looks=CrossAttention, ops: Ops = TORCH):
-        super().__init__(config, looks, ops)
-        self.output_blocks = output_side(
+    def __init__(self, config: UNetConfig, cross_attention=CrossAttention, ops: Ops = TORCH):
+        super().__init__(config, cross_attention, ops)
+        self.output_blocks = build_output_blocks(
             config,
-            self.left,
+            self.skips,
             self.layers.stage,
             lambda channels: Upsample(channels, config.extra_rows, ops),
         )
@@ -87,24 +84,24 @@ class UNet(Encoder):
         )
 
     def forward(
-        self, x: Tensor, timesteps: Tensor, *told, merge: Callable[[int, Tensor, int], Tensor] | None = None
+        self, x: Tensor, timesteps: Tensor, *context, merge: Callable[[int, Tensor, int], Tensor] | None = None
     ) -> Tensor:
         """What the model predicts of a clip: noise, or velocity in MS-Vid2Vid.
 
-        x: [B, in_channels, T, H, W]. timesteps: [B]. told: the text, [B, tokens, D].
-        merge(number, h, clips): what takes the place of what input block `number` left, and, with the number after the
-            last, of the middle's result. The way down goes on without it.
+        x: [B, in_channels, T, H, W]. timesteps: [B]. context: the text, [B, tokens, D].
+        merge(number, h, clips): what replaces the skip connection of input block `number`, and, with the number after
+            the last, the middle block's result. The input blocks themselves run without it.
 
         Returns [B, out_channels, T, H, W].
         """
         clips = len(x)
         emb = self.embed(timesteps, x)
-        left = self.descend(x, emb, *told)
-        h = run(self.middle_block, left[-1], emb, clips, *told)
+        skips = self.encode(x, emb, *context)
+        h = run_block(self.middle_block, skips[-1], emb, clips, *context)
         if merge is not None:
-            left = [merge(number, features, clips) for number, features in enumerate(left)]
-            h = merge(len(left), h, clips)
+            skips = [merge(number, skip, clips) for number, skip in enumerate(skips)]
+            h = merge(len(skips), h, clips)
         for block in self.output_blocks:
-            h = torch.cat([h, left.pop()], dim=1)
-            h = run(block, h, emb, clips, *told, size=left[-1].shape[2:] if left else None)
-        return unfold(self.out(h), clips)
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = run_block(block, h, emb, clips, *context, size=skips[-1].shape[2:] if skips else None)
+        return rearrange(self.out(h), "(b t) c h w -> b c t h w", b=clips)

@@ -1,6 +1,7 @@
 """APM, the appearance preservation module (section 4.2): an anchor frame's image tokens, mixed into the text."""
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,13 +20,13 @@ class TokenExpander(nn.Module):
     def forward(self, embeds: Tensor) -> Tensor:
         if embeds.ndim == 3:
             embeds = embeds.mean(1)
-        return self.context_embedding(embeds).unflatten(1, (self.count, -1))
+        return rearrange(self.context_embedding(embeds), "b (n d) -> b n d", n=self.count)
 
 
 class AppearanceAttention(CrossAttention):
     """Cross-attention to text + SiLU(alpha) LayerNorm(conv([text; image])).
 
-    The convolution's channels are the tokens, and it slides over the features. alpha begins at 0: no image.
+    The convolution's channels are the tokens, and it slides over the features. alpha is initialized to 0: no image.
     """
 
     def __init__(

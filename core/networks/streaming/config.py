@@ -6,7 +6,7 @@ from ...weights.refusal import Misfit, check_bounds, shape_shown, sides
 from ..modelscope.config import UNetConfig, read_unet_config
 from ..unet import Shapes
 
-MOST_WIDTHS = 16
+MAX_WIDTHS = 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def read_frame_encoder(shapes: Shapes, prefix: str = "") -> dict:
     widths = [sides(shapes, f"{prefix}conv_in.weight", 4)[0]]
     while (name := f"{prefix}blocks.{2 * len(widths) - 1}.weight") in shapes:
         widths.append(sides(shapes, name, 4)[0])
-    check_bounds(sizes_of_its_frame_encoder=(len(widths), 1, MOST_WIDTHS))
+    check_bounds(sizes_of_its_frame_encoder=(len(widths), 1, MAX_WIDTHS))
     return dict(
         widths=tuple(widths),
         out_channels=sides(shapes, f"{prefix}conv_out.weight", 4)[0],

@@ -1,8 +1,9 @@
-"""CAM's view of the frames before a chunk: pixels to features of the latents' size (section 4.1, E_cond)."""
+"""CAM's encoder of the frames before a chunk, E_cond of section 4.1: pixels to features at latent resolution."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,8 +13,8 @@ from ..ops import TORCH, Ops
 class FrameEncoder(nn.Module):
     """Frames [N, 3, 8 H, 8 W] from -1 to 1 -> [N, out_channels, H, W].
 
-    normalized: layer norms over the channels of each place, behind the inner convolutions. StreamingSVD has them; the
-    paper mentions them, the weights that were published for ModelScope do not have them.
+    normalized: layer norms over the channels of each position, after the inner convolutions. StreamingSVD has them. The
+    paper mentions them, but the published ModelScope weights do not have them.
     """
 
     def __init__(
@@ -39,5 +40,6 @@ class FrameEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         h = F.silu(self.conv_in(frames))
         for conv, norm in zip(self.blocks, self.norms, strict=True):
-            h = F.silu(norm(conv(h).movedim(1, -1)).movedim(-1, 1))
+            h = norm(rearrange(conv(h), "n c h w -> n h w c"))
+            h = F.silu(rearrange(h, "n h w c -> n c h w"))
         return self.conv_out(h)

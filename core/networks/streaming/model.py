@@ -1,44 +1,45 @@
-"""StreamingT2V's denoiser (figure 3): ModelScope's UNet, told by CAM what came just before and by APM how all began."""
+"""StreamingT2V's denoiser (figure 3): ModelScope's UNet with the frames before (CAM) and an anchor frame (APM)."""
 
 from functools import partial
 
+from einops import rearrange
 from torch import Tensor, nn
 
-from ..modelscope.unet import Encoder, UNet
+from ..modelscope.unet import UNet, UNetEncoder
 from ..ops import TORCH, Ops
-from ..unet import run
+from ..unet import run_block
 from .appearance import AppearanceAttention
 from .config import StreamingConfig
 from .frame_encoder import FrameEncoder
 from .injector import Injector
 
 
-class FeatureExtractor(Encoder):
-    """CAM's feature extractor: a copy of the base's encoder, which is shown the frames before the chunk."""
+class FeatureExtractor(UNetEncoder):
+    """CAM's feature extractor: a copy of the base's encoder that also reads the frames before the chunk."""
 
     def __init__(self, config: StreamingConfig, ops: Ops = TORCH):
         super().__init__(config.unet, ops=ops)
         width = config.unet.model_channels
         self.frame_encoder = FrameEncoder(config.frame_widths, width, ops=ops)
 
-    def forward(self, x: Tensor, timesteps: Tensor, text: Tensor, seen: Tensor) -> list[Tensor]:
-        """What each input block leaves, and the middle's result, each [(B M), C, H, W].
+    def forward(self, x: Tensor, timesteps: Tensor, text: Tensor, frame_features: Tensor) -> list[Tensor]:
+        """Features of each input block and of the middle block, each [(B M), C, H, W].
 
-        x: [B, in_channels, M, H, W], noisy latents of the frames that stand for those before. timesteps: [B].
-        text: [B, tokens, D]. seen: the frames before, by `frame_encoder`, [(B M), model_channels, H, W].
+        x: [B, in_channels, M, H, W], noisy latents of the chunk's first M frames. timesteps: [B].
+        text: [B, tokens, D]. frame_features: of the frames before, from `frame_encoder`, [(B M), model_channels, H, W].
         """
         emb = self.embed(timesteps, x)
-        left = self.descend(x, emb, text, added=seen)
-        return [*left, run(self.middle_block, left[-1], emb, len(x), text)]
+        skips = self.encode(x, emb, text, added=frame_features)
+        return [*skips, run_block(self.middle_block, skips[-1], emb, len(x), text)]
 
 
 class ConditionalUNet(UNet):
-    """The base with APM in its spatial cross-attentions and CAM's injectors on its skips and behind its middle."""
+    """The base with APM in its spatial cross-attentions and CAM's injectors on the skip connections and the middle."""
 
     def __init__(self, config: StreamingConfig, ops: Ops = TORCH):
-        looks = partial(AppearanceAttention, text_tokens=config.text_tokens, image_tokens=config.image_tokens)
-        super().__init__(config.unet, looks, ops)
-        widths = [*self.left, self.left[-1]]
+        attention = partial(AppearanceAttention, text_tokens=config.text_tokens, image_tokens=config.image_tokens)
+        super().__init__(config.unet, attention, ops)
+        widths = [*self.skips, self.skips[-1]]
         self.injectors = nn.ModuleList([Injector(width, ops=ops) for width in widths])
 
     def forward(
@@ -47,19 +48,19 @@ class ConditionalUNet(UNet):
         timesteps: Tensor,
         text: Tensor,
         image: Tensor | None = None,
-        memory: list[Tensor] | None = None,
+        cam_features: list[Tensor] | None = None,
         cam_strength: float = 1.0,
         apm_strength: float = 1.0,
     ) -> Tensor:
-        """The noise of a clip. image: APM's tokens, [B, tokens, D]. memory: of the feature extractor.
+        """The noise of a clip. image: APM's tokens, [B, tokens, D]. cam_features: from the feature extractor.
 
-        Without image or memory, or at strength 0, it is ModelScope's network and nothing else.
+        Without both, or at strength 0, it is ModelScope's network.
         """
 
         def inject(number: int, h: Tensor, clips: int) -> Tensor:
-            return self.injectors[number](h, memory[number], clips, cam_strength)
+            return self.injectors[number](h, cam_features[number], clips, cam_strength)
 
-        return super().forward(x, timesteps, text, image, apm_strength, merge=None if memory is None else inject)
+        return super().forward(x, timesteps, text, image, apm_strength, merge=None if cam_features is None else inject)
 
 
 class StreamingT2V(ConditionalUNet):
@@ -70,9 +71,9 @@ class StreamingT2V(ConditionalUNet):
         self.streaming = config
         self.extractor = FeatureExtractor(config, ops)
 
-    def see(self, frames: Tensor) -> Tensor:
-        """What CAM sees of frames [B, M, 3, 8 H, 8 W], -1 to 1, once a chunk: [(B M), model_channels, H, W]."""
-        return self.extractor.frame_encoder(frames.flatten(0, 1))
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """CAM's features of frames [B, M, 3, 8 H, 8 W], -1 to 1, once a chunk: [(B M), model_channels, H, W]."""
+        return self.extractor.frame_encoder(rearrange(frames, "b m c h w -> (b m) c h w"))
 
     def forward(
         self,
@@ -80,24 +81,24 @@ class StreamingT2V(ConditionalUNet):
         timesteps: Tensor,
         text: Tensor,
         image: Tensor | None = None,
-        seen: Tensor | None = None,
+        frame_features: Tensor | None = None,
         cam_strength: float = 1.0,
         apm_strength: float = 1.0,
     ) -> Tensor:
         """The noise of a chunk, [B, in_channels, T, H, W].
 
-        timesteps: [B]. text: [B, tokens, D]. image: the anchor frame by the token expander, [B, tokens, D]; None: no
-            APM. seen: by `see`, of M frames that the chunk's first M stand for; None: no CAM.
+        timesteps: [B]. text: [B, tokens, D]. image: the anchor frame's tokens from the token expander, [B, tokens, D];
+            None: no APM. frame_features: from `encode_frames`, of M frames before the chunk; None: no CAM.
 
-        Raises ValueError for a number of tokens that APM was not made for.
+        Raises ValueError for a number of tokens that APM was not trained with.
         """
         if image is not None and apm_strength:
             self._check(text, image)
-        memory = None
-        if seen is not None and cam_strength:
-            frames = len(seen) // len(x)
-            memory = self.extractor(x[:, :, :frames], timesteps, text, seen)
-        return super().forward(x, timesteps, text, image, memory, cam_strength, apm_strength)
+        cam_features = None
+        if frame_features is not None and cam_strength:
+            frames = len(frame_features) // len(x)
+            cam_features = self.extractor(x[:, :, :frames], timesteps, text, frame_features)
+        return super().forward(x, timesteps, text, image, cam_features, cam_strength, apm_strength)
 
     def _check(self, text: Tensor, image: Tensor) -> None:
         wanted = self.streaming.text_tokens, self.streaming.image_tokens

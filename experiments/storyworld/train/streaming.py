@@ -94,7 +94,7 @@ class StreamingModel(nn.Module):
         before: [B, MEMORY, 3, 8 h, 8 w] from -1 to 1, None without CAM.
         """
         image = None if anchor is None else self.expander(anchor).to(text.dtype)
-        seen = None if before is None else self.network.see(before)
+        seen = None if before is None else self.network.encode_frames(before)
         return self.network(noisy.transpose(1, 2), times, text, image, seen).transpose(1, 2)
 
     def weights_of(self, part: str) -> dict[str, Tensor]:
