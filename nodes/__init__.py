@@ -23,6 +23,7 @@ class StoryReelExtension(ComfyExtension):
             motion,
             motion_training,
             page,
+            sampling,
             shot_parts,
             shots,
             story,
@@ -33,6 +34,7 @@ class StoryReelExtension(ComfyExtension):
         )
 
         images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *page.NODES]
-        clips = [*dynamicrafter.NODES, *shots.NODES, *shot_parts.NODES, *motion.NODES, *motion_training.NODES]
+        clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]
+        clips += [*motion.NODES, *motion_training.NODES]
         videos = [*extend.NODES, *blending.NODES, *video.NODES]
         return [*images, *clips, *videos, *subtitles.NODES, *metrics.NODES, *video_metrics.NODES]

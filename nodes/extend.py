@@ -74,8 +74,8 @@ class StoryReelStreamingLoader(StoryReelNode):
     @classmethod
     def execute(cls, checkpoint, model_type, precision) -> io.NodeOutput:
         found = loader.load(checkpoint, model_type, LARGE_PRECISIONS[precision])
-        said = loader.tell(found)
-        return io.NodeOutput(found.model, found.clip, found.vae, found.clip_vision, said, ui={"text": [said]})
+        message = loader.describe_checkpoint(found)
+        return io.NodeOutput(found.model, found.clip, found.vae, found.clip_vision, message, ui={"text": [message]})
 
 
 class StoryReelExtendVideo(PreflightNode):
@@ -227,26 +227,26 @@ class StoryReelExtendVideo(PreflightNode):
         return kept_files.generation()
 
     @classmethod
-    def preflight(cls, chunk_length, **inputs) -> None:
-        names = {field.name for field in fields(extend.Told)}
-        told = {name: value for name, value in inputs.items() if name in names}
-        extend.extender_of(extend.Told(length=chunk_length, **told))
+    def preflight(cls, **inputs) -> None:
+        names = {field.name for field in fields(extend.ChunkInputs)}
+        chunk = {name: value for name, value in inputs.items() if name in names}
+        extend.extender_of(extend.ChunkInputs(**chunk))
 
     @classmethod
     def execute(
-        cls, frames, fps, chunks, anchor, color_match, output_images, chunk_length, reference_image=None, **told
+        cls, frames, fps, chunks, anchor, color_match, output_images, reference_image=None, **inputs
     ) -> io.NodeOutput:
         video, pictures = extend.extend(
             cls.hidden.dynprompt,
             cls.hidden.unique_id,
-            extend.Told(length=chunk_length, **told),
+            extend.ChunkInputs(**inputs),
             frames=frames,
             fps=fps,
             chunks=chunks,
             anchor=anchor,
             reference_image=reference_image,
             color_match=color_match,
-            images=output_images,
+            output_images=output_images,
         )
         kept_files.add(video.get_stream_source())
         return io.NodeOutput(video, pictures)

@@ -1,7 +1,7 @@
-"""A clip becomes a long video, chunk by chunk: each is on disk before the next begins, and none is made twice.
+"""Extends a clip chunk by chunk. Each chunk is on disk before the next begins, and none is generated twice.
 
-A run's folder has the name of all that counts for it but its prompts; a chunk's files have the name of the chunk before
-and of its own prompts. So another prompt leaves the chunks before it as they are, and more chunks all of them.
+The name of a run's folder depends on everything but the prompts. The name of a chunk's files depends on the chunk
+before and on its own prompts: another prompt keeps the chunks before it, and more chunks keep them all.
 """
 
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ...core.diffusion.autoregression import extend_by_chunks
 from ...core.inputs import check_finite
-from ...core.video import chunks as chain
 from ...core.video import files
 from ...core.video.color import pull_colours
 from ..common import messages, run_folder
 from ..common.conditioning import pick_row
 from ..common.messages import show_progress
 from ..video import file
-from .extender import NODE, Extender, Told
+from .extender import NODE, ChunkInputs, Extender
 from .families import extender_of
 
-PROMPTS = ("positive", "negative")  # which the name of a run leaves out: a chunk's own name holds its own rows
-NOT_READ = f"{NODE}: output_images is off, so no frame was read into memory; switch it on, or use the VIDEO."
+PROMPTS = ("positive", "negative")  # not part of a run's name: each chunk's name contains its own prompts
+NOT_READ = f"{NODE}: output_images is off. Switch it on to read the frames into memory, or use the VIDEO output."
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a clip says before it is extended. clip: with the sound of its frames, not with more. last: its end,
-    [overlap, H, W, 3]. anchor: [N, H', W', 3]."""
+    """What is read of a clip before it is extended. clip: its sound is cut to its frames. last: its last frames,
+    [overlap, H, W, 3]. anchor: [N, H', W', 3]. name: a digest of its content."""
 
     clip: file.FrameSource
     last: Tensor
@@ -43,7 +43,7 @@ class Start:
 
 
 def read_start(clip: file.FrameSource, overlap: int, anchor: int | Tensor) -> Start:
-    """Look through a clip once. anchor: pictures, or the number of a frame, from the end if negative.
+    """Read a clip once. anchor: images, or the number of a frame, from the end if negative.
 
     Raises ValueError for a clip that is too short.
     """
@@ -56,12 +56,12 @@ def read_start(clip: file.FrameSource, overlap: int, anchor: int | Tensor) -> St
         count += 1
         kept = [*kept, frame][-max(overlap, backwards) :]
     if count < overlap:
-        raise ValueError(f"{NODE}: frames holds {count}, and a chunk looks back at {overlap}.")
+        raise ValueError(f"{NODE}: frames contains {count} frames; overlap {overlap} needs at least {overlap}.")
     if isinstance(anchor, int):
         if backwards and backwards <= count:
             chosen = kept[-backwards]
         if chosen is None:
-            raise ValueError(f"{NODE}: anchor is {anchor}, and frames holds {count}.")
+            raise ValueError(f"{NODE}: anchor is {anchor}, but frames contains {count} frames.")
         anchor = file.to_tensor(chosen)[None]
     last = torch.stack([file.to_tensor(frame) for frame in kept[-overlap:]])
     anchor = anchor[..., :3].cpu().float()
@@ -70,8 +70,8 @@ def read_start(clip: file.FrameSource, overlap: int, anchor: int | Tensor) -> St
 
 
 class Store:
-    """The chunks of a run on disk: frames without loss at 8 bits, and the last of them, which the next one is made
-    from, as they were. names: one for each chunk, in their order."""
+    """The chunks of a run on disk: lossless 8-bit frames, and the last frames at full precision, from which the next
+    chunk continues. names: one for each chunk, in order."""
 
     def __init__(self, folder: Path, names: list[str]):
         self.folder, self.names = folder, names
@@ -80,15 +80,15 @@ class Store:
         return self.folder / f"chunk_{number + 1:04}_{self.names[number]}.{suffix}"
 
     def finished(self) -> int:
-        """How many chunks are there, from the first on."""
+        """The number of finished chunks, counted from the first."""
         there = (self.path(number, "avi").exists() for number in range(len(self.names)))
         return next((number for number, found in enumerate(there) if not found), len(self.names))
 
-    def keep(self, number: int, made: Tensor, overlap: int, rate) -> None:
-        """Write a chunk, of which the first `overlap` frames stand for those before. Its frames come last: where they
-        are, the chunk is whole."""
-        files.write_tensor(self.path(number, "npy"), made[-overlap:])
-        files.write_frames(self.path(number, "avi"), files.to_bytes(made[overlap:]), rate)
+    def save(self, number: int, chunk: Tensor, overlap: int, rate) -> None:
+        """Write a chunk, whose first `overlap` frames repeat those before. The AVI is written last: if it exists, the
+        chunk is complete."""
+        files.write_tensor(self.path(number, "npy"), chunk[-overlap:])
+        files.write_frames(self.path(number, "avi"), files.to_bytes(chunk[overlap:]), rate)
 
     def last(self, number: int) -> Tensor:
         return files.read_tensor(self.path(number, "npy"))
@@ -98,9 +98,9 @@ class Store:
 
 
 class Progress:
-    """What the host shows of a run: all steps of all chunks in its bar, what is new in its preview, and a line of text.
+    """The progress of a run in the host: a bar over all steps of all chunks, a preview, and a line of text.
 
-    node: its id in the host; None: nobody is told.
+    node: its id in the host; None: no text.
     """
 
     def __init__(self, model, chunks: int, steps: int, node: str | None):
@@ -117,54 +117,54 @@ class Progress:
             if self.previewer is not None:
                 time = 0 if denoised.ndim == 4 else 2
                 preview = self.previewer.decode_latent_to_preview_image("JPEG", denoised.narrow(time, -1, 1))
-            self.say(f"chunk {number + 1} of {self.chunks}, step {step + 1} of {steps}")
+            self.show(f"chunk {number + 1} of {self.chunks}, step {step + 1} of {steps}")
             self.bar.update_absolute(number * self.steps + step + 1, preview=preview)
 
         return callback
 
     def begin(self, finished: int) -> None:
         if finished:
-            self.say(f"{finished} of {self.chunks} chunks were on disk")
+            self.show(f"{finished} of {self.chunks} chunks are already on disk")
             self.bar.update_absolute(finished * self.steps)
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         if self.node is not None:
             show_progress(text, self.node)
 
 
 def chunk_names(prompt, node: str, extender: Extender, count: int) -> list[str]:
-    """A name for each chunk: of the one before, and of what the model reads of its own rows of both prompts."""
-    halves = extender.told.positive, extender.told.negative
-    beyond = list(run_folder.upstream_keys(prompt, node, PROMPTS).values())
+    """A name for each chunk, from the name of the chunk before and from what the model reads of its own prompts."""
+    prompts = extender.inputs.positive, extender.inputs.negative
+    upstream = list(run_folder.upstream_keys(prompt, node, PROMPTS).values())
     names, name = [], ""
     for number in range(count):
         rows = [
-            run_folder.content_name(half and extender.read(pick_row(half, number)), other)
-            for half, other in zip(halves, beyond, strict=True)
+            run_folder.content_name(prompt and extender.read(pick_row(prompt, number)), key)
+            for prompt, key in zip(prompts, upstream, strict=True)
         ]
         name = run_folder.name_of([name, rows])
         names.append(name[:12])
     return names
 
 
-def make_chunks(
+def generate_chunks(
     extender: Extender, start: Start, store: Store, color_match: float, progress: Progress | None = None
 ) -> Iterator[Tensor]:
-    """The new frames of each chunk that is not on disk, one after the other, each once it is on disk."""
+    """The new frames of each chunk that is not on disk yet, one chunk at a time, once it is on disk."""
 
-    def make(number: int, before: Tensor, anchor: Tensor) -> Tensor:
+    def generate(number: int, before: Tensor, anchor: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        made = extender.make(number, before, anchor, progress and progress.of_chunk(number))
-        made = pull_colours(made, anchor, color_match)
-        check_finite(f"{NODE}: chunk {number + 1}", made)  # else it would be kept as finished
-        store.keep(number, made, extender.overlap, start.clip.rate)
-        return made
+        chunk = extender.generate(number, before, anchor, progress and progress.of_chunk(number))
+        chunk = pull_colours(chunk, anchor, color_match)
+        check_finite(f"{NODE}: chunk {number + 1}", chunk)  # before it counts as finished
+        store.save(number, chunk, extender.overlap, start.clip.rate)
+        return chunk
 
     finished = store.finished()
     if progress is not None:
         progress.begin(finished)
     before = store.last(finished - 1) if finished else start.last
-    return chain.extend(before, start.anchor, extender.overlap, range(finished, len(store.names)), make)
+    return extend_by_chunks(before, start.anchor, extender.overlap, range(finished, len(store.names)), generate)
 
 
 def all_frames(start: Start, store: Store) -> Iterator[np.ndarray]:
@@ -177,28 +177,28 @@ def all_frames(start: Start, store: Store) -> Iterator[np.ndarray]:
 
 
 def extend(
-    prompt, node: str, told: Told, *, frames, fps: float, chunks: int, anchor: int, reference_image: Tensor | None,
-    color_match: float, images: bool,
+    prompt, node: str, inputs: ChunkInputs, *, frames, fps: float, chunks: int, anchor: int,
+    reference_image: Tensor | None, color_match: float, output_images: bool,
 ):  # fmt: skip
     """(VIDEO, IMAGE) of Extend Video. prompt: the host's DynamicPrompt. node: its id.
 
     Raises ValueError for inputs that do not go together.
     """
-    extender = extender_of(told)
+    extender = extender_of(inputs)
     for message in extender.describe_ignored(not color_match and (anchor != 0 or reference_image is not None)):
         messages.warn(message)
     clip = file.open_video(frames, fps)
     start = read_start(clip, extender.overlap, anchor if reference_image is None else reference_image)
     extender.check_size(start.last.shape[2], start.last.shape[1])
-    counted = {name: value for name, value in vars(told).items() if name not in PROMPTS}
-    counted |= {"length": extender.length, "overlap": extender.overlap, "color_match": color_match}
-    run = run_folder.name_of([run_folder.run_key(prompt, node, counted), start.name])
+    key = {name: value for name, value in vars(inputs).items() if name not in PROMPTS}
+    key |= {"chunk_length": extender.chunk_length, "overlap": extender.overlap, "color_match": color_match}
+    run = run_folder.name_of([run_folder.run_key(prompt, node, key), start.name])
     store = Store(run_folder.run_folder("long", run), chunk_names(prompt, node, extender, chunks))
-    progress = Progress(told.model, chunks, len(told.sigmas) - 1, node)
-    for _ in make_chunks(extender, start, store, color_match, progress):
+    progress = Progress(inputs.model, chunks, len(inputs.sigmas) - 1, node)
+    for _ in generate_chunks(extender, start, store, color_match, progress):
         pass
     whole = store.folder / f"video_{run_folder.name_of([store.names, str(clip.rate)])[:12]}.avi"
     if not whole.exists():
         files.write_frames(whole, all_frames(start, store), clip.rate, start.clip.sound)
     video = file.ExactVideo(str(whole))
-    return video, files.to_images(all_frames(start, store)) if images else ExecutionBlocker(NOT_READ)
+    return video, files.to_images(all_frames(start, store)) if output_images else ExecutionBlocker(NOT_READ)

@@ -1,7 +1,4 @@
-"""One chunk of a long video: sampled by the host, decoded, and with its own noise.
-
-How far a model looks back, and what it sees of it, is a matter of its kind: see `extend_models`.
-"""
+"""Generates one chunk of a long video; `families` has a subclass for each model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +17,8 @@ NODE = "Extend Video"
 
 
 @dataclass(frozen=True)
-class Told:
-    """The inputs of Extend Video that make a chunk. length, overlap: in frames; 0 is the model's own."""
+class ChunkInputs:
+    """The inputs of Extend Video from which chunks are generated. chunk_length, overlap: in frames; 0: the model's."""
 
     model: ModelPatcher
     vae: object
@@ -32,133 +29,133 @@ class Told:
     negative: list | None = None
     clip_vision: object = None
     cfg: float = 7.5
-    length: int = 0
+    chunk_length: int = 0
     overlap: int = 0
     cam_strength: float = 1.0
     apm_strength: float = 1.0
 
 
 class Extender:
-    """Makes chunks by one kind of model. Subclasses say what the model is told and what its latent is.
+    """Generates chunks with one family of models. Subclasses build the conditioning and the empty latent.
 
-    frames, memory: of a chunk as trained or published, and how many of them stand for those before.
-    most: of those before, that the model can be shown; None: any number.
-    text_tokens: how many of a prompt the model reads; 0: it reads none. None: all.
+    trained_length, trained_overlap: frames of a chunk as published, and how many of them repeat those before.
+    max_overlap: None: no limit. multiple: of the sides of a frame.
+    text_tokens: how many of a prompt the model reads; 0: none, None: all.
+    strengths: the strength inputs that have an effect.
 
-    Raises ValueError for lengths that the model cannot make.
+    Raises ValueError for a chunk_length or overlap that the model does not support.
     """
 
     model_name = ""
-    frames, memory = 16, 1
-    most: int | None = None
-    multiple = 8  # of the sides of a picture
+    trained_length, trained_overlap = 16, 1
+    max_overlap: int | None = None
+    multiple = 8
     text_tokens: int | None = None
-    needs_image = "looks at a picture by its image encoder"
-    strengths: tuple[str, ...] = ()  # of the memories that the model has
+    needs_image = "reads an image through its image encoder"
+    strengths: tuple[str, ...] = ()
 
-    def __init__(self, told: Told):
-        self.told = told
-        self.length, self.overlap = told.length or self.frames, told.overlap or self.memory
-        if self.most is not None and self.overlap > self.most:
+    def __init__(self, inputs: ChunkInputs):
+        self.inputs = inputs
+        self.chunk_length = inputs.chunk_length or self.trained_length
+        self.overlap = inputs.overlap or self.trained_overlap
+        if self.max_overlap is not None and self.overlap > self.max_overlap:
             raise ValueError(
-                f"{NODE}: overlap is {self.overlap}, and {self.model_name} continues from {self.most} frame. Set overlap "
-                f"to {self.most}, or to 0 for the model's default."
+                f"{NODE}: overlap is {self.overlap}, but {self.model_name} continues from {self.max_overlap} frame. "
+                f"Set overlap to {self.max_overlap}, or to 0 for the model's default."
             )
-        if self.overlap >= self.length:
+        if self.overlap >= self.chunk_length:
             raise ValueError(
-                f"{NODE}: chunks of {self.length} frames that begin with {self.overlap} of those before have nothing "
-                "new; a smaller overlap is expected."
+                f"{NODE}: chunk_length is {self.chunk_length} and overlap {self.overlap}, so chunks have no new "
+                "frames. Set a smaller overlap."
             )
 
     def check_parts(self) -> None:
         """Raise ValueError for an input that the model needs and that is empty."""
-        if self.told.vae is None:
+        if self.inputs.vae is None:
             raise ValueError(f"{NODE}: vae is empty. Load the VAE of {self.model_name} if the checkpoint has none.")
         if self.text_tokens != 0:
             self.prompts(0)
-        if self.looks():
+        if self.needs_vision():
             self.vision()
 
     def uses_anchor(self) -> bool:
-        """Whether chunks are made by the anchor's picture."""
+        """Whether chunks depend on the anchor."""
         return False
 
     def describe_ignored(self, anchor: bool) -> list[str]:
-        """What was set and has no effect on this model. anchor: whether one was chosen, and colors are not matched."""
-        told = self.told
-        ignored = [name for name in ("cam_strength", "apm_strength") if getattr(told, name) != 1]
+        """Messages on inputs that have no effect on this model. anchor: whether one is set and color_match is 0."""
+        ignored = [name for name in ("cam_strength", "apm_strength") if getattr(self.inputs, name) != 1]
         described = [
-            f"{NODE}: {name} has no effect: {self.model_name} has no such memory."
-            for name in ignored
-            if name not in self.strengths
+            f"{NODE}: {name} has no effect on {self.model_name}." for name in ignored if name not in self.strengths
         ]
         if anchor and not self.uses_anchor():
-            why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.model_name} looks at no anchor"
+            why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.model_name} reads no anchor"
             described.append(f"{NODE}: anchor and reference_image have no effect: {why}, and color_match is 0.")
         return described
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise ValueError for frames that the model cannot make."""
+        """Raise ValueError for frames of a size that the model does not support."""
         if width % self.multiple or height % self.multiple:
             raise ValueError(
-                f"{NODE}: frames are {width} x {height} pixels; {self.model_name} makes sides that are multiples of "
-                f"{self.multiple}. Bring the clip to such a size first, with Upscale Image."
+                f"{NODE}: frames are {width} x {height} pixels; {self.model_name} needs sides that are multiples of "
+                f"{self.multiple}. Resize the clip first, with Upscale Image."
             )
 
-    def make(self, number: int, before: Tensor, anchor: Tensor, callback: Callable | None = None) -> Tensor:
-        """Frames of chunk `number`, counted from 0: [length, H, W, 3], of which the first `overlap` stand for `before`.
+    def generate(self, number: int, before: Tensor, anchor: Tensor, callback: Callable | None = None) -> Tensor:
+        """Frames of chunk `number`, counted from 0: [chunk_length, H, W, 3]; the first `overlap` repeat
+        `before`.
 
-        before: [overlap, H, W, 3]. anchor: [N, H', W', 3]. callback: of the sampler, see `comfy.samplers`.
+        before: [overlap, H, W, 3]. anchor: [N, H', W', 3]. callback: the sampler's, see `comfy.samplers`.
         """
-        told, seed = self.told, (self.told.seed + 1 + number) % 2**64
+        inputs, seed = self.inputs, (self.inputs.seed + 1 + number) % 2**64
         positive, negative = self.condition(number, before, anchor, seed)
         latent = self.empty(*before.shape[1:3])
-        guider = comfy.samplers.CFGGuider(told.model)
+        guider = comfy.samplers.CFGGuider(inputs.model)
         guider.set_conds(positive, negative)
-        guider.set_cfg(told.cfg)
+        guider.set_cfg(inputs.cfg)
         samples = guider.sample(
             comfy.sample.prepare_noise(latent, seed),
             latent,
-            told.sampler,
-            told.sigmas,
+            inputs.sampler,
+            inputs.sigmas,
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
         frames = self.decode(samples.to(comfy.model_management.intermediate_device()), number, before, anchor)
-        return frames[..., :3].float().cpu().contiguous()  # as a file gives them: other strides, other roundings
+        return frames[..., :3].float().cpu().contiguous()  # contiguous as from a file: other strides round differently
 
     def condition(self, number: int, before: Tensor, anchor: Tensor, seed: int) -> tuple[list, list]:
         """(positive, negative) of a chunk."""
         raise NotImplementedError
 
     def empty(self, height: int, width: int) -> Tensor:
-        return torch.zeros(self.length, self.told.vae.latent_channels, height // 8, width // 8)
+        return torch.zeros(self.chunk_length, self.inputs.vae.latent_channels, height // 8, width // 8)
 
     def decode(self, samples: Tensor, number: int, before: Tensor, anchor: Tensor) -> Tensor:
-        frames = self.told.vae.decode(samples)
+        frames = self.inputs.vae.decode(samples)
         return frames.flatten(0, -4)
 
-    def looks(self) -> bool:
+    def needs_vision(self) -> bool:
         """Whether the model needs an image encoder."""
         return True
 
     def read(self, row: list) -> list:
-        """Of a chunk's row of a prompt, what the model reads: it is part of the chunk's name."""
+        """What the model reads of a chunk's prompt; it is part of the chunk's name."""
         return [[text[:, : self.text_tokens], extras] for text, extras in row]
 
     def prompts(self, number: int) -> tuple[list, list]:
-        """A chunk's own rows of positive and negative. Raises ValueError where there are none."""
+        """(positive, negative) of one chunk. Raises ValueError for an empty input."""
         rows = []
         for name in ("positive", "negative"):
-            conditioning = getattr(self.told, name)
+            conditioning = getattr(self.inputs, name)
             if conditioning is None:
-                raise ValueError(f"{NODE}: {name} is empty; {self.model_name} reads a prompt.")
+                raise ValueError(f"{NODE}: {name} is empty; {self.model_name} needs a prompt.")
             rows.append(pick_row(conditioning, number))
         return rows[0], rows[1]
 
     def vision(self):
-        """The image encoder. Raises ValueError where there is none."""
-        if self.told.clip_vision is None:
+        """The image encoder. Raises ValueError if the input is empty."""
+        if self.inputs.clip_vision is None:
             raise ValueError(f"{NODE}: clip_vision is empty; {self.model_name} {self.needs_image}.")
-        return self.told.clip_vision
+        return self.inputs.clip_vision

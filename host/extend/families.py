@@ -1,4 +1,4 @@
-"""How each kind of video model goes on from the last frames of a clip: what it is told of a chunk, and its latent."""
+"""How each family of video models continues a clip: the conditioning of a chunk, and its empty latent."""
 
 import comfy.model_base
 import torch
@@ -11,198 +11,200 @@ from ..common.conditioning import pick_row
 from ..dynamicrafter import conditioning as dynamicrafter
 from ..dynamicrafter.decode import decode_clip, takes_references
 from ..dynamicrafter.model import FS, TEXT_TOKENS, DynamiCrafter
-from ..streaming.conditioning import remember
+from ..streaming.conditioning import set_cam_apm
 from ..streaming.modelscope import StreamingT2V
 from ..streaming.svd import StreamingSVD
-from .extender import NODE, Extender, Told
+from .extender import NODE, ChunkInputs, Extender
 
 
 class StreamingT2VExtender(Extender):
-    """CAM is shown the frames before, APM the anchor (sections 4.1 and 4.2)."""
+    """CAM reads the frames before, APM the anchor (sections 4.1 and 4.2)."""
 
     model_name = StreamingT2V.model_name
-    frames, memory = 16, 8
-    needs_image = "shows APM a picture through its image encoder; without one set apm_strength to 0"
+    trained_length, trained_overlap = 16, 8
+    needs_image = "encodes APM's anchor with its image encoder. Connect one, or set apm_strength to 0"
     strengths = "cam_strength", "apm_strength"
 
-    def __init__(self, told: Told):
-        super().__init__(told)
+    def __init__(self, inputs: ChunkInputs):
+        super().__init__(inputs)
         self.embeds = None
 
-    def looks(self):
-        return self.told.apm_strength > 0
+    def needs_vision(self):
+        return self.inputs.apm_strength > 0
 
-    uses_anchor = looks
+    uses_anchor = needs_vision
 
     def condition(self, number, before, anchor, seed):
-        told = self.told
-        if told.apm_strength and self.embeds is None:
-            grey = torch.full_like(anchor[:1], GREY)  # what the other half of the guidance sees
-            both = anchor_embeds(self.vision(), torch.cat([anchor, grey]))
-            self.embeds = both[:, :-1], both[:, -1:]
-        strengths = dict(cam_strength=told.cam_strength, apm_strength=told.apm_strength)
-        halves = zip(self.prompts(number), self.embeds or (None, None), strict=True)
-        positive, negative = (remember(half, before, embeds, **strengths) for half, embeds in halves)
+        inputs = self.inputs
+        if inputs.apm_strength and self.embeds is None:
+            gray = torch.full_like(anchor[:1], GREY)  # the unconditional image
+            embeds = anchor_embeds(self.vision(), torch.cat([anchor, gray]))
+            self.embeds = embeds[:, :-1], embeds[:, -1:]
+        strengths = dict(cam_strength=inputs.cam_strength, apm_strength=inputs.apm_strength)
+        pairs = zip(self.prompts(number), self.embeds or (None, None), strict=True)
+        positive, negative = (set_cam_apm(prompt, before, embeds, **strengths) for prompt, embeds in pairs)
         return positive, negative
 
 
 class SVDExtender(Extender):
-    """The host's own image-to-video model, from the last frame. No text is read; a conditioning of the host's
-    SVD_img2vid_Conditioning may say frame rate, motion and augmentation."""
+    """The host's own image-to-video model, from the last frame. It reads no text; `positive` from the host's
+    SVD_img2vid_Conditioning sets frame rate, motion and augmentation."""
 
     model_name = "Stable Video Diffusion"
-    frames, memory, most = 14, 1, 1
+    trained_length, trained_overlap, max_overlap = 14, 1, 1
     text_tokens = 0
-    said = {"motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.0}  # the host's own values
+    defaults = {"motion_bucket_id": 127, "fps": 6, "augmentation_level": 0.0}  # the host's own values
 
-    def picture(self, before: Tensor, anchor: Tensor) -> Tensor:
-        """What the chunk is told that it begins with, [1, H, W, 3]."""
+    def image(self, before: Tensor, anchor: Tensor) -> Tensor:
+        """The image that conditions the chunk, [1, H, W, 3]."""
         return before[-1:]
 
     def read(self, row):
-        # The host's node draws the noise of its latents anew each time; ours are made of the chunk's own picture.
-        return [[None, {name: extras[name] for name in self.said if name in extras}] for _, extras in row]
+        # The concat latents are left out: the host's node draws their noise without a seed, and each chunk has its own.
+        return [[None, {name: extras[name] for name in self.defaults if name in extras}] for _, extras in row]
 
-    def embed(self, picture: Tensor) -> Tensor:
-        return self.vision().encode_image(picture).image_embeds[:, None]
+    def embed(self, image: Tensor) -> Tensor:
+        return self.vision().encode_image(image).image_embeds[:, None]
 
-    def noised(self, picture: Tensor, level: float, seed: int) -> Tensor:
-        """As the host does it, but from a seed."""
-        return picture + level * torch.randn(picture.shape, generator=generator("augmentation", seed))
+    def noised(self, image: Tensor, level: float, seed: int) -> Tensor:
+        """The host's noise augmentation, but seeded."""
+        return image + level * torch.randn(image.shape, generator=generator("augmentation", seed))
 
     def condition(self, number, before, anchor, seed):
-        picture = self.picture(before, anchor)
-        row = pick_row(self.told.positive, number)[0][1] if self.told.positive else {}
-        said = self.said | row
-        embed = self.embed(picture)
-        latent = self.told.vae.encode(self.noised(picture, said["augmentation_level"], seed))
-        positive = [[embed, said | {"concat_latent_image": latent}]]
-        negative = [[torch.zeros_like(embed), said | {"concat_latent_image": torch.zeros_like(latent)}]]
+        image = self.image(before, anchor)
+        row = pick_row(self.inputs.positive, number)[0][1] if self.inputs.positive else {}
+        settings = self.defaults | row
+        embed = self.embed(image)
+        latent = self.inputs.vae.encode(self.noised(image, settings["augmentation_level"], seed))
+        positive = [[embed, settings | {"concat_latent_image": latent}]]
+        negative = [[torch.zeros_like(embed), settings | {"concat_latent_image": torch.zeros_like(latent)}]]
         return positive, negative
 
 
 class StreamingSVDExtender(SVDExtender):
-    """CAM is shown the frames before; the model's own picture is the anchor, in every chunk."""
+    """CAM reads the frames before; the model's conditioning image is the anchor, in every chunk."""
 
     model_name = StreamingSVD.model_name
-    frames, memory, most = 25, 7, None
-    said = {"motion_bucket_id": 127, "fps": 7, "augmentation_level": 0.02}  # the host takes 1 from fps
-    decoded_together = 8  # frames, as published: its decoder looks along time
+    trained_length, trained_overlap, max_overlap = 25, 7, None
+    defaults = {"motion_bucket_id": 127, "fps": 7, "augmentation_level": 0.02}  # the host subtracts 1 from fps
+    decoded_together = 8  # frames, as published; the decoder is temporal
     strengths = ("cam_strength",)
 
-    def __init__(self, told: Told):
-        super().__init__(told)
+    def __init__(self, inputs: ChunkInputs):
+        super().__init__(inputs)
         self.embeds = None
 
     def uses_anchor(self):
         return True
 
-    def picture(self, before, anchor):
+    def image(self, before, anchor):
         side = before.shape[1:3]
         if anchor.shape[1:3] != side:
             anchor = fit(anchor, side[1], side[0])
         return anchor[:1]
 
-    def embed(self, picture):
+    def embed(self, image):
         if self.embeds is None:
-            self.embeds = anchor_embeds(self.vision(), picture)
+            self.embeds = anchor_embeds(self.vision(), image)
         return self.embeds
 
-    def noised(self, picture, level, seed):
-        return picture + level / 2 * torch.rand(picture.shape, generator=generator("augmentation", seed))
+    def noised(self, image, level, seed):
+        return image + level / 2 * torch.rand(image.shape, generator=generator("augmentation", seed))
 
     def condition(self, number, before, anchor, seed):
-        halves = super().condition(number, before, anchor, seed)
-        positive, negative = (remember(half, before, cam_strength=self.told.cam_strength) for half in halves)
+        pair = super().condition(number, before, anchor, seed)
+        positive, negative = (set_cam_apm(cond, before, cam_strength=self.inputs.cam_strength) for cond in pair)
         return positive, negative
 
     def decode(self, samples, number, before, anchor):
-        return torch.cat([self.told.vae.decode(part) for part in samples.split(self.decoded_together)])
+        return torch.cat([self.inputs.vae.decode(part) for part in samples.split(self.decoded_together)])
 
 
 class DynamiCrafterExtender(Extender):
-    """From the last frame; a checkpoint that interpolates goes from there to the anchor's picture of that number."""
+    """From the last frame; an interpolation checkpoint continues to the anchor image with the chunk's number."""
 
     model_name = DynamiCrafter.model_name
-    most = 1
+    max_overlap = 1
     text_tokens = TEXT_TOKENS
 
-    def __init__(self, told: Told):
-        model = told.model.model
-        self.frames, self.interpolates = model.kind.frames, model.kind.interpolates
+    def __init__(self, inputs: ChunkInputs):
+        model = inputs.model.model
+        self.trained_length, self.interpolates = model.kind.frames, model.kind.interpolates
         self.multiple = 8 * model.factor
-        super().__init__(told)
+        super().__init__(inputs)
 
     def uses_anchor(self):
         return self.interpolates
 
     def end(self, number: int, before: Tensor, anchor: Tensor) -> Tensor | None:
-        """Where a chunk goes to; the last of the anchor's pictures holds on."""
+        """The end image of a chunk; chunks beyond the last anchor image use that one."""
         if not self.interpolates:
             return None
-        picture = anchor[min(number, len(anchor) - 1)][None]
-        return fit(picture, before.shape[2], before.shape[1])
+        image = anchor[min(number, len(anchor) - 1)][None]
+        return fit(image, before.shape[2], before.shape[1])
 
     def condition(self, number, before, anchor, seed):
         height, width = before.shape[1:3]
         positive, negative = self.prompts(number)
-        told = dynamicrafter.condition(
+        positive, _, negative, _ = dynamicrafter.condition(
             positive,
             negative,
             self.vision(),
-            self.told.vae,
+            self.inputs.vae,
             before,
             self.end(number, before, anchor),
             "interpolate" if self.interpolates else "animate",
             width,
             height,
-            self.length,
+            self.chunk_length,
             positive[0][1].get(FS),
         )
-        return told[0], told[2]
+        return positive, negative
 
     def decode(self, samples, number, before, anchor):
-        if self.interpolates and takes_references(self.told.vae):
-            return decode_clip(self.told.vae, samples, before, self.end(number, before, anchor))
+        if self.interpolates and takes_references(self.inputs.vae):
+            return decode_clip(self.inputs.vae, samples, before, self.end(number, before, anchor))
         return super().decode(samples, number, before, anchor)
 
 
 class WanExtender(Extender):
-    """The host's Wan image-to-video model, from the last frames, of which it may be shown more than one."""
+    """The host's Wan image-to-video model, from one or more of the last frames."""
 
     model_name = "Wan image-to-video"
-    frames, memory, multiple = 81, 1, 16
-    step = 4  # frames of a latent frame, but for the first, which stands for one
+    trained_length, trained_overlap, multiple = 81, 1, 16
+    step = 4  # frames per latent frame, except the first, which is one frame
 
-    def __init__(self, told: Told):
-        super().__init__(told)
-        for name, count in (("chunk_length", self.length), ("overlap", self.overlap)):
+    def __init__(self, inputs: ChunkInputs):
+        super().__init__(inputs)
+        for name, count in (("chunk_length", self.chunk_length), ("overlap", self.overlap)):
             if count % self.step != 1:
                 raise ValueError(
-                    f"{NODE}: {name} is {count}; {self.model_name} counts in fours after the first frame: "
+                    f"{NODE}: {name} is {count}; {self.model_name} needs a multiple of 4 plus 1: "
                     f"{count - (count - 1) % self.step} or {count + -(count - 1) % self.step} is expected."
                 )
 
-    def looks(self):
-        return self.told.model.model.diffusion_model.img_emb is not None
+    def needs_vision(self):
+        return self.inputs.model.model.diffusion_model.img_emb is not None
 
     def empty(self, height, width):
-        frames = self._latent_frames(self.length)
-        return torch.zeros(1, self.told.vae.latent_channels, frames, height // 8, width // 8)
+        frames = self._latent_frames(self.chunk_length)
+        return torch.zeros(1, self.inputs.vae.latent_channels, frames, height // 8, width // 8)
 
     def _latent_frames(self, frames: int) -> int:
         return (frames - 1) // self.step + 1
 
     def condition(self, number, before, anchor, seed):
-        given = torch.full((self.length, *before.shape[1:]), GREY)
-        given[: self.overlap] = before
-        latent = self.told.vae.encode(given)
+        frames = torch.full((self.chunk_length, *before.shape[1:]), GREY)
+        frames[: self.overlap] = before
+        latent = self.inputs.vae.encode(frames)
         mask = torch.ones(1, 1, *latent.shape[2:])
         mask[:, :, : self._latent_frames(self.overlap)] = 0
-        shown = {"concat_latent_image": latent, "concat_mask": mask}
-        if self.looks():
-            shown["clip_vision_output"] = self.vision().encode_image(before[:1])
-        positive, negative = ([[text, {**extras, **shown}] for text, extras in half] for half in self.prompts(number))
+        extra = {"concat_latent_image": latent, "concat_mask": mask}
+        if self.needs_vision():
+            extra["clip_vision_output"] = self.vision().encode_image(before[:1])
+        positive, negative = (
+            [[text, {**extras, **extra}] for text, extras in prompt] for prompt in self.prompts(number)
+        )
         return positive, negative
 
 
@@ -215,24 +217,23 @@ EXTENDERS = {
 }
 
 
-def extender_of(told: Told) -> Extender:
-    """What extends a clip by this MODEL. Raises ValueError with its name for any other kind of model, and for what it
-    lacks."""
-    inner = told.model.model
+def extender_of(inputs: ChunkInputs) -> Extender:
+    """The extender for the MODEL of the inputs. Raises ValueError for an unsupported model and for missing inputs."""
+    inner = inputs.model.model
     found = EXTENDERS.get(type(inner))
-    if found is None or (found is WanExtender and not takes_pictures(inner)):
+    if found is None or (found is WanExtender and not is_image_to_video(inner)):
         name = getattr(inner, "model_name", "") or type(inner).__name__
         raise ValueError(
-            f"{NODE}: MODEL is {name}, made for no given frames; StreamingT2V, StreamingSVD, DynamiCrafter, Stable "
-            "Video Diffusion or Wan image-to-video is expected."
+            f"{NODE}: MODEL is {name}, which cannot continue a clip. Use StreamingT2V, StreamingSVD, DynamiCrafter, "
+            "Stable Video Diffusion or Wan image-to-video."
         )
-    extender = found(told)
+    extender = found(inputs)
     extender.check_parts()
     return extender
 
 
-def takes_pictures(wan: comfy.model_base.WAN21) -> bool:
-    """Whether it is Wan's image-to-video: beside its own latents it reads those of pictures, and a mask of 4 channels.
-    Wan 2.2's differs from text-to-video by nothing else."""
+def is_image_to_video(wan: comfy.model_base.WAN21) -> bool:
+    """Whether it reads image latents and a mask of 4 channels beside its own latents, the only difference between Wan
+    2.2's image-to-video and text-to-video."""
     channels = wan.latent_format.latent_channels
     return wan.diffusion_model.patch_embedding.weight.shape[1] == 2 * channels + 4

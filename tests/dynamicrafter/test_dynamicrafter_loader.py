@@ -109,7 +109,7 @@ def test_a_file_is_taken_for_what_it_is(loader, file, name, table):
         weights["scale_arr"] = torch.full((1400,), table)
     expected = {"dynamicrafter_256": "256", "dynamicrafter_1024": "1024", "tooncrafter_512_interp": "tooncrafter"}
     kind = "512_interp" if "interp" in name else expected.get(file, "512")
-    assert loader.recognise(name, weights, {}).name == kind
+    assert loader.detect(name, weights, {}).name == kind
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_pruned_file_is_taken_by_its_name(loader, name, kind):
     """Without its rescale table and its autoencoder."""
     parts = (loader.UNET, loader.RESAMPLER)
     weights = {key: t for key, t in manifest("dynamicrafter_512").items() if key.startswith(parts)}
-    assert loader.recognise(name, weights, {}).name == kind
+    assert loader.detect(name, weights, {}).name == kind
 
 
 PLAIN = "dynamicrafter_512_plain.safetensors"

@@ -21,13 +21,13 @@ def streaming_t2v(host):
     from storyreel.host.streaming import loader
 
     model = loader.build_streaming(streaming.tiny_streaming(), torch.float32)
-    return dict(model=model, length=6, overlap=3)
+    return dict(model=model, chunk_length=6, overlap=3)
 
 
 def streaming_svd(host):
     from storyreel.host.streaming import svd as streaming_svd
 
-    return dict(model=streaming_svd.build_model(streaming.tiny_svd(), torch.float32), length=5, overlap=2)
+    return dict(model=streaming_svd.build_model(streaming.tiny_svd(), torch.float32), chunk_length=5, overlap=2)
 
 
 def svd(host):
@@ -44,7 +44,7 @@ def dynamicrafter(host, kind="512"):
     from storyreel.host.dynamicrafter import loader
 
     path = dynamicrafter.write(host.base / "models" / "checkpoints" / f"dynamicrafter_{kind}_extended.safetensors")
-    return dict(model=loader.load(path.name, kind, torch.float32).model, length=4)
+    return dict(model=loader.load(path.name, kind, torch.float32).model, chunk_length=4)
 
 
 def interpolation(host):
@@ -53,11 +53,11 @@ def interpolation(host):
 
 def wan(host):
     vae, vision = extending.tiny_wan_vae(), extending.tiny_vision(1280)
-    return dict(model=extending.tiny_wan(), vae=vae, clip_vision=vision, length=9, overlap=5)
+    return dict(model=extending.tiny_wan(), vae=vae, clip_vision=vision, chunk_length=9, overlap=5)
 
 
 def wan22(host):
-    return dict(model=extending.tiny_wan(looks=False), vae=extending.tiny_wan_vae(), clip_vision=None, length=5)
+    return dict(model=extending.tiny_wan(looks=False), vae=extending.tiny_wan_vae(), clip_vision=None, chunk_length=5)
 
 
 KINDS = {make.__name__: make for make in (streaming_t2v, streaming_svd, svd, dynamicrafter, interpolation, wan, wan22)}
@@ -78,7 +78,7 @@ def _let_go():
 def tell(host, kind: str, **changed):
     """What the node gives to an extender, on tiny models; text for the kinds that read any."""
     import comfy.samplers
-    from storyreel.host.extend.extender import Told
+    from storyreel.host.extend.extender import ChunkInputs
 
     inputs = dict(vae=made(extending.tiny_vae), clip_vision=made(extending.tiny_vision), seed=5, cfg=2.0)
     inputs |= dict(positive=words(1), negative=words(2), sampler=comfy.samplers.sampler_object("euler"))
@@ -87,7 +87,7 @@ def tell(host, kind: str, **changed):
     inputs |= made(KINDS[kind], host)
     sampling = inputs["model"].get_model_object("model_sampling")
     inputs["sigmas"] = comfy.samplers.calculate_sigmas(sampling, "normal", 3)[1:]
-    return Told(**inputs | changed)
+    return ChunkInputs(**inputs | changed)
 
 
 def pictures(count: int, seed: int = 0) -> torch.Tensor:
@@ -106,7 +106,7 @@ def run(told, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple[l
     start = extend.read_start(clip, extender.overlap, anchor)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     store = extend.Store(folder, [f"{number:012}" for number in range(chunks)])
-    return list(extend.make_chunks(extender, start, store, color_match)), store
+    return list(extend.generate_chunks(extender, start, store, color_match)), store
 
 
 @pytest.fixture(params=KINDS)
@@ -119,7 +119,7 @@ def test_each_kind_goes_on_and_on(kind, host, tmp_path):
     told = tell(host, kind)
     unbroken, store = run(told, tmp_path / "unbroken")
     overlap = told.overlap or 1
-    assert [new.shape for new in unbroken] == [(told.length - overlap, SIZE, SIZE, 3)] * 2
+    assert [new.shape for new in unbroken] == [(told.chunk_length - overlap, SIZE, SIZE, 3)] * 2
     assert all(new.isfinite().all() and new.std() > 0.01 for new in unbroken)
     assert not torch.equal(*unbroken)
     tail = torch.cat(unbroken)[-overlap:]
@@ -311,27 +311,32 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
             run(tell(host, kind, **changed), tmp_path, **run_as or {})
 
     modelscope = loader.build_modelscope(streaming.tiny_modelscope(), precision=torch.float32)
-    refused("MODEL is ModelScope text-to-video, made for no given frames; StreamingT2V, StreamingSVD", model=modelscope)
-    refused("MODEL is BaseModel, made for", model=made(storyworld.load_model, "fp32"))
-    refused("MODEL is WAN21, made for", model=extending.tiny_wan(False, False))
-    refused("chunks of 6 frames that begin with 6 of those before have nothing new", overlap=6)
-    refused("overlap is 2, and DynamiCrafter goes on from 1 frame; set overlap to 1", "dynamicrafter", overlap=2)
-    refused("overlap is 2, and Stable Video Diffusion goes on from 1", "svd", overlap=2)
-    refused("chunk_length is 8; Wan image-to-video counts in fours .*: 5 or 9 is expected", "wan", length=8)
-    refused("overlap is 2; Wan image-to-video counts in fours after the first frame: 1 or 5", "wan", overlap=2)
-    refused("positive is empty; StreamingT2V reads a prompt", positive=None)
-    refused("negative is empty; DynamiCrafter reads a prompt", "dynamicrafter", negative=None)
+    refused(
+        "MODEL is ModelScope text-to-video, which cannot continue a clip. Use StreamingT2V, StreamingSVD",
+        model=modelscope,
+    )
+    refused("MODEL is BaseModel, which cannot", model=made(storyworld.load_model, "fp32"))
+    refused("MODEL is WAN21, which cannot", model=extending.tiny_wan(False, False))
+    refused("chunk_length is 6 and overlap 6, so chunks have no new frames", overlap=6)
+    refused("overlap is 2, but DynamiCrafter continues from 1 frame. Set overlap to 1", "dynamicrafter", overlap=2)
+    refused("overlap is 2, but Stable Video Diffusion continues from 1", "svd", overlap=2)
+    refused(
+        "chunk_length is 8; Wan image-to-video needs a multiple of 4 plus 1: 5 or 9 is expected", "wan", chunk_length=8
+    )
+    refused("overlap is 2; Wan image-to-video needs a multiple of 4 plus 1: 1 or 5", "wan", overlap=2)
+    refused("positive is empty; StreamingT2V needs a prompt", positive=None)
+    refused("negative is empty; DynamiCrafter needs a prompt", "dynamicrafter", negative=None)
     for kind in ("streaming_svd", "svd", "dynamicrafter", "wan"):
-        refused("clip_vision is empty; .* looks at a picture by its image encoder", kind, clip_vision=None)
+        refused("clip_vision is empty; .* reads an image through its image encoder", kind, clip_vision=None)
     for kind in ("streaming_t2v", "streaming_svd", "svd", "dynamicrafter", "wan"):
-        refused("Extend Video: vae is empty; load the autoencoder of", kind, vae=None)
-    refused("StreamingT2V shows APM a picture .* set apm_strength to 0", clip_vision=None)
-    refused("frames holds 2, and a chunk looks back at 3", run_as=dict(clip=pictures(2)))
-    refused("anchor is 6, and frames holds 6", run_as=dict(anchor=6))
-    refused("anchor is -7, and frames holds 6", run_as=dict(anchor=-7))
+        refused("Extend Video: vae is empty. Load the VAE of", kind, vae=None)
+    refused("StreamingT2V encodes APM.s anchor .* set apm_strength to 0", clip_vision=None)
+    refused("frames contains 2 frames; overlap 3 needs at least 3", run_as=dict(clip=pictures(2)))
+    refused("anchor is 6, but frames contains 6", run_as=dict(anchor=6))
+    refused("anchor is -7, but frames contains 6", run_as=dict(anchor=-7))
     odd = dict(clip=pictures(6)[:, :60])
-    refused("frames are 64 x 60 pixels; StreamingT2V makes sides that are multiples of 8", run_as=odd)
-    refused("Wan image-to-video makes sides that are multiples of 16", "wan", run_as=dict(clip=pictures(6)[:, :56]))
+    refused("frames are 64 x 60 pixels; StreamingT2V needs sides that are multiples of 8", run_as=odd)
+    refused("Wan image-to-video needs sides that are multiples of 16", "wan", run_as=dict(clip=pictures(6)[:, :56]))
 
 
 def names(told, chunks: int = 3) -> list[str]:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from storyreel.core.metrics import reductions
 from storyreel.core.diffusion.autoregression import extend_by_chunks
+from storyreel.core.metrics import reductions
 
 OVERLAP = 3
 
@@ -28,7 +28,11 @@ def test_an_interrupted_chain_goes_on_as_if_it_had_not_been():
 def test_chunks_are_made_one_at_a_time():
     made = []
     chain = extend_by_chunks(
-        torch.zeros(OVERLAP, 2, 2), torch.zeros(1, 2, 2), OVERLAP, range(9), lambda *given: made.append(1) or make(*given)
+        torch.zeros(OVERLAP, 2, 2),
+        torch.zeros(1, 2, 2),
+        OVERLAP,
+        range(9),
+        lambda *given: made.append(1) or make(*given),
     )
     next(chain)
     assert len(made) == 1

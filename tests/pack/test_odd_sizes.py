@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from storyreel.core.diffusion.autoregression import extend_by_chunks
 from storyreel.core.motion.trajectory import Trajectory, timing
 from storyreel.core.video import files
-from storyreel.core.diffusion.autoregression import extend_by_chunks
 from storyreel.core.video.clips import join, pairs
 from storyreel.core.video.sound import Sound
 

@@ -145,18 +145,18 @@ def test_motion_of_strength_0(host, said, strength, silent):
             "SVDExtender",
             {"cam_strength": 0.5},
             True,
-            ["cam_strength has no", "Stable Video Diffusion looks at no anchor"],
+            ["cam_strength has no", "Stable Video Diffusion reads no anchor"],
         ),
-        ("WanExtender", {}, True, ["Wan image-to-video looks at no anchor"]),
+        ("WanExtender", {}, True, ["Wan image-to-video reads no anchor"]),
         ("WanExtender", {}, False, []),
     ],
 )
 def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expected):
     from storyreel.host.extend import families
-    from storyreel.host.extend.extender import Told
+    from storyreel.host.extend.extender import ChunkInputs
 
-    told = Told(
-        model=None, vae=None, sampler=None, sigmas=None, positive=None, negative=None, clip_vision=None, length=9,
+    told = ChunkInputs(
+        model=None, vae=None, sampler=None, sigmas=None, positive=None, negative=None, clip_vision=None, chunk_length=9,
         overlap=1, cfg=1.0, seed=0, **changed,
     )  # fmt: skip
     found = getattr(families, kind)(told).describe_ignored(anchor)

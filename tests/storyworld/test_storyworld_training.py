@@ -156,7 +156,7 @@ def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
     import folder_paths
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter import sampling as sampling
-    from storyreel.host.extend.extender import Told
+    from storyreel.host.extend.extender import ChunkInputs
     from storyreel.host.extend.families import extender_of
     from storyreel.host.streaming import loader
 
@@ -179,7 +179,9 @@ def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
     )
     inputs |= dict(positive=prompts[0], negative=prompts[1], sigmas=sampling.sigmas_of(loaded.model, "leading", 2))
     made = {
-        (cam, apm): extender_of(Told(**inputs, cam_strength=cam, apm_strength=apm)).make(0, before, before[:1])
+        (cam, apm): extender_of(ChunkInputs(**inputs, cam_strength=cam, apm_strength=apm)).generate(
+            0, before, before[:1]
+        )
         for cam, apm in ((1, 1), (0, 1), (1, 0), (0, 0))
     }
     assert all(frames.shape == (16, 128, 128, 3) and frames.isfinite().all() for frames in made.values())

@@ -52,7 +52,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter.sampling import DDIM, sigmas_of
     from storyreel.host.extend import extend
-    from storyreel.host.extend.extender import Told
+    from storyreel.host.extend.extender import ChunkInputs
     from storyreel.host.extend.families import extender_of
     from storyreel.host.streaming import loader
     from storyreel.host.video import file as video_file
@@ -61,7 +61,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     model = loader.build_streaming(streaming.tiny_streaming(streaming.STORYWORLD), torch.float32)
     generator = torch.Generator().manual_seed(0)
     words = [[[torch.randn(1, 77, 96, generator=generator), {}]] for _ in range(2)]
-    told = Told(
+    told = ChunkInputs(
         model=model,
         vae=storyworld.load_vae(),
         clip_vision=storyworld.load_clip_vision(),
@@ -78,7 +78,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         start = extend.read_start(clip, extender.overlap, 0)
         store = extend.Store(Path(folder), [f"{number:012}" for number in range(chunks)])
-        for _ in extend.make_chunks(extender, start, store, 0.0):
+        for _ in extend.generate_chunks(extender, start, store, 0.0):
             if not held:
                 forget_peak()
             held.append(status("VmRSS"))

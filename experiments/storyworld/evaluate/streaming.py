@@ -155,13 +155,13 @@ class Streaming(Pipeline):
         start = extend.read_start(file.open_video(begun, 8.0), extender.overlap, 0)
         with tempfile.TemporaryDirectory() as folder:
             store = extend.Store(Path(folder), [str(number) for number in range(setting.chunks)])
-            return torch.cat([begun, *extend.make_chunks(extender, start, store, setting.color)])
+            return torch.cat([begun, *extend.generate_chunks(extender, start, store, setting.color)])
 
     def inputs(self, setting: LongSetting, task: Task):
         """Of Extend Video."""
         import comfy.samplers
         from storyreel.host.dynamicrafter import sampling
-        from storyreel.host.extend.extender import Told
+        from storyreel.host.extend.extender import ChunkInputs
 
         positive, negative = self.prompts(task.caption)
         inputs = dict(vae=self.vae, clip_vision=self.clip_vision, positive=positive, negative=negative)
@@ -169,10 +169,10 @@ class Streaming(Pipeline):
         if setting.mode == LAST_FRAME:
             sigmas = sampling.sigmas_of(self.baseline, LAST_FRAME_SPACING, self.baseline_steps)
             model = sampling.patch_rescale(self.baseline, RESCALE)
-            return Told(model, sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas, **inputs)
+            return ChunkInputs(model, sampler=comfy.samplers.sampler_object("euler"), sigmas=sigmas, **inputs)
         cam, apm = STRENGTHS[setting.mode]
         inputs |= dict(sampler=sampling.DDIM(ETA), sigmas=self.sigmas(), cam_strength=cam, apm_strength=apm)
-        return Told(self.model, **inputs)
+        return ChunkInputs(self.model, **inputs)
 
     def sigmas(self) -> Tensor:
         from storyreel.host.dynamicrafter import sampling
