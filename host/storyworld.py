@@ -28,6 +28,7 @@ from ..core.storyworld.captions import unknown_words, vocabulary
 from ..core.text import short
 from ..core.weights.refusal import Misfit, Unreadable, shape_shown, sides
 from ..core.weights.stated import Each, Fields, One, Real, Whole, read_stated, switch
+from . import storyworld_video
 from .common import included, messages
 from .common.latents import COLORS, latent_format
 from .common.loading import (
@@ -89,8 +90,10 @@ CONFIG = {  # what a part says of itself, by its kind
 
 
 def register() -> None:
-    """Make the included files known to the general code; a user's own `storyworld` folder comes first."""
+    """Make the included files and the video model's class known to the general code; a user's own `storyworld` folder
+    comes first."""
     included.register(FOLDER, INCLUDED, CHECKPOINTS)
+    storyworld_video.register()
 
 
 def read_part(part: str) -> tuple[dict[str, Tensor], dict]:

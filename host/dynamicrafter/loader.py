@@ -38,7 +38,7 @@ from ..common.loading import (
     tell_absent,
 )
 from ..common.ops import host_ops
-from .model import DynamiCrafter, DynamiCrafterConfig, RescaledSampling
+from .model import DynamiCrafterConfig, model_class_of
 
 NODE = "Load DynamiCrafter"
 METADATA = "storyreel_dynamicrafter"  # under which a file of ours says what it is
@@ -206,8 +206,9 @@ def build_model(
     count = comfy.utils.calculate_parameters(unet) + comfy.utils.calculate_parameters(resampler)
     set_precision(config, count, precision, stored=comfy.utils.weight_dtype(unet))
     load_device = comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"])
-    sampling = RescaledSampling(kind.v_prediction, kind.zero_snr, kind.base_scale)
-    model = DynamiCrafter(config, sampling, device=load_device)
+    model_class = model_class_of(config.unet_config["sizes"])
+    sampling = model_class.sampling_class(kind.v_prediction, kind.zero_snr, kind.base_scale)
+    model = model_class(config, sampling, device=load_device)
     model.kind = kind
     patcher = fill(model, unet)
     model.image_proj_model.load_state_dict(resampler, strict=False, assign=patcher.is_dynamic())

@@ -1,10 +1,10 @@
-"""DynamiCrafter as a model of the host: frames are the batch axis of a latent, one clip a half of guidance.
+"""DynamiCrafter as a model of the host: frames are the batch axis of a latent, one clip each for cond and uncond.
 
-Conditions beside the prompt travel in the CONDITIONING as VISION_TOKENS, CONCAT_LATENTS and FS; the image projection is
-part of the MODEL, so that the same CONDITIONING serves any checkpoint.
+The CONDITIONING carries VISION_TOKENS, CONCAT_LATENTS and FS. The image projection is part of the MODEL, so that the
+same CONDITIONING works with any checkpoint.
 """
 
-from functools import partial
+from collections.abc import Callable
 
 import comfy.conds
 import comfy.latent_formats
@@ -16,28 +16,26 @@ import comfy.ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ...core.diffusion import prediction, schedule
 from ...core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
-from ...core.networks.dynamicrafter.keeping import first_guess, keep_given
 from ...core.networks.dynamicrafter.resampler import Resampler
 from ...core.networks.dynamicrafter.unet import UNet
 from ..common.ops import host_ops
 from ..common.video_model import ClipCondition, ClipModel, HostNetwork, check_size, check_width
 
 VISION_TOKENS = "storyreel_vision_tokens"  # [1, N, width] of the image encoder
-IMAGE_TOKENS = "storyreel_image_tokens"  # [1, queries, context width], in its place: what the image projection gives
+IMAGE_TOKENS = "storyreel_image_tokens"  # [1, queries, context width], instead: the image projection's output
 CONCAT_LATENTS = "concat_latent_image"  # [T, channels, h, w], as the VAE gives them
 FS = "storyreel_fs"  # frame stride or frames a second
-MODE = "storyreel_mode"  # "animate", or else both ends are given
+MODE = "storyreel_mode"  # "animate", "interpolate" or "loop"
 GATE = "storyreel_image_gate"  # in transformer_options: strength of the image tokens (outer, middle layers)
 TEXT_TOKENS = 77
 
 
 class HostUNet(HostNetwork, UNet):
-    """The UNet, called by the host. fs: [B]."""
+    """The UNet behind the host's interface. fs: [B]."""
 
     def forward(self, x, timesteps, context, fs, transformer_options, control=None, **kwargs):
         gate = transformer_options.get(GATE, (1.0, 1.0))
@@ -48,7 +46,7 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
     """The published schedule in the host's units, for every sampler of the host.
 
     With k = x / (sqrt(alpha_bar) scale) the dynamic rescale is an ordinary schedule of sigma = sqrt((1 - alpha_bar) /
-    alpha_bar) / scale. Of zero terminal SNR, the last sigma is finite, as the host's own; there the signal counts as 0.
+    alpha_bar) / scale. With zero terminal SNR the last sigma is finite, as the host's own; the signal there is 0.
     """
 
     LAST = 4.8973451890853435e-08  # alpha_bar where it should be 0, the host's own value
@@ -90,8 +88,7 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
     def calculate_denoised(self, sigma, model_output, model_input):
         x, signal, noise, scale = self.to_x(sigma, model_input)
         x0_of = prediction.x0_of_v if self.v_prediction else prediction.x0_of_epsilon
-        predicted, further = model_output.tensor_split([x.shape[1]], dim=1)
-        return torch.cat([x0_of(x, predicted, signal, noise) / scale, further], 1)
+        return x0_of(x, model_output, signal, noise) / scale
 
     def output_of(self, sigma: Tensor, denoised: Tensor, k: Tensor) -> Tensor:
         """What the model must have predicted to give `denoised`: the inverse of `calculate_denoised`."""
@@ -101,7 +98,7 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
 
     def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
         sigma = sigma.reshape(-1, *[1] * (noise.ndim - 1))
-        if max_denoise:  # so that the network sees this very noise
+        if max_denoise:  # the network's input is then this noise
             sigma = sigma / self.parts(sigma)[1]
         return noise * sigma + latent_image
 
@@ -125,7 +122,8 @@ class DynamiCrafter(ClipModel):
     """The video UNet and the image projection, as one MODEL."""
 
     model_name = "DynamiCrafter"
-    kind = None  # what the loader took the file for
+    kind = None  # set by the loader
+    sampling_class = RescaledSampling
 
     def __init__(self, config: DynamiCrafterConfig, sampling: RescaledSampling, device=None):
         kind = comfy.model_base.ModelType.V_PREDICTION if sampling.v_prediction else comfy.model_base.ModelType.EPS
@@ -135,15 +133,6 @@ class DynamiCrafter(ClipModel):
         layers = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
         self.image_proj_model = Resampler(config.resampler, host_ops(layers, device, dtype)).requires_grad_(False)
         comfy.model_management.archive_model_dtypes(self.image_proj_model)
-
-    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
-        denoised = super()._apply_model(x, t, c_concat, c_crossattn, *args, **kwargs)
-        if not self.sizes.keeps:
-            return denoised
-        to_clips = partial(rearrange, pattern="(b t) c h w -> b c t h w", b=len(c_crossattn))
-        clean, keep = to_clips(denoised).tensor_split([x.shape[1]], dim=1)
-        kept = keep_given(clean, first_guess(to_clips(c_concat.to(clean))), keep)
-        return rearrange(kept, "b c t h w -> (b t) c h w")
 
     def image_tokens(self, vision_tokens: Tensor, device) -> Tensor:
         """[B, N, width] of the image encoder -> [B, queries, context width]. Raises ValueError for another encoder."""
@@ -168,9 +157,7 @@ class DynamiCrafter(ClipModel):
         latents = kwargs[CONCAT_LATENTS]
         self.check_channels(latents.shape[1])
         if latents.ndim != 4:
-            raise ValueError(
-                f"The VAE gives latents of {latents.ndim} dimensions, and {self.model_name} works on those of 4."
-            )
+            raise ValueError(f"The VAE gives latents of {latents.ndim} dimensions, and {self.model_name} expects 4.")
         if len(latents) != frames:
             raise ValueError(
                 f"The CONDITIONING was made for {len(latents)} frames, and the LATENT holds {frames}; take both from "
@@ -187,11 +174,11 @@ class DynamiCrafter(ClipModel):
 
     @property
     def factor(self) -> int:
-        """Of which the sides of a latent are multiples."""
+        """The sides of a latent must be multiples of this."""
         return 2 ** (len(self.sizes.channel_mult) - 1)
 
     def check_channels(self, channels: int) -> None:
-        """Raise ValueError for latents of a VAE that is not the model's."""
+        """Raise ValueError for latents of another VAE."""
         expected = self.latent_format.latent_channels
         if channels != expected:
             raise ValueError(
@@ -209,8 +196,21 @@ class DynamiCrafter(ClipModel):
             )
 
 
+_variants: list[tuple[Callable[[UNetConfig], bool], type[DynamiCrafter]]] = []
+
+
+def register_variant(matches: Callable[[UNetConfig], bool], model_class: type[DynamiCrafter]) -> None:
+    """Load UNets whose sizes match as `model_class`."""
+    if (matches, model_class) not in _variants:
+        _variants.append((matches, model_class))
+
+
+def model_class_of(sizes: UNetConfig) -> type[DynamiCrafter]:
+    return next((model_class for matches, model_class in _variants if matches(sizes)), DynamiCrafter)
+
+
 def _of_size(latents: Tensor, height: int, width: int) -> Tensor:
-    """Latents [T, channels, h, w], resized as the host's SVD does: they cover the size, and are cut from the middle."""
+    """Latents [T, channels, h, w], resized as the host's SVD does: scaled to cover the size, and center-cropped."""
     if latents.shape[-2:] == (height, width):
         return latents
     return comfy.utils.common_upscale(latents, width, height, "bilinear", "center")

@@ -220,7 +220,7 @@ EXTENDERS = {
 def extender_of(inputs: ChunkInputs) -> Extender:
     """The extender for the MODEL of the inputs. Raises ValueError for an unsupported model and for missing inputs."""
     inner = inputs.model.model
-    found = EXTENDERS.get(type(inner))
+    found = EXTENDERS.get(DynamiCrafter if isinstance(inner, DynamiCrafter) else type(inner))
     if found is None or (found is WanExtender and not is_image_to_video(inner)):
         name = getattr(inner, "model_name", "") or type(inner).__name__
         raise ValueError(

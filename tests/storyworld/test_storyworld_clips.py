@@ -244,9 +244,9 @@ def untrained(lab) -> tuple:
 
 @torch.no_grad()
 def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own_layers(lab):
-    from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given
     from storyreel.core.networks.dynamicrafter.resampler import Resampler
     from storyreel.core.networks.dynamicrafter.unet import UNet
+    from storyreel.core.storyworld.keeping import keep_still, still_clip
 
     video = lab.train.video
     model, noisy, beside, times, alphas, told = untrained(lab)
@@ -261,7 +261,7 @@ def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own
     said = plain(torch.cat([noisy, beside], 1), times, torch.cat([text, projection(seen)], 1), fs)
     predicted, keep = said.tensor_split([video.LATENT_CHANNELS], dim=1)
     assert keep.sigmoid().std() > 0.05
-    expected = keep_given(signal * noisy - noise * predicted, first_guess(beside), keep)
+    expected = keep_still(signal * noisy - noise * predicted, still_clip(beside), keep)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 

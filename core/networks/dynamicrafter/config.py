@@ -22,11 +22,6 @@ class UNetConfig(UNetSizes):
     image_tokens: int = 16
     text_tokens: int = 77
 
-    @property
-    def keeps(self) -> bool:
-        """Whether a further output channel says what stays as the picture is, see `keeping`."""
-        return 2 * self.out_channels > self.in_channels
-
 
 @dataclass(frozen=True)
 class ResamplerConfig:

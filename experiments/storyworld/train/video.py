@@ -19,7 +19,7 @@ from random import Random
 import torch
 from storyreel.core.diffusion.schedule import alpha_bars
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
-from storyreel.core.networks.dynamicrafter.keeping import first_guess, keep_given
+from storyreel.core.storyworld.keeping import still_clip, keep_still
 from storyreel.core.networks.dynamicrafter.resampler import Resampler
 from storyreel.core.networks.dynamicrafter.unet import UNet
 from storyreel.core.networks.storyworld import LATENT_CHANNELS
@@ -102,7 +102,7 @@ class VideoModel(nn.Module):
         """
         image = self.image_proj_model(seen).to(text.dtype)
         noisy, beside = noisy.transpose(1, 2), beside.transpose(1, 2)
-        guess = first_guess(beside)
+        guess = still_clip(beside)
         if only is not None:
             rows = torch.arange(len(only), device=only.device)
             beside, guess = (clip[rows, :, only].unsqueeze(2) for clip in (beside, guess))
@@ -112,7 +112,7 @@ class VideoModel(nn.Module):
         velocity, keep = said.tensor_split([LATENT_CHANNELS], dim=1)
         signal, noise = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
         clean = signal * noisy - noise * velocity
-        kept = keep_given(clean, guess, keep)
+        kept = keep_still(clean, guess, keep)
         return (velocity + (clean - kept) / noise.clamp(min=LEAST_NOISE)).transpose(1, 2)
 
 
