@@ -39,7 +39,7 @@ from .common.loading import (
     patcher_of,
     put_into,
     read_with_metadata,
-    refuse_parts,
+    reject_incomplete,
     set_precision,
     shapes_of,
 )
@@ -105,7 +105,7 @@ def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
     found = metadata.get("part", "a file of another kind")
     if found != f"storyworld {part}":
         raise ValueError(f"{path} is {short(found)}; Storyworld's {part} was expected.")
-    with refuse_parts(Path(path).name, f"Storyworld's {part}"):
+    with reject_incomplete(Path(path).name, f"Storyworld's {part}"):
         kind = CONFIG.get(part, CONFIG["unet"])  # there are several UNets
         return weights, read_stated("config", metadata.get("config", ""), kind)
 
@@ -125,7 +125,7 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
     """The UNet. precision: a key of `PRECISIONS`. part: the file's name. Raises ValueError for a file that is not
     whole."""
     weights, config = read_part(part)
-    with refuse_parts(f"{part}.safetensors", "Storyworld's UNet"), judging("UNet of Storyworld"):
+    with reject_incomplete(f"{part}.safetensors", "Storyworld's UNet"), judging("UNet of Storyworld"):
         check_whole(UNetModel(**config["unet"], **UNBUILT), weights)
         latents = latent_format({"spread": config["spread"], "rgb": config["rgb"]}, LATENT_CHANNELS)
     described = StoryworldModel(config["unet"])
@@ -183,7 +183,7 @@ def load_clip() -> comfy.sd.CLIP:
 
     text = {name: tensor for name, tensor in weights.items() if name.startswith("text_")}
     rows = "text_model.embeddings.token_embedding.weight"
-    with refuse_parts("clip.safetensors", "Storyworld's text tower"), judging("text tower of Storyworld"):
+    with reject_incomplete("clip.safetensors", "Storyworld's text tower"), judging("text tower of Storyworld"):
         _check_heads(config["text"])
         words, (found, _) = config["token_ids"], sides(shapes_of(text), rows, 2)
         if len(set(words)) != len(words) or found != 1 + len(words):
@@ -206,7 +206,7 @@ def load_clip_vision() -> comfy.clip_vision.ClipVisionModel:
     """The image tower."""
     weights, config = read_part("clip")
     seen = {name: tensor for name, tensor in weights.items() if name.startswith("vis")}
-    with refuse_parts("clip.safetensors", "Storyworld's image tower"), judging("image tower of Storyworld"):
+    with reject_incomplete("clip.safetensors", "Storyworld's image tower"), judging("image tower of Storyworld"):
         _check_heads(config["vision"])
         check_whole(comfy.clip_model.CLIPVisionModelProjection(config["vision"], **UNBUILT), seen)
     vision = comfy.clip_vision.ClipVisionModel(config["vision"])
@@ -233,7 +233,7 @@ def load_vae() -> comfy.sd.VAE:
     vae = comfy.sd.VAE(AutoencoderKL(**params).state_dict(), config={"params": params}, dtype=torch.float32)
 
     network = Autoencoder(host_ops()).to(vae.vae_dtype)
-    with refuse_parts("autoencoder.safetensors", "Storyworld's autoencoder"):
+    with reject_incomplete("autoencoder.safetensors", "Storyworld's autoencoder"):
         put_into(vae, network, network, weights)
     vae.latent_channels = LATENT_CHANNELS
     # A dozen feature maps of up to 96 channels at a quarter of the resolution.

@@ -1,4 +1,4 @@
-"""Refinement of long videos: any length, in chunks without seams."""
+"""Refinement of videos of any length, in chunks without seams."""
 
 from comfy_api.latest import io
 
@@ -16,8 +16,8 @@ class StoryReelRandomizedBlending(StoryReelNode):
             node_id="StoryReelRandomizedBlending",
             display_name="Randomized Blending (StoryReel)",
             category=CATEGORY,
-            description="A long clip is denoised in chunks that hand over at another frame at every step, so that no "
-            "frame is a seam. For any video model and any sampler.",
+            description="Denoises a long clip in overlapping chunks. At every step the transition between two chunks "
+            "is at another random frame, so that no seam appears. For any video model and sampler.",
             search_aliases=["context windows", "long video", "StreamingT2V", "refine", "SDEdit"],
             inputs=[
                 io.Model.Input("model", tooltip="A video model: ModelScope, MS-Vid2Vid, DynamiCrafter, SVD, Wan."),
@@ -26,16 +26,16 @@ class StoryReelRandomizedBlending(StoryReelNode):
                     default=24,
                     min=2,
                     max=4096,
-                    tooltip="Frames that are denoised together, in frames of the latent: one a picture for ModelScope, "
-                    "DynamiCrafter and SVD, one for four pictures for Wan. 24 as published for MS-Vid2Vid; 16 or 25 "
-                    "where a model was trained on so many.",
+                    tooltip="Latent frames per chunk. A latent frame is one frame for ModelScope, DynamiCrafter and "
+                    "SVD, and four frames for Wan. 24 as published for MS-Vid2Vid; otherwise the length that the "
+                    "model was trained on, for example 16 or 25.",
                 ),
                 io.Int.Input(
                     "overlap",
                     default=8,
                     min=1,
                     max=4095,
-                    tooltip="Frames that neighbours share, of the same kind; less than a chunk. 8 as published.",
+                    tooltip="Latent frames that neighboring chunks share. Less than chunk_length. 8 as published.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -43,8 +43,8 @@ class StoryReelRandomizedBlending(StoryReelNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance (CFG), done here for each chunk: the sampler's own cfg then has no effect. 7.5 "
-                    "as published; 1: without. 0: left to the sampler or guider.",
+                    tooltip="Guidance scale, applied to each chunk here; the sampler's own cfg then has no effect. "
+                    "7.5 as published. 1: no guidance. 0: leave guidance to the sampler or guider.",
                 ),
                 io.Float.Input(
                     "cfg_rescale",
@@ -52,8 +52,8 @@ class StoryReelRandomizedBlending(StoryReelNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Pulls contrast back that guidance exaggerates, over each chunk: 0.2 as published, 0: "
-                    "without. Only of guidance that is done here.",
+                    tooltip="Reduces the contrast that guidance exaggerates, computed over each chunk. 0.2 as "
+                    "published, 0 for none. Needs cfg above 0.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -61,10 +61,10 @@ class StoryReelRandomizedBlending(StoryReelNode):
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Of the frames at which chunks hand over, not of the noise.",
+                    tooltip="Seed of the random transitions between chunks. It does not affect the noise.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model, which now takes clips of any length.")],
+            outputs=[io.Model.Output(tooltip="The model, for clips of any length.")],
         )
 
     @classmethod
@@ -79,29 +79,30 @@ class StoryReelRefineSigmas(StoryReelNode):
             node_id="StoryReelRefineSigmas",
             display_name="Refine Sigmas (StoryReel)",
             category=CATEGORY,
-            description="The noise levels at which StreamingT2V refines a clip by MS-Vid2Vid.",
+            description="The noise levels with which StreamingT2V refines a clip with MS-Vid2Vid.",
             search_aliases=["Vid2Vid", "SDEdit", "trailing", "denoise"],
             inputs=[
                 io.Model.Input("model", tooltip="An MS-Vid2Vid model."),
-                io.Int.Input("steps", default=30, min=1, max=500, tooltip="30 as published."),
+                io.Int.Input("steps", default=30, min=1, max=500, tooltip="Number of steps. 30 as published."),
                 io.Int.Input(
                     "start_timestep",
                     default=blending.refinement.START,
                     min=1,
                     max=blending.refinement.TIMESTEPS - 1,
-                    tooltip="The timestep that the clip is noised to: 599 as published, less keeps more of it.",
+                    tooltip="The timestep that the clip is noised to. 599 as published; a smaller value keeps more of "
+                    "the clip.",
                 ),
                 io.Boolean.Input(
                     "scale_start",
                     default=True,
                     advanced=True,
-                    tooltip="Begin as the published program does, with clip and noise times 0.972 (at 599). Off: with "
-                    "all of both, as the mathematics has it.",
+                    tooltip="Scale clip and noise at the start as the published code does (0.972 at timestep 599). "
+                    "Off: no scaling.",
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The model, which begins so. For the sampler."),
-                io.Sigmas.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced; published with dpmpp_2m_sde."),
+                io.Model.Output(tooltip="The model with this start, for the sampler."),
+                io.Sigmas.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced. Published with dpmpp_2m_sde."),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""StreamingT2V: a shot becomes a long video."""
+"""StreamingT2V: extends a clip to a long video."""
 
 from dataclasses import fields
 
@@ -21,52 +21,52 @@ class StoryReelStreamingLoader(StoryReelNode):
             node_id="StoryReelStreamingLoader",
             display_name="Load StreamingT2V (StoryReel)",
             category=CATEGORY,
-            description="A checkpoint of StreamingT2V, StreamingSVD, ModelScope text-to-video or MS-Vid2Vid, as "
-            "published.",
+            description="Loads a published checkpoint of StreamingT2V, StreamingSVD, ModelScope text-to-video or "
+            "MS-Vid2Vid.",
             search_aliases=["StreamingT2V", "StreamingSVD", "ModelScope", "Vid2Vid", "long video", "extend"],
-            has_intermediate_output=True,  # so that what it says is there after a cached run, too
+            has_intermediate_output=True,  # shows its text after a cached run, too
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=loader.checkpoint_names(),
                     tooltip="A file in models/checkpoints or models/diffusion_models: streaming_t2v.ckpt or the same "
                     "weights as safetensors; StreamingSVD's model.safetensors; ModelScope text-to-video in its own or "
-                    "in diffusers' layout; MS-Vid2Vid's non_ema_0035000.pth. ModelScope's weights, and what is built "
-                    "on them, may not be used commercially (CC-BY-NC); Stable Video Diffusion's are for research.",
+                    "in diffusers' layout; MS-Vid2Vid's non_ema_0035000.pth. ModelScope's weights and models based "
+                    "on them are not for commercial use (CC-BY-NC); Stable Video Diffusion's are for research.",
                 ),
                 io.Combo.Input(
                     "model_type",
                     options=["auto", *loader.CHOICES],
                     default="auto",
-                    tooltip="What the file is. auto reads it from the keys; ModelScope text-to-video and MS-Vid2Vid "
-                    "have the same ones, so there the file's name decides: choose here if yours was renamed. The text "
-                    "output says what it was taken for.",
+                    tooltip="Type of the checkpoint. auto detects it from the weights. ModelScope text-to-video and "
+                    "MS-Vid2Vid differ in the file's name only: choose the type here if you renamed the file. "
+                    "model_info shows the result.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=list(LARGE_PRECISIONS),
                     default="auto",
                     advanced=True,
-                    tooltip="Number format of the video model. auto: what the host would choose.",
+                    tooltip="Number format of the video model. auto: ComfyUI's choice.",
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The video model, for every sampler; frames are the batch of its latent."),
+                io.Model.Output(tooltip="The video model, for any sampler. The frames are the batch of its latent."),
                 io.Clip.Output(
-                    tooltip="Its text encoder, if the file carries one. Else use Load CLIP with the text encoder of "
-                    "SD2.x. StreamingSVD reads no text."
+                    tooltip="The text encoder, if the file contains one. Otherwise use Load CLIP with the text encoder "
+                    "of SD2.x. StreamingSVD reads no text."
                 ),
                 io.Vae.Output(
-                    tooltip="Its autoencoder, if the file carries one. Else use Load VAE with "
+                    tooltip="The VAE, if the file contains one. Otherwise use Load VAE with "
                     "vae-ft-mse-840000-ema-pruned.safetensors."
                 ),
                 io.ClipVision.Output(
-                    tooltip="Its image encoder, if the file carries one. Else use Load CLIP Vision with "
-                    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors. ModelScope and MS-Vid2Vid see no picture."
+                    tooltip="The image encoder, if the file contains one. Otherwise use Load CLIP Vision with "
+                    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors. ModelScope and MS-Vid2Vid read no image."
                 ),
                 io.String.Output(
                     display_name="model_info",
-                    tooltip="What the file was taken for and by what, what it is good at, its licence, what it lacks.",
+                    tooltip="The detected type of the checkpoint, its use and license, and what the file lacks.",
                 ),
             ],
         )
@@ -85,35 +85,42 @@ class StoryReelExtendVideo(PreflightNode):
             node_id="StoryReelExtendVideo",
             display_name="Extend Video (StoryReel)",
             category=CATEGORY,
-            description="A clip goes on, chunk by chunk, as long as you like: each chunk begins with the last frames "
-            "of the one before. What is done is on disk, and a run that was stopped goes on from there.",
+            description="Extends a clip chunk by chunk to any length. Each chunk begins with the last frames of the "
+            "chunk before. Finished chunks are kept on disk, and an interrupted run resumes from them.",
             search_aliases=["long video", "StreamingT2V", "StreamingSVD", "continue", "last frame", "autoregressive"],
             hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
             inputs=[
                 io.Model.Input(
                     "model",
                     tooltip="StreamingT2V, StreamingSVD, DynamiCrafter, Stable Video Diffusion or Wan image-to-video: "
-                    "the kind of model decides how a chunk is made.",
+                    "the type of the model decides how chunks are generated.",
                 ),
-                io.Vae.Input("vae", tooltip="The model's autoencoder."),
-                io.Sampler.Input("sampler", tooltip="As for one clip of this model; StreamingT2V: DDIM, eta 1."),
+                io.Vae.Input("vae", tooltip="The model's VAE."),
+                io.Sampler.Input(
+                    "sampler",
+                    tooltip="The sampler for one clip of this model. StreamingT2V: DDIM Sampler with eta 1.",
+                ),
                 io.Sigmas.Input(
-                    "sigmas", tooltip="As for one clip of this model; StreamingT2V: DDIM Sigmas, leading, 50 steps."
+                    "sigmas",
+                    tooltip="The sigmas for one clip of this model. StreamingT2V: DDIM Sigmas, leading, 50 steps.",
                 ),
                 io.MultiType.Input(
                     "frames",
                     types=[io.Image, io.Video],
                     lazy=True,
-                    tooltip="The clip that goes on, as IMAGE or VIDEO, in the size of the video to be. A VIDEO is read "
-                    "frame by frame, and its sound stays on its part.",
+                    tooltip="The clip to extend, as IMAGE or VIDEO. The result has its size. A VIDEO is read frame by "
+                    "frame and keeps its audio.",
                 ),
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
-                    tooltip="One prompt a chunk, as Encode Story gives them; the last one holds on. Stable Video "
-                    "Diffusion reads no text; frame rate, motion and augmentation of its own conditioning count.",
+                    tooltip="One prompt per chunk, as from Encode Story. Further chunks use the last prompt. Stable "
+                    "Video Diffusion reads no text, but frame rate, motion and augmentation from "
+                    "SVD_img2vid_Conditioning.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="The same, or a single one for all."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="Negative prompts: one per chunk, or one for all."
+                ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
@@ -122,41 +129,40 @@ class StoryReelExtendVideo(PreflightNode):
                 io.Image.Input(
                     "reference_image",
                     optional=True,
-                    tooltip="What all chunks are to look like, in the place of a frame of the clip. For a "
-                    "DynamiCrafter checkpoint that interpolates: where each chunk ends, one picture a chunk; the last "
-                    "holds on.",
+                    tooltip="The anchor image, instead of a frame of the clip. For a DynamiCrafter interpolation "
+                    "checkpoint: the end image of each chunk, one image per chunk; further chunks use the last image.",
                 ),
                 io.Int.Input(
                     "anchor",
                     default=0,
                     min=-(2**31),
                     max=2**31,
-                    tooltip="The frame of the clip that all chunks are to look like, from 0; -1 is its last. "
-                    "StreamingT2V shows it to APM (published: 0), StreamingSVD makes it its picture (published: 6); a "
-                    "DynamiCrafter checkpoint that interpolates goes back to it in every chunk.",
+                    tooltip="Number of the clip's frame that conditions all chunks, from 0; -1 is the last. "
+                    "StreamingT2V: the input of APM (published: 0). StreamingSVD: the conditioning image (published: "
+                    "6). DynamiCrafter interpolation: the end image of every chunk.",
                 ),
                 io.Int.Input(
                     "chunks",
                     default=4,
                     min=1,
                     max=100_000,
-                    tooltip="How many are added. The video has frames + chunks x (chunk_length - overlap) frames.",
+                    tooltip="Number of chunks to add. The video gets chunks x (chunk_length - overlap) more frames.",
                 ),
                 io.Int.Input(
                     "chunk_length",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Of a chunk, with those that it shares. 0: as trained: StreamingT2V and DynamiCrafter 16, "
-                    "StreamingSVD 25, Stable Video Diffusion 14 (XT wants 25), Wan 81.",
+                    tooltip="Frames per chunk, overlap included. 0: as trained. StreamingT2V and DynamiCrafter: 16, "
+                    "StreamingSVD: 25, Stable Video Diffusion: 14 (use 25 for XT), Wan: 81.",
                 ),
                 io.Int.Input(
                     "overlap",
                     default=0,
                     min=0,
                     max=4095,
-                    tooltip="How many frames a chunk looks back. 0: as published: StreamingT2V 8, StreamingSVD 7, the "
-                    "others 1. Wan takes 5, 9 and so on, too.",
+                    tooltip="Frames that a chunk shares with the clip before it. 0: as published. StreamingT2V: 8, "
+                    "StreamingSVD: 7, others: 1. Wan also supports 5, 9, 13 and so on.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -164,8 +170,8 @@ class StoryReelExtendVideo(PreflightNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance (CFG): 7.5 as published for StreamingT2V and DynamiCrafter; StreamingSVD 3, with "
-                    "VideoLinearCFGGuidance from 1.5 before it; Stable Video Diffusion 2.5; Wan about 5.",
+                    tooltip="Guidance scale. StreamingT2V and DynamiCrafter: 7.5 as published. StreamingSVD: 3, with "
+                    "VideoLinearCFGGuidance from 1.5. Stable Video Diffusion: 2.5. Wan: about 5.",
                 ),
                 io.Float.Input(
                     "cam_strength",
@@ -173,7 +179,8 @@ class StoryReelExtendVideo(PreflightNode):
                     min=0.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="Of the short-term memory of StreamingT2V and StreamingSVD: 1 as published, 0 without.",
+                    tooltip="Strength of the short-term memory (CAM) of StreamingT2V and StreamingSVD. 1 as published, "
+                    "0 for none.",
                 ),
                 io.Float.Input(
                     "apm_strength",
@@ -181,7 +188,7 @@ class StoryReelExtendVideo(PreflightNode):
                     min=0.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="Of the long-term memory of StreamingT2V: 1 as published, 0 without.",
+                    tooltip="Strength of the long-term memory (APM) of StreamingT2V. 1 as published, 0 for none.",
                 ),
                 io.Float.Input(
                     "color_match",
@@ -189,8 +196,8 @@ class StoryReelExtendVideo(PreflightNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Pulls the colours of each chunk (mean and spread of red, green and blue) to the anchor's, "
-                    "against drift in long videos. 0 as published.",
+                    tooltip="Matches the colors of each chunk (mean and standard deviation of red, green and blue) to "
+                    "those of the anchor, against color drift. 0 as published.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -198,8 +205,8 @@ class StoryReelExtendVideo(PreflightNode):
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Of the noise: the first chunk draws by the next number, and so on. A video goes on where "
-                    "it was stopped only under the same seed.",
+                    tooltip="Seed of the noise. Chunk n uses seed + n. An interrupted run resumes with the same seed "
+                    "only.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -207,18 +214,18 @@ class StoryReelExtendVideo(PreflightNode):
                     min=0.1,
                     max=240.0,
                     step=0.1,
-                    tooltip="Frames a second, where frames is an IMAGE; a VIDEO keeps its own.",
+                    tooltip="Frame rate if frames is an IMAGE. A VIDEO keeps its own.",
                 ),
                 io.Boolean.Input(
                     "output_images",
                     default=False,
-                    tooltip="Read the whole video into memory for the IMAGE output. A long one takes much: 12 bytes a "
-                    "pixel.",
+                    tooltip="Read the whole video into memory for the IMAGE output. This takes 12 bytes per pixel and "
+                    "frame.",
                 ),
             ],
             outputs=[
-                io.Video.Output(tooltip="The clip and all its chunks, in a file that is read as it is needed."),
-                io.Image.Output(tooltip="Its frames, where images is on."),
+                io.Video.Output(tooltip="The clip and all chunks, as a file."),
+                io.Image.Output(tooltip="All frames, if output_images is on."),
             ],
         )
 

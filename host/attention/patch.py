@@ -11,7 +11,7 @@ from ...core.attention.schedule import describe_idle, describe_steps
 from ...core.attention.sharing import Cast, find_groups
 from ...core.story.frames import frames_in
 from ..common import messages
-from ..common.attention_patches import keys_for, standing, take_out, warn_of_lost
+from ..common.attention_patches import keys_for, standing, remove_patches, warn_overwritten
 from .sampling_state import KEY, NODE, PatchConfig, PatchRange, SamplingState
 from .shared import SharedAttention
 from .unet_blocks import self_attention_layers
@@ -56,7 +56,7 @@ def apply_consistent_attention(
     def around_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
         frames = _check_batch(latent_image, cast, mask)
-        warn_of_lost(NODE, guider.model_options, "attn1", SharedAttention, keys, config.node)
+        warn_overwritten(NODE, guider.model_options, "attn1", SharedAttention, keys, config.node)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         state = SamplingState.begin(config, sampling, sigmas, tuple(noise.shape[-2:]), frames)
         message = _describe_run(config, state, sigmas, len(noise)) if idle is None else None
@@ -78,7 +78,7 @@ def apply_consistent_attention(
 
 def _remove(model: ModelPatcher) -> None:
     """Remove an earlier application and restore the patches that it wrapped."""
-    take_out(model, "attn1", SharedAttention)
+    remove_patches(model, "attn1", SharedAttention)
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
 

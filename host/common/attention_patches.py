@@ -1,6 +1,6 @@
-"""Replacements of attention in a MODEL: those that stand there, and ours among them.
+"""Attention replacements in a MODEL: finding, adding and removing the pack's among those of other packs.
 
-The host keeps them by block, or by block and layer; it runs the most specific key alone.
+The host stores them by block, or by block and layer, and runs the most specific one only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,8 +17,8 @@ def standing(model_options: dict, attention: str) -> dict[Key, Callable]:
     return model_options["transformer_options"].get("patches_replace", {}).get(attention, {})
 
 
-def take_out(model: ModelPatcher, attention: str, ours: type) -> None:
-    """Remove replacements of our class, and put back what each of them had wrapped as its `previous`."""
+def remove_patches(model: ModelPatcher, attention: str, ours: type) -> None:
+    """Remove replacements of class `ours`, and restore what each of them wraps as its `previous`."""
     replacements = standing(model.model_options, attention)
     for key, patch in list(replacements.items()):
         if isinstance(patch, ours):
@@ -36,12 +36,12 @@ def keys_for(block: tuple[str, int], layers: Iterable[int], replacements: dict[K
     return apart if len(apart) == len(layers) else [*apart, block]
 
 
-def warn_of_lost(
+def warn_overwritten(
     name: str, model_options: dict, attention: str, ours: type, keys: Sequence[Key], node: str | None
 ) -> None:
-    """Say which later patch has taken the place of one of ours at `keys`, or hides it.
+    """Warn about later patches that replace or hide those of class `ours` at `keys`.
 
-    name: of our node, in the message. node: that shows it, see `messages.warn`.
+    name: of the node, in the message. node: the one that shows it, see `messages.warn`.
     """
     replacements = standing(model_options, attention)
     lost = [key for key in keys if key in replacements and not isinstance(replacements[key], ours)]
@@ -51,13 +51,13 @@ def warn_of_lost(
         places.setdefault(name_of(replacements[key]), []).append(" ".join(map(str, key)))
     for other, where in places.items():
         messages.warn(
-            f"{name}: {other} was applied after this node and replaces it at {', '.join(where)}; apply it before this "
-            "node to have both.",
+            f"{name}: {other} was applied after this node and replaces it at {', '.join(where)}. Apply it before this "
+            "node to use both.",
             node,
         )
 
 
 def name_of(patch: Callable) -> str:
-    """The name under which users can find another pack's patch."""
+    """The module and name of another pack's patch."""
     name = getattr(patch, "__qualname__", type(patch).__qualname__)
     return f"{getattr(patch, '__module__', '?')}.{name}"

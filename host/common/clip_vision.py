@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...core.video.images import clip_pixels
 
-GREY = 0.5  # pixels of the uncond image
+GRAY = 0.5  # pixels of the uncond image
 
 
 def vision_tokens(clip_vision, images: Tensor) -> Tensor:

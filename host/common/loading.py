@@ -1,4 +1,4 @@
-"""What every loader of a model of our own does: files, formats and devices, and networks of ours in the host's VAE."""
+"""What all loaders share: reading files, checking weights, number formats and devices."""
 
 import contextlib
 import re
@@ -23,16 +23,16 @@ from ...core.weights.safetensors_header import read_header
 
 management = comfy.model_management
 
-FOLDERS = ("checkpoints", "diffusion_models")  # where people keep checkpoints of video models
+FOLDERS = ("checkpoints", "diffusion_models")  # where users keep checkpoints of video models
 PRECISIONS = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # auto: the host's
-LARGE_PRECISIONS = PRECISIONS | {"fp8_e4m3fn": torch.float8_e4m3fn}  # of models that are large enough for 8 bit
+LARGE_PRECISIONS = PRECISIONS | {"fp8_e4m3fn": torch.float8_e4m3fn}  # for models large enough for 8 bits
 SAFETENSORS = (".safetensors", ".sft")
-NO_MEMORY = "allocate memory"  # how torch and the system say that there is none: that is not the file's fault
+NO_MEMORY = "allocate memory"  # in the errors of torch and of the system
 MOST_WRAPPINGS = 8
 SIZES_DIFFER = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) .*?"
     r"current model is torch\.Size\(\[(.*?)\]\)"
-)  # how torch says it
+)  # torch's message
 
 
 def checkpoint_names() -> list[str]:
@@ -77,7 +77,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _refuse_file(path: Path):
-    """Says in one sentence why a file cannot be read. Raises ValueError, and FileNotFoundError for none."""
+    """Turns errors of reading a file into one sentence. Raises ValueError, and FileNotFoundError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -95,7 +95,7 @@ def _refuse_file(path: Path):
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether an error is no fault of what was being read."""
+    """Whether an error means that memory ran out."""
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or NO_MEMORY in str(error)
 
 
@@ -145,8 +145,8 @@ def describe(weights: Mapping[str, Tensor]) -> str:
 
 
 def check_whole(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Hold the weights of a file against a network. Raises KeyError for the first that the file lacks, where the host
-    would sample with whatever is in memory, and Misfit for the first of another shape or format."""
+    """Compare the weights of a file with those of a network. Raises KeyError for the first that the file lacks, which
+    the host would leave uninitialized, and Misfit for the first of another shape or format."""
     needed = network.state_dict()
     if missing := sorted(needed.keys() - weights.keys()):
         raise KeyError(missing[0])
@@ -160,9 +160,8 @@ def check_whole(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def refuse_parts(name: str, model: str, expected: str = ""):
-    """Says of weights, of which file they are and of which model, what is wrong with them and what was expected. Raises
-    ValueError."""
+def reject_incomplete(name: str, model: str, expected: str = ""):
+    """Turns errors in the weights of a file into a ValueError that names the file, the model and what was expected."""
     try:
         yield
     except Misfit as error:
@@ -179,14 +178,14 @@ def refuse_parts(name: str, model: str, expected: str = ""):
 
 
 def _refusal(name: str, why: str, expected: str = "") -> ValueError:
-    said = "expected" in why or not expected
-    return ValueError(Unreadable(why if said else f"{why}; {expected}").of(name))
+    complete = "expected" in why or not expected
+    return ValueError(Unreadable(why if complete else f"{why}; {expected}").of(name))
 
 
 @contextlib.contextmanager
 def judging(model: str):
     """For reading the sizes of a model from a file's shapes and building it without memory: whatever goes wrong in
-    there, the file holds no such model. Raises KeyError, Misfit and Unreadable, of which `refuse_parts` tells."""
+    there, the file holds no such model. Raises KeyError, Misfit and Unreadable, of which `reject_incomplete` tells."""
     try:
         yield
     except (KeyError, Unreadable):
@@ -199,12 +198,12 @@ def judging(model: str):
         ) from error
 
 
-def tell_absent(parts: Mapping[str, object]) -> str:
-    """What there is to say, behind a sentence, of the parts that a file does not carry: those that are None."""
+def describe_missing(parts: Mapping[str, object]) -> str:
+    """A sentence on the parts that a file does not contain: those that are None."""
     absent = [name for name, part in parts.items() if part is None]
     if not absent:
         return ""
-    return f" The file carries no {', '.join(absent)}: load {'them' if len(absent) > 1 else 'it'} apart."
+    return f" The file contains no {', '.join(absent)}: load {'them' if len(absent) > 1 else 'it'} separately."
 
 
 def set_precision(
@@ -218,13 +217,13 @@ def set_precision(
 
 
 def patcher_of(model: nn.Module) -> comfy.model_patcher.ModelPatcher:
-    """The MODEL around a model of ours."""
+    """The MODEL of a model."""
     devices = dict(load_device=management.get_torch_device(), offload_device=management.unet_offload_device())
     return comfy.model_patcher.CoreModelPatcher(model, **devices)
 
 
 def fill(model: comfy.model_base.BaseModel, unet: dict[str, Tensor]) -> comfy.model_patcher.ModelPatcher:
-    """The MODEL around a model of ours, whose diffusion network gets these weights. Raises as `check_whole`.
+    """The MODEL of a model, whose diffusion network gets these weights. Raises as `check_whole`.
 
     The weights are moved out of `unet`.
     """
@@ -245,7 +244,7 @@ def build_clip(target, text: dict[str, Tensor]) -> comfy.sd.CLIP:
 
 
 def build_clip_vision(weights: dict[str, Tensor], prefix: str) -> comfy.clip_vision.ClipVisionModel | None:
-    """ViT-H/14, if the file carries it. Its weights are moved out of `weights`."""
+    """ViT-H/14, if the file contains it. Its weights are moved out of `weights`."""
     vision = {key: weights.pop(key) for key in list(weights) if key.startswith(prefix)}
     return comfy.clip_vision.load_clipvision_from_sd(vision, prefix, True) if vision else None
 

@@ -99,7 +99,7 @@ class ClipModel(comfy.model_base.BaseModel):
 def check_width(tokens: Tensor, expected: int, given: str, model_name: str, published: tuple[int, str]) -> None:
     """Raise ValueError for tokens [..., width] of another width than a checkpoint was trained on.
 
-    given: who gives them and how, as the sentence begins. published: the width in published checkpoints, and whose.
+    given: start of the sentence. published: (width of published checkpoints, the encoder's name).
     """
     if tokens.shape[-1] != expected:
         width, whose = published
@@ -113,23 +113,23 @@ def check_size(size, factor: int) -> None:
     """Raise ValueError for a latent of this height and width, unless both are multiples of `factor`."""
     if any(side % factor for side in size):
         sides = " x ".join(str(side * 8) for side in reversed(size))
-        raise ValueError(f"The LATENT is {sides} pixels; sides that are multiples of {factor * 8} are expected.")
+        raise ValueError(f"The LATENT is {sides} pixels. Width and height must be multiples of {factor * 8}.")
 
 
 def check_frames(frames: Tensor, noise: Tensor) -> None:
-    """Raise ValueError for CAM's frames [M, H, W, 3] that are not of the chunk [T, channels, h, w]."""
+    """Raise ValueError for CAM's frames [M, H, W, 3] that do not fit the chunk [T, channels, h, w]."""
     count, _, height, width = noise.shape
     if frames.shape[1:3] != (8 * height, 8 * width) or len(frames) > count:
         raise ValueError(
-            f"CAM is shown {len(frames)} frames of {frames.shape[2]} x {frames.shape[1]} pixels, and the LATENT is a "
-            f"chunk of {count} frames of {8 * width} x {8 * height}."
+            f"CAM reads {len(frames)} frames of {frames.shape[2]} x {frames.shape[1]} pixels, but the LATENT has "
+            f"{count} frames of {8 * width} x {8 * height}."
         )
 
 
 def refuse_windows(model_name: str, window) -> None:
-    """Raise ValueError for a context window that CAM's frames do not come before: any but the first."""
+    """Raise ValueError for any context window but the first, whose preceding frames CAM does not have."""
     if window.index_list[0] > 0:
         raise ValueError(
-            "CAM is shown the frames before a chunk, and a context window cuts the chunk in parts; sample "
-            f"{model_name} without context windows, or without CAM."
+            "CAM reads the frames before a chunk and does not work with context windows. Sample "
+            f"{model_name} without context windows, or set cam_strength to 0."
         )

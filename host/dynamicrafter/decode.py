@@ -11,28 +11,28 @@ NODE = "ToonCrafter Decode"
 
 
 def takes_references(vae) -> bool:
-    """Whether a VAE decodes with the details of two given pictures."""
+    """Whether a VAE is ToonCrafter's, which decodes with two reference images."""
     return isinstance(getattr(getattr(vae, "first_stage_model", None), "decoder", None), DualReferenceDecoder)
 
 
 @torch.inference_mode()
 def decode_clip(vae, samples: Tensor, start: Tensor, end: Tensor, refine_middle: bool = False) -> Tensor:
-    """Frames [T, H, W, 3] of a clip's latents [T, 4, h, w] and its end pictures [1, H, W, 3].
+    """Frames [T, H, W, 3] of a clip's latents [T, 4, h, w] and its end images [1, H, W, 3].
 
     refine_middle: take the middle two frames from a second decoding that lacks the frames next to the ends.
 
-    Raises ValueError for another VAE, and for pictures that are not one each.
+    Raises ValueError for another VAE, and for more than one image each.
     """
     if not takes_references(vae):
-        raise ValueError(f"{NODE}: the VAE is not that of a ToonCrafter checkpoint; for any other use VAE Decode.")
-    for name, pictures in (("start_image", start), ("end_image", end)):
-        if len(pictures) != 1:
-            raise ValueError(f"{NODE}: {name} holds {len(pictures)} pictures; 1 is expected.")
+        raise ValueError(f"{NODE}: the VAE is not from a ToonCrafter checkpoint. Use VAE Decode for other VAEs.")
+    for name, images in (("start_image", start), ("end_image", end)):
+        if len(images) != 1:
+            raise ValueError(f"{NODE}: {name} contains {len(images)} images; 1 is expected.")
     network, frames = vae.first_stage_model, len(samples)
     if refine_middle and frames < 6:
         raise ValueError(f"{NODE}: refine_middle needs a clip of at least 6 frames; this one has {frames}.")
     height, width = (side * vae.upscale_ratio for side in samples.shape[-2:])
-    ends = torch.stack([fit(picture, width, height)[0].movedim(-1, 0) for picture in (start, end)], 1)[None]
+    ends = torch.stack([fit(image, width, height)[0].movedim(-1, 0) for image in (start, end)], 1)[None]
 
     needed = frames * vae.memory_used_decode(samples.shape, vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed)

@@ -27,21 +27,21 @@ from ..common.loading import (
     build_clip_vision,
     check_whole,
     describe,
+    describe_missing,
     fill,
     judging,
     put_into,
     read_with_metadata,
-    refuse_parts,
+    reject_incomplete,
     set_precision,
     shapes_of,
     take,
-    tell_absent,
 )
 from ..common.ops import host_ops
 from .model import DynamiCrafterConfig, model_class_of
 
 NODE = "Load DynamiCrafter"
-METADATA = "storyreel_dynamicrafter"  # under which a file of ours says what it is
+METADATA = "storyreel_dynamicrafter"  # key of the metadata
 UNET, RESAMPLER, VAE, TEXT, VISION = (
     "model.diffusion_model.",
     "image_proj_model.",
@@ -53,7 +53,7 @@ UNET, RESAMPLER, VAE, TEXT, VISION = (
 
 @dataclass(frozen=True)
 class DynamiCrafterType:
-    """What a checkpoint is beyond its weights. fs_is_stride: fs counts frames to skip, else frames a second.
+    """What the weights of a checkpoint do not determine. fs_is_stride: fs counts frames to skip, else frames a second.
     image_tokens: of each frame. dim_head: of the image projection. latents: what `ScaledLatents` takes, None for
     Stable Diffusion's."""
 
@@ -72,7 +72,7 @@ class DynamiCrafterType:
     latents: dict | None = None
 
 
-STATED = Fields(  # what a file of ours may say of itself
+STATED = Fields(  # in the metadata
     {
         "name": Text(100),
         **dict.fromkeys(("v_prediction", "zero_snr", "fs_is_stride", "interpolates"), switch),
@@ -86,7 +86,7 @@ STATED = Fields(  # what a file of ours may say of itself
         "latents": Maybe(LATENTS),
     }
 )
-KINDS = {
+TYPES = {
     kind.name: kind
     for kind in (
         DynamiCrafterType("256", False, False, 1.0, default_fs=3, fs_is_stride=True, size=(256, 256)),
@@ -100,7 +100,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class DynamiCrafterCheckpoint:
-    """A checkpoint as the host's objects; None for what the file does not carry."""
+    """The models of a checkpoint; None for those that the file does not contain."""
 
     kind: DynamiCrafterType
     model: comfy.model_patcher.ModelPatcher
@@ -110,15 +110,19 @@ class DynamiCrafterCheckpoint:
 
 
 def describe_checkpoint(loaded: DynamiCrafterCheckpoint) -> str:
-    """What a file was taken for, in a sentence or two."""
+    """The detected type of a file and its use, in a sentence or two."""
     kind = loaded.kind
-    fs = "a frame stride, more is more motion" if kind.fs_is_stride else "frames a second, less is more motion"
-    use = "from a start to an end picture, and loops" if kind.interpolates else "one picture comes to life"
+    fs = (
+        "a frame stride; larger gives more motion"
+        if kind.fs_is_stride
+        else "frames per second; smaller gives more motion"
+    )
+    use = "interpolates from a start to an end image, and loops" if kind.interpolates else "animates an image"
     width, height = kind.size
     parts = {"CLIP": loaded.clip, "CLIP_VISION": loaded.clip_vision, "VAE": loaded.vae}
     return (
         f"DynamiCrafter {kind.name}: {use}; {width} x {height}, {kind.frames} frames; "
-        f"fs is {fs} ({kind.default_fs}).{tell_absent(parts)}"
+        f"fs (default {kind.default_fs}) is {fs}.{describe_missing(parts)}"
     )
 
 
@@ -127,21 +131,22 @@ def checkpoint_names() -> list[str]:
     return checkpoint_choices("dynamicrafter")
 
 
-def load(name: str, kind: str = "auto", precision=None) -> DynamiCrafterCheckpoint:
-    """Read a checkpoint of `checkpoint_names`. kind: "auto" or a name of `KINDS`. precision: of the UNet, None = auto.
+def load(name: str, model_type: str = "auto", precision=None) -> DynamiCrafterCheckpoint:
+    """Read a checkpoint of `checkpoint_names`. model_type: "auto" or a name of `TYPES`. precision: of the UNet, None =
+    auto.
 
     Raises ValueError for a file that is no DynamiCrafter checkpoint, or not a whole one.
     """
     weights, metadata = read_with_metadata(checkpoint_path(name))
     if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
         raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
-    if kind != "auto" and METADATA in metadata:
-        raise ValueError(f"{NODE}: {name} says itself what it is; kind is {kind}, and auto was expected.")
-    with refuse_parts(f"{NODE}: {name}", "a DynamiCrafter checkpoint"):
-        found = detect(name, weights, metadata) if kind == "auto" else KINDS[kind]
-    logging.info("%s: %s is taken for DynamiCrafter %s.", NODE, name, found.name)
+    if model_type != "auto" and METADATA in metadata:
+        raise ValueError(f"{NODE}: {name} states its own type in its metadata; set model_type to auto.")
+    with reject_incomplete(f"{NODE}: {name}", "a DynamiCrafter checkpoint"):
+        found = detect(name, weights, metadata) if model_type == "auto" else TYPES[model_type]
+    logging.info("%s: %s is loaded as DynamiCrafter %s.", NODE, name, found.name)
     stated = METADATA in metadata
-    with refuse_parts(f"{NODE}: {name}", f"DynamiCrafter {found.name}"):
+    with reject_incomplete(f"{NODE}: {name}", f"DynamiCrafter {found.name}"):
         model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision, stated)
         with judging("encoders and autoencoder of DynamiCrafter"):
             others = build_clip(weights), build_clip_vision(weights, VISION), build_vae(weights)
@@ -157,20 +162,20 @@ def detect(name: str, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
     """What a checkpoint is, from its metadata, its keys, its rescale table, and last from its file's name. Raises
     Unreadable for metadata that make no sense."""
     if METADATA in metadata:
-        return replace(KINDS["512"], **read_stated(METADATA, metadata[METADATA], STATED))
+        return replace(TYPES["512"], **read_stated(METADATA, metadata[METADATA], STATED))
     if any(key.endswith("attn2.alpha") or ".framestride_embed." in key for key in weights):
-        return KINDS["256"]
+        return TYPES["256"]
     if f"{VAE}decoder.conv_out.time_mix_conv.weight" in weights:
-        return KINDS["tooncrafter"]
+        return TYPES["tooncrafter"]
     stem = Path(name).stem.lower()
     if "toon" in stem:
-        return KINDS["tooncrafter"]
+        return TYPES["tooncrafter"]
     table = weights.get("scale_arr")
-    if table is not None and table.ndim == 1 and len(table) and abs(float(table[-1]) - KINDS["1024"].base_scale) < 0.05:
-        return KINDS["1024"]
+    if table is not None and table.ndim == 1 and len(table) and abs(float(table[-1]) - TYPES["1024"].base_scale) < 0.05:
+        return TYPES["1024"]
     if "interp" in stem:
-        return KINDS["512_interp"]
-    return KINDS["1024" if table is None and "1024" in stem else "512"]
+        return TYPES["512_interp"]
+    return TYPES["1024" if table is None and "1024" in stem else "512"]
 
 
 def judge(unet: dict, resampler: dict, kind: DynamiCrafterType, stated: bool) -> DynamiCrafterConfig:
@@ -216,7 +221,7 @@ def build_model(
 
 
 def build_clip(weights: dict) -> comfy.sd.CLIP | None:
-    """SD2's text encoder, if the file carries it."""
+    """SD2's text encoder, if the file contains it."""
     if f"{TEXT}token_embedding.weight" not in weights:
         return None
     config = comfy.supported_models.SD20({})
@@ -226,19 +231,19 @@ def build_clip(weights: dict) -> comfy.sd.CLIP | None:
 
 
 def build_vae(weights: dict) -> comfy.sd.VAE | None:
-    """The autoencoder, if the file carries it. To the stock nodes ToonCrafter's is a plain one, frame by frame."""
+    """The VAE, if the file contains it. Stock nodes decode with ToonCrafter's frame by frame."""
     vae = take(weights, VAE)
     if not vae:
         return None
     extra = ("time_stack.", "mix_factor", "attn_refinement.", "time_mix_conv.")
     plain = {key: tensor for key, tensor in vae.items() if not any(part in key for part in extra)}
-    made = comfy.sd.VAE(sd=dict(plain))
+    autoencoder = comfy.sd.VAE(sd=dict(plain))
     if len(plain) == len(vae):
-        return made
+        return autoencoder
     decoder = {key.removeprefix("decoder."): tensor for key, tensor in vae.items() if key.startswith("decoder.")}
-    network = made.first_stage_model
+    network = autoencoder.first_stage_model
     sizes = read_decoder_sizes(shapes_of(decoder))
     check_whole(DualReferenceDecoder(**sizes, ops=META), decoder)
-    network.decoder = DualReferenceDecoder(**sizes, ops=host_ops(dtype=made.vae_dtype))
-    put_into(made, network, network.decoder, decoder)
-    return made
+    network.decoder = DualReferenceDecoder(**sizes, ops=host_ops(dtype=autoencoder.vae_dtype))
+    put_into(autoencoder, network, network.decoder, decoder)
+    return autoencoder

@@ -143,7 +143,7 @@ class DynamiCrafter(ClipModel):
     def extra_conds(self, **kwargs):
         if VISION_TOKENS not in kwargs and IMAGE_TOKENS not in kwargs:
             raise ValueError(
-                "The CONDITIONING holds no picture; for a DynamiCrafter model make it with DynamiCrafter Conditioning."
+                "The CONDITIONING contains no image. Use DynamiCrafter Conditioning for a DynamiCrafter model."
             )
         device, frames = kwargs["device"], len(kwargs["noise"])
         text = kwargs["cross_attn"][:, :TEXT_TOKENS].to(device)
@@ -160,8 +160,8 @@ class DynamiCrafter(ClipModel):
             raise ValueError(f"The VAE gives latents of {latents.ndim} dimensions, and {self.model_name} expects 4.")
         if len(latents) != frames:
             raise ValueError(
-                f"The CONDITIONING was made for {len(latents)} frames, and the LATENT holds {frames}; take both from "
-                "one DynamiCrafter Conditioning."
+                f"The CONDITIONING is for {len(latents)} frames, but the LATENT has {frames}. Use both outputs of one "
+                "DynamiCrafter Conditioning."
             )
         latents = self.process_latent_in(_of_size(latents.to(device), *kwargs["noise"].shape[-2:]))
         fs = kwargs.get(FS)
@@ -191,8 +191,8 @@ class DynamiCrafter(ClipModel):
         kind = self.kind
         if mode != "animate" and kind is not None and not kind.interpolates:
             raise ValueError(
-                f"{mode} is asked of a checkpoint that is taken for {kind.name}, which only animates a first picture; "
-                "load 512_interp or ToonCrafter, or choose what this file is in Load DynamiCrafter."
+                f"The checkpoint is of type {kind.name}, which does not support {mode}. Load 512_interp or "
+                "ToonCrafter, or set model_type in Load DynamiCrafter."
             )
 
 
@@ -221,7 +221,7 @@ def parts_of(model: comfy.model_patcher.ModelPatcher) -> DynamiCrafter:
     inner = model.model
     if not isinstance(inner, DynamiCrafter):
         raise ValueError(
-            f"The MODEL is a {type(inner).__name__}; a DynamiCrafter model is expected. Its checkpoint is opened by "
-            "Load DynamiCrafter; the stock loaders take the file for a picture model."
+            f"The MODEL is a {type(inner).__name__}; a DynamiCrafter model is expected. Load its checkpoint with Load "
+            "DynamiCrafter; stock loaders load it as an image model."
         )
     return inner

@@ -1,4 +1,4 @@
-"""Sampling as DynamiCrafter was published: DDIM in its own units, guidance by text and picture, guidance rescale."""
+"""Sampling as DynamiCrafter was published: DDIM in its own units, guidance by text and image, guidance rescale."""
 
 import math
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def sigmas_of(model: comfy.model_patcher.ModelPatcher, spacing: str, steps: int)
 class DDIM(comfy.samplers.Sampler):
     """DDIM (arXiv 2010.02502) with eta, exact to its last step, which ends at the first timestep's small noise.
 
-    keep_clean: what a noise mask keeps goes in without noise, as DynamiCrafter's program does; else noised as usual.
+    keep_clean: insert what a noise mask keeps without noise, as DynamiCrafter's own code does.
     noise: (step, like) -> unit normal; by default a function of seed and step alone.
     """
 
@@ -39,14 +39,14 @@ class DDIM(comfy.samplers.Sampler):
         self.eta, self.keep_clean, self.noise = eta, keep_clean, noise
         self.node = messages.current_node()
 
-    @torch.no_grad()  # as the host's samplers: who calls from a script would else keep every step's activations
+    @torch.no_grad()  # as the host's samplers
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         options, seed = extra_args["model_options"], extra_args["seed"]
         if self.keep_clean and denoise_mask is None:
             messages.warn(
-                "DDIM Sampler: keep_clean has no effect: the LATENT has no noise mask that keeps anything.",
+                "DDIM Sampler: keep_clean has no effect: the LATENT has no noise mask.",
                 self.node,
             )
         units = _Units(model_wrap.inner_model.model_sampling, sigmas)
@@ -73,19 +73,21 @@ class DDIM(comfy.samplers.Sampler):
             )
             if callback is not None:
                 callback(step, denoised, x, len(sigmas) - 1)
-        return x if then.last else then.to_k(x)  # the host's units are another's who goes on from here
+        return x if then.last else then.to_k(x)  # a further sampler expects the host's units
 
 
 class _Units:
-    """alpha_bar and scale of a model's sigmas, in Python's floats. The end, sigma 0, is where the model's own least
-    noise is, or less where a schedule goes on below it.
+    """alpha_bar and scale of a model's sigmas, in Python's floats. The end, sigma 0, counts as the model's smallest
+    sigma, or as a smaller one of the schedule.
 
-    Raises ValueError for a model of another kind of noise, as rectified flow.
+    Raises ValueError for a rectified flow model.
     """
 
     def __init__(self, sampling, sigmas: Tensor):
         if isinstance(sampling, comfy.model_sampling.CONST):
-            raise ValueError("DDIM Sampler: the MODEL is a rectified flow, of which DDIM knows nothing; use euler.")
+            raise ValueError(
+                "DDIM Sampler: the MODEL is a rectified flow model, which DDIM does not support. Use euler."
+            )
         self.sampling = sampling
         self.least = min([float(sampling.sigma_min), *filter(None, sigmas.tolist())])
 
@@ -122,8 +124,8 @@ def rescaled(
     """
     if not isinstance(sampling, RescaledSampling):
         raise ValueError(
-            f"The MODEL's own schedule was replaced by a {type(sampling).__name__}, in whose units guidance cannot be "
-            "rescaled: take that node away (ModelSamplingDiscrete, say), or set rescale to 0."
+            f"Guidance cannot be rescaled, because another node replaced the MODEL's schedule by "
+            f"{type(sampling).__name__}. Remove that node (for example ModelSamplingDiscrete), or set cfg_rescale to 0."
         )
     outputs = (sampling.output_of(sigma, denoised, k)[None] for denoised in (guided, cond))
     return sampling.calculate_denoised(sigma, rescale_guidance(*outputs, share)[0], k)
@@ -139,13 +141,15 @@ def patch_rescale(model: comfy.model_patcher.ModelPatcher, share: float) -> comf
         return rescaled(sampling, args["sigma"], args["input"], args["denoised"], args["cond_denoised"], share)
 
     if not share:
-        messages.warn(f"{RESCALE}: rescale is 0: the model is as without this node.")
+        messages.warn(f"{RESCALE}: cfg_rescale is 0, so this node has no effect.")
         return patched
     node = messages.current_node()
 
     def around_sampling(executor, *args, **kwargs):
         if getattr(executor.class_obj, "cfg", None) == 1:
-            messages.warn(f"{RESCALE}: cfg is 1, so there is no guidance to rescale; raise cfg in the sampler.", node)
+            messages.warn(
+                f"{RESCALE}: cfg is 1, so there is no guidance to rescale. Increase cfg in the sampler.", node
+            )
         return executor(*args, **kwargs)
 
     patched.set_model_sampler_post_cfg_function(after_guidance)
@@ -155,7 +159,7 @@ def patch_rescale(model: comfy.model_patcher.ModelPatcher, share: float) -> comf
 
 
 def patch_gate(model: comfy.model_patcher.ModelPatcher, outer: float, middle: float):
-    """A clone whose layers look at the image tokens so much. Raises ValueError for another kind of model."""
+    """A clone with these strengths of the image tokens. Raises ValueError for another kind of model."""
     parts_of(model)
     patched = model.clone()
     patched.model_options["transformer_options"][GATE] = (outer, middle)
@@ -163,7 +167,7 @@ def patch_gate(model: comfy.model_patcher.ModelPatcher, outer: float, middle: fl
 
 
 class TextImageGuider(comfy.samplers.CFGGuider):
-    """Guidance by text and by picture, each with a scale of its own (DynamiCrafter, section 3.3; the formula is that of
+    """Guidance with separate scales for text and image (DynamiCrafter, section 3.3; the formula is that of
     arXiv 2211.09800, equation 3), and its rescale over the whole clip.
 
     guided = uncond + cfg_image (image - uncond) + cfg_text (cond - image): the first step by the host's own
@@ -175,13 +179,13 @@ class TextImageGuider(comfy.samplers.CFGGuider):
 
     def set_scales(self, text: float, image: float, rescale: float):
         self.text, self.image, self.rescale = text, image, rescale
-        self.cfg = text  # what the host shows
+        self.cfg = text  # shown by the host
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
         conds = [self.conds["negative"], self.conds["image_only"], self.conds["positive"]]
         if self.image == 1:
             conds[0] = None
-        plain = self.text == self.image  # ordinary guidance: what the picture alone says cancels out
+        plain = self.text == self.image  # ordinary guidance: the image-only term cancels out
         if plain:
             conds[1] = None
         uncond, image, cond = comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)

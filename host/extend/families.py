@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...core.rng import generator
 from ...core.video.images import fit
-from ..common.clip_vision import GREY, anchor_embeds
+from ..common.clip_vision import GRAY, anchor_embeds
 from ..common.conditioning import pick_row
 from ..dynamicrafter import conditioning as dynamicrafter
 from ..dynamicrafter.decode import decode_clip, takes_references
@@ -37,7 +37,7 @@ class StreamingT2VExtender(Extender):
     def condition(self, number, before, anchor, seed):
         inputs = self.inputs
         if inputs.apm_strength and self.embeds is None:
-            gray = torch.full_like(anchor[:1], GREY)  # the unconditional image
+            gray = torch.full_like(anchor[:1], GRAY)  # the unconditional image
             embeds = anchor_embeds(self.vision(), torch.cat([anchor, gray]))
             self.embeds = embeds[:, :-1], embeds[:, -1:]
         strengths = dict(cam_strength=inputs.cam_strength, apm_strength=inputs.apm_strength)
@@ -194,7 +194,7 @@ class WanExtender(Extender):
         return (frames - 1) // self.step + 1
 
     def condition(self, number, before, anchor, seed):
-        frames = torch.full((self.chunk_length, *before.shape[1:]), GREY)
+        frames = torch.full((self.chunk_length, *before.shape[1:]), GRAY)
         frames[: self.overlap] = before
         latent = self.inputs.vae.encode(frames)
         mask = torch.ones(1, 1, *latent.shape[2:])

@@ -28,7 +28,7 @@ from ..common.loading import (
     patcher_of,
     put_weights,
     read_with_metadata,
-    refuse_parts,
+    reject_incomplete,
     shapes_of,
 )
 from ..common.ops import host_ops
@@ -51,7 +51,7 @@ class HostMotionModules(MotionModules):
 def load(name: str) -> ModelPatcher:
     """Read a file of the folder. Raises ValueError for a file of another kind or of another family."""
     weights = read_weights(name, read_with_metadata(path_of(FOLDER, name))[0])
-    with refuse_parts(f"{NODE}: {name}", "AnimateDiff's modules", EXPECTED):
+    with reject_incomplete(f"{NODE}: {name}", "AnimateDiff's modules", EXPECTED):
         with judging("motion module of AnimateDiff"):
             config = read_config(shapes_of(weights))
             count, stored = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)

@@ -21,7 +21,7 @@ from ...core.motion.trajectory import Trajectory
 from ...core.networks.ip_adapter.layers import ImageLayer
 from ..attention.shared import batch_indices
 from ..common import messages
-from ..common.attention_patches import keys_for, standing, take_out, warn_of_lost
+from ..common.attention_patches import keys_for, remove_patches, standing, warn_overwritten
 from ..dynamicrafter.model import TEXT_TOKENS, parts_of
 from . import animatediff, ip_adapter
 from .animatediff import NODE
@@ -185,7 +185,7 @@ def animatediff_sampling(sampling: ModelSamplingDiscrete) -> ModelSamplingDiscre
 
 def remove(model: ModelPatcher) -> None:
     """Remove an earlier application, and restore what it wrapped."""
-    take_out(model, "attn2", IPAdapterAttention)
+    remove_patches(model, "attn2", IPAdapterAttention)
     ours, previous = model.get_attachment(KEY) or (None, None)
     if ours is not None and model.object_patches.get(SAMPLING) is ours:
         model.object_patches.pop(SAMPLING)
@@ -223,7 +223,7 @@ def _track_runs(patched: ModelPatcher, motion: Trajectory, keys: Sequence[tuple]
                 f"{NODE}: the STORYREEL_MOTION has {len(motion)} frames, and the LATENT has {len(noise)}; both must "
                 "be equal."
             )
-        warn_of_lost(NODE, guider.model_options, "attn2", IPAdapterAttention, keys, node)
+        warn_overwritten(NODE, guider.model_options, "attn2", IPAdapterAttention, keys, node)
         names = {cond["uuid"]: name for name, conds in guider.conds.items() for cond in conds or ()}
         guider.model_options["transformer_options"][KEY] = MotionState(motion, names)
         return executor(noise, *args, **kwargs)

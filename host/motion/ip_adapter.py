@@ -19,7 +19,7 @@ from ..common.loading import (
     patcher_of,
     put_weights,
     read_with_metadata,
-    refuse_parts,
+    reject_incomplete,
     shapes_of,
     take,
 )
@@ -87,7 +87,7 @@ class IPAdapterTokenEncoder:
 def load_token_encoder(name: str) -> IPAdapterTokenEncoder:
     """The projection of a file in the folder, as a token encoder. Raises ValueError for another file."""
     weights = take(_read(name), PROJECTION)
-    with refuse_parts(name, "IP-Adapter's image projection", EXPECTED):
+    with reject_incomplete(name, "IP-Adapter's image projection", EXPECTED):
         with judging("image projection of IP-Adapter"):
             config = read_projection(shapes_of(weights))
             network = build_projection(config, host_ops(device="meta", dtype=comfy.utils.weight_dtype(weights)))
@@ -103,7 +103,7 @@ def load_layers(name: str) -> tuple[ModelPatcher, str]:
     weights = _read(name)
     token_space = "ip-plus" if f"{PROJECTION}latents" in weights else "ip"
     weights = take(weights, LAYERS)
-    with refuse_parts(f"{NODE}: {name}", "IP-Adapter's layers", EXPECTED):
+    with reject_incomplete(f"{NODE}: {name}", "IP-Adapter's layers", EXPECTED):
         with judging("layers of IP-Adapter"):
             ops = host_ops(device="meta", dtype=comfy.utils.weight_dtype(weights), attention=HostAttention())
             network = ImageLayers(read_layers(shapes_of(weights)), ops)

@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...core.motion import trajectory
-from ..common.clip_vision import GREY, vision_tokens
+from ..common.clip_vision import GRAY, vision_tokens
 from ..dynamicrafter.model import parts_of
 
 
@@ -60,7 +60,7 @@ class DynamiCrafterTokenEncoder:
         encoded = []
         for image in images.split(1):
             # Encoded next to the gray uncond image, as the conditioning does: rounding depends on the batch size.
-            features = vision_tokens(clip_vision, torch.cat([image, torch.full_like(image, GREY)]))[:1]
+            features = vision_tokens(clip_vision, torch.cat([image, torch.full_like(image, GRAY)]))[:1]
             tokens = inner.image_tokens(features, self.model.load_device)[0]
             encoded.append(tokens.unflatten(0, (-1, self.shape[0])))
         sampled = torch.stack(encoded)[:, trajectory.spread_evenly(frames, self.frames_per_image)]

@@ -21,55 +21,55 @@ TWO, THREE = 2, 3  # dimensions of a latent: pictures with frames as the batch, 
 
 
 class RandomizedBlending(windows.IndexListContextHandler):
-    """Every evaluation of the model is made of chunks, each of which begins where a draw says.
+    """Every evaluation of the model denoises overlapping chunks, each of which takes over at a random frame.
 
-    length, overlap: of chunks, in frames of the latent. dim: of the latent, along which frames lie.
-    guidance: applied here, to each chunk, as is its rescale, which looks at a chunk as a whole; the sampler's own then
-        changes nothing, for it finds both halves equal. 0: left to the sampler.
-    draw: (starts, sigma) -> how many frames each chunk leaves to the one before; by default from the seed.
+    chunk_length, overlap: in latent frames. dim: the latent's dimension of frames.
+    cfg: applied here to each chunk, as is cfg_rescale, whose statistics are those of a chunk. The sampler's own then
+        changes nothing, because cond and uncond are equal. 0: leave guidance to the sampler.
+    draw: (starts, sigma) -> how many of its first frames each chunk leaves to the one before; by default seeded.
     """
 
     def __init__(
         self,
-        length: int,
+        chunk_length: int,
         overlap: int,
         dim: int,
-        guidance: float = 0.0,
-        rescale: float = 0.0,
+        cfg: float = 0.0,
+        cfg_rescale: float = 0.0,
         seed: int = 0,
         draw: Callable[[Sequence[int], float], list[int]] | None = None,
     ):
         super().__init__(
             windows.ContextSchedule("randomized_blending", _chunks),
             windows.ContextFuseMethod("randomized_blending", None),
-            context_length=length,
+            context_length=chunk_length,
             context_overlap=overlap,
             dim=dim,
-            causal_window_fix=False,  # it would show the model a frame more than a chunk has
+            causal_window_fix=False,  # it would add a frame to a chunk
         )
-        self.guidance, self.rescale = guidance, rescale
-        self.draw = draw or (lambda starts, sigma: blending.draw_offsets(starts, length, seed, sigma))
+        self.cfg, self.cfg_rescale = cfg, cfg_rescale
+        self.draw = draw or (lambda starts, sigma: blending.draw_offsets(starts, chunk_length, seed, sigma))
         self.offsets: list[int] = []
 
     def should_use_context(self, model, conds, x_in, timestep, model_options):
-        return True  # a clip of a single chunk too, for its guidance
+        return True  # for a single chunk, too, because of its guidance
 
     def execute(self, calc_cond_batch, model, conds, x_in, timestep, model_options):
         shapes = self._get_latent_shapes(conds)
         if shapes is not None and len(shapes) > 1:
-            raise ValueError(f"{NODE}: the LATENT holds sound beside the video; a LATENT of video alone is expected.")
-        if self.guidance and len(conds) == 2:
-            if self.guidance == 1:
-                conds = [conds[0], None]  # nothing of the other half is used
+            raise ValueError(f"{NODE}: the LATENT contains audio and video; a LATENT with video only is expected.")
+        if self.cfg and len(conds) == 2:
+            if self.cfg == 1:
+                conds = [conds[0], None]  # uncond is not used
             elif conds[1] is None:
                 raise ValueError(
-                    f"{NODE}: guidance is {self.guidance:g} and the guider has no negative; choose a guider with one, "
-                    "or guidance 1."
+                    f"{NODE}: cfg is {self.cfg:g}, but the guider has no negative. Use a guider with a negative, or "
+                    "set cfg to 1."
                 )
-        elif self.guidance and len(conds) > 2:
+        elif self.cfg and len(conds) > 2:
             raise ValueError(
-                f"{NODE}: the guider asks for {len(conds)} conditionings, and guidance here is between two; set "
-                "guidance to 0, and the guider does its own."
+                f"{NODE}: the guider uses {len(conds)} conditionings; cfg supports 2. Set cfg to 0 to leave guidance "
+                "to the guider."
             )
         return super().execute(calc_cond_batch, model, conds, x_in, timestep, model_options)
 
@@ -91,27 +91,27 @@ class RandomizedBlending(windows.IndexListContextHandler):
             self.offsets = self.draw(starts, float(timestep[0]))
         start, length = window.index_list[0], len(window.index_list)
         chunks = sub_conds_out
-        if self.guidance and len(chunks) == 2:
+        if self.cfg and len(chunks) == 2:
             chunks = [self.guided(x_in.narrow(self.dim, start, length), *chunks, timestep)] * 2
         for clip, count, chunk in zip(conds_final, counts_final, chunks, strict=True):
             blending.hand_over(clip, chunk, start, self.offsets[window_idx], self.dim)
-            count.fill_(1.0)  # what the host divides by: frames are not averaged
+            count.fill_(1.0)  # the host divides by it; frames are not averaged
 
     def guided(self, x: Tensor, cond: Tensor, uncond: Tensor, timestep: Tensor) -> Tensor:
-        """A denoised chunk of both halves. The rescale compares what the model put out, not what follows from it."""
-        if self.guidance == 1:
+        """A denoised chunk from cond and uncond. The rescale compares model outputs, not denoised latents."""
+        if self.cfg == 1:
             return cond
-        guided = uncond + self.guidance * (cond - uncond)
-        if not self.rescale:
+        guided = uncond + self.cfg * (cond - uncond)
+        if not self.cfg_rescale:
             return guided
-        # For every kind of model, what is denoised is an affine function of the output.
-        denoised, sigma = self._model.model_sampling.calculate_denoised, timestep[:1].to(x)
-        at_zero = denoised(sigma, torch.zeros_like(x), x)
-        slope = denoised(sigma, x.new_ones([1] * x.ndim), x.new_zeros([1] * x.ndim))
-        outputs = [(half - at_zero) / slope for half in (guided, cond)]
+        # For every model type, the denoised latent is an affine function of the output.
+        to_denoised, sigma = self._model.model_sampling.calculate_denoised, timestep[:1].to(x)
+        at_zero = to_denoised(sigma, torch.zeros_like(x), x)
+        slope = to_denoised(sigma, x.new_ones([1] * x.ndim), x.new_zeros([1] * x.ndim))
+        outputs = [(denoised - at_zero) / slope for denoised in (guided, cond)]
         if self.dim == 0:
             outputs = [output[None] for output in outputs]
-        return at_zero + slope * rescale_guidance(*outputs, self.rescale).view_as(x)
+        return at_zero + slope * rescale_guidance(*outputs, self.cfg_rescale).view_as(x)
 
 
 def _chunks(frames: int, handler: RandomizedBlending, options: dict) -> list[list[int]]:
@@ -120,36 +120,36 @@ def _chunks(frames: int, handler: RandomizedBlending, options: dict) -> list[lis
 
 
 def patch_blending(
-    model: ModelPatcher, length: int, overlap: int, guidance: float, rescale: float, seed: int
+    model: ModelPatcher, chunk_length: int, overlap: int, cfg: float, cfg_rescale: float, seed: int
 ) -> ModelPatcher:
     """A clone that samples in chunks, see `RandomizedBlending`.
 
-    Raises ValueError for chunks that do not overlap, for a rescale of guidance that is not done here, and for a model
-    whose latents are neither a batch, which is taken for frames, nor have a dimension of time.
+    Raises ValueError for chunks that do not overlap, for cfg_rescale without cfg, and for a model whose latents are
+    neither a batch of frames nor have a dimension of time.
     """
-    blending.chunk_starts(length, length, overlap)
-    if rescale and not guidance:
+    blending.chunk_starts(chunk_length, chunk_length, overlap)
+    if cfg_rescale and not cfg:
         raise ValueError(
-            f"{NODE}: rescale is {rescale:g} and guidance 0, so that the sampler guides; rescale what is guided here, "
-            "or set rescale to 0."
+            f"{NODE}: cfg_rescale is {cfg_rescale:g}, but cfg is 0, which leaves guidance to the sampler. Set cfg, or "
+            "set cfg_rescale to 0."
         )
     dimensions = model.model.latent_format.latent_dimensions
     if dimensions not in (TWO, THREE):
-        raise ValueError(f"{NODE}: MODEL is a {type(model.model).__name__}; a model of video is expected.")
+        raise ValueError(f"{NODE}: MODEL is a {type(model.model).__name__}; a video model is expected.")
     patched = model.clone()
     patched.model_options["context_handler"] = RandomizedBlending(
-        length, overlap, 0 if dimensions == TWO else 2, guidance, rescale, seed
+        chunk_length, overlap, 0 if dimensions == TWO else 2, cfg, cfg_rescale, seed
     )
-    if guidance not in (0, 1):
-        # Where the sampler's own guidance is 1, the host would leave the negative out.
+    if cfg not in (0, 1):
+        # If the sampler's own cfg is 1, the host would skip the negative.
         patched.model_options["disable_cfg1_optimization"] = True
     node, dim = messages.current_node(), patched.model_options["context_handler"].dim
 
     def around_sampling(executor, noise, *args, **kwargs):
-        if noise.ndim > dim and noise.shape[dim] <= length:
+        if noise.ndim > dim and noise.shape[dim] <= chunk_length:
             messages.warn(
-                f"{NODE}: the clip has {noise.shape[dim]} frames of the latent and a chunk {length}, so it is one "
-                "chunk and nothing is blended; a shorter chunk or a longer clip is expected.",
+                f"{NODE}: the clip has {noise.shape[dim]} latent frames and chunk_length is {chunk_length}, so nothing "
+                "is blended. Use a shorter chunk_length or a longer clip.",
                 node,
             )
         return executor(noise, *args, **kwargs)
@@ -162,17 +162,18 @@ def patch_blending(
     return patched
 
 
-def refine(model: ModelPatcher, steps: int, start: int, scaled: bool) -> tuple[ModelPatcher, Tensor]:
-    """(a clone that begins as published, SIGMAS of the published refinement). Raises ValueError for another model.
+def refine(model: ModelPatcher, steps: int, start_timestep: int, scale_start: bool) -> tuple[ModelPatcher, Tensor]:
+    """(a clone whose sampling starts as published, SIGMAS of the published refinement). Raises ValueError for another
+    model.
 
-    start: the timestep that a clip is noised to. scaled: see `refinement.start_scale`.
+    start_timestep: the timestep that a clip is noised to. scale_start: see `refinement.start_scale`.
     """
     if not isinstance(model.get_model_object("model_sampling"), RefinementSampling):
         raise ValueError(
-            f"Refine Sigmas: MODEL is a {type(model.model).__name__} with another schedule; these are "
-            "MS-Vid2Vid's noise levels. For others use BasicScheduler with denoise below 1."
+            f"Refine Sigmas: MODEL is a {type(model.model).__name__}; MS-Vid2Vid is expected. For other models use "
+            "BasicScheduler with denoise below 1."
         )
-    sigmas = refinement.refine_sigmas(steps, start).float()
+    sigmas = refinement.refine_sigmas(steps, start_timestep).float()
     patched = model.clone()
-    patched.add_object_patch("model_sampling", RefinementSampling(float(sigmas[0]) if scaled else None))
+    patched.add_object_patch("model_sampling", RefinementSampling(float(sigmas[0]) if scale_start else None))
     return patched, sigmas

@@ -31,14 +31,14 @@ from ..common.loading import (
     build_clip_vision,
     check_whole,
     describe,
+    describe_missing,
     fill,
     judging,
     read_with_metadata,
-    refuse_parts,
+    reject_incomplete,
     set_precision,
     shapes_of,
     take,
-    tell_absent,
 )
 from . import svd
 from .modelscope import ModelScope, ModelScopeConfig, StreamingT2V
@@ -49,14 +49,14 @@ SVD_VISION, SVD_VAE = "conditioner.embedders.0.open_clip.model.visual.", "first_
 MERGER = "cross_attention_merger_mid_block.temporal_transformer.norm.weight"  # a key of CAM's injectors
 ENCODER = f"{keys.FRAME_ENCODER}conv_in.weight"  # a key of its feature extractor
 TEXT_LAYER = re.compile(r"(text_model\.encoder\.layers\.)(\d+)(\..+)")
-TEXT_LAYERS = 24  # that the host's text encoder has
+TEXT_LAYERS = 24  # of the host's text encoder
 WIDEST_TEXT = 8192
 REFINES = re.compile(r"vid(eo)?[-_ ]?(2|to)[-_ ]?vid(eo)?|non_ema_0035000", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class StreamingType:
-    """What a checkpoint is. frames: of a clip as trained; memory: so many of a chunk stand for those before it.
+    """What a checkpoint is. frames: of a clip as trained. overlap: frames of a chunk that repeat those before it.
 
     What no shape tells and a file of StreamingT2V's may say of itself: head_channels: width of an attention head, where
     it is not that of the transformer behind the first convolution. latents: what `ScaledLatents` takes, None for
@@ -67,7 +67,7 @@ class StreamingType:
     use: str
     licence: str
     frames: int
-    memory: int = 0
+    overlap: int = 0
     head_channels: int | None = None
     latents: dict | None = None
     v_prediction: bool = False
@@ -92,22 +92,21 @@ TEXT_TO_VIDEO = StreamingType(
 )
 VID2VID = StreamingType(
     "MS-Vid2Vid",
-    "refines a clip at 1280 x 720, under Randomized Blending in chunks of 24 frames that share 8",
+    "refines a clip at 1280 x 720, with Randomized Blending in chunks of 24 frames that overlap by 8",
     "CC-BY-NC-ND 4.0",
     24,
 )
 STREAMING_T2V = StreamingType(
     "StreamingT2V",
-    "extends a clip at 256 x 256 by chunks of 16 frames, of which the first 8 are those before (CAM), towards one "
-    "anchor frame (APM)",
+    "extends a clip at 256 x 256 in chunks of 16 frames, which overlap by 8 (CAM), with one anchor frame (APM)",
     "its base is ModelScope's, CC-BY-NC 4.0",
     16,
     8,
 )
 STREAMING_SVD = StreamingType(
     "StreamingSVD",
-    "extends a clip at 1024 x 576 by chunks of 25 frames, of which the first 7 are those before (CAM)",
-    "Stable Video Diffusion's terms, research and no commerce",
+    "extends a clip at 1024 x 576 in chunks of 25 frames, which overlap by 7 (CAM)",
+    "Stable Video Diffusion's terms, non-commercial research",
     25,
     7,
 )
@@ -116,7 +115,7 @@ CHOICES = {"text-to-video": TEXT_TO_VIDEO, "vid2vid": VID2VID}  # which no key t
 
 @dataclass(frozen=True)
 class StreamingCheckpoint:
-    """A checkpoint as the host's objects; None for what the file does not carry. why: how it was detectd."""
+    """The models of a checkpoint; None for those that the file does not contain. why: by what it was detected."""
 
     kind: StreamingType
     why: str
@@ -127,14 +126,14 @@ class StreamingCheckpoint:
 
 
 def describe_checkpoint(loaded: StreamingCheckpoint) -> str:
-    """What a file was taken for, in a sentence or two."""
+    """The detected type of a file and its use, in a sentence or two."""
     kind = loaded.kind
     parts = {"CLIP": loaded.clip, "VAE": loaded.vae, "CLIP_VISION": loaded.clip_vision}
     if kind is STREAMING_SVD:
         parts.pop("CLIP")  # it reads no text
     elif kind.name != STREAMING_T2V.name:
-        parts.pop("CLIP_VISION")  # these see no picture
-    return f"{kind.name}, by {loaded.why}: {kind.use}. Licence: {kind.licence}.{tell_absent(parts)}"
+        parts.pop("CLIP_VISION")  # these read no image
+    return f"{kind.name}, by {loaded.why}: {kind.use}. License: {kind.licence}.{describe_missing(parts)}"
 
 
 def checkpoint_names() -> list[str]:
@@ -142,34 +141,38 @@ def checkpoint_names() -> list[str]:
     return checkpoint_choices("streaming")
 
 
-def load(name: str, kind: str = "auto", precision: torch.dtype | None = None) -> StreamingCheckpoint:
+def load(name: str, model_type: str = "auto", precision: torch.dtype | None = None) -> StreamingCheckpoint:
     """Read a checkpoint of `checkpoint_names`.
 
-    kind: "auto", or a name of `CHOICES` for a file of ModelScope's network alone. precision: of the MODEL, None = auto.
+    model_type: "auto", or a name of `CHOICES` for a file of ModelScope's network alone. precision: of the MODEL, None =
+    auto.
 
     Raises ValueError for another file.
     """
     weights, metadata = read_with_metadata(checkpoint_path(name))
-    found, why = detect(name, weights, kind)
+    found, why = detect(name, weights, model_type)
     if found is STREAMING_T2V and METADATA in metadata:
-        with refuse_parts(f"{NODE}: {name}", found.name):
+        with reject_incomplete(f"{NODE}: {name}", found.name):
             found = _as_stated(found, metadata[METADATA])
-    logging.info("%s: %s is taken for %s, by %s.", NODE, name, found.name, why)
-    with refuse_parts(f"{NODE}: {name}", found.name):
+    logging.info("%s: %s is loaded as %s, by %s.", NODE, name, found.name, why)
+    with reject_incomplete(f"{NODE}: {name}", found.name):
         return StreamingCheckpoint(found, why, *_build(found, weights, precision))
 
 
 def _as_stated(kind: StreamingType, text: str) -> StreamingType:
-    """What a file of ours says of itself. Raises Unreadable."""
-    found = replace(kind, **read_stated(METADATA, text, STATED))
-    if found.memory >= found.frames:
+    """The type that the metadata state. Raises Unreadable."""
+    stated = read_stated(METADATA, text, STATED)
+    if "memory" in stated:
+        stated["overlap"] = stated.pop("memory")
+    found = replace(kind, **stated)
+    if found.overlap >= found.frames:
         raise Unreadable(
-            f"states {found.memory} frames of memory in chunks of {found.frames}; fewer were expected of a chunk"
+            f"states {found.overlap} frames of memory in chunks of {found.frames}; fewer were expected of a chunk"
         )
     return found
 
 
-def detect(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> tuple[StreamingType, str]:
+def detect(name: str, weights: Mapping[str, Tensor], model_type: str = "auto") -> tuple[StreamingType, str]:
     """(what a checkpoint is, by what). Raises ValueError for another file, and for a choice that its keys rule out."""
     found = None
     if keys.UNET + MERGER in weights and keys.EXTRACTOR + ENCODER in weights:
@@ -177,8 +180,8 @@ def detect(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> tupl
     elif svd.UNET + MERGER in weights and svd.CONTROL + ENCODER in weights:
         found = STREAMING_SVD
     if found is not None:
-        if kind != "auto":
-            raise ValueError(f"{NODE}: {name} is {found.name} by its keys, and {kind} is chosen; choose auto.")
+        if model_type != "auto":
+            raise ValueError(f"{NODE}: {name} is {found.name}, but model_type is {model_type}. Set it to auto.")
         return found, "its keys"
     ours = modelscope_keys.our_names(weights).values()
     if not {"input_blocks.0.1.proj_in.weight", "input_blocks.1.0.temopral_conv.conv1.0.weight"} <= set(ours):
@@ -186,8 +189,8 @@ def detect(name: str, weights: Mapping[str, Tensor], kind: str = "auto") -> tupl
             f"{NODE}: {name} is {describe(weights)}; a checkpoint of StreamingT2V, StreamingSVD, ModelScope "
             "text-to-video or MS-Vid2Vid was expected."
         )
-    if kind != "auto":
-        return CHOICES[kind], "your choice"
+    if model_type != "auto":
+        return CHOICES[model_type], "model_type"
     return (VID2VID if REFINES.search(name) else TEXT_TO_VIDEO), "its keys and its file's name"
 
 
@@ -195,7 +198,7 @@ def _build(kind: StreamingType, weights: dict, precision) -> tuple:
     """(model, clip, vae, clip_vision)"""
     if kind is STREAMING_SVD:
         model = svd.build_model(weights, precision)
-    elif kind.memory:
+    elif kind.overlap:
         model = build_streaming(weights, precision, kind)
     else:
         model = build_modelscope(weights, kind is VID2VID, precision)
@@ -203,7 +206,7 @@ def _build(kind: StreamingType, weights: dict, precision) -> tuple:
     with judging("encoders and autoencoder of StreamingT2V and StreamingSVD"):
         if kind is STREAMING_SVD:
             return model, None, build_vae(weights, SVD_VAE), build_clip_vision(weights, SVD_VISION)
-        if not kind.memory:
+        if not kind.overlap:
             return model, None, None, None
         return model, build_clip(weights), build_vae(weights, VAE), build_clip_vision(weights, VISION)
 
@@ -254,10 +257,10 @@ def _fill(of: type[ModelScope], config: ModelScopeConfig, unet: dict, expander: 
 
 
 def build_clip(weights: dict) -> comfy.sd.CLIP | None:
-    """SD2's text encoder, if the file carries it.
+    """SD2's text encoder, if the file contains it.
 
-    The published one ends with the layer that the host reads, one before the last of its own. That one is made to pass
-    on what it is given, so that every choice of a layer finds the text there.
+    The published encoder ends with the layer that the host reads, the one before its own last. The missing layer is
+    added as an identity, so that the host reads the right text at any clip skip.
     """
     text = take(weights, TEXT)
     if not text:
@@ -278,6 +281,6 @@ def build_clip(weights: dict) -> comfy.sd.CLIP | None:
 
 
 def build_vae(weights: dict, prefix: str) -> comfy.sd.VAE | None:
-    """The autoencoder, if the file carries it."""
+    """The VAE, if the file contains it."""
     vae = take(weights, prefix)
     return comfy.sd.VAE(sd=vae) if vae else None

@@ -45,7 +45,7 @@ def test_the_negative_of_a_whole_story_is_one_prompt(tell, parts):
 
 
 def test_several_prompts_for_one_clip_are_refused(tell):
-    with pytest.raises(ValueError, match="positive holds 2 prompts, and one clip has 1: .* Keyframe Pairs"):
+    with pytest.raises(ValueError, match="positive contains 2 prompts, and a clip uses 1. .* Keyframe Pairs"):
         tell(["a red hero waving", "a blue hero"])
 
 
@@ -55,7 +55,7 @@ def test_a_long_prompt_is_cut_and_said_to_be_once(tell, caplog):
     assert all(text.shape[1] == 77 for half in halves for text, _ in half)
     told = [record.message for record in caplog.records if "StoryReelDynamiCrafterConditioning" in record.message]
     assert len(told) == 2 and "the positive prompt" in told[0] and "the negative prompt" in told[1]
-    assert all("longer than the 77 tokens, about 75 words, that the model reads" in one for one in told)
+    assert all("longer than 77 tokens (about 75 words). The rest is ignored" in one for one in told)
 
 
 def test_what_does_not_go_together_is_said(tell):
@@ -63,11 +63,11 @@ def test_what_does_not_go_together_is_said(tell):
     for sentence, changes in {
         "clip_vision is empty, .* use Load CLIP Vision and CLIP-ViT-H-14": dict(clip_vision=None),
         "vae is empty, .* use Load VAE": dict(vae=None),
-        "interpolate needs end_image, and it is empty": dict(mode="interpolate"),
-        "end_image is given, and loop has no end picture": dict(mode="loop", end=pair[:1]),
-        "start_image holds 2 pictures; 1 is expected": dict(start=pair),
-        "start_image is 128 x 128 and end_image 128 x 64; bring both to one size": dict(mode="interpolate", end=wide),
-        "loop over 2 frames leaves none between the ends; at least 3": dict(mode="loop", frames=2),
+        "interpolate needs end_image, but it is empty": dict(mode="interpolate"),
+        "loop does not use end_image": dict(mode="loop", end=pair[:1]),
+        "start_image contains 2 images; 1 is expected": dict(start=pair),
+        "start_image is 128 x 128 and end_image is 128 x 64. Resize one of them": dict(mode="interpolate", end=wide),
+        "loop needs at least 3 frames; frames is 2": dict(mode="loop", frames=2),
     }.items():
         with pytest.raises(ValueError, match=sentence):
             tell(**changes)

@@ -271,10 +271,10 @@ def test_what_tooncrafters_decoder_cannot_decode_is_said(loader, host, tiny_chec
 
     picture, samples = torch.rand(1, 64, 64, 3), torch.zeros(4, 4, 8, 8)
     vae = loader.build_vae(toon_weights())
-    with pytest.raises(ValueError, match="end_image holds 2 pictures; 1 is expected"):
+    with pytest.raises(ValueError, match="end_image contains 2 images; 1 is expected"):
         decode_clip(vae, samples, picture, torch.rand(2, 64, 64, 3))
     with pytest.raises(ValueError, match="refine_middle needs a clip of at least 6 frames; this one has 4"):
         decode_clip(vae, samples, picture, picture, refine_middle=True)
     stock = host.load_checkpoint(tiny_checkpoint("sd15"))[2]
-    with pytest.raises(ValueError, match="VAE is not that of a ToonCrafter checkpoint"):
+    with pytest.raises(ValueError, match="VAE is not from a ToonCrafter checkpoint"):
         decode_clip(stock, samples, picture, picture)

@@ -266,7 +266,7 @@ def test_each_picture_comes_to_life(stocked_server):
 
     refused = client.run(animate(prompt, mode="interpolate"))
     assert refused.status == "error"
-    assert "interpolate is asked of a checkpoint that is taken for 1024, which only animates" in refused.message
+    assert "of type 1024, which does not support interpolate" in refused.message
 
 
 def test_one_picture_has_no_transition(stocked_server):

@@ -251,7 +251,7 @@ def told(clip_vision, start: torch.Tensor, frames: int) -> tuple[list, list, lis
 
     text = [torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
     latents = torch.randn(frames, 4, *SIZE, generator=torch.Generator().manual_seed(9))
-    tokens = conditioning.vision_tokens(clip_vision, torch.cat([start, torch.full_like(start, conditioning.GREY)]))
+    tokens = conditioning.vision_tokens(clip_vision, torch.cat([start, torch.full_like(start, conditioning.GRAY)]))
     extras = [{keys.VISION_TOKENS: seen, keys.CONCAT_LATENTS: latents, keys.FS: None} for seen in tokens.split(1)]
     return [[text[0], extras[0]]], [[text[1], extras[0]]], [[text[1], extras[1]]]
 

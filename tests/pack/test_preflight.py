@@ -72,7 +72,7 @@ LONG |= dict(cfg=1.0, cam_strength=1.0, apm_strength=1.0, color_match=0.0, outpu
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (dict(width=72), "The video is 72 x 64 pixels; sides that are multiples of"),
+        (dict(width=72), "The video is 72 x 64 pixels. Width and height must be multiples of"),
         (dict(frames=["million", 0]), "Animate Story: frames is 1000000; 3 to 4096 is expected"),
         (dict(cfg_rescale=["NaN", 0]), "Animate Story: cfg_rescale is nan; a number is expected"),
         (dict(model=["world", 0]), "a DynamiCrafter model is expected"),

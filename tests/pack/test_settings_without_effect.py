@@ -52,7 +52,7 @@ def test_guidance_rescale(crafter, said):
     from storyreel.host.dynamicrafter.sampling import patch_rescale
 
     (text,), _ = said(lambda: patch_rescale(crafter, 0.0))
-    assert text == "DynamiCrafter Guidance Rescale: rescale is 0: the model is as without this node."
+    assert text == "DynamiCrafter Guidance Rescale: cfg_rescale is 0, so this node has no effect."
     nothing, patched = said(lambda: patch_rescale(crafter, 0.7))
     (text,), _ = said(lambda: crafter_sample(patched, cfg=1.0))
     assert nothing == [] and "cfg is 1, so there is no guidance to rescale" in text

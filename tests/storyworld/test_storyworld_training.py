@@ -164,7 +164,7 @@ def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
     monkeypatch.setitem(folder_paths.folder_names_and_paths, storyworld.FOLDER, ([str(trained)], known[1]))
     loaded = loader.load("streaming.safetensors", precision=torch.float32)
     network = loaded.model.model.diffusion_model
-    assert (loaded.kind.name, loaded.kind.frames, loaded.kind.memory) == ("StreamingT2V", 16, 8)
+    assert (loaded.kind.name, loaded.kind.frames, loaded.kind.overlap) == ("StreamingT2V", 16, 8)
     assert network.config.head_channels == 32 and network.config.init_head_channels == 8
     for module in network.modules():  # which two steps of training leave almost shut
         if hasattr(module, "alpha"):

@@ -314,11 +314,11 @@ def test_what_does_not_go_together_is_said(opened, caplog):
         run([[torch.zeros(3, 77, 64), {}]], model=opened("t2v"))
     with pytest.raises(ValueError, match="CLIP_VISION projects to width 80, and this StreamingT2V .* on width 64"):
         run(conditioning(1, **{names.ANCHOR_EMBEDS: torch.zeros(1, 1, 80)}))
-    with pytest.raises(ValueError, match="CAM is shown 8 frames of 96 x 64 pixels, .* 16 frames of 128 x 64"):
+    with pytest.raises(ValueError, match="CAM reads 8 frames of 96 x 64 pixels, .* 16 frames of 128 x 64"):
         run(conditioning(1, **cam_apm()), empty(size=(8, 16)))
-    with pytest.raises(ValueError, match="CAM is shown 8 frames .* a chunk of 5 frames"):
+    with pytest.raises(ValueError, match="CAM reads 8 frames .* has 5 frames"):
         run(conditioning(1, **cam_apm()), empty(5))
-    with pytest.raises(ValueError, match="context window cuts the chunk in parts"):
+    with pytest.raises(ValueError, match="does not work with context windows"):
         from harness.windows import windows
 
         run(conditioning(1, **cam_apm()), empty(32), windows(model, 16, 4, False))

@@ -87,9 +87,9 @@ def test_a_file_is_taken_for_what_it_is(loader, file, name, kind):
 
 def test_a_choice_overrides_the_name_and_nothing_else(loader):
     weights = manifest("vid2vid_unet")
-    assert loader.detect("non_ema_0035000.pth", weights, "text-to-video") == (loader.TEXT_TO_VIDEO, "your choice")
-    assert loader.detect("renamed.pth", weights, "vid2vid") == (loader.VID2VID, "your choice")
-    with pytest.raises(ValueError, match="x.ckpt is StreamingT2V by its keys, and vid2vid is chosen; choose auto"):
+    assert loader.detect("non_ema_0035000.pth", weights, "text-to-video") == (loader.TEXT_TO_VIDEO, "model_type")
+    assert loader.detect("renamed.pth", weights, "vid2vid") == (loader.VID2VID, "model_type")
+    with pytest.raises(ValueError, match="x.ckpt is StreamingT2V, but model_type is vid2vid. Set it to auto"):
         loader.detect("x.ckpt", manifest("streaming_t2v"), "vid2vid")
 
 
@@ -240,7 +240,7 @@ def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
     seen = loaded.clip_vision.encode_image(torch.rand(1, 40, 60, 3))
     assert seen.image_embeds.shape == (1, 1024) and seen.image_embeds.isfinite().all()
     assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)
-    assert loader.describe_checkpoint(loaded).endswith("Licence: its base is ModelScope's, CC-BY-NC 4.0.")
+    assert loader.describe_checkpoint(loaded).endswith("License: its base is ModelScope's, CC-BY-NC 4.0.")
 
 
 def test_the_text_encoder_reads_as_published(whole):
@@ -347,7 +347,7 @@ def test_the_node(host, put):
         expected = "StreamingSVD, by its keys: extends a clip at 1024 x 576 by chunks of 25 frames, of which the first"
         kind, said = svd.outputs["2"]["text"]
         assert kind == "StreamingSVD" and said.startswith(expected) and svd.outputs["1"]["text"] == [said]
-        assert said.endswith("The file carries no VAE, CLIP_VISION: load them apart.")
+        assert said.endswith("The file contains no VAE, CLIP_VISION: load them separately.")
         for kind, title in (("auto", "MS-Vid2Vid, by its keys and its file's name"), ("text-to-video", "ModelScope")):
             for _ in range(2):
                 run = host.run(prompt("ms_vid2vid.safetensors", kind), cached=True)
@@ -371,7 +371,7 @@ def test_every_input_and_output_has_a_tooltip(host):
 def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     """Of 224 pixels, where nothing is resized, as the host's own node sees it; and the model takes what comes."""
     from storyreel.core.networks.streaming.appearance import TokenExpander
-    from storyreel.host.common.clip_vision import GREY, anchor_embeds
+    from storyreel.host.common.clip_vision import GRAY, anchor_embeds
     from storyreel.host.streaming import modelscope as names
     from storyreel.host.streaming.conditioning import set_cam_apm
 
@@ -380,7 +380,7 @@ def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     assert embeds.shape == (1, 2, 1024) and embeds.dtype == torch.float32
     expected = whole.clip_vision.encode_image(picture).image_embeds
     torch.testing.assert_close(embeds[0], expected.float(), rtol=0, atol=2e-2 * expected.abs().max().item())
-    assert not torch.equal(embeds, anchor_embeds(whole.clip_vision, torch.full_like(picture, GREY)))
+    assert not torch.equal(embeds, anchor_embeds(whole.clip_vision, torch.full_like(picture, GRAY)))
     assert TokenExpander()(embeds).shape == (1, 16, 1024)
     given = [[torch.zeros(1, 77, 1024), {"pooled_output": None}]]
     told = set_cam_apm(given, picture, embeds, 0.5, 0.0)

@@ -90,9 +90,9 @@ def test_it_stands_beside_other_patches(model):
 
 
 def test_frames_that_do_not_fit_are_refused(model):
-    with pytest.raises(ValueError, match="CAM is shown 3 frames of 96 x 64 pixels, .* chunk of 2 frames"):
+    with pytest.raises(ValueError, match="CAM reads 3 frames of 96 x 64 pixels, .* has 2 frames"):
         sample(model, seen=4, frames=2)
     from harness.windows import windows
 
-    with pytest.raises(ValueError, match="context window cuts the chunk in parts; sample StreamingSVD without"):
+    with pytest.raises(ValueError, match="does not work with context windows. Sample StreamingSVD without"):
         sample(windows(model, 5, 2, False), seen=4)
