@@ -32,7 +32,7 @@ class StoryReelDynamiCrafterLoader(StoryReelNode):
                 ),
                 io.Combo.Input(
                     "model_type",
-                    options=["auto", *loader.KINDS],
+                    options=["auto", *loader.TYPES],
                     default="auto",
                     tooltip="Type of the checkpoint. auto detects it from the file. 512 and 512_interp differ in the "
                     "file's name only: choose the type here if you renamed the file. model_info shows the "

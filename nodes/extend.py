@@ -243,7 +243,7 @@ class StoryReelExtendVideo(PreflightNode):
     def execute(
         cls, frames, fps, chunks, anchor, color_match, output_images, reference_image=None, **inputs
     ) -> io.NodeOutput:
-        video, pictures = extend.extend(
+        video, images = extend.extend(
             cls.hidden.dynprompt,
             cls.hidden.unique_id,
             extend.ChunkInputs(**inputs),
@@ -256,7 +256,7 @@ class StoryReelExtendVideo(PreflightNode):
             output_images=output_images,
         )
         kept_files.add(video.get_stream_source())
-        return io.NodeOutput(video, pictures)
+        return io.NodeOutput(video, images)
 
 
 NODES = [StoryReelStreamingLoader, StoryReelExtendVideo]

@@ -1,7 +1,7 @@
 """Randomized blending (StreamingT2V, arXiv 2403.14773, section 4.3): a long clip denoised in chunks, without seams.
 
-Neighbouring chunks share frames, and the noise of the shared frames. At every evaluation of the model each chunk hands
-over to the next at another frame, drawn anew, so that no frame is a border for long.
+Neighboring chunks share frames and the noise of these frames. At every evaluation of the model the transition from a
+chunk to the next is at another random frame, so that no frame stays a border.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ..rng import generator
 def chunk_starts(frames: int, length: int, overlap: int) -> list[int]:
     """First frames of the chunks that cover a clip.
 
-    Where the length does not divide, the last chunk moves back and shares more frames with the one before it.
+    If the chunks do not divide the clip, the last chunk moves back and shares more frames with the one before it.
     Raises ValueError for an overlap that is not in [1, length).
     """
     if not 1 <= overlap < length:
@@ -29,7 +29,7 @@ def draw_offsets(starts: Sequence[int], length: int, seed: int, sigma: float) ->
     """How many of its first frames each chunk leaves to the one before it, for one evaluation of the model.
 
     The first leaves none, the others 0 to overlap - 1 (the paper says to overlap, its code leaves that out). A pure
-    function of seed, sigma and chunk, so that both halves of the guidance agree.
+    function of seed, sigma and chunk, so that cond and uncond agree.
     """
     offsets = [0]
     for number in range(1, len(starts)):
@@ -40,20 +40,19 @@ def draw_offsets(starts: Sequence[int], length: int, seed: int, sigma: float) ->
 
 
 def blend(chunks: Sequence[Tensor], starts: Sequence[int], offsets: Sequence[int], dim: int = 2) -> Tensor:
-    """The clip that chunks make, along `dim`: each writes its frames from its offset on, over those before it.
+    """The clip that chunks make, along `dim`: each chunk overwrites the ones before from its offset on.
 
-    What is blended is x_0 where a sampler goes on from it (published for MS-Vid2Vid), or x of the next step (published
-    for I2VGen-XL, and in the paper).
+    Blend x_0 (as published for MS-Vid2Vid), or x of the next step (as published for I2VGen-XL, and in the paper).
     """
     shape = list(chunks[0].shape)
     shape[dim] = starts[-1] + chunks[-1].shape[dim]
     clip = chunks[0].new_empty(shape)
     for chunk, start, offset in zip(chunks, starts, offsets, strict=True):
-        hand_over(clip, chunk, start, offset, dim)
+        write_chunk(clip, chunk, start, offset, dim)
     return clip
 
 
-def hand_over(clip: Tensor, chunk: Tensor, start: int, offset: int, dim: int) -> None:
-    """Write a chunk that begins at frame `start` of a clip into it, without the chunk's first `offset` frames."""
+def write_chunk(clip: Tensor, chunk: Tensor, start: int, offset: int, dim: int) -> None:
+    """Write a chunk into a clip at frame `start`, without the chunk's first `offset` frames."""
     kept = chunk.shape[dim] - offset
     clip.narrow(dim, start + offset, kept).copy_(chunk.narrow(dim, offset, kept))

@@ -21,11 +21,10 @@ def ddim_step(
 ) -> Tensor:
     """x of the next timestep (equation 12).
 
-    x0, epsilon: what the model took out of x, [B, ...]. noise: unit normal, needed if eta > 0.
+    x0, epsilon: predicted from x, [B, ...]. noise: unit normal, needed if eta > 0.
     rescale: scale of the next timestep over that of this one, applied to x0.
 
-    Where eta is 1, the share of epsilon is 0 in exact arithmetic at a first step of zero signal, and may be rounded to
-    less: it is held at 0.
+    With eta 1 and zero signal the factor of epsilon is exactly 0, but may be rounded below it: it is clamped at 0.
     """
     sigma = eta * ((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)) ** 0.5
     direction = max(1 - alpha_bar_next - sigma**2, 0.0) ** 0.5
@@ -34,5 +33,5 @@ def ddim_step(
 
 
 def blend_known(x: Tensor, known: Tensor, keep: Tensor) -> Tensor:
-    """x with what is known put in where `keep` is 1, without noise, as the published code does before each step."""
+    """x, replaced by `known` where `keep` is 1, as the published code does before each step."""
     return torch.lerp(x, known, keep)

@@ -1,15 +1,16 @@
-"""Guidance: how predictions under several conditions become one."""
+"""Rescale of guidance."""
 
 from torch import Tensor
 
 
-def rescale_guidance(guided: Tensor, cond: Tensor, share: float) -> Tensor:
-    """Pull the spread of a guided prediction back to that of the conditional one (arXiv 2305.08891, section 3.4).
+def rescale_guidance(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
+    """Rescale a guided prediction to the standard deviation of the conditional one (arXiv 2305.08891, section 3.4).
 
-    The spread is over everything but the batch: for a clip [B, C, T, H, W] over the whole clip. share: 0 leaves it.
+    The standard deviation is over all dimensions but the batch: for [B, C, T, H, W] over the whole clip. amount: 0 for
+    none, 1 for all.
     """
-    if not share:
+    if not amount:
         return guided
     dims = tuple(range(1, guided.ndim))
     matched = guided * (cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True))
-    return share * matched + (1 - share) * guided
+    return amount * matched + (1 - amount) * guided

@@ -1,4 +1,4 @@
-"""What a model predicts, and what follows from it: x_0, noise epsilon and velocity v of x = signal x_0 + noise epsilon.
+"""Conversions between model predictions: x_0, noise epsilon and velocity v of x = signal x_0 + noise epsilon.
 
 signal is sqrt(alpha_bar), noise sqrt(1 - alpha_bar); numbers, or tensors that broadcast. v = signal epsilon - noise x_0
 (arXiv 2202.00512, appendix D).

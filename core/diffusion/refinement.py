@@ -35,17 +35,17 @@ def signal_and_noise(steps: int = TIMESTEPS) -> tuple[Tensor, Tensor]:
 
 
 def refine_timesteps(count: int, start: int = START) -> list[float]:
-    """The timesteps to evaluate the model at, descending from `start` and not whole numbers.
+    """The timesteps to evaluate the model at, descending from `start` and not integers.
 
-    They are spaced for one step more and the last of them, close to no noise, is left out. By the very floating point
-    steps of the published code, which for some counts (6, not 30) finds one more of them.
+    They are spaced for one more step, and the last one, close to no noise, is dropped. The floating point arithmetic is
+    that of the published code, which for some counts (6, not 30) gives one more.
 
-    Raises ValueError for a start that is no timestep but the cleanest, and for more steps than that.
+    Raises ValueError for a start outside [1, TIMESTEPS) and for a count above it.
     """
     if not 1 <= start < TIMESTEPS:
-        raise ValueError(f"a refinement from timestep {start} is asked for; 1 to {TIMESTEPS - 1} is expected.")
+        raise ValueError(f"start_timestep is {start}; 1 to {TIMESTEPS - 1} is expected.")
     if not 1 <= count <= start:
-        raise ValueError(f"{count} steps from timestep {start} are asked for; 1 to {start} are possible.")
+        raise ValueError(f"steps is {count} from timestep {start}; 1 to {start} is expected.")
     spacing = (start + 1) / (count + 1)
     found = math.ceil((start + 1) / spacing)
     return [start - number * spacing for number in range(found - 1)]
@@ -61,7 +61,7 @@ def refine_sigmas(count: int, start: int = START) -> Tensor:
 
 
 def nearest_timestep(k: float) -> int:
-    """The timestep that the model is told for a noise level."""
+    """The timestep that the model gets for a noise level."""
     logs = (-log_snr() / 2).numpy()
     wanted = math.log(k)
     after = min(max(int((logs < wanted).sum()), 1), len(logs) - 1)
@@ -70,5 +70,5 @@ def nearest_timestep(k: float) -> int:
 
 
 def start_scale(start: int = START) -> float:
-    """What the published sampler multiplies x_0 + k noise by at its start, where 1 would be right: sigma of `start`."""
+    """The factor of x_0 + k noise at the start of the published sampler, sigma of `start`; 1 would be correct."""
     return signal_and_noise()[1][start].item()

@@ -13,7 +13,7 @@ LINEAR_START, LINEAR_END = 0.00085, 0.012
 RESCALED_TIMESTEPS = 400  # the table of the dynamic rescale falls from 1 over so many timesteps
 SPACINGS = ("uniform", "uniform_trailing", "leading")
 
-# Noise levels that were optimised for Stable Video Diffusion (arXiv 2404.14507, quick-start guide).
+# Noise levels that were optimized for Stable Video Diffusion (arXiv 2404.14507, quick-start guide).
 ALIGN_YOUR_STEPS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 
 
@@ -37,8 +37,8 @@ def zero_terminal_snr(bars: Tensor) -> Tensor:
 
 
 def scale_table(base: float, steps: int = TIMESTEPS, falling: int = RESCALED_TIMESTEPS) -> Tensor:
-    """The dynamic rescale of every timestep, float64 [steps]: over `falling` of them from 1 to `base`, which it then
-    keeps. base 1 is none."""
+    """The dynamic rescale of every timestep, float64 [steps]: over `falling` of them from 1 to `base`, then
+    constant. base 1: no rescale."""
     table = torch.linspace(1, base, falling, dtype=torch.float64)
     return torch.cat([table, torch.full((max(0, steps - falling),), base, dtype=torch.float64)])[:steps]
 
@@ -50,17 +50,17 @@ def timesteps(spacing: str, count: int, steps: int = TIMESTEPS) -> list[int]:
     uniform_trailing: the last timestep and `count` - 1 before it.
     leading: the first `count` of every (steps // count)-th, from 1 on, as StreamingT2V has them.
 
-    The published code leaves the range for some counts (a timestep of 1000, or of -1): such a timestep is left out.
+    The published code leaves the range for some counts (a timestep of 1000 or -1); such timesteps are dropped.
     Raises ValueError for another spacing and for a count that is not in [1, steps].
     """
     if not 1 <= count <= steps:
-        raise ValueError(f"{count} steps are asked for; 1 to {steps} are possible.")
+        raise ValueError(f"steps is {count}; 1 to {steps} is expected.")
     if spacing == "uniform":
         ascending = [t + 1 for t in range(0, steps, steps // count)]
     elif spacing == "leading":
         ascending = [t * (steps // count) + 1 for t in range(count)]
     elif spacing == "uniform_trailing":
-        # Rounding half to even, and by the very floating point steps of the published code.
+        # Rounded half to even, with the floating point arithmetic of the published code.
         ascending = (np.round(np.arange(steps, 0, -steps / count)).astype(int) - 1)[::-1].tolist()
     else:
         raise ValueError(f"spacing {spacing} is unknown; one of {', '.join(SPACINGS)} is expected.")

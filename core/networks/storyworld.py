@@ -1,8 +1,8 @@
-"""Storyworld's autoencoder: 128 x 128 pictures to 16 x 16 latents and back, small enough to train in minutes on a CPU.
+"""Storyworld's autoencoder: 128 x 128 images to 16 x 16 latents and back, trainable in minutes on a CPU.
 
-Most of it works at a quarter of the picture's resolution and below, a thin part at half (pixel shuffles are its stem
-and its head), which is what makes it cheap and keeps outlines sharp. No normalisation and no attention, as in TAESD: it
-may be trained on crops, and a latent depends on its neighbourhood only.
+Most layers work at a quarter of the image's resolution and below, a few at half of it (pixel shuffles are the stem and
+the head), which is cheap and keeps outlines sharp. No normalization and no attention, as in TAESD: it
+may be trained on crops, and a latent depends on its neighborhood only.
 """
 
 import torch
@@ -33,8 +33,8 @@ def blocks(count: int, width: int, ops: Ops) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(width, ops) for _ in range(count)))
 
 
-class Encoder(nn.Module):
-    """Picture [B, 3, 8 H, 8 W] from -1 to 1 -> latent [B, 12, H, W]."""
+class ImageEncoder(nn.Module):
+    """Image [B, 3, 8 H, 8 W] from -1 to 1 -> latent [B, 12, H, W]."""
 
     def __init__(self, ops: Ops = TORCH):
         super().__init__()
@@ -46,15 +46,15 @@ class Encoder(nn.Module):
         self.at_eighth = blocks(1, EIGHTH, ops)
         self.out = ops.Conv2d(EIGHTH, LATENT_CHANNELS, 3, padding=1)
 
-    def forward(self, picture: Tensor) -> Tensor:
-        x = self.at_half(self.stem(pixel_unshuffle(picture, 2)))
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.at_half(self.stem(pixel_unshuffle(image, 2)))
         x = self.at_quarter(self.to_quarter(silu(x)))
         x = self.at_eighth(self.to_eighth(x))
         return torch.tanh(self.out(silu(x)) / BOUND) * BOUND
 
 
-class Decoder(nn.Module):
-    """Latent [B, 12, H, W] -> picture [B, 3, 8 H, 8 W], about -1 to 1."""
+class LatentDecoder(nn.Module):
+    """Latent [B, 12, H, W] -> image [B, 3, 8 H, 8 W], about -1 to 1."""
 
     def __init__(self, ops: Ops = TORCH):
         super().__init__()
@@ -74,15 +74,15 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """The two halves behind the interface of the host's first stage models."""
+    """Encoder and decoder with the interface of the host's first stage models."""
 
     def __init__(self, ops: Ops = TORCH):
         super().__init__()
-        self.encoder = Encoder(ops)
-        self.decoder = Decoder(ops)
+        self.encoder = ImageEncoder(ops)
+        self.decoder = LatentDecoder(ops)
 
-    def encode(self, picture: Tensor) -> Tensor:
-        return self.encoder(picture)
+    def encode(self, image: Tensor) -> Tensor:
+        return self.encoder(image)
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.decoder(latent)

@@ -186,13 +186,13 @@ def judge(unet: dict, resampler: dict, kind: DynamiCrafterType, stated: bool) ->
     check_whole(Resampler(projection, META), resampler)
     if projection.output_dim != sizes.context_dim:
         raise Unreadable(
-            f"projects pictures to width {projection.output_dim}, and its UNet reads width {sizes.context_dim}; one "
+            f"projects images to width {projection.output_dim}, and its UNet reads width {sizes.context_dim}; one "
             "width was expected"
         )
     frames, odd = divmod(projection.queries, kind.image_tokens)
     if odd or stated and frames != kind.frames:
         raise Unreadable(
-            f"makes {projection.queries} tokens of a picture; {kind.image_tokens} for each of its {kind.frames} frames "
+            f"makes {projection.queries} tokens of an image; {kind.image_tokens} for each of its {kind.frames} frames "
             "were expected"
         )
     return DynamiCrafterConfig(sizes, projection, latent_format(kind.latents, sizes.in_channels // 2))

@@ -94,7 +94,7 @@ class RandomizedBlending(windows.IndexListContextHandler):
         if self.cfg and len(chunks) == 2:
             chunks = [self.guided(x_in.narrow(self.dim, start, length), *chunks, timestep)] * 2
         for clip, count, chunk in zip(conds_final, counts_final, chunks, strict=True):
-            blending.hand_over(clip, chunk, start, self.offsets[window_idx], self.dim)
+            blending.write_chunk(clip, chunk, start, self.offsets[window_idx], self.dim)
             count.fill_(1.0)  # the host divides by it; frames are not averaged
 
     def guided(self, x: Tensor, cond: Tensor, uncond: Tensor, timestep: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ def test_no_number_of_steps_gives_nan():
 
 
 def test_what_cannot_be_a_schedule_is_refused():
-    with pytest.raises(ValueError, match="0 steps are asked for; 1 to 1000"):
+    with pytest.raises(ValueError, match="steps is 0; 1 to 1000"):
         schedule.timesteps("uniform", 0)
     with pytest.raises(ValueError, match="spacing even is unknown; one of uniform, uniform_trailing"):
         schedule.timesteps("even", 5)

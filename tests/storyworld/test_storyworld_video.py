@@ -56,11 +56,11 @@ def test_the_loader_offers_it_and_reads_what_shapes_do_not_say(found):
 
 
 def test_published_files_keep_the_published_values(host):
-    from storyreel.host.dynamicrafter.loader import KINDS
+    from storyreel.host.dynamicrafter.loader import TYPES
 
-    assert {kind.image_tokens for kind in KINDS.values()} == {16}
-    assert {kind.dim_head for kind in KINDS.values()} == {64}
-    assert {kind.latents for kind in KINDS.values()} == {None}
+    assert {kind.image_tokens for kind in TYPES.values()} == {16}
+    assert {kind.dim_head for kind in TYPES.values()} == {64}
+    assert {kind.latents for kind in TYPES.values()} == {None}
 
 
 @pytest.mark.parametrize("mode", ["animate", "interpolate", "loop"])
