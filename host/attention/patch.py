@@ -11,7 +11,7 @@ from ...core.attention.schedule import describe_idle, describe_steps
 from ...core.attention.sharing import Cast, find_groups
 from ...core.story.frames import frames_in
 from ..common import messages
-from ..common.attention_patches import keys_for, standing, remove_patches, warn_overwritten
+from ..common.attention_patches import keys_for, remove_patches, standing, warn_overwritten
 from .sampling_state import KEY, NODE, PatchConfig, PatchRange, SamplingState
 from .shared import SharedAttention
 from .unet_blocks import self_attention_layers
