@@ -73,7 +73,8 @@ BELOW = {
 }
 SYSTEMS = {"host/common", "host/video", "host/attention", "host/metrics", "host/dynamicrafter", "host/streaming"}
 BELOW |= dict.fromkeys(("host/story", "host/extend", "host/motion"), SYSTEMS)
-BELOW["host/storyworld"] = SYSTEMS | {"host/story", "host/extend", "host/motion"}
+BELOW["host/storyworld_video"] = {"host/dynamicrafter"}
+BELOW["host/storyworld"] = SYSTEMS | {"host/story", "host/extend", "host/motion", "host/storyworld_video"}
 
 
 def room_of(parts: tuple[str, ...] | list[str]) -> str:
