@@ -86,7 +86,7 @@ def test_a_shot_that_cannot_be_is_refused_before_its_keyframes_are_made(refused,
     ("changed", "said"),
     [
         (dict(overlap=4), "chunk_length is 4 and overlap 4, so|continues from 1 frame"),
-        (dict(model=["world", 0]), "made for no given frames"),
+        (dict(model=["world", 0]), "cannot continue a clip"),
         (dict(cfg=["NaN", 0]), "Extend Video: cfg is nan"),
         (dict(chunks=["million", 0]), "Extend Video: chunks is 1000000"),
     ],
