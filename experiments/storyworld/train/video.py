@@ -19,12 +19,12 @@ from random import Random
 import torch
 from storyreel.core.diffusion.schedule import alpha_bars
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
-from storyreel.core.storyworld.keeping import still_clip, keep_still
 from storyreel.core.networks.dynamicrafter.resampler import Resampler
 from storyreel.core.networks.dynamicrafter.unet import UNet
 from storyreel.core.networks.storyworld import LATENT_CHANNELS
 from storyreel.core.storyworld import captions, world
 from storyreel.core.storyworld.attributes import Clip
+from storyreel.core.storyworld.keeping import keep_still, still_clip
 from torch import Tensor, nn
 
 from . import layers
