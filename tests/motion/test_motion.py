@@ -422,9 +422,9 @@ def test_adapters_of_another_kind_are_named(files, model):
     with pytest.raises(ValueError, match="short.safetensors has 6 layers that do not match the 7 layers of this MODEL"):
         apply(model, adapter="short.safetensors")
     tiny.write_adapter(folder / "wide.safetensors", width=64)
-    with pytest.raises(ValueError, match="wide.safetensors reads tokens of width 64, and the motion's have 48"):
+    with pytest.raises(ValueError, match="wide.safetensors expects tokens of width 64, and the motion's have 48"):
         apply(model, adapter="wide.safetensors")
-    with pytest.raises(ValueError, match="tiny_plain.bin is IP-Adapter, and the STORYREEL_MOTION was made with IP-Ada"):
+    with pytest.raises(ValueError, match="tiny_plain.bin is IP-Adapter, and the STORYREEL_MOTION has tokens of IP-Ada"):
         apply(model, adapter="tiny_plain.bin")
     torch.save({"state_dict": {"model.diffusion_model.out.2.weight": torch.zeros(1)}}, folder / "sd15.ckpt")
     with pytest.raises(ValueError, match="sd15.ckpt is a checkpoint of another model; ip-adapter-plus_sd15"):
@@ -441,7 +441,7 @@ def test_models_of_another_kind_are_named(files, family):
 
 
 def test_lengths_that_differ_are_said(model):
-    with pytest.raises(ValueError, match="STORYREEL_MOTION has 6 frames, and the LATENT holds 5"):
+    with pytest.raises(ValueError, match="STORYREEL_MOTION has 6 frames, and the LATENT has 5"):
         sample(apply(model), 5)
     wide = Trajectory(noise(FRAMES, 3, 64), "ip-plus")
     with pytest.raises(ValueError, match="has tokens of width 64, and this MODEL expects width 48"):

@@ -268,7 +268,7 @@ def test_interrupted_it_goes_on_and_ends_the_same(learn, joint, work):
     assert [done for kind, done in seen if kind == "step"] == [2, 3, 4]
     assert same(whole, again) and again.log == whole.log and told_by(again) == told_by(whole)
     assert sorted((work / "latents").iterdir()) == latents
-    with pytest.raises(ValueError, match="whole.safetensors is there and of another training"):
+    with pytest.raises(ValueError, match="whole.safetensors exists and is of another training"):
         learn("whole", joint(loss_weight=2.0))
 
 

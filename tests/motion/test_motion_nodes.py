@@ -342,7 +342,7 @@ def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision,
         sample(long, conds, 24)
     for causal in (True, False):
         assert sample(windows(long, FRAMES, 8, causal), conds, 24).isfinite().all()
-    with pytest.raises(ValueError, match="STORYREEL_MOTION has 24 frames, and the LATENT holds 16"):
+    with pytest.raises(ValueError, match="STORYREEL_MOTION has 24 frames, and the LATENT has 16"):
         sample(long, told(clip_vision, picture(1), FRAMES))
 
 
