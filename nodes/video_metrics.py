@@ -28,8 +28,9 @@ class StoryReelMeasureVideo(PreflightNode):
             node_id="StoryReelMeasureVideo",
             display_name="Measure Video (StoryReel)",
             category=CATEGORY,
-            description="Cuts, motion, seams between chunks, drift, fit to the prompt: what papers on long video "
-            "report, in figures, curves and a JSON file. What cannot be computed is listed with what it needs.",
+            description="Computes what papers on long video report: cuts, motion, seams between chunks, drift, and how "
+            "well the video fits its prompt. Gives a report, curves and a JSON file. A metric that cannot be computed "
+            "is listed with what it needs.",
             search_aliases=["MAWE", "SCuts", "drift", "PSNR", "SSIM", "CLIP score", "optical flow", "consistency"]
             + ["aesthetic score", "FVD", "KVD", "face", "re-identification"],
             is_output_node=True,
@@ -38,47 +39,47 @@ class StoryReelMeasureVideo(PreflightNode):
                     "video",
                     types=[io.Video, io.Image],
                     lazy=True,
-                    tooltip="The video, or its frames. A file is read frame by frame, however long it is.",
+                    tooltip="The video, or its frames. A file is read frame by frame, so it may be of any length.",
                 ),
                 io.Image.Input(
                     "reference_image",
                     optional=True,
-                    tooltip="What the video should keep looking like; the first picture counts. Left open: its first "
-                    "frame.",
+                    tooltip="What the video should keep looking like. The first image counts. If nothing is linked, "
+                    "the first frame of the video is the reference.",
                 ),
                 io.MultiType.Input(
                     "reference_video",
                     types=[io.Video, io.Image],
                     optional=True,
-                    tooltip="A video of the same size and length that it should equal, for PSNR and SSIM; with i3d any "
-                    "clip, for FVD and KVD.",
+                    tooltip="The video to compare with, for PSNR and SSIM; it must have the same size and length. With "
+                    "i3d it may be any clip, for FVD and KVD.",
                 ),
                 io.Int.Input(
                     "chunk_length",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Frames of a chunk, if the video was made in chunks: 16 for StreamingT2V, 25 for "
-                    "StreamingSVD. 0: it was not.",
+                    tooltip="Frames of a chunk: 16 for StreamingT2V, 25 for StreamingSVD. 0: the video was not made in "
+                    "chunks.",
                 ),
                 io.Int.Input(
                     "overlap",
                     default=8,
                     min=0,
                     max=4095,
-                    tooltip="Frames of the chunk before that each one repeats: 8 for StreamingT2V, 7 for StreamingSVD.",
+                    tooltip="Frames that a chunk shares with the one before: 8 for StreamingT2V, 7 for StreamingSVD.",
                 ),
                 io.Custom("OPTICAL_FLOW").Input(
                     "optical_flow",
                     optional=True,
-                    tooltip="RAFT, with which the paper measures, from Load Optical Flow Model. Left open: OpenCV's "
-                    "DIS, which needs no weights.",
+                    tooltip="RAFT from Load Optical Flow Model, as the paper measures. If nothing is linked, "
+                    "OpenCV's DIS is used, which needs no weights.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The image encoder for frame consistency and likeness to anchor and prompt: CLIP ViT-L or "
-                    "ViT-H are usual.",
+                    tooltip="The image encoder for frame consistency and for similarity to reference and prompt. CLIP "
+                    "ViT-L and ViT-H are usual.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -94,7 +95,7 @@ class StoryReelMeasureVideo(PreflightNode):
                 io.String.Input(
                     "filename_prefix",
                     default="story/measured",
-                    tooltip="Where the figures go in the output folder, as JSON.",
+                    tooltip="Where the JSON file with the results goes in the output folder.",
                 ),
                 io.Float.Input(
                     "slice_height",
@@ -103,7 +104,7 @@ class StoryReelMeasureVideo(PreflightNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Which row of the frames the X-T slice shows: 0 the top one, 1 the bottom one.",
+                    tooltip="The row of the frames that the X-T slice shows. 0 is the top row, 1 the bottom row.",
                 ),
                 io.Int.Input(
                     "first_frames",
@@ -112,34 +113,34 @@ class StoryReelMeasureVideo(PreflightNode):
                     max=2**31,
                     optional=True,
                     advanced=True,
-                    tooltip="Frames before the first border between chunks: those of the clip that Extend Video went "
-                    "on from. 0: one chunk_length.",
+                    tooltip="Frames before the first border between chunks, which are those of the clip that Extend "
+                    "Video extended. 0: chunk_length.",
                 ),
                 _file(
                     "aesthetic_head",
                     models.AESTHETIC,
-                    "LAION's aesthetic predictor, in models/aesthetic, for the aesthetic score. Wants OpenAI's CLIP "
+                    "LAION's aesthetic predictor in models/aesthetic, for the aesthetic score. It needs OpenAI's CLIP "
                     "ViT-L/14 at clip_vision.",
                 ),
                 _file(
                     "facenet",
                     models.FACENET,
-                    "FaceNet's weights, in models/facenet, for the re-identification of faces. Wants the package "
+                    "FaceNet's weights in models/facenet, for the re-identification of faces. They need the package "
                     "facenet-pytorch.",
                 ),
                 _file(
                     "i3d",
                     models.I3D,
-                    "I3D as TorchScript, in models/i3d, for FVD and KVD against the reference, which then may have any "
-                    "size and length.",
+                    "I3D as TorchScript in models/i3d, for FVD and KVD against reference_video, which may then have "
+                    "any size and length.",
                     suffixes=models.SCRIPTS,
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="report", tooltip="All figures, a line each."),
-                io.Image.Output(display_name="plot", tooltip="Curves over the frames, and the X-T slice below."),
-                io.Image.Output(display_name="slice", tooltip="The X-T slice alone: a row of pixels a frame."),
-                io.String.Output(display_name="file", tooltip="The JSON file, with the figures of every frame."),
+                io.String.Output(display_name="report", tooltip="All results, one a line."),
+                io.Image.Output(display_name="plot", tooltip="Curves over the frames, with the X-T slice below."),
+                io.Image.Output(display_name="slice", tooltip="The X-T slice alone: one row of pixels a frame."),
+                io.String.Output(display_name="file", tooltip="Path of the JSON file with the results of every frame."),
             ],
         )
 
@@ -189,7 +190,7 @@ class StoryReelMeasureVideo(PreflightNode):
         kept_files.add(path)
         messages.warn_missing_charts()
         words, plot = report.in_words(found), report.draw(found, slice)
-        return io.NodeOutput(words, plot, slice.picture(), str(path), ui=ui.PreviewText(words))
+        return io.NodeOutput(words, plot, slice.image(), str(path), ui=ui.PreviewText(words))
 
 
 NODES = [StoryReelMeasureVideo]

@@ -1,6 +1,6 @@
-"""The aesthetic score: how much people would like a picture, from 1 to 10, by LAION's heads on CLIP ViT-L/14.
+"""The aesthetic score: how much people would like an image, from 1 to 10, by LAION's heads on CLIP ViT-L/14.
 
-A head is a few linear layers on the embedding that CLIP ViT-L/14, as OpenAI trained it, gives of a picture; between
+A head is a few linear layers on the embedding that CLIP ViT-L/14, as OpenAI trained it, gives of an image; between
 them there is nothing but dropout, which only training knows. Version 1 (https://github.com/LAION-AI/aesthetic-predictor)
 is one layer, version 2 (https://github.com/christophschuhmann/improved-aesthetic-predictor) is five.
 """

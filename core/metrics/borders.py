@@ -9,7 +9,7 @@ from .metric import Metric, mean
 
 
 class Change(Metric):
-    """How much changes from frame to frame: the mean absolute difference, in grey levels of 255."""
+    """How much changes from frame to frame: the mean absolute difference, in gray levels of 255."""
 
     name = "change"
 

@@ -1,4 +1,4 @@
-"""How far a video's colours and sharpness wander off from an anchor, and how fast."""
+"""How far a video's colors and sharpness wander off from an anchor, and how fast."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ SPAN = 10  # frames that a drift is given for
 END = 8  # frames that a video ends with
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 QUALITIES = ("brightness", "contrast", "sharpness")
 
 
@@ -25,11 +25,11 @@ def look(frame: Tensor) -> dict[str, float]:
     """Figures of one frame [H, W, 3] from 0 to 1: mean red, green, blue; brightness and contrast, the mean and standard
     deviation of its luma; sharpness, the standard deviation of the Laplacian over the contrast, which therefore does
     not count as sharpness."""
-    grey = luma(frame)
-    edges = conv2d(grey[None, None], grey.new_tensor(LAPLACIAN)[None, None])
-    contrast = grey.std(correction=0).item()
-    qualities = grey.mean().item(), contrast, edges.std(correction=0).item() / contrast if contrast else 0.0
-    return dict(zip(COLOURS, frame.mean((0, 1)).tolist(), strict=True)) | dict(zip(QUALITIES, qualities, strict=True))
+    gray = luma(frame)
+    edges = conv2d(gray[None, None], gray.new_tensor(LAPLACIAN)[None, None])
+    contrast = gray.std(correction=0).item()
+    qualities = gray.mean().item(), contrast, edges.std(correction=0).item() / contrast if contrast else 0.0
+    return dict(zip(COLORS, frame.mean((0, 1)).tolist(), strict=True)) | dict(zip(QUALITIES, qualities, strict=True))
 
 
 def slope(values: Sequence[float]) -> float:
@@ -49,14 +49,14 @@ class Drift(Metric):
     name = "drift"
 
     def __init__(self, anchor: Tensor):
-        super().__init__(*COLOURS, *QUALITIES)
+        super().__init__(*COLORS, *QUALITIES)
         self._anchor = look(anchor)
 
     def update(self, frame: Tensor) -> None:
         seen, anchor = look(frame), self._anchor
-        colours = {name: 100 * (seen[name] - anchor[name]) for name in COLOURS}
+        colors = {name: 100 * (seen[name] - anchor[name]) for name in COLORS}
         qualities = {name: 100 * (seen[name] / anchor[name] - 1) if anchor[name] else None for name in QUALITIES}
-        self.record(**colours, **qualities)
+        self.record(**colors, **qualities)
 
     def results(self) -> dict:
         """{name: {"in_10_frames": slope, "at_the_end": mean of the last frames}}; None for what the anchor has not."""

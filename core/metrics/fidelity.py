@@ -14,14 +14,14 @@ STABLE = 0.01**2, 0.03**2  # C1 and C2 for a range of 1
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures from 0 to 1; inf where they are equal."""
+    """Peak signal-to-noise ratio in dB of images from 0 to 1; inf where they are equal."""
     return (-10 * (a - b).double().pow(2).mean().log10()).item()
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
-    """Structural similarity of the luma of pictures [H, W, 3] from 0 to 1, at least 11 pixels each way.
+    """Structural similarity of the luma of images [H, W, 3] from 0 to 1, at least 11 pixels each way.
 
-    As published: a Gaussian window, only where it fits into the picture, the mean over all its places.
+    As published: a Gaussian window, only where it fits into the image, the mean over all its places.
     """
     a, b = luma(a.double()), luma(b.double())
     means = _smooth(torch.stack([a, b, a * a, b * b, a * b]))

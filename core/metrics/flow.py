@@ -13,7 +13,7 @@ Flow = Callable[[Tensor, Tensor], Tensor]
 
 
 def dis_flow() -> Flow:
-    """Dense inverse search (Kroeger et al., arXiv 1603.03590), OpenCV's medium preset, of grey frames.
+    """Dense inverse search (Kroeger et al., arXiv 1603.03590), OpenCV's medium preset, of gray frames.
 
     Raises ImportError if there is no OpenCV that works.
     """
@@ -25,11 +25,11 @@ def dis_flow() -> Flow:
         ) from None
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-    def grey(frame: Tensor):
+    def gray(frame: Tensor):
         return cv2.cvtColor(frame.to(torch.uint8).movedim(0, -1).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
 
     def flow(first: Tensor, second: Tensor) -> Tensor:
-        return torch.from_numpy(search.calc(grey(first), grey(second), None)).movedim(-1, 0)
+        return torch.from_numpy(search.calc(gray(first), gray(second), None)).movedim(-1, 0)
 
     return flow
 

@@ -6,16 +6,16 @@ from torch import Tensor
 
 from ..plot import chart, new_figure, picture_of
 from .borders import jump_ratio
-from .drift import COLOURS, SPAN
+from .drift import COLORS, SPAN
 from .metric import Metric
 from .slices import Slice
 
 JUMPS = {"change": "pixels", "motion": "motion", "warp_error": "warp error"}
 PANELS = (  # what is drawn together: (its axis, {series: its label})
-    ("grey levels", {"change": "change"}),
+    ("gray levels", {"change": "change"}),
     ("pixels", {"motion": "motion"}),
-    ("squared grey levels", {"warp_error": "warp error"}),
-    ("% of the range", {name: name for name in COLOURS}),
+    ("squared gray levels", {"warp_error": "warp error"}),
+    ("% of the range", {name: name for name in COLORS}),
     ("% of the anchor's", {name: name for name in ("brightness", "contrast", "sharpness")}),
     (
         "cosine to",
@@ -66,7 +66,7 @@ def in_words(found: dict) -> str:
         lines += [f"  {JUMPS[name]}: {_shown(ratio)}" for name, ratio in borders["jump_ratio"].items()]
     lines += ["", f"Drift from the anchor: in {SPAN} frames, at the end"]
     for name, drift in found["drift"].items():
-        unit = "% of the full range" if name in COLOURS else "% of the anchor's"
+        unit = "% of the full range" if name in COLORS else "% of the anchor's"
         told = f"{drift[f'in_{SPAN}_frames']:+.2f}, {drift['at_the_end']:+.2f} {unit}" if drift else "-"
         lines.append(f"  {name}: {told}")
     if likeness := found.get("likeness"):
@@ -137,7 +137,7 @@ def draw(found: dict, slice: Slice) -> Tensor:
             axes.axvline(frame - 0.5, color="tab:gray", linestyle=":", linewidth=1)
         for frame in found.get("cuts", {}).get("at", []):
             axes.axvline(frame - 0.5, color="black", linestyle="--", linewidth=1)
-    rows[-1].imshow(slice.picture()[0].transpose(0, 1).numpy(), aspect="auto", interpolation="nearest")
+    rows[-1].imshow(slice.image()[0].transpose(0, 1).numpy(), aspect="auto", interpolation="nearest")
     rows[-1].set_ylabel("X-T slice, x", fontsize=8)
     rows[-1].set_xlabel("frame")
     return picture_of(figure)

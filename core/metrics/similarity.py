@@ -1,7 +1,7 @@
-"""How alike the pictures of a story are, from embeddings of pictures and prompts.
+"""How alike the images of a story are, from embeddings of images and prompts.
 
-StoryDiffusion, arXiv 2405.01434, section 4.2: character similarity is the CLIP score between pictures of a character,
-text-image similarity the CLIP score between a prompt and its picture. Here both are plain cosines, nobody cut out.
+StoryDiffusion, arXiv 2405.01434, section 4.2: character similarity is the CLIP score between images of a character,
+text-image similarity the CLIP score between a prompt and its image. Here both are plain cosines, nobody cut out.
 """
 
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ class Similarity:
     prompts: tuple[float, ...] | None
 
 
-def measure_story(story: Story, pictures: Tensor, prompts: Tensor | None = None) -> Similarity:
-    """Measure one story. pictures: [F, d], one row a frame; prompts: [F, d] in the same space.
+def measure_story(story: Story, images: Tensor, prompts: Tensor | None = None) -> Similarity:
+    """Measure one story. images: [F, d], one row a frame; prompts: [F, d] in the same space.
 
     Raises ValueError for another number of rows than the story has frames.
     """
-    for name, rows in (("pictures", pictures), ("prompts", prompts)):
+    for name, rows in (("images", images), ("prompts", prompts)):
         if rows is not None and len(rows) != len(story.frames):
             raise ValueError(f"the story has {len(story.frames)} frames, and there are {len(rows)} {name}.")
-    pictures = F.normalize(pictures.float(), dim=-1)
-    cosines = pictures @ pictures.T
+    images = F.normalize(images.float(), dim=-1)
+    cosines = images @ images.T
     shown = {
         character.name: [i for i, frame in enumerate(story.frames) if character.name in frame.characters]
         for character in story.characters
@@ -53,4 +53,4 @@ def measure_story(story: Story, pictures: Tensor, prompts: Tensor | None = None)
     if prompts is None:
         return Similarity(characters, frames, None)
     texts = F.normalize(prompts.float(), dim=-1)
-    return Similarity(characters, frames, tuple((pictures * texts).sum(-1).tolist()))
+    return Similarity(characters, frames, tuple((images * texts).sum(-1).tolist()))

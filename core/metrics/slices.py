@@ -24,7 +24,7 @@ class Slice(Metric):
         row = (frame[round(self._height * (len(frame) - 1))] * 255).round().to(torch.uint8)
         self._rows += row.numpy().tobytes()
 
-    def picture(self) -> Tensor:
+    def image(self) -> Tensor:
         """IMAGE [1, T, W, 3]: time runs down."""
         return torch.frombuffer(self._rows, dtype=torch.uint8).view(1, -1, self._width, 3).float() / 255
 

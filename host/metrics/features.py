@@ -1,11 +1,11 @@
-"""Embeddings of pictures and prompts by the host's own encoders, for scores that say who gave them."""
+"""Embeddings of images and prompts by the host's own encoders, for scores that say who gave them."""
 
 import comfy.model_management
 import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
-KNOWN = {  # (width, layers, pixels of a patch, of a picture): what people call it
+KNOWN = {  # (width, layers, pixels of a patch, of an image): what people call it
     (768, 12, 32, 224): "CLIP ViT-B/32",
     (768, 12, 16, 224): "CLIP ViT-B/16",
     (1024, 24, 14, 224): "CLIP ViT-L/14",
@@ -24,15 +24,15 @@ def name_of(clip_vision) -> str:
     if kind == "clip" and sizes in KNOWN:
         return KNOWN[sizes]
     width, layers, patch, side = sizes
-    return f"{kind} of width {width}, {layers} layers, patches of {patch} pixels, pictures of {side}"
+    return f"{kind} of width {width}, {layers} layers, patches of {patch} pixels, images of {side}"
 
 
-def embed_pictures(clip_vision, images: Tensor) -> Tensor:
-    """[F, d] of IMAGE [F, H, W, 3]: the projected class token, of the middle square of each picture."""
+def embed_images(clip_vision, images: Tensor) -> Tensor:
+    """[F, d] of IMAGE [F, H, W, 3]: the projected class token, of the middle square of each image."""
     embeds = clip_vision.encode_image(images)["image_embeds"]
     if embeds is None or embeds.ndim != 2:
         raise ValueError(
-            f"{name_of(clip_vision)} gives no embedding of a whole picture; a CLIP vision model is expected."
+            f"{name_of(clip_vision)} gives no embedding of a whole image; a CLIP vision model is expected."
         )
     return embeds.float().cpu()
 
@@ -54,7 +54,7 @@ def embed_prompts(clip, prompts: tuple[str, ...], width: int) -> Tensor:
         found = ", ".join(f"{key} of width {number}" for key, number in widths.items()) or "no CLIP at all"
         raise ValueError(
             f"The clip input holds {found}, and the image encoder's embeddings have width {width}: load the text "
-            "encoder that was trained together with it, or leave clip open to measure the pictures alone."
+            "encoder that was trained together with it, or leave clip open to measure the images alone."
         )
     key = fitting[0]
     tower = towers[key]
@@ -74,6 +74,6 @@ def embed_prompts(clip, prompts: tuple[str, ...], width: int) -> Tensor:
     if not torch.isfinite(lengths).all() or lengths.min() < 1e-3:
         raise ValueError(
             f"The text encoder {key} came without its projection, as in checkpoints of SD1.5 and SDXL: load it from a "
-            "file of its own (clip_l.safetensors), or leave clip open to measure the pictures alone."
+            "file of its own (clip_l.safetensors), or leave clip open to measure the images alone."
         )
     return embeds

@@ -20,7 +20,7 @@ from .features import name_of
 AESTHETIC, FACENET, I3D = "aesthetic", "facenet", "i3d"  # folders of models
 SCRIPTS = (".pt", ".pth", ".ts")  # how files of TorchScript end
 ENCODER = "CLIP ViT-L/14"  # which the heads were trained on
-LEAST_FACE = 20  # pixels: MTCNN looks for none smaller, and takes no picture smaller
+LEAST_FACE = 20  # pixels: MTCNN looks for none smaller, and takes no image smaller
 ARGUMENTS = {"rescale", "resize", "return_features"}  # of the TorchScript I3D
 FEATURES = 400  # of I3D: a number for each class of Kinetics
 
@@ -84,20 +84,20 @@ def _finder(detector) -> Callable[[Tensor], Tensor]:
     patcher = _patcher(detector)
 
     def find(frame: Tensor) -> Tensor:
-        picture = Image.fromarray((frame * 255).round().to(torch.uint8).numpy())
+        image = Image.fromarray((frame * 255).round().to(torch.uint8).numpy())
         boxes = None
-        if min(picture.size) >= LEAST_FACE:
+        if min(image.size) >= LEAST_FACE:
             comfy.model_management.load_models_gpu([patcher])
             detector.device = patcher.load_device  # where it puts what it sees
-            boxes, _ = detector.detect(picture)
-        inside = [box for box in ([] if boxes is None else boxes) if _has_pixels(box, *picture.size)]
-        return detector.extract(picture, inside, None) if inside else torch.zeros(0)
+            boxes, _ = detector.detect(image)
+        inside = [box for box in ([] if boxes is None else boxes) if _has_pixels(box, *image.size)]
+        return detector.extract(image, inside, None) if inside else torch.zeros(0)
 
     return find
 
 
 def _has_pixels(box, width: int, height: int) -> bool:
-    """Of a box that MTCNN found: left, top, right, bottom; it may stand out of the picture."""
+    """Of a box that MTCNN found: left, top, right, bottom; it may stand out of the image."""
     left, top, right, bottom = box
     return int(max(left, 0)) < int(min(right, width)) and int(max(top, 0)) < int(min(bottom, height))
 
@@ -105,7 +105,7 @@ def _has_pixels(box, width: int, height: int) -> bool:
 def video_features(name: str) -> Callable[[Tensor], Tensor]:
     """I3D in a TorchScript file of models/i3d: clips [B, 3, 16, H, W] from -1 to 1 -> [B, 400], before the softmax.
 
-    As StyleGAN-V uses it: the network squeezes the pictures to 224 x 224 itself. Raises ValueError for another file.
+    As StyleGAN-V uses it: the network squeezes the images to 224 x 224 itself. Raises ValueError for another file.
     """
     expected = "I3D as TorchScript was expected: i3d_torchscript.pt."
     path = Path(path_of(I3D, name))

@@ -28,7 +28,7 @@ from ...core.video.images import fit
 from ..common.folders import inside
 from ..video.frames import frames_of
 from . import models
-from .features import embed_pictures, embed_prompts, name_of
+from .features import embed_images, embed_prompts, name_of
 
 NODE = "Measure Video"
 DIS = "OpenCV's DIS, medium (the paper used RAFT: compare only figures of one flow)"
@@ -155,11 +155,11 @@ def _raft(optical_flow) -> Flow:
 
 
 def _likeness(clip_vision, clip, prompt: str, anchor: Tensor, head: AestheticHead | None) -> Likeness:
-    (towards,) = embed_pictures(clip_vision, anchor[None])
+    (towards,) = embed_images(clip_vision, anchor[None])
     told = None
     if clip is not None and prompt.strip():
         (told,) = embed_prompts(clip, (prompt,), len(towards))
-    return Likeness(lambda frames: embed_pictures(clip_vision, frames), name_of(clip_vision), towards, told, head)
+    return Likeness(lambda frames: embed_images(clip_vision, frames), name_of(clip_vision), towards, told, head)
 
 
 def place_for(prefix: str) -> Path:

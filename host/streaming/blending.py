@@ -17,7 +17,7 @@ from .modelscope import RefinementSampling
 
 NODE, KEY = "Randomized Blending", "storyreel.randomized_blending"
 MEMORY_KEY = "ContextWindows_prepare_sampling"  # of the host's own wrapper, which budgets memory for one window
-TWO, THREE = 2, 3  # dimensions of a latent: pictures with frames as the batch, and video
+TWO, THREE = 2, 3  # dimensions of a latent: images with frames as the batch, and video
 
 
 class RandomizedBlending(windows.IndexListContextHandler):

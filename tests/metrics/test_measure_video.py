@@ -95,7 +95,7 @@ def test_a_file_is_read_no_further_than_asked(host, file, monkeypatch):
 def test_everything_that_the_graph_has_is_measured(host, file, output, carphone):
     """A file in chunks of 16 and 8 frames, and the clip that a poor connection made it from; Storyworld's encoders."""
     from storyreel.host import storyworld
-    from storyreel.host.metrics.features import embed_pictures, embed_prompts
+    from storyreel.host.metrics.features import embed_images, embed_prompts
 
     vision, clip = storyworld.load_clip_vision(), storyworld.load_clip()
     options = dict(chunk_length=16, overlap=8, clip_vision=vision, clip=clip, prompt=PROMPT)
@@ -112,13 +112,13 @@ def test_everything_that_the_graph_has_is_measured(host, file, output, carphone)
     jump = motion[15] / ((sum(motion) - motion[15]) / 22)
     assert found["borders"]["jump_ratio"]["motion"] == pytest.approx(jump)
 
-    rows = torch.nn.functional.normalize(embed_pictures(vision, frames), dim=-1)
+    rows = torch.nn.functional.normalize(embed_images(vision, frames), dim=-1)
     (told,) = torch.nn.functional.normalize(embed_prompts(clip, (PROMPT,), rows.shape[1]), dim=-1)
     likeness = found["likeness"]
     assert likeness["encoder"] == "Storyworld's CLIP" and "Cosines of Storyworld's CLIP" in words
     assert likeness["prompt_likeness"] == pytest.approx((rows @ told).mean().item(), abs=1e-5)
     assert likeness["consistency"] == pytest.approx((rows[1:] * rows[:-1]).sum(-1).mean().item(), abs=1e-5)
-    (towards,) = torch.nn.functional.normalize(embed_pictures(vision, carphone[5:6]), dim=-1)
+    (towards,) = torch.nn.functional.normalize(embed_images(vision, carphone[5:6]), dim=-1)
     assert likeness["anchor_likeness"] == pytest.approx((rows @ towards).mean().item(), abs=1e-5)
 
     assert 20 < found["fidelity"]["psnr"] < 30 and 0.6 < found["fidelity"]["ssim"] < 0.9

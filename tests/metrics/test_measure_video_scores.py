@@ -102,11 +102,11 @@ def test_what_nobody_chose_is_listed_with_what_it_needs(measure, carphone):
 
 @torch.no_grad()  # as in the host; a graph would hold on to the encoder
 def test_the_aesthetic_score_is_of_the_connected_encoders_embeddings(measure, put, vit_l, published, carphone):
-    from storyreel.host.metrics.features import embed_pictures
+    from storyreel.host.metrics.features import embed_images
 
     name = put("aesthetic", "sac+logos+ava1-l14-linearMSE.pth", published.state_dict())
     words, found = measure(carphone[:2], clip_vision=vit_l, aesthetic_head=name)
-    embeds = torch.nn.functional.normalize(embed_pictures(vit_l, carphone[:2]), dim=-1)
+    embeds = torch.nn.functional.normalize(embed_images(vit_l, carphone[:2]), dim=-1)
     with torch.no_grad():
         expected = published["layers"](embeds)[:, 0]
     assert found["series"]["aesthetic"] == pytest.approx(expected.tolist(), abs=1e-5)

@@ -9,7 +9,7 @@ import torch
 from harness import clips
 from storyreel.core.metrics.borders import Change, Chunks, jump_ratio
 from storyreel.core.metrics.cuts import Cuts
-from storyreel.core.metrics.drift import COLOURS, QUALITIES, Drift
+from storyreel.core.metrics.drift import COLORS, QUALITIES, Drift
 from storyreel.core.metrics.fidelity import Fidelity, psnr, ssim
 from storyreel.core.metrics.flow import dis_flow, raft_flow
 from storyreel.core.metrics.likeness import Likeness
@@ -124,13 +124,13 @@ def wander(frames: torch.Tensor, channel: int, percent: float) -> torch.Tensor:
 def test_a_colour_drift_is_recovered(photo, carphone, channel, percent):
     """In a still as it is; in a clip whose colours change by themselves, on top of that."""
     still = seen(Drift(wander(photo, channel, 0)[0]), wander(photo, channel, percent)).results()
-    others = [name for name in COLOURS if name != COLOURS[channel]]
-    assert still[COLOURS[channel]]["in_10_frames"] == pytest.approx(percent, rel=0.1)
-    assert still[COLOURS[channel]]["at_the_end"] == pytest.approx(percent * 3.55, rel=0.1)  # of frames 32 to 39
+    others = [name for name in COLORS if name != COLORS[channel]]
+    assert still[COLORS[channel]]["in_10_frames"] == pytest.approx(percent, rel=0.1)
+    assert still[COLORS[channel]]["at_the_end"] == pytest.approx(percent * 3.55, rel=0.1)  # of frames 32 to 39
     assert [still[name]["in_10_frames"] for name in others] == pytest.approx([0, 0], abs=0.01)
 
     plain, moved = wander(carphone, channel, 0), wander(carphone, channel, percent)
-    slopes = [seen(Drift(plain[0]), clip).results()[COLOURS[channel]]["in_10_frames"] for clip in (plain, moved)]
+    slopes = [seen(Drift(plain[0]), clip).results()[COLORS[channel]]["in_10_frames"] for clip in (plain, moved)]
     assert slopes[1] - slopes[0] == pytest.approx(percent, rel=0.1)
 
 
@@ -166,7 +166,7 @@ def test_a_clip_that_lies_elsewhere_in_the_picture_drifts_alike(carphone):
     frames = carphone[:20]
     shifted = frames.roll((5, 11), dims=(1, 2))
     plain, moved = (seen(Drift(clip[0]), clip).per_frame for clip in (frames, shifted))
-    for name in (*COLOURS, "brightness", "contrast"):
+    for name in (*COLORS, "brightness", "contrast"):
         assert moved[name] == pytest.approx(plain[name], abs=1e-3)
     assert seen(Change(), shifted).per_frame["change"][1:] == pytest.approx(
         seen(Change(), frames).per_frame["change"][1:]
@@ -245,7 +245,7 @@ def test_likeness_by_brute_force(carphone):
 
 def test_a_slice_shows_one_row_of_every_frame(carphone):
     for height, row in ((0.0, 0), (0.5, 72), (1.0, 143)):
-        assert torch.equal(seen(Slice(height), carphone[:9]).picture()[0], carphone[:9, row])
+        assert torch.equal(seen(Slice(height), carphone[:9]).image()[0], carphone[:9, row])
 
 
 def test_raft_gives_what_torchvision_gives(carphone):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from storyreel.core.metrics.borders import Change, jump_ratio
 from storyreel.core.metrics.cuts import Cuts
-from storyreel.core.metrics.drift import COLOURS as CHANNELS
+from storyreel.core.metrics.drift import COLORS as CHANNELS
 from storyreel.core.metrics.drift import Drift
 from storyreel.core.metrics.flow import dis_flow
 from storyreel.core.metrics.metric import Metric, evaluate
