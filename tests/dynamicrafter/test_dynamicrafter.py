@@ -346,7 +346,7 @@ def test_what_does_not_go_together_is_said(names, model):
         nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", conditioning(1), conditioning(2), empty(8))
     wrong = conditioning(1)
     wrong[0][1][keys.CONCAT_LATENTS] = torch.zeros(FRAMES, 16, 8, 12)
-    with pytest.raises(ValueError, match="VAE gives latents of 16 channels, and this DynamiCrafter works on 4"):
+    with pytest.raises(ValueError, match="VAE gives latents of 16 channels, and this DynamiCrafter expects 4"):
         nodes.common_ksampler(model, 0, 2, 5.0, "euler", "normal", wrong, wrong, empty())
     with pytest.raises(ValueError, match="CLIP gives text of width 32"):
         cond = [[torch.zeros(1, 77, 32), conditioning(1)[0][1]]]

@@ -463,7 +463,7 @@ def test_frames_are_read_into_memory_when_asked_for(world):
     prompt = extending.extend(chunks=1) | {"look": extending.node("PreviewImage", images=["extend", 1])}
     run = world.run(prompt)
     (said,) = [data["exception_message"] for name, data in run.events if name == "execution_error"]
-    assert "output_images is off, so no frame was read into memory; switch it on, or use the VIDEO" in said
+    assert "output_images is off. Switch it on to read the frames into memory, or use the VIDEO output." in said
     assert "look" not in run.outputs and run.outputs["save"]
     prompt["extend"]["inputs"]["output_images"] = True
     run = world.run(prompt)

@@ -505,7 +505,7 @@ FULL = {  # fields that the tiny files leave out, and what they may hold
     },
 }
 REAL = ("base_scale", "spread", "rgb")  # numbers that may be no whole ones
-NAMES = ("name", "use", "space", "licence")
+NAMES = ("name", "use", "token_space", "licence")
 
 
 @pytest.mark.parametrize("loader", STATED)

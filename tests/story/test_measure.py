@@ -55,7 +55,7 @@ def test_equal_pictures_are_wholly_alike():
 
 
 def test_other_numbers_of_frames_are_refused():
-    with pytest.raises(ValueError, match="5 frames, and there are 4 pictures"):
+    with pytest.raises(ValueError, match="5 frames, and there are 4 images"):
         measure_story(tell(), torch.ones(4, 7))
 
 

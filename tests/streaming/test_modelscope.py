@@ -310,7 +310,7 @@ def test_what_does_not_go_together_is_said(opened, caplog):
 
     with pytest.raises(ValueError, match="CLIP gives text of width 32, and this StreamingT2V .* on width 64"):
         run([[torch.zeros(1, 77, 32), {}]])
-    with pytest.raises(ValueError, match="CONDITIONING holds 3 prompts; ModelScope text-to-video makes a clip"):
+    with pytest.raises(ValueError, match="CONDITIONING holds 3 prompts; ModelScope text-to-video expects 1"):
         run([[torch.zeros(3, 77, 64), {}]], model=opened("t2v"))
     with pytest.raises(ValueError, match="CLIP_VISION projects to width 80, and this StreamingT2V .* on width 64"):
         run(conditioning(1, **{names.ANCHOR_EMBEDS: torch.zeros(1, 1, 80)}))
@@ -323,7 +323,7 @@ def test_what_does_not_go_together_is_said(opened, caplog):
 
         run(conditioning(1, **cam_apm()), empty(32), windows(model, 16, 4, False))
     run(conditioning(1, 154, **cam_apm()))
-    assert "StreamingT2V reads 77 tokens of a prompt of 154" in caplog.text
+    assert "StreamingT2V reads the first 77 tokens of a prompt; this one has 154" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)

@@ -344,7 +344,7 @@ def test_the_node(host, put):
 
         svd = host.run(prompt("streaming_svd.safetensors"))
         assert svd.values["1"][1:4] == (None, None, None)
-        expected = "StreamingSVD, by its keys: extends a clip at 1024 x 576 by chunks of 25 frames, of which the first"
+        expected = "StreamingSVD, by its keys: extends a clip at 1024 x 576 in chunks of 25 frames, which overlap by 7"
         kind, said = svd.outputs["2"]["text"]
         assert kind == "StreamingSVD" and said.startswith(expected) and svd.outputs["1"]["text"] == [said]
         assert said.endswith("The file contains no VAE, CLIP_VISION: load them separately.")
@@ -353,7 +353,7 @@ def test_the_node(host, put):
                 run = host.run(prompt("ms_vid2vid.safetensors", kind), cached=True)
                 assert run.outputs["1"]["text"][0].startswith(title)
         assert "CC-BY-NC" in run.outputs["1"]["text"][0]
-        with pytest.raises(RuntimeError, match="is StreamingSVD by its keys, and vid2vid is chosen"):
+        with pytest.raises(RuntimeError, match="is StreamingSVD, but model_type is vid2vid. Set it to auto"):
             host.run(prompt("streaming_svd.safetensors", "vid2vid"))
 
 
