@@ -265,7 +265,7 @@ def test_the_noise_levels_of_the_refinement(host):
         assert sample(family, blended(one, rescale=0.2), noise, sigmas=sigmas[[0, 20, 30]]).isfinite().all()
     close(seen["scaled"], scale * seen["whole"])
     assert seen["whole"].shape[0] == 2 * LENGTH
-    with pytest.raises(ValueError, match="MODEL is a ModelScope with another schedule; these are MS-Vid2Vid's"):
+    with pytest.raises(ValueError, match="MODEL is a ModelScope; MS-Vid2Vid is expected"):
         refined(family.make())
     with pytest.raises(ValueError, match="steps is 700; 1 to 500 is expected"):
         refined(model, 700)
