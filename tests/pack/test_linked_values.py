@@ -14,6 +14,10 @@ def images(count: int = 2, side: int = 64, channels: int = 3) -> torch.Tensor:
     return torch.rand(count, side, side, channels, generator=torch.Generator().manual_seed(1))
 
 
+def title_of(cls) -> str:
+    return cls.GET_SCHEMA().display_name.removesuffix(" (StoryReel)")
+
+
 @pytest.fixture(scope="module")
 def pack(host) -> dict:
     """{node id: class}, but for the inner nodes of expansions, which run nowhere else."""
@@ -74,7 +78,12 @@ def test_every_number_choice_switch_and_text_is_held_against_its_schema(pack):
         for name, entry, give in declared(cls):
             for value in wrong_values(entry):
                 said = refusal(cls, give(value))
-                assert said.startswith(f"{node}: {name} is ") and " expected." in said, (node, name, value, said)
+                assert said.startswith(f"{title_of(cls)}: {name} is ") and " expected." in said, (
+                    node,
+                    name,
+                    value,
+                    said,
+                )
                 assert len(said) < 400 and said.count("\n") == 0
                 tried += 1
     assert tried > 800
@@ -144,7 +153,7 @@ def test_every_tensor_is_refused_at_the_door_by_name(pack, kind):
                     if kind == "VIDEO" and entry.get_io_type() != "VIDEO":
                         continue
                     said = refusal(cls, give(value))
-                    assert said.startswith(f"{node}: {name}") and what in said, (node, name, what, said)
+                    assert said.startswith(f"{title_of(cls)}: {name}") and what in said, (node, name, what, said)
                     tried += 1
     assert tried
 
@@ -279,5 +288,5 @@ def test_a_wrong_value_by_a_link_is_one_sentence_in_the_host(host, node, name, v
             "node": {"class_type": node, "inputs": {**inputs, "story": ["story", 0], name: ["value", 0]}},
             "any": {"class_type": "PreviewAny", "inputs": {"source": ["node", 0]}},
         }
-        with pytest.raises(RuntimeError, match=f"{node}: {said}"):
+        with pytest.raises(RuntimeError, match=f"{title_of(host.nodes[node])}: {said}"):
             host.run(prompt)
