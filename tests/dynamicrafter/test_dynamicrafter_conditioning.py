@@ -53,7 +53,7 @@ def test_a_long_prompt_is_cut_and_said_to_be_once(tell, caplog):
     with caplog.at_level(logging.WARNING):
         *halves, _ = tell([LONG], LONG)
     assert all(text.shape[1] == 77 for half in halves for text, _ in half)
-    told = [record.message for record in caplog.records if "StoryReelDynamiCrafterConditioning" in record.message]
+    told = [record.message for record in caplog.records if "DynamiCrafter Conditioning" in record.message]
     assert len(told) == 2 and "the positive prompt" in told[0] and "the negative prompt" in told[1]
     assert all("longer than 77 tokens (about 75 words). The rest is ignored" in one for one in told)
 
@@ -61,8 +61,8 @@ def test_a_long_prompt_is_cut_and_said_to_be_once(tell, caplog):
 def test_what_does_not_go_together_is_said(tell):
     wide, pair = torch.rand(1, 64, 128, 3), torch.rand(2, 128, 128, 3)
     for sentence, changes in {
-        "clip_vision is empty, .* use Load CLIP Vision and CLIP-ViT-H-14": dict(clip_vision=None),
-        "vae is empty, .* use Load VAE": dict(vae=None),
+        "clip_vision is empty .* Use Load CLIP Vision and CLIP-ViT-H-14": dict(clip_vision=None),
+        "vae is empty .* Use Load VAE": dict(vae=None),
         "interpolate needs end_image, but it is empty": dict(mode="interpolate"),
         "loop does not use end_image": dict(mode="loop", end=pair[:1]),
         "start_image contains 2 images; 1 is expected": dict(start=pair),

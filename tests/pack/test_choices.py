@@ -23,6 +23,7 @@ def own(request, host, tmp_path):
                 (tmp_path / kind / MINE).touch()
             suffixes = folder_paths.folder_names_and_paths[kind][1]
             patch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
+            folder_paths.filename_list_cache.pop(kind, None)  # of the folders before
         yield request.param
     for kind in KINDS:  # the host would go on listing what it found
         folder_paths.filename_list_cache.pop(kind, None)
@@ -118,6 +119,7 @@ def test_a_file_is_the_users_own_even_under_a_shipped_name(host, tmp_path, monke
     (tmp_path / name).touch()
     suffixes = folder_paths.folder_names_and_paths["ipadapter"][1]
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "ipadapter", ([str(tmp_path)], suffixes))
+    folder_paths.filename_list_cache.pop("ipadapter", None)  # of the folders before
     assert folders.path_of("ipadapter", name) == str(tmp_path / name)
     assert folders.file_choices("ipadapter") == [name]
     folder_paths.filename_list_cache.pop("ipadapter", None)
