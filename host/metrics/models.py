@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_management
-import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from ...core.weights.refusal import Unreadable
 from ...core.weights.torch_file import check_script
 from ..common.folders import path_of
 from ..common.loading import check_nothing_else, check_whole, describe, is_short_of_memory, read_with_metadata
+from ..common.plain_network import on_device, plain_patcher
 from .features import name_of
 
 AESTHETIC, FACENET, I3D = "aesthetic", "facenet", "i3d"  # folders of models
@@ -74,14 +74,14 @@ def reidentification(name: str) -> Reidentification:
         ) from error
     network.load_state_dict(known)
     detector = facenet_pytorch.MTCNN(keep_all=True)
-    return Reidentification(_finder(detector), _placed(network), f"MTCNN and FaceNet ({Path(name).name})")
+    return Reidentification(_finder(detector), _to_cpu(network), f"MTCNN and FaceNet ({Path(name).name})")
 
 
 def _finder(detector) -> Callable[[Tensor], Tensor]:
     """A frame [H, W, 3] from 0 to 1 -> its faces [N, 3, 160, 160], as FaceNet wants them."""
     from PIL import Image
 
-    patcher = _patcher(detector)
+    patcher = plain_patcher(detector)
 
     def find(frame: Tensor) -> Tensor:
         image = Image.fromarray((frame * 255).round().to(torch.uint8).numpy())
@@ -119,7 +119,7 @@ def video_features(name: str) -> Callable[[Tensor], Tensor]:
         raise ValueError(f"{name} is no TorchScript file, or not a whole one; {expected}") from error
     if not ARGUMENTS <= taken:
         raise ValueError(f"{name} holds a network without {', '.join(sorted(ARGUMENTS - taken))}; {expected}")
-    network = _placed(_Whole(script))
+    network = _to_cpu(script)
 
     def features(clips: Tensor) -> Tensor:
         found = network(clips, rescale=False, resize=True, return_features=True)
@@ -133,33 +133,7 @@ def video_features(name: str) -> Callable[[Tensor], Tensor]:
     return features
 
 
-class _Whole(nn.Module):
-    """What the host may hang its own marks on: a TorchScript module takes none."""
-
-    def __init__(self, script: torch.jit.ScriptModule):
-        super().__init__()
-        self.script = script
-
-    def forward(self, *inputs, **options):
-        return self.script(*inputs, **options)
-
-
-def _patcher(network: nn.Module) -> comfy.model_patcher.ModelPatcher:
-    """For a network that is not built of the host's layers: it is on the device as a whole, or not at all."""
-    return comfy.model_patcher.ModelPatcher(
-        network.eval().requires_grad_(False),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-
-
-def _placed(network: nn.Module) -> Callable[..., Tensor]:
+def _to_cpu(network: nn.Module) -> Callable[..., Tensor]:
     """The network as a function of tensors on the CPU, which it gives back there."""
-    patcher = _patcher(network)
-
-    @torch.no_grad()
-    def run(x: Tensor, **options) -> Tensor:
-        comfy.model_management.load_models_gpu([patcher])  # another network may have pushed it out meanwhile
-        return network(x.to(patcher.load_device, torch.float32), **options).float().cpu()
-
-    return run
+    run = on_device(network)
+    return lambda x, **options: run(x, **options).float().cpu()
