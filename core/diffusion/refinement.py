@@ -60,15 +60,6 @@ def refine_sigmas(count: int, start: int = START) -> Tensor:
     return torch.cat([log_k.exp(), torch.zeros(1, dtype=torch.float64)])
 
 
-def nearest_timestep(k: float) -> int:
-    """The timestep that the model gets for a noise level."""
-    logs = (-log_snr() / 2).numpy()
-    wanted = math.log(k)
-    after = min(max(int((logs < wanted).sum()), 1), len(logs) - 1)
-    share = (wanted - logs[after - 1]) / (logs[after] - logs[after - 1])
-    return round(after - 1 + min(max(share, 0.0), 1.0))
-
-
 def start_scale(start: int = START) -> float:
     """The factor of x_0 + k noise at the start of the published sampler, sigma of `start`; 1 would be correct."""
     return signal_and_noise()[1][start].item()

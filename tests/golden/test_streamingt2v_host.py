@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from harness.golden import Golden, difference, files, part, procedural
-from harness.streaming import Refiner
-from storyreel.core.diffusion import refinement
+from harness.streaming import Refiner, nearest_timestep
 
 SYSTEM = "streamingt2v"
 WHOLE, SAMPLED = 1e-4, 1e-3  # absolute: the data's README
@@ -160,7 +159,7 @@ def test_blending_under_the_hosts_own_sampler(path, case, host):
 
         def __call__(self, x, sigma, **_):
             k = sigma[0].item()
-            return toy.denoised(x / (k**2 + 1) ** 0.5, refinement.nearest_timestep(k), next(offsets))
+            return toy.denoised(x / (k**2 + 1) ** 0.5, nearest_timestep(k), next(offsets))
 
     noise = iter(golden[f"{case}.step_noise"]) if case == "multi" else None
     clip = toy.noised() * sigmas[0]

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from harness.golden import Golden, difference, files, procedural
-from harness.streaming import Refiner, Toy, load, shapes, streaming_model
+from harness.streaming import Refiner, Toy, load, nearest_timestep, shapes, streaming_model
 from storyreel.core.diffusion import blending, ddim, prediction, refinement, schedule
 from storyreel.core.diffusion.autoregression import extend_by_chunks
 from storyreel.core.metrics import reductions
@@ -35,7 +35,7 @@ def test_noise_levels_of_the_refinement(path):
         assert times[0] == first and [round(time) for time in refinement.refine_timesteps(steps, first)] == times
         found = refinement.refine_sigmas(steps, first)
         assert relative(found[:-1].float(), known[:-1]) <= 1e-5 and found[-1] == known[-1] == 0
-        assert [refinement.nearest_timestep(k.item()) for k in found[:-1]] == times
+        assert [nearest_timestep(k.item()) for k in found[:-1]] == times
     assert not levels
 
 

@@ -1,6 +1,7 @@
 """StreamingT2V's networks in the tests, from the published keys, and the linear network of its blending data."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,3 +191,12 @@ def tiny_svd(context: int = 64) -> dict[str, torch.Tensor]:
         **{f"controlnet.{key}": t for key, t in down.items()},
         **{f"controlnet.{keys.FRAME_ENCODER}{key}": t for key, t in encoder.items()},
     }
+
+
+def nearest_timestep(k: float) -> int:
+    """The timestep that the published refiner gives the model for a noise level."""
+    logs = (-refinement.log_snr() / 2).numpy()
+    wanted = math.log(k)
+    after = min(max(int((logs < wanted).sum()), 1), len(logs) - 1)
+    share = (wanted - logs[after - 1]) / (logs[after] - logs[after - 1])
+    return round(after - 1 + min(max(share, 0.0), 1.0))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from harness.sampled.modelscope import FRAMES, MEMORY, SIZE, cam_apm, conditioning, empty, sample
+from harness.streaming import nearest_timestep
 
 NAMES = {
     "t2v": "modelscope_t2v_tiny.safetensors",
@@ -61,7 +62,7 @@ def test_what_each_predicts_and_its_schedule(opened):
     signal, noise = refinement.signal_and_noise()
     torch.testing.assert_close(sampling.sigmas.double(), noise / signal, rtol=1e-5, atol=0)
     for k in (0.01, 0.3, 1.0, 4.16, 200.0):
-        assert sampling.timestep(torch.tensor([k])).item() == refinement.nearest_timestep(k)
+        assert sampling.timestep(torch.tensor([k])).item() == nearest_timestep(k)
 
 
 @torch.no_grad()
