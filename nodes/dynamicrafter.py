@@ -3,14 +3,33 @@
 from comfy_api.latest import io
 
 from ..host.common.loading import LARGE_PRECISIONS
-from ..host.dynamicrafter import conditioning as conditioning
-from ..host.dynamicrafter import decode as decode
-from ..host.dynamicrafter import loader as loader
-from ..host.dynamicrafter import sampling as sampling
+from ..host.dynamicrafter import conditioning, decode, loader, sampling
 from .node import StoryReelNode
 from .story import CATEGORY
 
 CATEGORY = f"{CATEGORY}/DynamiCrafter"
+
+
+def cfg_rescale_input() -> io.Float.Input:
+    return io.Float.Input(
+        "cfg_rescale",
+        default=0.7,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip="Reduces the contrast that guidance exaggerates, computed over the whole clip. 0.7 as published for "
+        "512 and 1024, 0 for 256. 0 changes nothing.",
+    )
+
+
+def cfg_inputs() -> list[io.Float.Input]:
+    """Guidance by text and by image."""
+    scale = dict(default=7.5, min=0.0, max=100.0, step=0.1)
+    return [
+        io.Float.Input("cfg_text", **scale, tooltip="Guidance scale of the prompt."),
+        io.Float.Input("cfg_image", **scale, tooltip="Guidance scale of the image."),
+        cfg_rescale_input(),
+    ]
 
 
 class StoryReelDynamiCrafterLoader(StoryReelNode):
@@ -182,21 +201,7 @@ class StoryReelDynamiCrafterGuider(StoryReelNode):
                 io.Conditioning.Input("positive", tooltip="From DynamiCrafter Conditioning."),
                 io.Conditioning.Input("image_only", tooltip="From DynamiCrafter Conditioning."),
                 io.Conditioning.Input("negative", tooltip="From DynamiCrafter Conditioning."),
-                io.Float.Input(
-                    "cfg_text", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale of the prompt."
-                ),
-                io.Float.Input(
-                    "cfg_image", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale of the image."
-                ),
-                io.Float.Input(
-                    "cfg_rescale",
-                    default=0.7,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Reduces the contrast that guidance exaggerates, computed over the whole clip. 0.7 as "
-                    "published for 512 and 1024, 0 for 256.",
-                ),
+                *cfg_inputs(),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced.")],
         )
@@ -222,15 +227,7 @@ class StoryReelDynamiCrafterRescale(StoryReelNode):
             search_aliases=["guidance rescale", "RescaleCFG"],
             inputs=[
                 io.Model.Input("model", tooltip="A DynamiCrafter model."),
-                io.Float.Input(
-                    "cfg_rescale",
-                    default=0.7,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Amount of rescale. 0.7 as published; 0 for the 256 checkpoint, which leaves the model "
-                    "unchanged.",
-                ),
+                cfg_rescale_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with rescaled guidance.")],
         )

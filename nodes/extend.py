@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..host.common.kept_files import kept_files
 from ..host.common.loading import LARGE_PRECISIONS
 from ..host.extend import extend
-from ..host.streaming import loader as loader
+from ..host.streaming import loader
 from .node import PreflightNode, StoryReelNode
 from .story import CATEGORY
 

@@ -2,11 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..host.dynamicrafter import sampling as sampling
+from ..host.dynamicrafter import sampling
+from .dynamicrafter import CATEGORY
 from .node import StoryReelNode
-from .story import CATEGORY
-
-CATEGORY = f"{CATEGORY}/DynamiCrafter"
 
 
 class StoryReelDDIMSampler(StoryReelNode):

@@ -6,6 +6,7 @@ from ..core.video import clips
 from ..host.common.conditioning import pick_row
 from ..host.common.kept_files import kept_files
 from ..host.story.shots import SAMPLERS, SCHEDULERS
+from .dynamicrafter import cfg_inputs
 from .motion import sd15_decoders
 from .node import PreflightNode, StoryReelNode
 from .shot_graph import DynamiCrafterShots, MotionShots
@@ -129,20 +130,7 @@ class StoryReelAnimateStory(PreflightNode):
                     max=1000,
                     tooltip="As in DynamiCrafter Conditioning. 0 takes the default of the checkpoint.",
                 ),
-                io.Float.Input(
-                    "cfg_text", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale of the prompts."
-                ),
-                io.Float.Input(
-                    "cfg_image", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale of the images."
-                ),
-                io.Float.Input(
-                    "cfg_rescale",
-                    default=0.7,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Guidance rescale. The published value is 0.7, and 0 for the 256 checkpoint.",
-                ),
+                *cfg_inputs(),
                 *seed_and_rate(),
             ],
             outputs=[io.Video.Output(tooltip="The video of the whole story, for Save Video.")],
