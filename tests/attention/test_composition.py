@@ -8,23 +8,6 @@ from harness import tiny
 from harness.masks import left_half
 
 
-@pytest.fixture(scope="module")
-def probe(host):
-    from harness import probe
-
-    return probe
-
-
-@pytest.fixture(scope="module")
-def narrow(host):
-    return tiny.narrow_sd15()
-
-
-@pytest.fixture
-def model(narrow):
-    return narrow.clone()
-
-
 @pytest.fixture
 def conds(probe):
     return probe.conditioning(3, 768, 1), probe.conditioning(1, 768, 2)

@@ -11,23 +11,6 @@ FAMILIES = {"sd15_full": 768, "sd2_full": 1024, "sdxl_slim": 2048}
 STORY = ("A", "A", "", "B", "AB")
 
 
-@pytest.fixture(scope="module")
-def probe(host):
-    from harness import probe
-
-    return probe
-
-
-@pytest.fixture(scope="module")
-def narrow(host):
-    return tiny.narrow_sd15()
-
-
-@pytest.fixture
-def model(narrow):
-    return narrow.clone()
-
-
 @pytest.fixture
 def run(host, probe, model):
     """Sample `images` images of SD1.5 with the given model or node settings; (latents, Probe)."""

@@ -153,7 +153,7 @@ def test_halves_of_guidance_together_or_apart(names, monkeypatch):
 
 
 def test_the_gate(model):
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     plain = sample(model)
     assert torch.equal(sample(sampling.patch_gate(model, 1.0, 1.0)), plain)
@@ -163,7 +163,7 @@ def test_the_gate(model):
 
 
 def test_rescale_0_changes_nothing(model):
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     plain = sample(model)
     assert torch.equal(sample(sampling.patch_rescale(model, 0.0)), plain)
@@ -171,7 +171,7 @@ def test_rescale_0_changes_nothing(model):
 
 
 def test_rescale_under_a_schedule_that_another_node_brought_is_refused(host, model):
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     (other,) = host.nodes["ModelSamplingDiscrete"]().patch(model, "v_prediction", True)
     with pytest.raises(ValueError, match="another node replaced the MODEL's schedule by .* Remove that node"):
@@ -354,8 +354,7 @@ def test_what_does_not_go_together_is_said(names, model):
 
 
 def test_another_model_is_refused_by_name(host, tiny_checkpoint, names, tmp_path):
-    from storyreel.host.dynamicrafter import loader
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import loader, sampling
 
     stock = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
     with pytest.raises(ValueError, match="MODEL is a BaseModel; a DynamiCrafter model is expected"):

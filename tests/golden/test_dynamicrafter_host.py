@@ -66,7 +66,7 @@ def conditionings(golden: Golden, model) -> tuple[list, list, list]:
 
 def follow(guider, golden: Golden, sampler) -> tuple[list[torch.Tensor], torch.Tensor]:
     """(x after every step, samples) of a trajectory, both [T, C, H, W] and the samples in the network's units."""
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     factor = guider.model_patcher.model.latent_format.scale_factor
     config, steps = golden.config, []
@@ -84,7 +84,7 @@ def follow(guider, golden: Golden, sampler) -> tuple[list[torch.Tensor], torch.T
 
 
 def ddim(golden: Golden):
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     config = golden.config
     return sampling.DDIM(
@@ -101,7 +101,7 @@ def check(golden: Golden, steps: list[torch.Tensor], samples: torch.Tensor):
 @pytest.mark.parametrize("path", files(SYSTEM, "sampler_*.safetensors"))
 @torch.no_grad()
 def test_a_published_trajectory(path, opened):
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     golden = Golden(path)
     config = golden.config
@@ -180,7 +180,7 @@ def test_a_published_trajectory_through_the_nodes(path, opened, host):
 def stock_guider(opened):
     """stock_guider(golden) -> the host's own guidance, as KSampler has it, over the MODEL with its rescale patched."""
     import comfy.samplers
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     def stock_guider(golden: Golden):
         model = opened(golden)
@@ -211,7 +211,7 @@ def test_ksamplers_euler_is_the_published_sampler_without_eta(path, stock_guider
     amplify it, as the data's README has it of their own noise: by 8 at most.
     """
     import comfy.samplers
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     golden = Golden(path)
     config = golden.config

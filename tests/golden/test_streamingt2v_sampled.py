@@ -38,7 +38,7 @@ def test_a_published_chunk(path, opened):
     """CAM's frames and the anchor in the CONDITIONING; the data's noise in the pack's DDIM."""
     import comfy.samplers
     from storyreel.core.networks.streaming.appearance import TokenExpander
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
     from storyreel.host.streaming import modelscope as names
 
     golden = Golden(path)

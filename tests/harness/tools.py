@@ -12,41 +12,44 @@ TOOLS = ROOT / "tools"
 
 
 @contextlib.contextmanager
-def tools(package: str, *modules: str):
-    """Modules of a folder of tools, by their names. The folder stays on the path for as long: what these import later,
-    and the processes that they start, is found there, too."""
-    sys.path.append(str(TOOLS))  # behind the host's own folder, which has modules of the same names
+def _on_path(*folders: Path):
+    """Behind the host's own folder, which has modules of the same names. The folders stay for as long: what the modules
+    import later, and the processes that they start, is found there, too."""
+    entries = [str(folder) for folder in folders]
+    sys.path += entries
     try:
-        yield SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in modules})
+        yield
     finally:
-        sys.path.remove(str(TOOLS))
+        for entry in entries:
+            sys.path.remove(entry)
+
+
+def _modules(package: str, names: tuple[str, ...]) -> SimpleNamespace:
+    return SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in names})
 
 
 @contextlib.contextmanager
-def experiments():
-    """The package `experiments.storyworld` with all of its modules. Its folders stay on the path for as long."""
-    folders = [str(ROOT), str(TOOLS)]
-    sys.path += folders  # behind the host's own folder, which has modules of the same names
-    if ROOT.name == "experiments":
-        sys.modules.pop("experiments", None)  # by the name of a clone's folder pytest knows the pack
-    try:
-        package = importlib.import_module("experiments.storyworld")
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
-        yield package
-    finally:
-        for folder in folders:
-            sys.path.remove(folder)
+def tools(package: str, *modules: str):
+    """Modules of a folder of tools, by their names."""
+    with _on_path(TOOLS):
+        yield _modules(package, modules)
 
 
 @contextlib.contextmanager
 def workflow_tools(*modules: str):
     """Modules of `tools.workflows`, by their names."""
-    folders = [str(TOOLS), str(ROOT)]
-    sys.path += folders  # behind the host's own folder, which has modules of the same names
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(f"tools.workflows.{name}") for name in modules})
-    finally:
-        for folder in folders:
-            sys.path.remove(folder)
+    with _on_path(TOOLS, ROOT):
+        yield _modules("tools.workflows", modules)
+
+
+@contextlib.contextmanager
+def experiments():
+    """The package `experiments.storyworld` with all of its modules."""
+    with _on_path(ROOT, TOOLS):
+        if ROOT.name == "experiments":
+            sys.modules.pop("experiments", None)  # by the name of a clone's folder pytest knows the pack
+        package = importlib.import_module("experiments.storyworld")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        yield package

@@ -246,7 +246,7 @@ def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, cra
 
 def told(clip_vision, start: torch.Tensor, frames: int) -> tuple[list, list, list]:
     """(positive, image only, negative) as the conditioning node makes them."""
-    from storyreel.host.dynamicrafter import conditioning as conditioning
+    from storyreel.host.dynamicrafter import conditioning
     from storyreel.host.dynamicrafter import model as keys
 
     text = [torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
@@ -268,7 +268,7 @@ def sample(model, conds, frames=FRAMES):
 @torch.no_grad()
 def guided(model, conds):
     """By text and picture apart."""
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     guider = sampling.TextImageGuider(model)
     guider.set_conds(*conds)

@@ -8,16 +8,8 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from harness.tools import experiments
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def lab(host):
-    """The modules that train and measure the video model."""
-    with experiments() as modules:
-        yield modules
 
 
 def test_the_start_of_a_clip_tells_nothing_of_its_action(lab):
@@ -197,7 +189,7 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
     but for bfloat16 and float16 in training."""
     from storyreel.core.storyworld import world
     from storyreel.host import storyworld
-    from storyreel.host.dynamicrafter import conditioning as conditioning
+    from storyreel.host.dynamicrafter import conditioning
     from storyreel.host.dynamicrafter import model as keys
 
     from experiments.storyworld.train.unet import Captions

@@ -5,19 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from harness.tools import experiments
 
 pytestmark = pytest.mark.programs  # one is; all need the same models
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "models" / "storyworld"
 STREAMING, VIDEO = (WEIGHTS / f"storyworld_{part}.safetensors" for part in ("streaming", "video"))
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with experiments() as modules:
-        yield modules
 
 
 @pytest.fixture(scope="module")

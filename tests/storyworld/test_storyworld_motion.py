@@ -6,7 +6,6 @@ import itertools
 from pathlib import Path
 
 import pytest
-from harness.tools import experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "models" / "storyworld"
@@ -17,12 +16,6 @@ FILES = {
     "predictor": WEIGHTS / "semantic_motion" / "storyworld_predictor.safetensors",
 }
 VIDEO = WEIGHTS / "storyworld_video.safetensors"
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with experiments() as modules:
-        yield modules
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from harness.tools import TOOLS, experiments
-
-
-@pytest.fixture(scope="module")
-def lab(host):
-    """The modules that train and measure the streaming model."""
-    with experiments() as modules:
-        yield modules
+from harness.tools import TOOLS
 
 
 def test_chunks_lie_anywhere_in_clips_that_begin_anywhere(lab):

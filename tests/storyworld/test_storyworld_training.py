@@ -155,7 +155,7 @@ def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
     """By CAM and APM and without: with half-trained weights all that can be told is that each is heard."""
     import folder_paths
     from storyreel.host import storyworld
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
     from storyreel.host.extend.extender import ChunkInputs
     from storyreel.host.extend.families import extender_of
     from storyreel.host.streaming import loader

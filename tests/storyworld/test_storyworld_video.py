@@ -80,7 +80,7 @@ def test_the_stock_sampler_and_the_autoencoder_of_storyworld(found, told, mode):
 
 def test_the_guider_and_ddim(found, told):
     """From a script, which is not told to keep no gradients."""
-    from storyreel.host.dynamicrafter import sampling as sampling
+    from storyreel.host.dynamicrafter import sampling
 
     positive, image_only, negative, latent = told()
     guider = sampling.TextImageGuider(found[0].model)

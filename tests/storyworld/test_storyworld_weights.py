@@ -9,7 +9,6 @@ from random import Random
 import pytest
 import torch
 from harness import workflows
-from harness.tools import experiments
 
 pytestmark = pytest.mark.programs  # some are; all need the same models
 
@@ -18,13 +17,6 @@ WEIGHTS = ROOT / "models" / "storyworld"
 PARTS = ("autoencoder", "clip", "unet")
 LOOKS = ("shape", "colour", "hat", "hat colour", "scarf colour")
 STORIES = 12
-
-
-@pytest.fixture(scope="module")
-def lab():
-    """The modules that train and measure."""
-    with experiments() as modules:
-        yield modules
 
 
 @pytest.fixture(scope="module")

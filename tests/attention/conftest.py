@@ -1,0 +1,21 @@
+"""What the tests of attention in the real host share."""
+
+import pytest
+from harness import tiny
+
+
+@pytest.fixture(scope="module")
+def probe(host):
+    from harness import probe
+
+    return probe
+
+
+@pytest.fixture(scope="module")
+def narrow(host):
+    return tiny.narrow_sd15()
+
+
+@pytest.fixture
+def model(narrow):
+    return narrow.clone()
