@@ -72,10 +72,15 @@ def _free_the_folders_name():
         del sys.modules[ROOT.name]
 
 
+RUNNING_SERVER = pytest.StashKey()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _leave_nothing_behind():
+def _leave_nothing_behind(request):
     """Models of one module are not held while the next runs: together they would fill a machine."""
     yield
+    if server := request.config.stash.get(RUNNING_SERVER, None):
+        server.client().post("/free", {"unload_models": True, "free_memory": True})
     from harness.host import Host
 
     if Host.running:
@@ -124,7 +129,7 @@ def clip_vision(host):
 
 
 @pytest.fixture(scope="session")
-def server(base, tmp_path_factory):
+def server(base, tmp_path_factory, request):
     """A real `main.py` on a free loopback port with the pack in its custom_nodes: see `hosting.server.Server`."""
     from harness.pictures import write_clips, write_example
     from hosting.folders import link, make_base
@@ -135,7 +140,9 @@ def server(base, tmp_path_factory):
     write_clips(folder / "input")
     link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
     with Server(folder) as running:
+        request.config.stash[RUNNING_SERVER] = running
         yield running
+        del request.config.stash[RUNNING_SERVER]
 
 
 @pytest.fixture(scope="session")

@@ -124,7 +124,7 @@ class Progress:
 
     def begin(self, finished: int) -> None:
         if finished:
-            self.show(f"{finished} of {self.chunks} chunks are already on disk")
+            self.show(f"{finished} of {self.chunks} chunks were on disk")
             self.bar.update_absolute(finished * self.steps)
 
     def show(self, text: str) -> None:

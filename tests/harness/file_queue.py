@@ -18,7 +18,7 @@ RECORDED, MEASURED = ROOT / "tests" / "durations.json", ROOT / ".cache" / "test-
 KINDS = ("plain", "programs", "server")  # also the markers of the last two
 UNKNOWN_SECONDS = 60  # of a new file: early, so that it does not end the run alone
 FAST_SECONDS = 16
-SAMPLE_SECONDS = 1
+SAMPLE_SECONDS = 5  # the system walks all pages for a sample
 
 
 def recorded() -> dict[str, tuple[float, str]]:

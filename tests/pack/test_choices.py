@@ -9,24 +9,33 @@ MINE = "zz mine.safetensors"  # behind every shipped name of the alphabet
 KINDS = ("checkpoints", "diffusion_models", "ipadapter", "animatediff_models", "semantic_motion")
 
 
-@pytest.fixture(params=[False, True], ids=["no file", "a file"])
-def own(request, host, tmp_path):
-    """Whether the user has a file of his own in each folder, and has nothing else there."""
+def only_below(patch, root: Path, *kinds: str) -> None:
+    """Of these kinds the host knows the folders `root`/kind alone, whatever other tests have put into its own."""
     import folder_paths
     from storyreel.host.common import folders
 
+    for kind in kinds:
+        folders.file_names(kind)  # from now on the host knows of it
+    known = {kind: (list(paths), suffixes) for kind, (paths, suffixes) in folder_paths.folder_names_and_paths.items()}
+    patch.setattr(folder_paths, "models_dir", str(root))
+    patch.setattr(
+        folder_paths,
+        "folder_names_and_paths",
+        known | {kind: ([str(root / kind)], known[kind][1]) for kind in kinds},
+    )
+    patch.setattr(folder_paths, "filename_list_cache", {})
+
+
+@pytest.fixture(params=[False, True], ids=["no file", "a file"])
+def own(request, host, tmp_path):
+    """Whether the user has a file of his own in each folder, and has nothing else there."""
     with pytest.MonkeyPatch.context() as patch:
+        only_below(patch, tmp_path, *KINDS)
         for kind in KINDS:
-            folders.file_names(kind)  # from now on the host knows of it
             (tmp_path / kind).mkdir()
             if request.param:
                 (tmp_path / kind / MINE).touch()
-            suffixes = folder_paths.folder_names_and_paths[kind][1]
-            patch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
-            folder_paths.filename_list_cache.pop(kind, None)  # of the folders before
         yield request.param
-    for kind in KINDS:  # the host would go on listing what it found
-        folder_paths.filename_list_cache.pop(kind, None)
 
 
 def combos(nodes: dict, prefix: str = ""):
@@ -111,18 +120,15 @@ def test_the_hint_is_refused_where_it_is_chosen(host, own, kind, inputs, sentenc
 
 
 def test_a_file_is_the_users_own_even_under_a_shipped_name(host, tmp_path, monkeypatch):
-    import folder_paths
     from storyreel.host.common import folders
 
     name = "storyworld_ip_adapter.safetensors"
     assert Path(folders.path_of("ipadapter", name)).parent.parent.name == "storyworld"
-    (tmp_path / name).touch()
-    suffixes = folder_paths.folder_names_and_paths["ipadapter"][1]
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "ipadapter", ([str(tmp_path)], suffixes))
-    folder_paths.filename_list_cache.pop("ipadapter", None)  # of the folders before
-    assert folders.path_of("ipadapter", name) == str(tmp_path / name)
+    only_below(monkeypatch, tmp_path, "ipadapter")
+    (tmp_path / "ipadapter").mkdir()
+    (tmp_path / "ipadapter" / name).touch()
+    assert folders.path_of("ipadapter", name) == str(tmp_path / "ipadapter" / name)
     assert folders.file_choices("ipadapter") == [name]
-    folder_paths.filename_list_cache.pop("ipadapter", None)
 
 
 def test_own_files_come_first_once():

@@ -292,7 +292,7 @@ def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend, render
     frontend.set_widgets({sampler: {"denoise": 0.2, "steps": 2}, patch: {"preset.end_percent": 0.75}})
     assert frontend.run()[-1]["type"] == "execution_success"
     (said,) = frontend.page.evaluate(SAID, patch)
-    assert "0 of this run's 2 steps share tokens: 2 lie after end_percent 0.75" in said
+    assert "0 of 2 steps share tokens: 2 are after end_percent 0.75" in said
     assert said in frontend.page.evaluate(SHOWN) and frontend.errors == []
     frontend.run()
     assert frontend.page.evaluate(SAID, patch) == [said], "nothing ran, so it still holds"

@@ -33,7 +33,7 @@ SHOWN = (
 
 
 def test_a_mistake_is_told_once_with_its_text_on_the_node(frontend):
-    said = "scenes line 2: [Pom] is not a character; did you mean [Pim]?"
+    said = "Story Script: scenes line 2: [Pom] is not a character; did you mean [Pim]?"
     script = write(frontend, characters="[Pim] a blue hero", scenes="[Pim] waves\n[Pom] waves")
     failed = [event["detail"] for event in frontend.run() if event["type"] == "execution_error"]
     assert [(error["node_id"], error["exception_message"].strip()) for error in failed] == [(script, said)]
