@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import webbrowser
 from collections import Counter
@@ -23,6 +24,18 @@ from environment import ROOT, SetupError
 
 PACK = "ComfyUI-StoryReel"
 NOT_SHIPPED = {"tests", "tools", "experiments", "output", "workflows"}
+PATHS = "checkpoints.json"  # in the host's base directory; the host reads YAML, and JSON is YAML
+LIST_CHECKPOINTS = """
+import json, os, sys
+import comfy.options
+paths = [path for path in ("extra_model_paths.yaml", sys.argv.pop(1)) if os.path.isfile(path)]
+comfy.options.enable_args_parsing()
+import folder_paths
+from utils.extra_config import load_extra_path_config
+for path in paths:
+    load_extra_path_config(path)
+print(json.dumps(folder_paths.get_filename_list("checkpoints")))
+"""
 NAMES = {"StoryReelComicPage": "page", "StoryReelMeasureStory": "plot"}  # what a node's image is called; else picture
 TOY, REAL = "storyworld_story_to_long_video", "story_comic_sd15"  # the workflow without and with a checkpoint
 
@@ -31,9 +44,13 @@ def main(arguments: list[str]) -> int:
     options = read_arguments(arguments)
     if (code := environment.rerun(__file__, arguments)) is not None:
         return code
-    base = lay_out_host()
     folders, checkpoint = choose_checkpoint(options.checkpoint)
-    return (show if options.ui else draw)(options, base, folders, checkpoint)
+    if options.story:
+        check_story(options.story)
+    base = lay_out_host(folders)
+    if checkpoint is not None:
+        check_checkpoint(base, checkpoint)
+    return (show if options.ui else draw)(options, base, checkpoint)
 
 
 def read_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -43,7 +60,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--workflow", help=f"one of workflows/api (default: {TOY}, with a checkpoint {REAL})")
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=ROOT / "output", help="default: output/")
     parser.add_argument("--seed", type=int, help="another seed, another picture")
-    parser.add_argument("--steps", type=int, help="of the sampler: fewer are quicker, and rougher")
+    parser.add_argument("--steps", type=int, help="of every sampler: fewer are quicker, and rougher")
     parser.add_argument("--ui", action="store_true", help="open the workflow in the browser instead")
     options = parser.parse_args(arguments)
     options.workflow = options.workflow or (REAL if options.checkpoint else TOY)
@@ -81,8 +98,23 @@ def read_story(path: Path) -> dict[str, str]:
     return {"characters": "\n".join(lines[:divider]), "scenes": "\n".join(lines[divider + 1 :])}
 
 
-def lay_out_host() -> Path:
-    """A base directory for the demo's host, with the pack in it but its workflows, which `show` fills in."""
+def check_story(story: dict[str, str]):
+    """Raises SetupError where Story Script would refuse the story, before a host is started for it."""
+    import pack
+
+    pack.load_pack()
+    from storyreel.core.story.script import ScriptError, read_script
+    from storyreel.core.story.styles import NO_STYLE, PUBLISHED_STYLES
+
+    try:
+        read_script(**story, style=NO_STYLE, negative="", styles={style.name: style for style in PUBLISHED_STYLES})
+    except ScriptError as error:
+        raise SetupError(f"the story cannot be read: {error}") from None
+
+
+def lay_out_host(folders: list[Path]) -> Path:
+    """A base directory for the demo's host, with the pack in it but its workflows, which `show` fills in, and with the
+    `folders` of checkpoints that it looks into."""
     from hosting.folders import link, make_base
 
     base = make_base(environment.CACHE / "demo")
@@ -92,6 +124,8 @@ def lay_out_host() -> Path:
     for entry in ROOT.iterdir():
         if entry.name not in NOT_SHIPPED and not entry.name.startswith("."):
             link(pack / entry.name, entry)
+    entries = {f"folder{i}": {"base_path": str(path), "checkpoints": "."} for i, path in enumerate(folders)}
+    (base / PATHS).write_text(json.dumps(entries))
     return base
 
 
@@ -105,26 +139,26 @@ def choose_checkpoint(wanted: str | None) -> tuple[list[Path], str | None]:
         return [path.parent, *folders], path.name
     if Path(wanted).is_absolute() or wanted.startswith((".", "~")):
         raise SetupError(f"there is no checkpoint {path}.")
-    return folders, wanted  # the host knows more folders than we do, and says so if it is in none
+    return folders, wanted  # the host knows more folders than we do: `check_checkpoint` asks it
 
 
-def start(base: Path, folders: list[Path], output: Path):
-    """A server on `base` that also looks into `folders` and writes to `output`."""
-    from hosting.server import Server
-
-    paths = base / "checkpoints.json"  # the host reads YAML, and JSON is YAML
-    entries = {f"folder{i}": {"base_path": str(path), "checkpoints": "."} for i, path in enumerate(folders)}
-    paths.write_text(json.dumps(entries))
-    return Server(base, "--extra-model-paths-config", str(paths), "--output-directory", str(output))
-
-
-def check_checkpoint(client, checkpoint: str | None):
-    if checkpoint is None:
-        return
-    known = client.object_info("CheckpointLoaderSimple")["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"]
-    names = known[1]["options"] if known[0] == "COMBO" else known[0]
+def check_checkpoint(base: Path, checkpoint: str):
+    """Raises SetupError where no folder of the host has this checkpoint. Its own folder_paths knows; that needs no
+    server."""
+    command = [sys.executable, "-c", LIST_CHECKPOINTS, str(base / PATHS), "--base-directory", str(base)]
+    asked = subprocess.run(command, cwd=environment.find_host(), capture_output=True, text=True)
+    if asked.returncode:
+        raise SetupError(f"the host does not list its checkpoints: {asked.stderr.strip()}")
+    names = json.loads(asked.stdout.splitlines()[-1])
     if checkpoint not in names:
         raise SetupError(f"the host has no checkpoint {checkpoint}; it has {', '.join(names) or 'none'}.")
+
+
+def start(base: Path, output: Path):
+    """A server on `base` that writes to `output`."""
+    from hosting.server import Server
+
+    return Server(base, "--extra-model-paths-config", str(base / PATHS), "--output-directory", str(output))
 
 
 def fill_in(prompt: dict, checkpoint: str | None, options: argparse.Namespace) -> dict:
@@ -132,8 +166,11 @@ def fill_in(prompt: dict, checkpoint: str | None, options: argparse.Namespace) -
     changes = {}
     if checkpoint is not None:
         changes["CheckpointLoaderSimple"] = {"ckpt_name": checkpoint}
-    sampling = {"seed": options.seed, "steps": options.steps}
-    changes["KSampler"] = {name: value for name, value in sampling.items() if value is not None}
+    if options.seed is not None:
+        changes["KSampler"] = {"seed": options.seed}
+    if options.steps is not None:
+        for kind in ("KSampler", "StoryReelDDIMSigmas", "BasicScheduler"):
+            changes[kind] = {**changes.get(kind, {}), "steps": options.steps}
     for node in prompt.values():
         node["inputs"].update(changes.get(node["class_type"], {}))
     if options.story:
@@ -157,7 +194,7 @@ def last_scene(scenes: str) -> str:
     return next((scene for scene in reversed(told) if scene.strip()), "")
 
 
-def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str | None) -> int:
+def draw(options: argparse.Namespace, base: Path, checkpoint: str | None) -> int:
     from hosting.server import Refused
 
     prompt = fill_in(read_prompt(options.workflow), checkpoint, options)
@@ -166,9 +203,8 @@ def draw(options: argparse.Namespace, base: Path, folders: list[Path], checkpoin
         print("For anything else: --checkpoint with any SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
     print("Starting the host ...", flush=True)
     # the host's own output stays: shots that are there are not made again
-    with start(base, folders, base / "output") as server:
+    with start(base, base / "output") as server:
         client = server.client()
-        check_checkpoint(client, checkpoint)
         try:
             result = client.run(prompt, on_event=Progress(prompt), seconds=24 * 3600)
         except Refused as refused:
@@ -216,7 +252,7 @@ def save(client, prompt: dict, outputs: dict[str, dict], parent: Path) -> list[P
     return written
 
 
-def show(options: argparse.Namespace, base: Path, folders: list[Path], checkpoint: str | None) -> int:
+def show(options: argparse.Namespace, base: Path, checkpoint: str | None) -> int:
     workflows = base / "custom_nodes" / PACK / "workflows"
     shutil.copytree(ROOT / "workflows", workflows)
     path = workflows / f"{options.workflow}.json"
@@ -227,8 +263,7 @@ def show(options: argparse.Namespace, base: Path, folders: list[Path], checkpoin
             node["properties"].pop("models", None)  # the published file is not the one in use
     path.write_text(json.dumps(workflow), encoding="utf-8")
     options.output.mkdir(parents=True, exist_ok=True)
-    with start(base, folders, options.output.resolve()) as server:
-        check_checkpoint(server.client(), checkpoint)
+    with start(base, options.output.resolve()) as server:
         address = f"{server.url}/?template={options.workflow}&source={PACK}"
         print(f"ComfyUI is at {address}")
         print(f"Pictures go to {options.output}. Ctrl-C stops.", flush=True)

@@ -105,9 +105,10 @@ def kept():
 
 @pytest.mark.skipif(os.name == "nt", reason="a group of processes is killed as POSIX does it")
 def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path, kept):
-    """And goes on where it was killed: in the chunks behind the shots of two pictures."""
+    """In a few steps. And it resumes where it was killed: in the chunks behind the shots of two pictures."""
     (tmp_path / "story.txt").write_text(TOY_STORY, encoding="utf-8")
     told = ["--story", "story.txt", "--output", "here", "--seed", time.time_ns() % 2**32]
+    told += ["--steps", "6"]
     finished = killed_after_a_chunk(*told, cwd=tmp_path)
     assert sum(path.name.startswith("shot_") for path in finished) == 2
     done = demo(*told, cwd=tmp_path)
@@ -132,16 +133,16 @@ def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path, kept):
 def test_a_checkpoint_draws_too(tmp_path, tiny_checkpoint):
     """A story of one frame in a few steps, since this is the example workflow at its own size."""
     (tmp_path / "story.txt").write_text("[Bob] a man\n---\n[Bob] walks", encoding="utf-8")
-    told = ["--checkpoint", tiny_checkpoint("sd15"), "--story", "story.txt", "--steps", "3", "--output", "here"]
+    told = ["--checkpoint", tiny_checkpoint("sd15"), "--story", "story.txt", "--steps", "1", "--output", "here"]
     done = demo(*told, cwd=tmp_path)
-    assert "3 of 3" in done.stdout
+    assert "1 of 1" in done.stdout
     images = drawn(done, tmp_path)
     assert "toy" not in done.stdout
     assert images["picture_01.png"].size == (512, 512) and sorted(images) == ["page_01.png", "picture_01.png"]
 
 
 def test_another_workflow_of_the_toy_draws_without_a_checkpoint(tmp_path):
-    done = demo("--workflow", "storyworld_with_and_without", "--output", "here", cwd=tmp_path)
+    done = demo("--workflow", "storyworld_with_and_without", "--steps", "4", "--output", "here", cwd=tmp_path)
     images = drawn(done, tmp_path)
     assert sorted(images) == [*(f"picture_0{i}.png" for i in range(1, 9)), "plot_01.png", "plot_02.png"]
 

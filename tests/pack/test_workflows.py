@@ -13,7 +13,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 RENDERERS = ("classic", "vue")
 EVERY_WORKFLOW = pytest.mark.parametrize("name", workflows.NAMES)
-BOTH_RENDERERS = pytest.mark.parametrize("renderer", RENDERERS)
+# A graph is the same for the host and for a script whichever renderer shows it: these tests take turns.
+IN_TURN = pytest.mark.parametrize(
+    ("name", "renderer"),
+    [(name, RENDERERS[number % 2]) for number, name in enumerate(workflows.NAMES)],
+    indirect=["renderer"],
+)
 
 
 @EVERY_WORKFLOW
@@ -138,36 +143,50 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def pages(browser, stocked_server) -> dict:
-    """The frontend, once with each of its renderers."""
-    opened = {name: browser.open(stocked_server.url, vue_nodes=name == "vue") for name in RENDERERS}
-    for page in opened.values():
-        set_setting(page, "Comfy.Minimap.Visible", False)  # it covers a corner of the graph
+def page(browser, stocked_server):
+    """The frontend: one page for both renderers, since a page that nobody looks at draws itself all the same."""
+    opened = browser.open(stocked_server.url)
+    opened.set("Comfy.Minimap.Visible", False)  # it covers a corner of the graph
     return opened
 
 
-def set_setting(frontend, name: str, value):
-    frontend.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+@pytest.fixture(scope="module", params=RENDERERS)
+def renderer(request) -> str:
+    """For the module, so that all tests of one renderer are done before those of the other."""
+    return request.param
 
 
 @pytest.fixture
-def frontend(pages, renderer):
-    return pages[renderer]
+def frontend(page, renderer):
+    page.render_with(renderer == "vue")
+    return page
 
 
-@pytest.fixture(scope="module")
-def screenshots(tmp_path_factory) -> Path:
-    """Where pictures for people go: STORYREEL_SCREENSHOTS, else pytest's temporary folder."""
-    return Path(os.environ.get("STORYREEL_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+@pytest.fixture
+def look(frontend, renderer):
+    """look(name): a picture for people, in the folder that STORYREEL_SCREENSHOTS names."""
+    folder = os.environ.get("STORYREEL_SCREENSHOTS")
+    return lambda name: folder and frontend.screenshot(Path(folder) / f"{name}_{renderer}.png")
 
 
-BOXES = """renderer => {
-  const {scale, offset: [x, y]} = app.canvas.ds;
-  return Object.fromEntries(app.graph.nodes.map(node => {
-    if (renderer === 'classic') return [node.title, [...node.boundingRect]];
-    const box = document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect();
-    return [node.title, [box.x / scale - x, box.y / scale - y, box.width / scale, box.height / scale]];
-  }));
+# Once they stand still: the newer renderer takes some frames to find the size of a node.
+BOXES = """async renderer => {
+  const measured = () => {
+    const {scale, offset: [x, y]} = app.canvas.ds;
+    return Object.fromEntries(app.graph.nodes.map(node => {
+      if (renderer === 'classic') return [node.title, [...node.boundingRect]];
+      const box = document.querySelector(`[data-node-id="${node.id}"]`).getBoundingClientRect();
+      return [node.title, [box.x / scale - x, box.y / scale - y, box.width / scale, box.height / scale]];
+    }));
+  };
+  let boxes = {}, same = 0;
+  while (same < 3) {
+    await new Promise(requestAnimationFrame);
+    const now = measured();
+    same = JSON.stringify(now) === JSON.stringify(boxes) ? same + 1 : 0;
+    boxes = now;
+  }
+  return boxes;
 }"""
 
 
@@ -182,9 +201,8 @@ def overlaps(boxes: dict[str, list[float]]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairs if not apart(boxes[a], boxes[b]) and not apart(boxes[b], boxes[a])]
 
 
-@BOTH_RENDERERS
 @EVERY_WORKFLOW
-def test_it_opens(frontend, renderer, name, screenshots):
+def test_it_opens(frontend, renderer, name, look):
     """Nothing is missing but published files, which the frontend offers to download; no node hides another."""
     saved = workflows.workflow(name)
     frontend.load(saved, name)
@@ -195,7 +213,7 @@ def test_it_opens(frontend, renderer, name, screenshots):
         assert now[node["id"]].get("widgets_values", []) == node.get("widgets_values", []), node["type"]
         assert now[node["id"]]["properties"] == node["properties"]
 
-    frontend.screenshot(screenshots / f"{name}_{renderer}.png")
+    look(name)
     boxes = frontend.page.evaluate(BOXES, renderer)
     assert len(boxes) == len(saved["nodes"]) and overlaps(boxes) == []
 
@@ -203,7 +221,7 @@ def test_it_opens(frontend, renderer, name, screenshots):
     if models:
         frontend.page.locator("[data-testid=error-overlay-see-errors]").click()
         offered = frontend.page.locator("[data-testid=missing-model-importable-rows]").inner_text()
-        set_setting(frontend, "Comfy.RightSidePanel.IsOpen", False)
+        frontend.set("Comfy.RightSidePanel.IsOpen", False)
         words = [word for word in offered.split() if not word.isdigit()]  # a number: of nodes that want it
         rows = [tuple(words[i : i + 3]) for i in range(0, len(words), 3)]
         assert sorted(rows) == sorted({(model["name"], model["directory"], "Download") for model in models})
@@ -212,9 +230,8 @@ def test_it_opens(frontend, renderer, name, screenshots):
     assert frontend.errors == []
 
 
-@BOTH_RENDERERS
-@EVERY_WORKFLOW
-def test_its_api_form_opens_too(frontend, renderer, name):
+@IN_TURN
+def test_its_api_form_opens_too(frontend, name):
     """The file for scripts may be dropped onto the canvas as well."""
     frontend.page.evaluate("async ([flow, name]) => await app.loadApiJson(flow, name)", [workflows.prompt(name), name])
     assert frontend.export() == workflows.prompt(name)
@@ -240,12 +257,8 @@ def check_outputs(client, prompt: dict, run: str):
             assert {image.size for image in images} == {(workflows.WIDTH, workflows.HEIGHT)}
 
 
-# A run is the same work for the host whichever renderer asks for it: each workflow is run by one of them in turn.
-TURNS = [(name, RENDERERS[number % 2]) for number, name in enumerate(workflows.NAMES)]
-
-
-@pytest.mark.parametrize(("name", "renderer"), TURNS)
-def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots, stocked_server):
+@IN_TURN
+def test_it_runs_from_the_run_button(frontend, name, look, stocked_server):
     """What it posts is the API file, as `test_it_opens` shows; so what it saves is checked here for scripts, too."""
     frontend.load(workflows.workflow(name), name)
     missing = frontend.page.locator("[data-testid=error-overlay]")
@@ -255,7 +268,7 @@ def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots, stoc
     missing.wait_for(state="hidden", timeout=30_000)  # the checkpoint that was missing is no longer asked for
     prompt = frontend.export()
     events = frontend.run()
-    frontend.screenshot(screenshots / f"{name}_{renderer}_run.png")
+    look(f"{name}_run")
     assert frontend.node_errors() == {}
     assert events[-1]["type"] == "execution_success", events[-1]
 
@@ -281,8 +294,7 @@ def test_it_runs_from_the_run_button(frontend, renderer, name, screenshots, stoc
     assert frontend.errors == []
 
 
-@BOTH_RENDERERS
-def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend, renderer):
+def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend):
     """A second pass that begins behind the end of sharing: known when the sampler runs, said on the node before it."""
     name = "storyworld_comic"
     frontend.load(workflows.workflow(name), name)
@@ -301,7 +313,6 @@ def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend, render
     assert frontend.page.evaluate(SAID, patch) == [""], "enough steps share now, and the patch itself did not run again"
 
 
-@BOTH_RENDERERS
 def test_editing_a_caption_samples_nothing(frontend, renderer):
     """In the shipped graph, from the Run button: the page is drawn again, and no image."""
     name = "storyworld_comic"
@@ -361,9 +372,8 @@ VALUES = """() => Object.fromEntries(app.graph.nodes.filter(node => node.type.st
   node => [node.type, Object.fromEntries((node.widgets ?? []).map(widget => [widget.name, widget.value]))]))"""
 
 
-@BOTH_RENDERERS
-def test_a_shared_file_keeps_every_value(browser, stocked_server, frontend, renderer):
-    """Saved in one renderer, opened by somebody else in the other."""
+def test_a_shared_file_keeps_every_value(stocked_server, frontend, renderer):
+    """Saved in one renderer, opened in the other. No two files have the same values, so none is left from the last."""
     name = "storyworld_comic"
     info = stocked_server.client().object_info()
     presets = [o["key"] for o in info["StoryReelConsistentAttention"]["input"]["required"]["preset"][1]["options"]]
@@ -381,10 +391,9 @@ def test_a_shared_file_keeps_every_value(browser, stocked_server, frontend, rend
         files.append((json.dumps(frontend.save()), after, frontend.export()))
     assert tried | {before["StoryReelConsistentAttention"]["preset"]} == set(presets)
 
-    somebody = browser.open(stocked_server.url, vue_nodes=renderer == "classic")
+    frontend.render_with(renderer == "classic")
     for file, values, export in files:
-        somebody.load(json.loads(file), "shared")
-        assert somebody.page.evaluate(VALUES) == values
-        assert somebody.export() == export
-    assert frontend.errors == somebody.errors == []
-    somebody.page.context.close()
+        frontend.load(json.loads(file), "shared")
+        assert frontend.page.evaluate(VALUES) == values
+        assert frontend.export() == export
+    assert frontend.errors == []

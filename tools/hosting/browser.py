@@ -10,6 +10,11 @@ ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disabl
 --disable-component-update --disable-sync""".split()
 READY = "() => window.app?.extensionManager && window.app?.graph && window.app?.vueAppReady"
 READY_SECONDS = 180
+POLLING = 200  # milliseconds; by default Playwright asks before every frame, which makes the page draw all the time
+# Chromium draws in software here, so whatever moves costs more than what it shows
+STILL = "*, *::before, *::after { animation: none !important; transition: none !important; }"
+FRAME_RATE = 10  # of the canvas
+VIEWPORT = {"width": 1700, "height": 950}
 
 # What the frontend complains about on a fresh host: files and folders that no user has written yet, its own start, and
 # models whose size it asks the internet for, which the host's content policy forbids
@@ -51,12 +56,14 @@ class Browser:
 
     def open(self, url: str, vue_nodes: bool = False) -> "Frontend":
         """The host's frontend at `url`; `vue_nodes` chooses the newer of its two renderers."""
-        page = self._browser.new_context(viewport={"width": 1700, "height": 950}).new_page()
+        page = self._browser.new_context(viewport=VIEWPORT).new_page()
         page.set_default_timeout(READY_SECONDS * 1000)
         frontend = Frontend(page)
         page.goto(url)
-        page.wait_for_function(READY)
-        page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue_nodes)
+        page.wait_for_function(READY, polling=POLLING)
+        page.add_style_tag(content=STILL)
+        frontend.set("LiteGraph.Canvas.MaximumFps", FRAME_RATE)
+        frontend.render_with(vue_nodes)
         return frontend
 
 
@@ -76,6 +83,14 @@ class Frontend:
         said = f"{message.text} ({message.location['url']})"
         if message.type == "error" and not any(noise in said for noise in NOISE):
             self.errors.append(said)
+
+    def set(self, setting: str, value):
+        """Change one of the frontend's settings."""
+        self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [setting, value])
+
+    def render_with(self, vue_nodes: bool):
+        """Choose the newer of the frontend's two renderers, or the older. The graph that is open stays."""
+        self.set("Comfy.VueNodes.Enabled", vue_nodes)
 
     def load(self, workflow: dict, name: str = "test"):
         """Load a workflow in the frontend's own form, as the Open menu does, and fit it into the view."""
@@ -136,6 +151,7 @@ class Frontend:
             """() => Object.keys(window.app.lastNodeErrors ?? {}).length
               || window.seen.some(event => event.type.startsWith('execution_'))""",
             timeout=seconds * 1000,
+            polling=POLLING,
         )
         return self.page.evaluate("() => window.seen")
 
