@@ -7,6 +7,7 @@ depth, a tensor with NaN. Every function here takes the input's name, for the se
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from .text import encodable
 
 def read_number(name: str, value, whole: bool, least: float | None, most: float | None) -> int | float:
     """An int, or a float where not `whole`, from `least` to `most`; None is no bound."""
-    kind = Integral if whole else Real
+    kind: type[Any] = Integral if whole else Real
     if isinstance(value, bool) or not isinstance(value, kind):
         raise ValueError(f"{name} is {shown(value)}; a {'whole ' if whole else ''}number is expected.")
     if not math.isfinite(value):
@@ -30,7 +31,7 @@ def read_number(name: str, value, whole: bool, least: float | None, most: float 
     return int(value) if whole else float(value)
 
 
-def read_choice(name: str, value, options: Sequence):
+def read_choice(name: str, value, options: Sequence) -> Any:
     """One of `options`."""
     if not any(type(value) is type(option) and value == option for option in options):
         names = (name if len(name) <= 30 else f"{name[:27]}..." for name in map(str, options[:8]))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import safe_open, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .video.files import appearing
@@ -149,7 +150,10 @@ def descend(value: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> Non
 @torch.no_grad()
 def follow(averages: Sequence[Tensor], weights: Sequence[Tensor], step: int, ema: float) -> None:
     """Move averages towards the weights; quickly at first, while they are still those of the start."""
-    torch._foreach_lerp_(list(averages), list(weights), 1 - min(ema, (step + 1) / (step + 10)))
+    # torch has no public name for it
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+        list(averages), list(weights), 1 - min(ema, (step + 1) / (step + 10))
+    )
 
 
 def autocast(device: torch.device):

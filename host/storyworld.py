@@ -6,6 +6,7 @@ the world's words only; every other word of the tokenizer gets the row that was 
 
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import comfy.clip_model
 import comfy.clip_vision
@@ -110,7 +111,7 @@ def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
         return weights, read_stated("config", metadata.get("config", ""), kind)
 
 
-UNBUILT = dict(device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+UNBUILT: dict[str, Any] = dict(device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
 
 
 class StoryworldModel(comfy.supported_models_base.BASE):
@@ -129,7 +130,8 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
         check_whole(UNetModel(**config["unet"], **UNBUILT), weights)
         latents = latent_format({"spread": config["spread"], "rgb": config["rgb"]}, LATENT_CHANNELS)
     described = StoryworldModel(config["unet"])
-    described.latent_format = latents
+    if latents is not None:
+        described.latent_format = latents
     set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
     model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
     patcher = patcher_of(model)
@@ -145,7 +147,8 @@ def add_domain_adapter(model: comfy.model_patcher.ModelPatcher) -> comfy.model_p
     path = included.path_of("loras", DOMAIN_ADAPTER)
     if path is None:
         raise FileNotFoundError(f"loras/{DOMAIN_ADAPTER} is not in {INCLUDED}, where the pack keeps it.")
-    return comfy.sd.load_lora_for_models(model, None, read_with_metadata(path)[0], 1.0, 0.0)[0]
+    adapted, _ = comfy.sd.load_lora_for_models(model, None, read_with_metadata(path)[0], 1.0, 0.0)
+    return cast(comfy.model_patcher.ModelPatcher, adapted)
 
 
 class StoryworldTokenizer(comfy.sd1_clip.SD1Tokenizer):

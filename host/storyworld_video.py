@@ -19,7 +19,7 @@ class KeepSampling(RescaledSampling):
 class StoryworldVideo(DynamiCrafter):
     sampling_class = KeepSampling
 
-    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, *args, **kwargs):
+    def _apply_model(self, x, t, c_concat, c_crossattn, *args, **kwargs):
         denoised = super()._apply_model(x, t, c_concat, c_crossattn, *args, **kwargs)
         clips = len(c_crossattn)
         clip = rearrange(denoised, "(b t) c h w -> b c t h w", b=clips)

@@ -1,5 +1,7 @@
 """DynamiCrafter: animates one image, or interpolates between two."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..host.common.loading import LARGE_PRECISIONS
@@ -24,7 +26,7 @@ def cfg_rescale_input() -> io.Float.Input:
 
 def cfg_inputs() -> list[io.Float.Input]:
     """Guidance by text and by image."""
-    scale = dict(default=7.5, min=0.0, max=100.0, step=0.1)
+    scale: dict[str, Any] = dict(default=7.5, min=0.0, max=100.0, step=0.1)
     return [
         io.Float.Input("cfg_text", **scale, tooltip="Guidance scale of the prompt."),
         io.Float.Input("cfg_image", **scale, tooltip="Guidance scale of the image."),
@@ -183,8 +185,10 @@ class StoryReelDynamiCrafterConditioning(StoryReelNode):
         outputs = conditioning.condition(
             positive, negative, clip_vision, vae, start_image, end_image, mode, width, height, frames, fs or None
         )
-        message = conditioning.describe_frames(frames)
-        return io.NodeOutput(*outputs, ui={"text": [message]} if message else None)
+        result = io.NodeOutput(*outputs)
+        if message := conditioning.describe_frames(frames):
+            result.ui = {"text": [message]}
+        return result
 
 
 class StoryReelDynamiCrafterGuider(StoryReelNode):

@@ -9,6 +9,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 from comfy_api.latest import Input, InputImpl, Types, io
 
@@ -25,7 +26,7 @@ class StoryReelNode(io.ComfyNode):
         super().__init_subclass__(**kwargs)
         execute = cls.__dict__.get("execute")
         if isinstance(execute, classmethod) and not hasattr(execute.__func__, "__wrapped__"):
-            cls.execute = classmethod(_checked(execute.__func__))
+            cast(Any, cls).execute = classmethod(_checked(execute.__func__))
 
 
 class InnerNode(StoryReelNode):
@@ -41,10 +42,11 @@ class InnerNode(StoryReelNode):
     def outer_node(cls) -> str:
         """The id of the node that expanded into this one. Raises ValueError where none of ours did."""
         prompt = getattr(cls.hidden, "dynprompt", None)
-        parent = None if prompt is None else prompt.get_parent_node_id(cls.hidden.unique_id)
-        if parent is None or prompt.get_node(parent)["class_type"] not in cls.outer:
-            raise ValueError(f"{cls.FINALIZE_SCHEMA().node_id} works only inside {' and '.join(cls.outer)}.")
-        return parent
+        if prompt is not None:
+            parent = prompt.get_parent_node_id(cls.hidden.unique_id)
+            if parent is not None and prompt.get_node(parent)["class_type"] in cls.outer:
+                return parent
+        raise ValueError(f"{cls.FINALIZE_SCHEMA().node_id} works only inside {' and '.join(cls.outer)}.")
 
 
 class PreflightNode(StoryReelNode):
@@ -85,8 +87,9 @@ def _checked(execute: Callable) -> Callable:
         schema, values = cls.FINALIZE_SCHEMA(), {**dict(zip(names, args, strict=False)), **values}
         if issubclass(cls, InnerNode):
             cls.outer_node()
-        with messages.collecting() as warnings:
-            with _fit_errors(title_of(schema)):
+        title = title_of(schema)
+        with messages.collecting(title) as warnings:
+            with _fit_errors(title):
                 result = execute(cls, **read_values(schema.inputs, values, schema.is_input_list))
         return _with_warnings(result, warnings)
 
@@ -106,7 +109,7 @@ def _fit_errors(node: str) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error)
-        if isinstance(error, ValueError) and not text.startswith(f"{node}: "):
+        if isinstance(error, ValueError):
             raise ValueError(encodable(f"{node}: {text}")) from error
         if encodable(text) != text:
             raise ValueError(encodable(text)) from None

@@ -90,21 +90,20 @@ class StoryShots:
         prompt: the host's DynamicPrompt. node: the id in it of the node that expands. K keyframes make K - 1
         transitions, or else K shots. Raises ValueError for too few keyframes.
         """
-        count, least = len(self.keyframes), 1 + self.transitions
-        if count < least:
+        keyframes, least = self.keyframes, 1 + self.transitions
+        count = 0 if keyframes is None else len(keyframes)
+        if keyframes is None or count < least:
             raise ValueError(f"keyframes holds {count} image{'s' * (count != 1)}; {self.kind} needs at least {least}.")
         counted = [field.name for field in fields(self) if field.name not in UNCOUNTED]
         run = run_key(prompt, node, self.pick(*counted))
         seeds = [self.seed_of(number) for number in range(count - self.transitions)]
-        names = shots.shot_names(prompt, node, self.keyframes, self.pick(*PROMPTS), seeds, self.transitions)
+        names = shots.shot_names(prompt, node, keyframes, self.pick(*PROMPTS), seeds, self.transitions)
         missing = [number for number, name in enumerate(names) if not shots.shot_path(run, name).exists()]
         show_kept(node, len(names) - len(missing), len(names))
 
         graph, last, expansion = GraphBuilder(), "", new_expansion()
         for number in missing:
-            ends = graph.node(
-                "StoryReelTakeKeyframes", images=self.keyframes, index=number, after=last, expansion=expansion
-            )
+            ends = graph.node("StoryReelTakeKeyframes", images=keyframes, index=number, after=last, expansion=expansion)
             images = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if self.transitions else {})
             model = with_progress(self.model, node, number, len(names))
             kept = graph.node(

@@ -1,5 +1,7 @@
 """What a sampler needs of a written story: the script, its conditioning and its latents."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..core.inputs import shown
@@ -155,7 +157,7 @@ class StoryReelEncodeStory(StoryReelNode):
 class StoryReelStoryLatent(StoryReelNode):
     @classmethod
     def define_schema(cls):
-        size = {"default": 0, "min": 0, "max": MAX_SIZE, "step": SCALE}
+        size: dict[str, Any] = {"default": 0, "min": 0, "max": MAX_SIZE, "step": SCALE}
         return io.Schema(
             node_id="StoryReelStoryLatent",
             display_name="Empty Story Latent (StoryReel)",

@@ -220,20 +220,21 @@ def _merge(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[list[Segment]], limi
 
     With Z_p the sum of exp(logits) over part p, O = sum_p Z_p O_p / sum_p Z_p. q [N, d], k and v [B, N, d] -> [N, d].
     """
-    merged, total = None, None
-    for part in parts:
+
+    def over(part: list[Segment]) -> tuple[Tensor, Tensor]:
         keys = k.new_empty(sum(piece.length for piece in part), k.shape[-1])
         values = torch.empty_like(keys)
         _write(part, k, keys)
         _write(part, v, values)
         estimate = attend(q[None], keys[None], values[None], 1, None)[0].float()
-        mass = _log_mass(q, keys, limit // 4)[:, None] + part[0].bias
-        if merged is None:
-            merged, total = estimate, mass
-        else:
-            both = torch.logaddexp(total, mass)
-            merged = merged * (total - both).exp() + estimate * (mass - both).exp()
-            total = both
+        return estimate, _log_mass(q, keys, limit // 4)[:, None] + part[0].bias
+
+    merged, total = over(parts[0])
+    for part in parts[1:]:
+        estimate, mass = over(part)
+        both = torch.logaddexp(total, mass)
+        merged = merged * (total - both).exp() + estimate * (mass - both).exp()
+        total = both
     return merged.to(q.dtype)
 
 

@@ -58,8 +58,3 @@ def refine_sigmas(count: int, start: int = START) -> Tensor:
     before = times.floor().long()
     log_k = torch.lerp(logs[before], logs[times.ceil().long()], times - before)
     return torch.cat([log_k.exp(), torch.zeros(1, dtype=torch.float64)])
-
-
-def start_scale(start: int = START) -> float:
-    """The factor of x_0 + k noise at the start of the published sampler, sigma of `start`; 1 would be correct."""
-    return signal_and_noise()[1][start].item()

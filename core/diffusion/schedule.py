@@ -13,9 +13,6 @@ LINEAR_START, LINEAR_END = 0.00085, 0.012
 RESCALED_TIMESTEPS = 400  # the table of the dynamic rescale falls from 1 over so many timesteps
 SPACINGS = ("uniform", "uniform_trailing", "leading")
 
-# Noise levels that were optimized for Stable Video Diffusion (arXiv 2404.14507, quick-start guide).
-ALIGN_YOUR_STEPS = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
-
 
 def alpha_bars(zero_snr: bool, start: float = LINEAR_START, end: float = LINEAR_END, steps: int = TIMESTEPS) -> Tensor:
     """alpha_bar of every timestep, float64 [steps]. The square roots of the betas are evenly spaced.
@@ -65,14 +62,3 @@ def timesteps(spacing: str, count: int, steps: int = TIMESTEPS) -> list[int]:
     else:
         raise ValueError(f"spacing {spacing} is unknown; one of {', '.join(SPACINGS)} is expected.")
     return [t for t in reversed(ascending) if 0 <= t < steps]
-
-
-def align_your_steps(count: int) -> Tensor:
-    """sigma of `count` steps and the 0 behind them, float64 [count + 1], as StreamingSVD interpolates the levels.
-
-    The last step begins at the last level, where the host's node of the same name ends with the one before it.
-    """
-    known = torch.linspace(0, 1, len(ALIGN_YOUR_STEPS), dtype=torch.float64)
-    wanted = torch.linspace(0, 1, count, dtype=torch.float64)
-    logs = np.interp(wanted.numpy(), known.numpy(), np.log(ALIGN_YOUR_STEPS))
-    return torch.cat([torch.from_numpy(np.exp(logs)), torch.zeros(1, dtype=torch.float64)])

@@ -12,8 +12,8 @@ SPAN = 10  # frames that a drift is given for
 END = 8  # frames that a video ends with
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
-COLORS = ("red", "green", "blue")
-QUALITIES = ("brightness", "contrast", "sharpness")
+COLORS: tuple[str, ...] = ("red", "green", "blue")
+QUALITIES: tuple[str, ...] = ("brightness", "contrast", "sharpness")
 
 
 def luma(frame: Tensor) -> Tensor:
@@ -28,8 +28,9 @@ def look(frame: Tensor) -> dict[str, float]:
     gray = luma(frame)
     edges = conv2d(gray[None, None], gray.new_tensor(LAPLACIAN)[None, None])
     contrast = gray.std(correction=0).item()
-    qualities = gray.mean().item(), contrast, edges.std(correction=0).item() / contrast if contrast else 0.0
-    return dict(zip(COLORS, frame.mean((0, 1)).tolist(), strict=True)) | dict(zip(QUALITIES, qualities, strict=True))
+    sharpness = edges.std(correction=0).item() / contrast if contrast else 0.0
+    values = [*frame.mean((0, 1)).tolist(), gray.mean().item(), contrast, sharpness]
+    return dict(zip((*COLORS, *QUALITIES), values, strict=True))
 
 
 def slope(values: Sequence[float]) -> float:
@@ -62,9 +63,10 @@ class Drift(Metric):
         """{name: {"in_10_frames": slope, "at_the_end": mean of the last frames}}; None for what the anchor has not."""
 
         def summed_up(values: list[float | None]) -> dict | None:
-            if None in values:
+            known = [value for value in values if value is not None]
+            if len(known) < len(values):
                 return None
-            end = values[-END:]
-            return {f"in_{SPAN}_frames": SPAN * slope(values), "at_the_end": sum(end) / len(end)}
+            end = known[-END:]
+            return {f"in_{SPAN}_frames": SPAN * slope(known), "at_the_end": sum(end) / len(end)}
 
         return {name: summed_up(values) for name, values in self.per_frame.items()}

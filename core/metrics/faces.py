@@ -30,9 +30,9 @@ class Reidentification(Metric):
     def update(self, frame: Tensor) -> None:
         faces = self._find(frame)
         rows = normalize(self._embed(faces).double(), dim=-1) if len(faces) else None
-        pair = self._before is not None and rows is not None
-        self.record(face_likeness=(self._before @ rows.T).max().item() if pair else None, faces=len(faces))
-        self._before = rows
+        before, self._before = self._before, rows
+        likeness = None if before is None or rows is None else (before @ rows.T).max().item()
+        self.record(face_likeness=likeness, faces=len(faces))
 
     def results(self) -> dict:
         cosines = self.per_frame["face_likeness"]

@@ -5,6 +5,7 @@ frame each pixel of the first one is.
 """
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def dis_flow() -> Flow:
         raise ImportError(
             f"OpenCV cannot be imported ({error}): pip install opencv-python-headless, with ComfyUI's Python."
         ) from None
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    search = cast(Any, cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM))  # its stub forbids None
 
     def gray(frame: Tensor):
         return cv2.cvtColor(frame.to(torch.uint8).movedim(0, -1).contiguous().numpy(), cv2.COLOR_RGB2GRAY)

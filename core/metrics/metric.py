@@ -49,15 +49,16 @@ def evaluate(frames: Iterable[Tensor], metrics: Sequence[Metric]) -> tuple[int, 
 
     Raises ValueError for frames of different sizes and for fewer than two frames.
     """
-    count, size = 0, None
+    count = height = width = 0
     for frame in frames:
-        size = size or tuple(frame.shape[:2])
-        if frame.shape[:2] != size:
+        if count == 0:
+            height, width = frame.shape[:2]
+        if frame.shape[:2] != (height, width):
             wide, tall = frame.shape[1], frame.shape[0]
-            raise ValueError(f"Frame {count} is {wide} x {tall}, and those before it are {size[1]} x {size[0]}.")
+            raise ValueError(f"Frame {count} is {wide} x {tall}, and those before it are {width} x {height}.")
         for metric in metrics:
             metric.update(frame)
         count += 1
     if count < 2:
         raise ValueError(f"The video has {count} frame{'s' * (count != 1)}; at least 2 are needed to measure it.")
-    return count, *size
+    return count, height, width

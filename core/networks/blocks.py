@@ -7,6 +7,7 @@ Layer and parameter names are the published checkpoints', the misspelt one inclu
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -110,7 +111,7 @@ class Upsample(nn.Module):
         self.extra_rows = extra_rows
         self.conv = ops.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """size: (height, width) where a side was odd before downsampling, at most one less than twice the input's."""
         top = self.extra_rows
         height, width = size or (2 * x.shape[2] - 2 * top, 2 * x.shape[3])

@@ -1,7 +1,6 @@
 """What networks are built of: layers, attention, device and number format in one object, the last argument of each."""
 
 from dataclasses import dataclass
-from functools import partialmethod
 from typing import Any
 
 import torch
@@ -23,15 +22,26 @@ class Ops:
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
 
-    def _layer(self, name: str, *args, **kwargs) -> nn.Module:
+    def _layer(self, name: str, *args, **kwargs) -> Any:
         return getattr(self.layers, name)(*args, **kwargs, device=self.device, dtype=self.dtype)
 
-    Linear = partialmethod(_layer, "Linear")
-    Conv1d = partialmethod(_layer, "Conv1d")
-    Conv2d = partialmethod(_layer, "Conv2d")
-    Conv3d = partialmethod(_layer, "Conv3d")
-    GroupNorm = partialmethod(_layer, "GroupNorm")
-    LayerNorm = partialmethod(_layer, "LayerNorm")
+    def Linear(self, *args, **kwargs) -> nn.Linear:
+        return self._layer("Linear", *args, **kwargs)
+
+    def Conv1d(self, *args, **kwargs) -> nn.Conv1d:
+        return self._layer("Conv1d", *args, **kwargs)
+
+    def Conv2d(self, *args, **kwargs) -> nn.Conv2d:
+        return self._layer("Conv2d", *args, **kwargs)
+
+    def Conv3d(self, *args, **kwargs) -> nn.Conv3d:
+        return self._layer("Conv3d", *args, **kwargs)
+
+    def GroupNorm(self, *args, **kwargs) -> nn.GroupNorm:
+        return self._layer("GroupNorm", *args, **kwargs)
+
+    def LayerNorm(self, *args, **kwargs) -> nn.LayerNorm:
+        return self._layer("LayerNorm", *args, **kwargs)
 
     def parameter(self, value: Tensor) -> nn.Parameter:
         """A weight outside layers, from its float32 value; 8-bit formats cannot be drawn."""

@@ -67,19 +67,22 @@ def read_sizes(shapes: Shapes, init: str, context: str, head_channels: int | Non
         listed = ", ".join(str(len(level)) for level in levels)
         raise Unreadable(f"has levels of {listed} blocks; as many in each were expected")
     check_bounds(channels=(width, 1, MAX_CHANNELS))
-    read = dict(
+    out_channels = sides(shapes, "out.2.weight", 4)[0]
+    mult = tuple(_times(shapes, f"input_blocks.{level[0]}.0.in_layers.2.weight", width) for level in levels)
+    attention = tuple(f"input_blocks.{level[0]}.1.norm.weight" in shapes for level in levels)
+    context_dim = sides(shapes, context, 2)[1]
+    _check_heads(width, mult, attention, head_channels or init_head_channels)
+    return dict(
         in_channels=in_channels,
-        out_channels=sides(shapes, "out.2.weight", 4)[0],
+        out_channels=out_channels,
         model_channels=width,
-        channel_mult=tuple(_times(shapes, f"input_blocks.{level[0]}.0.in_layers.2.weight", width) for level in levels),
+        channel_mult=mult,
         num_res_blocks=len(levels[0]),
-        attention=tuple(f"input_blocks.{level[0]}.1.norm.weight" in shapes for level in levels),
+        attention=attention,
         head_channels=head_channels or init_head_channels,
         init_head_channels=init_head_channels if head_channels else None,
-        context_dim=sides(shapes, context, 2)[1],
+        context_dim=context_dim,
     )
-    _check_heads(**read)
-    return read
 
 
 def _times(shapes: Shapes, key: str, width: int) -> int:
@@ -90,7 +93,7 @@ def _times(shapes: Shapes, key: str, width: int) -> int:
     return found[0] // width
 
 
-def _check_heads(model_channels: int, channel_mult: Sequence[int], attention: Sequence[bool], head_channels: int, **_):
+def _check_heads(model_channels: int, channel_mult: Sequence[int], attention: Sequence[bool], head_channels: int):
     """Every transformer's width is whole heads; the middle has one, whatever the last level has."""
     transforming = [mult for mult, transforms in zip(channel_mult, attention, strict=True) if transforms]
     for width in (model_channels * mult for mult in (*transforming, channel_mult[-1])):
@@ -156,13 +159,13 @@ def build_output_blocks(
 
 
 def run_block(
-    block: nn.ModuleList, h: Tensor, emb: Tensor, clips: int, *context, size: tuple[int, int] | None = None
+    block: nn.Module, h: Tensor, emb: Tensor, clips: int, *context, size: Sequence[int] | None = None
 ) -> Tensor:
     """Run the layers of one block, each with its own inputs.
 
     h: [(B T), C, H, W]. emb: [B, E]. context: inputs of the cross-attentions. size: of `Upsample`'s result.
     """
-    for layer in block:
+    for layer in block.children():
         if isinstance(layer, ResBlock):
             h = layer(h, emb, clips)
         elif isinstance(layer, SpatialTransformer):

@@ -85,14 +85,15 @@ def _follow(function, result: Tensor, args: tuple, kwargs: dict) -> Tensor:
         return result if frames is None else mark_frames(result, frames)
     parts = source if isinstance(source, tuple | list) else [source]
     found = [frames_in(part) for part in parts]
-    if None in found or result.ndim < parts[0].ndim or len({frames.count for frames in found}) > 1:
+    known = [frames for frames in found if frames is not None]
+    if len(known) < len(found) or result.ndim < parts[0].ndim or len({frames.count for frames in known}) > 1:
         return result
-    numbers = [_numbers(part, frames) for part, frames in zip(parts, found, strict=True)]
+    numbers = [_numbers(part, frames) for part, frames in zip(parts, known, strict=True)]
     moved = function(numbers if isinstance(source, tuple | list) else numbers[0], *args[1:], **kwargs)
     rows = moved.flatten(1)
     if not rows.numel() or not (rows == rows[:, :1]).all():
         return result  # another dimension has become the first
-    return mark_frames(result, Frames(tuple(rows[:, 0].tolist()), found[0].count))
+    return mark_frames(result, Frames(tuple(rows[:, 0].tolist()), known[0].count))
 
 
 def _numbers(latents: Tensor, frames: Frames) -> Tensor:

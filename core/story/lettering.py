@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from PIL import ImageFont
 
@@ -61,12 +62,12 @@ class Letterer:
                     face = whole
                 elif current is None or not (clings(character) and current.covers(character)):
                     face = self._face(character, wide_first)
-                if face is not current and run:
+                if current is not None and face is not current and run:
                     yield "".join(run), current.at(size)
                     run = []
                 run.append(character)
                 current = face
-        if run:
+        if current is not None and run:
             yield "".join(run), current.at(size)
 
     def _covered(self, character: str) -> bool:
@@ -90,7 +91,7 @@ class Letterer:
     def ink(self, line: str, size: int) -> tuple[int, int]:
         """How far a line's ink reaches above and below the baseline, in pixels."""
         boxes = [font.getbbox(run, anchor="ls") for run, font in self.runs(line, size)]
-        return max([0, *(-box[1] for box in boxes)]), max([0, *(box[3] for box in boxes)])
+        return max([0, *(ceil(-box[1]) for box in boxes)]), max([0, *(ceil(box[3]) for box in boxes)])
 
     def fit(self, text: str, width: int, height: int, largest: int) -> Lettering:
         """Set `text` in a room of width x height px, at most `largest` px high and as large as fits.
@@ -100,6 +101,7 @@ class Letterer:
         """
         text = clean(text)
         best = self._set(text, width, height, LEGIBLE, largest)
+        assert best is not None  # at LEGIBLE all lines are set
         if not best.fits:
             return best
         low, high = LEGIBLE + 1, largest

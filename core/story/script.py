@@ -76,9 +76,10 @@ def read_script(
     problems = Problems()
     remarks: list[str] = []
     cast = _read_characters(characters, problems, remarks)
-    chosen = styles.get(style)
-    frames = _read_scenes(scenes, cast, chosen or Style(NO_STYLE, PLACE), problems, remarks)
-    if chosen is None:
+    known = styles.get(style)
+    chosen = known or Style(NO_STYLE, PLACE)
+    frames = _read_scenes(scenes, cast, chosen, problems, remarks)
+    if known is None:
         problems.add("", unknown_style(style, styles))
     words = tidy(without_comments(negative))
     if len(words) > MOST_PROMPT:

@@ -32,7 +32,7 @@ def wrap(
     A piece that is wider than a line is cut between letters. At least one letter stands on every line. Text behind
     `most_lines` is left out, and is not measured. What is measured grows with the text's length, not faster.
     """
-    piece_ends, letter_ends = _ends(text)
+    piece_ends, letter_ends = break_points(text)
     lines, whole, start = [], True, 0
     while start < len(text) and len(lines) != most_lines:
         furthest = _last_that_fits(text, start, letter_ends, width, measure)
@@ -73,7 +73,7 @@ def _last_that_fits(text: str, start: int, ends: list[int], width: float, measur
 
 
 @functools.lru_cache(maxsize=4)
-def _ends(text: str) -> tuple[list[int], list[int]]:
+def break_points(text: str) -> tuple[list[int], list[int]]:
     """Where the pieces of a text end, and where its letters do, with the marks that belong to them."""
     inner = range(1, len(text))
     last = [len(text)] if text else []
@@ -81,12 +81,6 @@ def _ends(text: str) -> tuple[list[int], list[int]]:
         [i for i in inner if _may_break(text, i)] + last,
         [i for i in inner if not clings(text[i])] + last,
     )
-
-
-def pieces(text: str) -> list[str]:
-    """`text` cut wherever a line may break; spaces stay at the end of the piece before them."""
-    ends, _ = _ends(text)
-    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _may_break(text: str, i: int) -> bool:

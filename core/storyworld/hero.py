@@ -50,7 +50,8 @@ def draw_hero(canvas: Canvas, look: Look, figure: Figure, pose: Pose, x: float, 
 
 
 def darker(color: Color, part: float = 0.8) -> Color:
-    return tuple(round(value * part) for value in color)
+    red, green, blue = (round(value * part) for value in color)
+    return red, green, blue
 
 
 def _legs(feet: Brush, pose: Pose, coat: Color, boot: Color):
@@ -107,7 +108,7 @@ def _arms(body: Brush, look: Look, pose: Pose, coat: Color, mitten: Color, behin
         bend = shoulder + 0.14 * _hanging(side, angle)
         hand = bend + 0.14 * _hanging(side, angle + elbow)
         body.limb([tuple(shoulder), tuple(bend), tuple(hand)], 0.078, darker(coat, 0.9))
-        body.oval(*hand, 0.054, 0.054, mitten)
+        body.oval(hand[0], hand[1], 0.054, 0.054, mitten)
 
 
 def _hanging(side: int, angle: float) -> np.ndarray:

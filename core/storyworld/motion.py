@@ -87,6 +87,8 @@ def _acting(figure: Figure, time: float) -> tuple[Pose, float, float]:
             return _walk(figure, side, time)
         case "leaping":
             return _leap(figure, side, time)
+        case _:
+            raise ValueError(f"{figure.action!r} is no action.")
 
 
 def _bounce(pose: Pose, time: float, period: float, height: float) -> Pose:

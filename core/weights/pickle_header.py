@@ -76,8 +76,10 @@ class _Machine:
         return items
 
     def step(self, name: str, argument) -> None:
-        if name in VALUES:
-            self.stack.append(VALUES[name]() if argument is None else argument)
+        if name in ARGUMENTS:
+            self.stack.append(argument)
+        elif name in VALUES:
+            self.stack.append(VALUES[name]())
         elif name == "MARK":
             self.marks.append(self.stack)
             self.stack = []
@@ -178,8 +180,8 @@ class _Machine:
         return self.tensors[-1]
 
 
+ARGUMENTS = ("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "LONG1", "SHORT_BINSTRING")  # put on the stack
 VALUES: dict[str, Callable] = {  # steps that put a value on the stack
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "LONG1", "SHORT_BINSTRING"), None),
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
     "NEWFALSE": lambda: False,

@@ -8,13 +8,15 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..text import short
 from .refusal import Unreadable
 
 LONGEST = 2**20  # letters
 
-Read = Callable[[str, object], object]
+T = TypeVar("T")
+Read = Callable[[str, object], T]
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Fields:
         return {field: self.fields[field](f"{name}.{field}", entry) for field, entry in value.items()}
 
 
-def read_stated(name: str, text: str, read: Read):
+def read_stated(name: str, text: str, read: Read[T]) -> T:
     """What stands under `name` in a file's metadata."""
     if len(text) > LONGEST:
         raise Unreadable(f"{name} has {len(text):,} letters; {LONGEST:,} at most were expected")

@@ -39,7 +39,7 @@ def apply_consistent_attention(
     patched = model.clone()
     _remove(patched)
     if idle := _describe_idle(settings, patch_range, mask):
-        messages.warn(f"{NODE}: {idle}")
+        messages.warn(idle)
     if settings.strength == 0:
         return patched
 

@@ -66,7 +66,7 @@ class SamplingState:
     size: tuple[int, int] | None = None
     warned: set[str] = field(default_factory=set)
     sigmas: Tensor | None = None
-    step: float | None = None
+    step: float = math.nan  # before the first step
     phase: Phase = Phase.EARLY
     shared_tokens: dict[tuple, SharedTokens | None] = field(default_factory=dict)
     token_masks: dict[tuple, Tensor] = field(default_factory=dict)
@@ -144,9 +144,16 @@ class SamplingState:
         """
         key = (config, indices, self.phase is Phase.BEFORE, pixels, size, device)
         if key not in self.shared_tokens:
-            at = dict(phase=self.phase, step=self.step, pixels=pixels, tokens=size[0] * size[1])
-            mask = self.token_mask(config, indices, size, torch.device("cpu"))
-            drawn = draw_shared_tokens(config.settings, config.cast, self.frames_at(indices), **at, mask=mask)
+            drawn = draw_shared_tokens(
+                config.settings,
+                config.cast,
+                self.frames_at(indices),
+                phase=self.phase,
+                step=self.step,
+                pixels=pixels,
+                tokens=size[0] * size[1],
+                mask=self.token_mask(config, indices, size, torch.device("cpu")),
+            )
             self.shared_tokens[key] = drawn and drawn.to(device)
         return self.shared_tokens[key]
 

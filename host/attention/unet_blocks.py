@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
+from torch.nn import Module
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,13 @@ def self_attention_layers(model: ModelPatcher) -> list[Layer]:
             f"MODEL is a {type(model.model).__name__} with the network {type(unet).__name__}; "
             "Consistent Self-Attention needs a UNet of SD1.5, SD2.x or SDXL."
         )
-    stages = [(("input", i), block) for i, block in enumerate(unet.input_blocks)]
-    stages.append((("middle", 0), unet.middle_block))
+    stages: list[tuple[tuple[str, int], Module]] = [(("input", i), block) for i, block in enumerate(unet.input_blocks)]
+    if unet.middle_block is not None:
+        stages.append((("middle", 0), unet.middle_block))
     stages += [(("output", i), block) for i, block in enumerate(unet.output_blocks)]
     layers = []
     for key, block in stages:
-        for module in block:
+        for module in block.children():
             if isinstance(module, SpatialVideoTransformer):
                 raise ValueError(
                     f"MODEL is the video model {type(model.model).__name__}; "

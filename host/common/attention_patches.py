@@ -32,7 +32,7 @@ def keys_for(block: tuple[str, int], layers: Iterable[int], replacements: dict[K
     """Where to put a replacement so that it runs in these layers of a block: at the block, and at each layer that has
     a replacement of its own."""
     layers = list(layers)
-    apart = [(*block, layer) for layer in layers if (*block, layer) in replacements]
+    apart: list[Key] = [(*block, layer) for layer in layers if (*block, layer) in replacements]
     return apart if len(apart) == len(layers) else [*apart, block]
 
 

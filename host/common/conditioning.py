@@ -31,8 +31,8 @@ def encode_story(clip, prompts, negative: str) -> tuple[list, list]:
         encoded.append(clip.encode_from_tokens_scheduled(row, show_pbar=False))
         progress.update(1)
     *rows, negative_row = encoded
-    positive, negative = mark_rows(_stack(rows), _stack([negative_row] * len(rows)), count=len(rows))
-    return positive, negative
+    positive, negative_rows = mark_rows(_stack(rows), _stack([negative_row] * len(rows)), count=len(rows))
+    return positive, negative_rows
 
 
 def pick_row(conditioning: list, index: int) -> list:

@@ -1,6 +1,7 @@
 """Folders of model files, those included that the host does not register itself."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import folder_paths
@@ -32,10 +33,14 @@ def file_choices(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]
     return choices.to_choose(*_own_and_included(folder, suffixes), folder)
 
 
-def _own_and_included(folder: str, suffixes: tuple[str, ...]) -> list[list[str]]:
+def _own_and_included(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     _register(folder)
-    listed = folder_paths.get_filename_list(folder), included.names(folder)
-    return [[name for name in names if name.lower().endswith(suffixes)] for names in listed]
+    own, shipped = folder_paths.get_filename_list(folder), included.names(folder)
+    return _ending_in(own, suffixes), _ending_in(shipped, suffixes)
+
+
+def _ending_in(names: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    return [name for name in names if name.lower().endswith(suffixes)]
 
 
 def path_of(folder: str, name: str) -> str:

@@ -5,6 +5,7 @@ asks here in its `fingerprint_inputs`: the answer changes when one of its files 
 """
 
 import os
+from io import BytesIO
 
 from .messages import current_node
 
@@ -16,10 +17,15 @@ class KeptFiles:
         self._paths: dict[str | None, set[str]] = {}
         self._generations: dict[str | None, int] = {}
 
-    def add(self, *paths: str | os.PathLike) -> None:
-        """Files of the node that runs now; outside of the host there is none, and nothing is kept."""
+    def add(self, *sources: str | os.PathLike[str] | BytesIO) -> None:
+        """Files of the node that runs now; outside of the host there is none, and nothing is kept.
+
+        sources: paths. What is in memory is no file.
+        """
         if (node := current_node()) is not None:
-            self._paths.setdefault(node, set()).update(map(os.fspath, paths))
+            self._paths.setdefault(node, set()).update(
+                os.fspath(path) for path in sources if not isinstance(path, BytesIO)
+            )
 
     def generation(self) -> int:
         """A number that is another one after a file of the node that is asked now has gone."""

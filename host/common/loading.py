@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import comfy.clip_vision
 import comfy.model_base
@@ -61,9 +62,9 @@ def read_with_metadata(path: str | Path, parts: Sequence[str] = ()) -> tuple[dic
     with _refuse_file(path):
         if path.suffix.lower() in SAFETENSORS:
             metadata = read_header(path)
-            saved = comfy.utils.load_torch_file(str(path), safe_load=True)
+            saved = cast(Mapping, comfy.utils.load_torch_file(str(path), safe_load=True))
         else:
-            torch_file.check(path, management.get_free_memory(torch.device("cpu")))
+            torch_file.check(path, cast(int, management.get_free_memory(torch.device("cpu"))))
             saved, metadata = torch.load(path, "cpu", weights_only=True, mmap=torch_file.is_zip(path)), {}
         return unwrap(saved, parts), metadata
 
@@ -218,8 +219,8 @@ def set_precision(
 
 def patcher_of(model: nn.Module) -> comfy.model_patcher.ModelPatcher:
     """The MODEL of a model."""
-    devices = dict(load_device=management.get_torch_device(), offload_device=management.unet_offload_device())
-    return comfy.model_patcher.CoreModelPatcher(model, **devices)
+    load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    return comfy.model_patcher.CoreModelPatcher(model, load_device, offload_device)
 
 
 def fill(model: comfy.model_base.BaseModel, unet: dict[str, Tensor]) -> comfy.model_patcher.ModelPatcher:
@@ -271,7 +272,7 @@ def put_into(vae: comfy.sd.VAE, network: nn.Module, part: nn.Module, weights: di
     check_whole(part, weights)
     check_nothing_else(part, weights)
     management.archive_model_dtypes(part)
-    vae.first_stage_model = network.eval()
+    cast(Any, vae).first_stage_model = network.eval()  # any network, not of the host's classes alone
     offload = management.vae_offload_device()
     vae.patcher = comfy.model_patcher.CoreModelPatcher(network, load_device=vae.device, offload_device=offload)
     part.load_state_dict(weights, assign=vae.patcher.is_dynamic())

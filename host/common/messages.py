@@ -17,14 +17,14 @@ from ...core.text import encodable
 
 EVENT = "storyreel.message"  # {"node": id, "prompt_id": of the run, "text": one message}
 
-_collected: ContextVar[list[str] | None] = ContextVar("storyreel_messages", default=None)
+_collected: ContextVar[tuple[str, list[str]] | None] = ContextVar("storyreel_messages", default=None)
 
 
 @contextmanager
-def collecting() -> Iterator[list[str]]:
-    """The messages of the node that runs inside the block, in order and without repetition."""
+def collecting(title: str) -> Iterator[list[str]]:
+    """The messages of the node that runs inside the block, in order and without repetition. title: its, for the log."""
     messages: list[str] = []
-    token = _collected.set(messages)
+    token = _collected.set((title, messages))
     try:
         yield messages
     finally:
@@ -50,14 +50,14 @@ def _visible_id(node: str) -> str:
 def warn(text: str, node: str | None = None) -> None:
     """Log a message, and show it on the running node if that is one of ours, else on `node`.
 
+    A text about a node begins with its title only where another node runs: the log states the title of the running one.
     node: the result of `current_node` while the node ran that the message is about.
     """
-    text = encodable(text)
-    logging.warning("[StoryReel] %s", text)
-    messages = _collected.get()
-    if messages is not None:
-        if text not in messages:
-            messages.append(text)
+    text, collected = encodable(text), _collected.get()
+    logging.warning("[StoryReel] %s", text if collected is None else f"{collected[0]}: {text}")
+    if collected is not None:
+        if text not in collected[1]:
+            collected[1].append(text)
     elif node is not None:
         context = get_executing_context()
         data = {"node": node, "prompt_id": context and context.prompt_id, "text": text}

@@ -74,7 +74,9 @@ def _graph_keys(prompt) -> Callable[[object], list]:
     def node_key(id: str) -> str:
         node = prompt.get_node(id)
         inputs = {name: value for name, value in node["inputs"].items() if name not in PLAYERS}
-        read = getattr(nodes.NODE_CLASS_MAPPINGS.get(node["class_type"]), "inputs_that_count", None)
+        # pyright finds the pack's folder of that name instead of the host's module
+        classes = nodes.NODE_CLASS_MAPPINGS  # pyright: ignore[reportAttributeAccessIssue]
+        read = getattr(classes.get(node["class_type"]), "inputs_that_count", None)
         if read is not None and not any(map(is_link, inputs.values())):
             inputs = read(**inputs)
         inputs = {name: value_key(value) for name, value in sorted(inputs.items())}
@@ -102,7 +104,7 @@ def content_name(value, otherwise: str) -> str:
     def add(value) -> None:
         if isinstance(value, torch.Tensor):
             digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         elif isinstance(value, (str, int, float, bool, type(None))):
             digest.update(f"{type(value).__name__} {value!r}".encode())
         elif isinstance(value, dict):
@@ -130,7 +132,7 @@ class FramesName:
     def add(self, frames: Iterable[np.ndarray]) -> None:
         for frame in frames:
             self.digest.update(f"{frame.dtype} {frame.shape}".encode())
-            self.digest.update(np.ascontiguousarray(frame))
+            self.digest.update(np.ascontiguousarray(frame).data)
 
     def __str__(self) -> str:
         return self.digest.hexdigest()[:24]
@@ -153,7 +155,7 @@ def _stamps(value) -> list:
 
 def _named(value: str) -> set[str | None]:
     # The host's functions raise ValueError on Windows for what looks like another drive: a path, or a text "Q: what?"
-    found = {value} if os.path.isabs(value) else set()
+    found: set[str | None] = {value} if os.path.isabs(value) else set()
     for kind in folder_paths.folder_names_and_paths:
         with contextlib.suppress(ValueError):
             found |= {folder_paths.get_full_path(kind, value), included.path_of(kind, value)}
@@ -165,4 +167,4 @@ def _named(value: str) -> set[str | None]:
 
 def _version() -> str:
     """Of the pack."""
-    return re.search(r'^version = "(.+)"$', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    return re.findall(r'^version = "(.+)"$', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)[0]

@@ -3,13 +3,15 @@ uncond.
 """
 
 import contextlib
+from typing import Any, cast
 
 import comfy.conds
 import comfy.model_base
+import comfy.supported_models_base
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.networks.ops import Ops
 from ...core.networks.unet import UNetSizes
@@ -34,7 +36,7 @@ class HostAttention:
         return optimized_attention(q, k, v, heads, transformer_options=self.options)
 
 
-class HostNetwork:
+class HostNetwork(nn.Module):
     """Mixin, first base of a video network: gives it the interface of the host's diffusion models, in which rows are
     frames, clip after clip."""
 
@@ -66,9 +68,18 @@ class ClipModel(comfy.model_base.BaseModel):
 
     model_name = ""
 
+    def __init__(
+        self,
+        config: comfy.supported_models_base.BASE,
+        kind: comfy.model_base.ModelType,
+        device,
+        unet_model: type[HostNetwork],
+    ):
+        super().__init__(config, kind, device=device, unet_model=cast(Any, unet_model))  # the host knows its own alone
+
     @property
     def sizes(self) -> UNetSizes:
-        return self.diffusion_model.config
+        return cast(UNetSizes, self.diffusion_model.config)
 
     def check_text(self, text: Tensor) -> None:
         """Raise ValueError for the text [1, tokens, width] of another encoder."""
@@ -78,7 +89,7 @@ class ClipModel(comfy.model_base.BaseModel):
         # Conditions of a clip apply to the frames of any window: the window's first frame counts as their first.
         return cond_value if isinstance(cond_value, ClipCondition) else None
 
-    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+    def _apply_model(self, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         if control is not None:
             raise ValueError(f"{self.model_name} does not support ControlNet. Apply ControlNet to image models only.")
         clips = len(c_crossattn)

@@ -9,7 +9,6 @@ from ..common.clip_vision import GRAY, vision_tokens
 from ..common.conditioning import pick_row
 from .model import CONCAT_LATENTS, FS, MODE, TEXT_TOKENS, VISION_TOKENS
 
-NODE = "DynamiCrafter Conditioning"
 MODES = ("animate", "interpolate", "loop")
 TRAINED_FRAMES = 16
 
@@ -79,12 +78,12 @@ def _read(conditioning: list, name: str) -> list:
     for text, _ in conditioning:
         if len(text) > 1 and not torch.equal(text, text[:1].expand_as(text)):
             raise ValueError(
-                f"{NODE}: {name} contains {len(text)} prompts, and a clip uses 1. Split them with Keyframe Pairs, or "
+                f"{name} contains {len(text)} prompts, and a clip uses 1. Split them with Keyframe Pairs, or "
                 "connect all of them to Animate Story."
             )
         if text.shape[1] > TEXT_TOKENS:
             messages.warn(
-                f"{NODE}: the {name} prompt, or another of its story, is longer than {TEXT_TOKENS} tokens (about 75 "
+                f"the {name} prompt, or another of its story, is longer than {TEXT_TOKENS} tokens (about 75 "
                 "words). The rest is ignored."
             )
     return [[text[:, :TEXT_TOKENS], extras] for text, extras in pick_row(conditioning, 0)]
@@ -103,7 +102,7 @@ def check_shot(model, clip_vision, vae, mode: str, width: int, height: int, fram
 
 def _check_ends(mode: str, frames: int) -> None:
     if mode != "animate" and frames < 3:
-        raise ValueError(f"{NODE}: {mode} needs at least 3 frames; frames is {frames}.")
+        raise ValueError(f"{mode} needs at least 3 frames; frames is {frames}.")
 
 
 def _check_parts(clip_vision, vae) -> None:
@@ -111,21 +110,21 @@ def _check_parts(clip_vision, vae) -> None:
     sources["vae"] = (vae, "Load VAE and vae-ft-mse-840000-ema-pruned.safetensors")
     for name, (value, source) in sources.items():
         if value is None:
-            raise ValueError(f"{NODE}: {name} is empty and the checkpoint contains none. Use {source}.")
+            raise ValueError(f"{name} is empty and the checkpoint contains none. Use {source}.")
 
 
 def _check(clip_vision, vae, start: Tensor, end: Tensor | None, mode: str, frames: int) -> None:
     _check_parts(clip_vision, vae)
     if mode == "interpolate" and end is None:
-        raise ValueError(f"{NODE}: interpolate needs end_image, but it is empty.")
+        raise ValueError("interpolate needs end_image, but it is empty.")
     if mode != "interpolate" and end is not None:
-        raise ValueError(f"{NODE}: {mode} does not use end_image. Choose interpolate, or disconnect it.")
+        raise ValueError(f"{mode} does not use end_image. Choose interpolate, or disconnect it.")
     for name, images in (("start_image", start), ("end_image", end)):
         if images is not None and len(images) != 1:
-            raise ValueError(f"{NODE}: {name} contains {len(images)} images; 1 is expected.")
+            raise ValueError(f"{name} contains {len(images)} images; 1 is expected.")
     if end is not None and start.shape != end.shape:
         sizes = [f"{image.shape[2]} x {image.shape[1]}" for image in (start, end)]
         raise ValueError(
-            f"{NODE}: start_image is {sizes[0]} and end_image is {sizes[1]}. Resize one of them, with Upscale Image."
+            f"start_image is {sizes[0]} and end_image is {sizes[1]}. Resize one of them, with Upscale Image."
         )
     _check_ends(mode, frames)

@@ -7,8 +7,6 @@ from torch import Tensor
 from ...core.networks.dynamicrafter.tooncrafter import DualReferenceDecoder, encoder_features
 from ...core.video.images import fit
 
-NODE = "ToonCrafter Decode"
-
 
 def takes_references(vae) -> bool:
     """Whether a VAE is ToonCrafter's, which decodes with two reference images."""
@@ -24,13 +22,13 @@ def decode_clip(vae, samples: Tensor, start: Tensor, end: Tensor, refine_middle:
     Raises ValueError for another VAE, and for more than one image each.
     """
     if not takes_references(vae):
-        raise ValueError(f"{NODE}: the VAE is not from a ToonCrafter checkpoint. Use VAE Decode for other VAEs.")
+        raise ValueError("the VAE is not from a ToonCrafter checkpoint. Use VAE Decode for other VAEs.")
     for name, images in (("start_image", start), ("end_image", end)):
         if len(images) != 1:
-            raise ValueError(f"{NODE}: {name} contains {len(images)} images; 1 is expected.")
+            raise ValueError(f"{name} contains {len(images)} images; 1 is expected.")
     network, frames = vae.first_stage_model, len(samples)
     if refine_middle and frames < 6:
-        raise ValueError(f"{NODE}: refine_middle needs a clip of at least 6 frames; this one has {frames}.")
+        raise ValueError(f"refine_middle needs a clip of at least 6 frames; this one has {frames}.")
     height, width = (side * vae.upscale_ratio for side in samples.shape[-2:])
     ends = torch.stack([fit(image, width, height)[0].movedim(-1, 0) for image in (start, end)], 1)[None]
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import comfy.clip_vision
 import comfy.model_management
@@ -139,14 +140,14 @@ def load(name: str, model_type: str = "auto", precision=None) -> DynamiCrafterCh
     """
     weights, metadata = read_with_metadata(checkpoint_path(name))
     if f"{UNET}init_attn.0.proj_in.weight" not in weights or f"{RESAMPLER}latents" not in weights:
-        raise ValueError(f"{NODE}: {name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
+        raise ValueError(f"{name} is {describe(weights)}; a DynamiCrafter checkpoint was expected.")
     if model_type != "auto" and METADATA in metadata:
-        raise ValueError(f"{NODE}: {name} states its own type in its metadata; set model_type to auto.")
-    with reject_incomplete(f"{NODE}: {name}", "a DynamiCrafter checkpoint"):
+        raise ValueError(f"{name} states its own type in its metadata; set model_type to auto.")
+    with reject_incomplete(name, "a DynamiCrafter checkpoint"):
         found = detect(name, weights, metadata) if model_type == "auto" else TYPES[model_type]
     logging.info("%s: %s is loaded as DynamiCrafter %s.", NODE, name, found.name)
     stated = METADATA in metadata
-    with reject_incomplete(f"{NODE}: {name}", f"DynamiCrafter {found.name}"):
+    with reject_incomplete(name, f"DynamiCrafter {found.name}"):
         model = build_model(take_unet(weights), take(weights, RESAMPLER), found, precision, stated)
         with judging("encoders and autoencoder of DynamiCrafter"):
             others = build_clip(weights), build_clip_vision(weights, VISION), build_vae(weights)
@@ -241,7 +242,7 @@ def build_vae(weights: dict) -> comfy.sd.VAE | None:
     if len(plain) == len(vae):
         return autoencoder
     decoder = {key.removeprefix("decoder."): tensor for key, tensor in vae.items() if key.startswith("decoder.")}
-    network = autoencoder.first_stage_model
+    network = cast(Any, autoencoder.first_stage_model)  # Stable Diffusion's
     sizes = read_decoder_sizes(shapes_of(decoder))
     check_whole(DualReferenceDecoder(**sizes, ops=META), decoder)
     network.decoder = DualReferenceDecoder(**sizes, ops=host_ops(dtype=autoencoder.vae_dtype))

@@ -5,6 +5,7 @@ same CONDITIONING works with any checkpoint.
 """
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import comfy.conds
 import comfy.latent_formats
@@ -49,6 +50,8 @@ class RescaledSampling(comfy.model_sampling.ModelSamplingDiscrete):
     alpha_bar) / scale. With zero terminal SNR the last sigma is finite, as the host's own; the signal there is 0.
     """
 
+    log_sigmas: Tensor
+    scales: Tensor
     LAST = 4.8973451890853435e-08  # alpha_bar where it should be 0, the host's own value
 
     def __init__(self, v_prediction: bool, zero_snr: bool, base_scale: float):
@@ -122,7 +125,7 @@ class DynamiCrafter(ClipModel):
     """The video UNet and the image projection, as one MODEL."""
 
     model_name = "DynamiCrafter"
-    kind = None  # set by the loader
+    kind: Any = None  # a DynamiCrafterType, set by the loader
     sampling_class = RescaledSampling
 
     def __init__(self, config: DynamiCrafterConfig, sampling: RescaledSampling, device=None):
@@ -133,6 +136,10 @@ class DynamiCrafter(ClipModel):
         layers = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
         self.image_proj_model = Resampler(config.resampler, host_ops(layers, device, dtype)).requires_grad_(False)
         comfy.model_management.archive_model_dtypes(self.image_proj_model)
+
+    @property
+    def sizes(self) -> UNetConfig:
+        return cast(UNetConfig, self.diffusion_model.config)
 
     def image_tokens(self, vision_tokens: Tensor, device) -> Tensor:
         """[B, N, width] of the image encoder -> [B, queries, context width]. Raises ValueError for another encoder."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import comfy.model_patcher
 import comfy.model_sampling
@@ -23,7 +24,7 @@ RESCALE = "DynamiCrafter Guidance Rescale"
 
 def sigmas_of(model: comfy.model_patcher.ModelPatcher, spacing: str, steps: int) -> Tensor:
     """SIGMAS at the published timesteps, 0 at their end. Raises ValueError, see `schedule.timesteps`."""
-    table = model.get_model_object("model_sampling").sigmas
+    table = cast(Tensor, model.get_model_object("model_sampling").sigmas)
     chosen = table[schedule.timesteps(spacing, steps, len(table))]
     return torch.cat([chosen, chosen.new_zeros(1)]).cpu()
 
@@ -52,8 +53,8 @@ class DDIM(comfy.samplers.Sampler):
         units = _Units(model_wrap.inner_model.model_sampling, sigmas)
         draw = self.noise or (lambda step, like: torch.randn(like.shape, generator=generator("ddim", seed, step)))
         first = then = units.at(sigmas[0])
-        empty = latent_image is None or not latent_image.any()
-        x = noise if empty else first.noised(latent_image, noise)
+        latent_image = torch.zeros_like(noise) if latent_image is None else latent_image
+        x = first.noised(latent_image, noise) if latent_image.any() else noise
         for step in range(len(sigmas) - 1):
             now, then = units.at(sigmas[step]), units.at(sigmas[step + 1])
             if denoise_mask is not None:
@@ -127,8 +128,8 @@ def rescaled(
             f"Guidance cannot be rescaled, because another node replaced the MODEL's schedule by "
             f"{type(sampling).__name__}. Remove that node (for example ModelSamplingDiscrete), or set cfg_rescale to 0."
         )
-    outputs = (sampling.output_of(sigma, denoised, k)[None] for denoised in (guided, cond))
-    return sampling.calculate_denoised(sigma, rescale_guidance(*outputs, share)[0], k)
+    of_guided, of_cond = (sampling.output_of(sigma, denoised, k)[None] for denoised in (guided, cond))
+    return sampling.calculate_denoised(sigma, rescale_guidance(of_guided, of_cond, share)[0], k)
 
 
 def patch_rescale(model: comfy.model_patcher.ModelPatcher, share: float) -> comfy.model_patcher.ModelPatcher:
@@ -141,7 +142,7 @@ def patch_rescale(model: comfy.model_patcher.ModelPatcher, share: float) -> comf
         return rescaled(sampling, args["sigma"], args["input"], args["denoised"], args["cond_denoised"], share)
 
     if not share:
-        messages.warn(f"{RESCALE}: cfg_rescale is 0, so this node has no effect.")
+        messages.warn("cfg_rescale is 0, so this node has no effect.")
         return patched
     node = messages.current_node()
 
@@ -181,7 +182,7 @@ class TextImageGuider(comfy.samplers.CFGGuider):
         self.text, self.image, self.rescale = text, image, rescale
         self.cfg = text  # shown by the host
 
-    def predict_noise(self, x, timestep, model_options=None, seed=None):
+    def predict_noise(self, x, timestep, model_options, seed=None):
         conds = [self.conds["negative"], self.conds["image_only"], self.conds["positive"]]
         if self.image == 1:
             conds[0] = None

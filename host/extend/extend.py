@@ -24,11 +24,11 @@ from ..common import messages, run_folder
 from ..common.conditioning import pick_row
 from ..common.messages import show_progress
 from ..video import file
-from .extender import NODE, ChunkInputs, Extender
+from .extender import ChunkInputs, Extender
 from .families import extender_of
 
 PROMPTS = ("positive", "negative")  # not part of a run's name: each chunk's name contains its own prompts
-NOT_READ = f"{NODE}: output_images is off. Switch it on to read the frames into memory, or use the VIDEO output."
+NOT_READ = "Extend Video: output_images is off. Switch it on to read the frames into memory, or use the VIDEO output."
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def read_start(clip: file.FrameSource, overlap: int, anchor: int | Tensor) -> St
         count += 1
         kept = [*kept, frame][-max(overlap, backwards) :]
     if count < overlap:
-        raise ValueError(f"{NODE}: frames contains {count} frames; overlap {overlap} needs at least {overlap}.")
+        raise ValueError(f"frames contains {count} frames; overlap {overlap} needs at least {overlap}.")
     if isinstance(anchor, int):
         if backwards and backwards <= count:
             chosen = kept[-backwards]
         if chosen is None:
-            raise ValueError(f"{NODE}: anchor is {anchor}, but frames contains {count} frames.")
+            raise ValueError(f"anchor is {anchor}, but frames contains {count} frames.")
         anchor = file.to_tensor(chosen)[None]
     last = torch.stack([file.to_tensor(frame) for frame in kept[-overlap:]])
     anchor = anchor[..., :3].cpu().float()
@@ -156,7 +156,7 @@ def generate_chunks(
         comfy.model_management.throw_exception_if_processing_interrupted()
         chunk = extender.generate(number, before, anchor, progress and progress.of_chunk(number))
         chunk = pull_colours(chunk, anchor, color_match)
-        check_finite(f"{NODE}: chunk {number + 1}", chunk)  # before it counts as finished
+        check_finite(f"chunk {number + 1}", chunk)  # before it counts as finished
         store.save(number, chunk, extender.overlap, start.clip.rate)
         return chunk
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -13,21 +14,19 @@ from torch import Tensor
 
 from ..common.conditioning import pick_row
 
-NODE = "Extend Video"
-
 
 @dataclass(frozen=True)
 class ChunkInputs:
     """The inputs of Extend Video from which chunks are generated. chunk_length, overlap: in frames; 0: the model's."""
 
     model: ModelPatcher
-    vae: object
+    vae: Any  # comfy.sd.VAE; None is refused, see `Extender.check_parts`
     sampler: comfy.samplers.Sampler
     sigmas: Tensor
     seed: int
     positive: list | None = None
     negative: list | None = None
-    clip_vision: object = None
+    clip_vision: Any = None
     cfg: float = 7.5
     chunk_length: int = 0
     overlap: int = 0
@@ -60,19 +59,19 @@ class Extender:
         self.overlap = inputs.overlap or self.trained_overlap
         if self.max_overlap is not None and self.overlap > self.max_overlap:
             raise ValueError(
-                f"{NODE}: overlap is {self.overlap}, but {self.model_name} continues from {self.max_overlap} frame. "
+                f"overlap is {self.overlap}, but {self.model_name} continues from {self.max_overlap} frame. "
                 f"Set overlap to {self.max_overlap}, or to 0 for the model's default."
             )
         if self.overlap >= self.chunk_length:
             raise ValueError(
-                f"{NODE}: chunk_length is {self.chunk_length} and overlap {self.overlap}, so chunks have no new "
+                f"chunk_length is {self.chunk_length} and overlap {self.overlap}, so chunks have no new "
                 "frames. Set a smaller overlap."
             )
 
     def check_parts(self) -> None:
         """Raise ValueError for an input that the model needs and that is empty."""
         if self.inputs.vae is None:
-            raise ValueError(f"{NODE}: vae is empty. Load the VAE of {self.model_name} if the checkpoint has none.")
+            raise ValueError(f"vae is empty. Load the VAE of {self.model_name} if the checkpoint has none.")
         if self.text_tokens != 0:
             self.prompts(0)
         if self.needs_vision():
@@ -85,19 +84,17 @@ class Extender:
     def describe_ignored(self, anchor: bool) -> list[str]:
         """Messages on inputs that have no effect on this model. anchor: whether one is set and color_match is 0."""
         ignored = [name for name in ("cam_strength", "apm_strength") if getattr(self.inputs, name) != 1]
-        described = [
-            f"{NODE}: {name} has no effect on {self.model_name}." for name in ignored if name not in self.strengths
-        ]
+        described = [f"{name} has no effect on {self.model_name}." for name in ignored if name not in self.strengths]
         if anchor and not self.uses_anchor():
             why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.model_name} reads no anchor"
-            described.append(f"{NODE}: anchor and reference_image have no effect: {why}, and color_match is 0.")
+            described.append(f"anchor and reference_image have no effect: {why}, and color_match is 0.")
         return described
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ValueError for frames of a size that the model does not support."""
         if width % self.multiple or height % self.multiple:
             raise ValueError(
-                f"{NODE}: frames are {width} x {height} pixels; {self.model_name} needs sides that are multiples of "
+                f"frames are {width} x {height} pixels; {self.model_name} needs sides that are multiples of "
                 f"{self.multiple}. Resize the clip first, with Upscale Image."
             )
 
@@ -150,12 +147,12 @@ class Extender:
         for name in ("positive", "negative"):
             conditioning = getattr(self.inputs, name)
             if conditioning is None:
-                raise ValueError(f"{NODE}: {name} is empty; {self.model_name} needs a prompt.")
+                raise ValueError(f"{name} is empty; {self.model_name} needs a prompt.")
             rows.append(pick_row(conditioning, number))
         return rows[0], rows[1]
 
     def vision(self):
         """The image encoder. Raises ValueError if the input is empty."""
         if self.inputs.clip_vision is None:
-            raise ValueError(f"{NODE}: clip_vision is empty; {self.model_name} {self.needs_image}.")
+            raise ValueError(f"clip_vision is empty; {self.model_name} {self.needs_image}.")
         return self.inputs.clip_vision

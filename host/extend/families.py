@@ -1,8 +1,10 @@
 """How each family of video models continues a clip: the conditioning of a chunk, and its empty latent."""
 
+from typing import cast
+
 import comfy.model_base
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.rng import generator
 from ...core.video.images import fit
@@ -14,7 +16,7 @@ from ..dynamicrafter.model import FS, TEXT_TOKENS, DynamiCrafter
 from ..streaming.conditioning import set_cam_apm
 from ..streaming.modelscope import StreamingT2V
 from ..streaming.svd import StreamingSVD
-from .extender import NODE, ChunkInputs, Extender
+from .extender import ChunkInputs, Extender
 
 
 class StreamingT2VExtender(Extender):
@@ -162,8 +164,9 @@ class DynamiCrafterExtender(Extender):
         return positive, negative
 
     def decode(self, samples, number, before, anchor):
-        if self.interpolates and takes_references(self.inputs.vae):
-            return decode_clip(self.inputs.vae, samples, before, self.end(number, before, anchor))
+        end = self.end(number, before, anchor)
+        if end is not None and takes_references(self.inputs.vae):
+            return decode_clip(self.inputs.vae, samples, before, end)
         return super().decode(samples, number, before, anchor)
 
 
@@ -179,7 +182,7 @@ class WanExtender(Extender):
         for name, count in (("chunk_length", self.chunk_length), ("overlap", self.overlap)):
             if count % self.step != 1:
                 raise ValueError(
-                    f"{NODE}: {name} is {count}; {self.model_name} needs a multiple of 4 plus 1: "
+                    f"{name} is {count}; {self.model_name} needs a multiple of 4 plus 1: "
                     f"{count - (count - 1) % self.step} or {count + -(count - 1) % self.step} is expected."
                 )
 
@@ -224,7 +227,7 @@ def extender_of(inputs: ChunkInputs) -> Extender:
     if found is None or (found is WanExtender and not is_image_to_video(inner)):
         name = getattr(inner, "model_name", "") or type(inner).__name__
         raise ValueError(
-            f"{NODE}: MODEL is {name}, which cannot continue a clip. Use StreamingT2V, StreamingSVD, DynamiCrafter, "
+            f"MODEL is {name}, which cannot continue a clip. Use StreamingT2V, StreamingSVD, DynamiCrafter, "
             "Stable Video Diffusion or Wan image-to-video."
         )
     extender = found(inputs)
@@ -232,8 +235,9 @@ def extender_of(inputs: ChunkInputs) -> Extender:
     return extender
 
 
-def is_image_to_video(wan: comfy.model_base.WAN21) -> bool:
+def is_image_to_video(wan: comfy.model_base.BaseModel) -> bool:
     """Whether it reads image latents and a mask of 4 channels beside its own latents, the only difference between Wan
     2.2's image-to-video and text-to-video."""
     channels = wan.latent_format.latent_channels
-    return wan.diffusion_model.patch_embedding.weight.shape[1] == 2 * channels + 4
+    embedding = cast(nn.Conv3d, wan.diffusion_model.patch_embedding)
+    return embedding.weight.shape[1] == 2 * channels + 4

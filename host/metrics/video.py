@@ -30,7 +30,6 @@ from ..video.frames import frames_of
 from . import models
 from .features import embed_images, embed_prompts, name_of
 
-NODE = "Measure Video"
 DIS = "OpenCV's DIS, medium (the paper used RAFT: compare only figures of one flow)"
 RAFT = "RAFT (torchvision's raft_large, with the weights of optical_flow)"
 
@@ -78,7 +77,7 @@ def measure(
     count, frames = frames_of(video)
     first = next(frames, None)
     if first is None:
-        raise ValueError(f"{NODE}: the video has no frames.")
+        raise ValueError("the video has no frames.")
     anchor = first if anchor is None else fit(anchor[:1, ..., :3].float().cpu(), first.shape[1], first.shape[0])[0]
 
     slice = Slice(slice_height)
@@ -99,7 +98,8 @@ def measure(
         missing["CLIP text-image score, frame consistency, PIC"] = "need an image encoder: connect clip_vision."
         missing.setdefault(AESTHETIC, "needs an image encoder: connect CLIP ViT-L/14 to clip_vision.")
     else:
-        head = weights.aesthetic_head and models.aesthetic_head(weights.aesthetic_head, clip_vision)
+        chosen_head = weights.aesthetic_head
+        head = models.aesthetic_head(chosen_head, clip_vision) if chosen_head else None
         metrics.append(_likeness(clip_vision, clip, prompt, anchor, head))
         if clip is None or not prompt.strip():
             missing["CLIP text-image score"] = "needs a prompt, and the text encoder at clip."
@@ -143,7 +143,7 @@ def _raft(optical_flow) -> Flow:
     network = getattr(optical_flow, "model", None)
     if not isinstance(network, Network):
         raise ValueError(
-            f"{NODE}: optical_flow holds a {type(network).__name__}; RAFT from Load Optical Flow Model is expected."
+            f"optical_flow holds a {type(network).__name__}; RAFT from Load Optical Flow Model is expected."
         )
     estimate = raft_flow(network)
 
@@ -168,9 +168,9 @@ def place_for(prefix: str) -> Path:
     Raises ValueError for a prefix that names no file or leads out of that folder.
     """
     output = folder_paths.get_output_directory()
-    path = inside(output, prefix, f"{NODE}: filename_prefix")
+    path = inside(output, prefix, "filename_prefix")
     if prefix.endswith(("/", os.sep)) or not path.name.strip(". "):
-        raise ValueError(f"{NODE}: filename_prefix {prefix!r} names no file inside the output folder.")
+        raise ValueError(f"filename_prefix {prefix!r} names no file inside the output folder.")
     folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, output)
     return Path(folder, f"{name}_{number:05}_.json")
 

@@ -7,6 +7,7 @@ UNet, so no module may stay in it.
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import comfy.model_management
 import comfy.supported_models
@@ -51,7 +52,7 @@ class HostMotionModules(MotionModules):
 def load(name: str) -> ModelPatcher:
     """Read a file of the folder. Raises ValueError for a file of another kind or of another family."""
     weights = read_weights(name, read_with_metadata(path_of(FOLDER, name))[0])
-    with reject_incomplete(f"{NODE}: {name}", "AnimateDiff's modules", EXPECTED):
+    with reject_incomplete(name, "AnimateDiff's modules", EXPECTED):
         with judging("motion module of AnimateDiff"):
             config = read_config(shapes_of(weights))
             count, stored = comfy.utils.calculate_parameters(weights), comfy.utils.weight_dtype(weights)
@@ -68,19 +69,17 @@ def read_weights(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of the modules by their published names. Raises ValueError for modules of another family."""
     found = {key.removeprefix("module."): weight for key, weight in weights.items() if "motion_modules." in key}
     if not found:
-        raise ValueError(f"{NODE}: {name} is {describe(weights)}; {EXPECTED}.")
+        raise ValueError(f"{name} is {describe(weights)}; {EXPECTED}.")
     if any("_lora." in key for key in found):
-        raise ValueError(f"{NODE}: {name} is a MotionLoRA, which patches a motion module; {EXPECTED}.")
+        raise ValueError(f"{name} is a MotionLoRA, which patches a motion module; {EXPECTED}.")
     if any(key.endswith("pos_encoder.positional_encoding") for key in found):
-        raise ValueError(f"{NODE}: {name} is a motion module of Hotshot-XL; {EXPECTED}.")
+        raise ValueError(f"{name} is a motion module of Hotshot-XL; {EXPECTED}.")
     if not any(key.endswith("pos_encoder.pe") for key in found):
-        raise ValueError(
-            f"{NODE}: {name} holds no position table, like the files of AnimateLCM and diffusers; {EXPECTED}."
-        )
+        raise ValueError(f"{name} holds no position table, like the files of AnimateLCM and diffusers; {EXPECTED}.")
     levels = {key.split(".")[1] for key in found if key.startswith("down_blocks.")}
     widths = found.get("down_blocks.0.motion_modules.0.temporal_transformer.norm.weight")
     if levels == {"0", "1", "2"} and widths is not None and widths.shape == (320,):
-        raise ValueError(f"{NODE}: {name} is a motion module for SDXL; {EXPECTED}.")
+        raise ValueError(f"{name} is a motion module for SDXL; {EXPECTED}.")
     return found
 
 
@@ -90,7 +89,7 @@ def unet_of(model: ModelPatcher) -> UNetModel:
     published = type(config).__module__ == comfy.supported_models.__name__
     if not isinstance(unet, UNetModel) or published and not isinstance(config, comfy.supported_models.SD15):
         raise ValueError(
-            f"{NODE}: the MODEL is {type(config).__name__.removesuffix('Config')}; motion modules and IP-Adapter "
+            f"the MODEL is {type(config).__name__.removesuffix('Config')}; motion modules and IP-Adapter "
             "expect SD1.5 or a model fine-tuned from it."
         )
     return unet
@@ -99,9 +98,11 @@ def unet_of(model: ModelPatcher) -> UNetModel:
 def blocks_of(unet: UNetModel) -> dict[tuple[str, int], nn.Sequential]:
     """The blocks that hold residual blocks, in the order of a forward pass."""
     blocks = {("input", number): block for number, block in enumerate(unet.input_blocks)}
-    blocks[("middle", 0)] = unet.middle_block
+    if unet.middle_block is not None:
+        blocks["middle", 0] = unet.middle_block
     blocks |= {("output", number): block for number, block in enumerate(unet.output_blocks)}
-    return {place: block for place, block in blocks.items() if any(isinstance(layer, ResBlock) for layer in block)}
+    found = {place: cast(nn.Sequential, block) for place, block in blocks.items()}
+    return {place: block for place, block in found.items() if any(isinstance(layer, ResBlock) for layer in block)}
 
 
 def check_fit(name: str, unet: UNetModel, config: MotionConfig) -> None:
@@ -115,7 +116,7 @@ def check_fit(name: str, unet: UNetModel, config: MotionConfig) -> None:
     if {place: config.widths[module] for module, place in config.places.items()} != widths:
         modules, blocks = (", ".join(map(str, sizes)) for sizes in (config.widths.values(), widths.values()))
         raise ValueError(
-            f"{NODE}: {name} has modules of widths {modules}, and the MODEL has blocks of widths {blocks}; use a "
+            f"{name} has modules of widths {modules}, and the MODEL has blocks of widths {blocks}; use a "
             "motion module for this kind of model."
         )
 

@@ -54,8 +54,8 @@ class MotionState:
         key = (frames, tuple(conds), like.device, like.dtype)
         if key not in self.cache:
             cond_tokens = self.motion.tokens[list(frames)]
-            has_uncond = self.motion.uncond is not None
-            uncond_tokens = self.motion.uncond.expand_as(cond_tokens) if has_uncond else cond_tokens
+            uncond = self.motion.uncond
+            uncond_tokens = cond_tokens if uncond is None else uncond.expand_as(cond_tokens)
             tokens = torch.cat([uncond_tokens if cond in self.uncond else cond_tokens for cond in conds])
             self.cache[key] = tokens.to(like.device, like.dtype)
         return self.cache[key]
@@ -104,7 +104,7 @@ def apply_to_sd15(
     unet = animatediff.unet_of(model)
     if motion.token_space == "dynamicrafter":
         raise ValueError(
-            f"{NODE}: the STORYREEL_MOTION has tokens of DynamiCrafter, which do not fit SD1.5; choose IP-Adapter as "
+            "the STORYREEL_MOTION has tokens of DynamiCrafter, which do not fit SD1.5; choose IP-Adapter as "
             "token_space in Load Motion Predictor, or DynamiCrafter as decoder."
         )
     patched = model.clone()
@@ -115,7 +115,7 @@ def apply_to_sd15(
     elif strength:
         keys = _patch_cross_attention(patched, unet, motion, adapter, strength)
     else:
-        messages.warn(f"{NODE}: strength is 0, so the motion has no effect; raise it to follow the motion.")
+        messages.warn("strength is 0, so the motion has no effect; raise it to follow the motion.")
     if module is not None:
         modules = animatediff.load(module)
         animatediff.check_fit(module, unet, modules.model.config)
@@ -126,9 +126,7 @@ def apply_to_sd15(
             patched.set_attachments(KEY, (ours, patched.object_patches.get(SAMPLING)))
             patched.add_object_patch(SAMPLING, ours)
         elif own_schedule:
-            messages.warn(
-                f"{NODE}: noise_schedule has no effect on this MODEL, which samples by {type(sampling).__name__}."
-            )
+            messages.warn(f"noise_schedule has no effect on this MODEL, which samples by {type(sampling).__name__}.")
     if module is not None or adapter is None:
         network = None if module is None else modules.model
         patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _around_unet(motion, network, adapter is None))
@@ -144,19 +142,19 @@ def apply_to_dynamicrafter(model: ModelPatcher, motion: Trajectory) -> ModelPatc
     sizes = parts_of(model).sizes
     if motion.token_space != "dynamicrafter":
         raise ValueError(
-            f"{NODE}: the STORYREEL_MOTION has tokens of {TOKEN_SPACES[motion.token_space]}, which do not fit "
+            f"the STORYREEL_MOTION has tokens of {TOKEN_SPACES[motion.token_space]}, which do not fit "
             "DynamiCrafter; choose DynamiCrafter as token_space in Load Motion Predictor."
         )
     found, expected = tuple(motion.tokens.shape[1:]), (sizes.image_tokens, sizes.context_dim)
     if found != expected:
         raise ValueError(
-            f"{NODE}: the STORYREEL_MOTION has {found[0]} tokens of width {found[1]} per frame, and this DynamiCrafter "
+            f"the STORYREEL_MOTION has {found[0]} tokens of width {found[1]} per frame, and this DynamiCrafter "
             f"checkpoint expects {expected[0]} of width {expected[1]}; predict the motion with this model."
         )
     patched = model.clone()
     remove(patched)
 
-    def around_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+    def around_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         state = state_of(transformer_options, motion)
         window, clips = transformer_options.get("context_window"), len(c_crossattn)
         frames = window.index_list if window is not None else range(len(x) // clips)
@@ -257,7 +255,7 @@ def _patch_cross_attention(patched: ModelPatcher, unet, motion: Trajectory, adap
     layers, token_space = ip_adapter.load_layers(adapter)
     if token_space != motion.token_space:
         raise ValueError(
-            f"{NODE}: {adapter} is {TOKEN_SPACES[token_space]}, and the STORYREEL_MOTION has tokens of "
+            f"{adapter} is {TOKEN_SPACES[token_space]}, and the STORYREEL_MOTION has tokens of "
             f"{TOKEN_SPACES[motion.token_space]}."
         )
     ip_adapter.check_fit(adapter, unet, layers.model, motion.tokens.shape[-1])
@@ -278,6 +276,6 @@ def _check_width(unet, motion: Trajectory) -> None:
     widths = {item.layer.to_k.weight.shape[1] for item in ip_adapter.cross_attention_layers(unet).values()}
     if widths != {motion.tokens.shape[-1]}:
         raise ValueError(
-            f"{NODE}: the STORYREEL_MOTION has tokens of width {motion.tokens.shape[-1]}, and this MODEL expects "
+            f"the STORYREEL_MOTION has tokens of width {motion.tokens.shape[-1]}, and this MODEL expects "
             f"width {', '.join(map(str, widths))}."
         )

@@ -7,11 +7,12 @@ from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
-import av
+import av.error
 import comfy.model_management
 import numpy as np
 import torch
-from safetensors.torch import safe_open, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ...core.networks.semantic_motion.training import MIN_FRAMES, TOKENS, TokenClip
@@ -20,7 +21,6 @@ from ...core.video.images import fit
 from ..common import messages
 from .job import TokenSpec
 
-NODE = "Train Motion Predictor"
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".gif")
 
 LATENTS = "latents"  # key in the file of a clip
@@ -60,9 +60,9 @@ def usable(clips: Sequence[Path], stride: int, paths: Sequence[Path]) -> list[in
     lines = [f"{clip.name} is skipped: it {reason}." for clip, reason in zip(clips, reasons, strict=True) if reason]
     if clips and len(lines) == len(clips):
         found = f"{len(clips)} file{'s' * (len(clips) > 1)}"
-        raise ValueError(f"{NODE}: the folder holds {found}, and none can be used for training: {lines[0]}")
+        raise ValueError(f"the folder holds {found}, and none can be used for training: {lines[0]}")
     for line in lines:
-        messages.warn(f"{NODE}: {line}")
+        messages.warn(line)
     return [number for number, reason in enumerate(reasons) if not reason]
 
 
@@ -160,7 +160,7 @@ def _readable(clip: Path) -> Iterator[np.ndarray]:
                 yield frame
                 continue
             reason = "has another size"
-        messages.warn(f"{NODE}: frame {number} of {clip.name} {reason}; the clip ends before it.")
+        messages.warn(f"frame {number} of {clip.name} {reason}; the clip ends before it.")
         return
 
 

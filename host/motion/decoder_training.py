@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import comfy.ops
 import comfy.samplers
@@ -21,14 +21,14 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.weight_adapter import WeightAdapterBase
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.motion.trajectory import Trajectory
 from ...core.networks.semantic_motion.config import PredictorConfig
 from ...core.networks.semantic_motion.training import TokenClip
 from .apply import KEY, MODULES, MotionState, apply_to_sd15
-from .clips import NODE, digest, read_latents
+from .clips import digest, read_latents
 from .job import VideoModelConfig
 
 OVERRIDE = "optimized_attention_override"  # the host's name, in transformer_options
@@ -120,7 +120,7 @@ class FrozenVideo:
         return self.settings.loss_weight * F.mse_loss((noisy - denoised) / sigma[:, None, None, None], noise)
 
 
-class _Training(comfy.samplers.Sampler):
+class _Training(comfy.samplers.Sampler, Generic[T]):
     """A whole training run as a sampler: the host has loaded the model, and unloads it afterwards."""
 
     def __init__(self, work: Callable[[comfy.samplers.CFGGuider, dict], T]):
@@ -141,8 +141,8 @@ def _attend(chosen: Callable, *args, **kwargs) -> Tensor:
 def _compute_with_copies(model: ModelPatcher) -> None:
     """Let layers compute with copies of their weights. Autograd keeps weights for the backward pass, but accepts no
     tensors from inference mode, which the host's are, and a buffer for streamed weights is soon reused."""
-    for name, layer in model.model.named_modules():
-        if isinstance(layer, comfy.ops.CastWeightBiasOp):
+    for name, layer in cast(nn.Module, model.model).named_modules():
+        if hasattr(layer, "comfy_cast_weights"):  # as the host asks
             for key, _ in layer.named_parameters(name, recurse=False):
                 model.add_weight_wrapper(key, Tensor.clone)
 
@@ -150,24 +150,22 @@ def _compute_with_copies(model: ModelPatcher) -> None:
 def _check(settings: VideoModelConfig, config: PredictorConfig) -> None:
     if config.token_space == "dynamicrafter":
         raise ValueError(
-            f"{NODE}: the predictor is for DynamiCrafter, and video_model supports SD1.5 only; set video_model to "
+            "the predictor is for DynamiCrafter, and video_model supports SD1.5 only; set video_model to "
             "none, or token_space in Load Motion Predictor to IP-Adapter."
         )
     if settings.vae is None:
-        raise ValueError(f"{NODE}: vae is empty, the checkpoint carries none; use Load VAE.")
+        raise ValueError("vae is empty, the checkpoint carries none; use Load VAE.")
     made, expected = settings.vae.latent_channels, settings.model.model.latent_format.latent_channels
     if made != expected:
-        raise ValueError(f"{NODE}: the VAE makes latents of {made} channels, and the MODEL expects {expected}.")
+        raise ValueError(f"the VAE makes latents of {made} channels, and the MODEL expects {expected}.")
     if settings.decoder.adapter is not None and not settings.decoder.strength:
-        raise ValueError(
-            f"{NODE}: strength is 0, so the video model ignores the tokens; raise it, or set video_model to none."
-        )
+        raise ValueError("strength is 0, so the video model ignores the tokens; raise it, or set video_model to none.")
 
 
 def _check_length(frames: int, known: int) -> None:
     if frames > known:
         raise ValueError(
-            f"{NODE}: {frames} frames go through the video model at once, and the motion module supports {known}; set "
+            f"{frames} frames go through the video model at once, and the motion module supports {known}; set "
             f"the video model's frames to at most {known}."
         )
 
@@ -187,7 +185,7 @@ def _weights(model: ModelPatcher) -> object:
 
 def _schedule(model: ModelPatcher) -> list:
     """The noise schedule, and what the model predicts."""
-    sampling = model.get_model_object("model_sampling")
+    sampling = cast(Any, model.get_model_object("model_sampling"))
     kinds = [kind.__name__ for kind in type(sampling).__mro__]
     return [kinds, [sampling.percent_to_sigma(share / 8) for share in range(1, 8)]]
 

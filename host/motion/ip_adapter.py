@@ -1,6 +1,7 @@
 """IP-Adapter's files for SD1.5: a projection from an image encoder to tokens, and cross-attention layers for them."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import comfy.model_management
 import comfy.utils
@@ -25,7 +26,7 @@ from ..common.loading import (
 )
 from ..common.ops import host_ops
 from ..common.video_model import HostAttention
-from .animatediff import NODE, blocks_of
+from .animatediff import blocks_of
 
 FOLDER = "ipadapter"
 PROJECTION, LAYERS = "image_proj.", "ip_adapter."
@@ -103,7 +104,7 @@ def load_layers(name: str) -> tuple[ModelPatcher, str]:
     weights = _read(name)
     token_space = "ip-plus" if f"{PROJECTION}latents" in weights else "ip"
     weights = take(weights, LAYERS)
-    with reject_incomplete(f"{NODE}: {name}", "IP-Adapter's layers", EXPECTED):
+    with reject_incomplete(name, "IP-Adapter's layers", EXPECTED):
         with judging("layers of IP-Adapter"):
             ops = host_ops(device="meta", dtype=comfy.utils.weight_dtype(weights), attention=HostAttention())
             network = ImageLayers(read_layers(shapes_of(weights)), ops)
@@ -123,7 +124,7 @@ class CrossAttentionLayer:
 def cross_attention_layers(unet: UNetModel) -> dict[str, CrossAttentionLayer]:
     """{published number: layer} in the order of a forward pass"""
     found = [
-        CrossAttentionLayer(place, index, block.attn2)
+        CrossAttentionLayer(place, index, cast(CrossAttention, block.attn2))
         for place, layers in blocks_of(unet).items()
         for layer in layers
         if isinstance(layer, SpatialTransformer)
@@ -135,16 +136,16 @@ def cross_attention_layers(unet: UNetModel) -> dict[str, CrossAttentionLayer]:
 
 def check_fit(name: str, unet: UNetModel, layers: ImageLayers, width: int) -> None:
     """Raise ValueError unless the layers are those of this UNet, for tokens of this width."""
-    expected = {number: layer.to_k_ip.weight.shape[0] for number, layer in layers.items()}
+    expected = {number: layer_width for number, (_, layer_width) in layers.widths.items()}
     found = {number: item.layer.to_q.weight.shape[0] for number, item in cross_attention_layers(unet).items()}
     if expected != found:
         raise ValueError(
-            f"{NODE}: {name} has {len(expected)} layers that do not match the {len(found)} layers of this MODEL; use "
+            f"{name} has {len(expected)} layers that do not match the {len(found)} layers of this MODEL; use "
             "an IP-Adapter for this kind of model."
         )
-    reads = next(iter(layers.values())).to_k_ip.weight.shape[1]
+    reads, _ = next(iter(layers.widths.values()))
     if reads != width:
-        raise ValueError(f"{NODE}: {name} expects tokens of width {reads}, and the motion's have {width}.")
+        raise ValueError(f"{name} expects tokens of width {reads}, and the motion's have {width}.")
 
 
 def _read(name: str) -> dict[str, Tensor]:

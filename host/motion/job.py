@@ -1,6 +1,7 @@
 """The settings of one training of a motion predictor."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -52,7 +53,7 @@ class VideoModelConfig:
     """
 
     model: ModelPatcher
-    vae: object
+    vae: Any  # comfy.sd.VAE, or None, which is refused
     positive: list
     decoder: DecoderConfig
     loss_weight: float = 1.0

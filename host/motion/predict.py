@@ -20,8 +20,6 @@ from ..common.loading import check_nothing_else, check_whole, judging, patcher_o
 from ..common.ops import host_ops
 from .token_encoders import TokenEncoder
 
-NODE = "Load Motion Predictor"
-PREDICT = "Predict Motion"
 FOLDER = "semantic_motion"
 UNTRAINED = "none"
 
@@ -47,11 +45,11 @@ def load_predictor(name: str, encoder: TokenEncoder) -> Predictor:
     try:
         config, stated = read_config(metadata), read_training(metadata)
     except ValueError as error:
-        raise ValueError(f"{NODE}: {name} is no motion predictor: {str(error).removesuffix('.')}.") from error
+        raise ValueError(f"{name} is no motion predictor: {str(error).removesuffix('.')}.") from error
     expected = (encoder.token_space, *encoder.shape)
     if (config.token_space, config.tokens, config.token_width) != expected:
         raise ValueError(
-            f"{NODE}: {name} was trained for {config.token_space} ({config.tokens} x {config.token_width}), and "
+            f"{name} was trained for {config.token_space} ({config.tokens} x {config.token_width}), and "
             f"{encoder.name} makes {expected[0]} ({expected[1]} x {expected[2]})."
         )
     try:
@@ -62,7 +60,7 @@ def load_predictor(name: str, encoder: TokenEncoder) -> Predictor:
         put_weights(network, weights)
     except (KeyError, Unreadable) as error:
         why = f"it lacks {short(error.args[0])}" if isinstance(error, KeyError) else f"it {error}"
-        raise ValueError(f"{NODE}: {name} does not hold the weights that its metadata state: {why}.") from error
+        raise ValueError(f"{name} does not hold the weights that its metadata state: {why}.") from error
     description = f"predicted by {name}"
     if not stated.get("beats_interpolation", True):
         description += ", which is not known to beat interpolation"
@@ -75,7 +73,7 @@ def collect_images(start_image: Tensor, keyframes: Tensor | None, end_image: Ten
     """All images [1, H, W, 3] in their order. Raises ValueError if start or end is more than one."""
     for name, image in (("start_image", start_image), ("end_image", end_image)):
         if image is not None and len(image) != 1:
-            raise ValueError(f"{PREDICT}: {name} holds {len(image)} images; 1 is expected.")
+            raise ValueError(f"{name} holds {len(image)} images; 1 is expected.")
     between = () if keyframes is None else keyframes.split(1)
     return [start_image, *between, *(() if end_image is None else (end_image,))]
 
@@ -124,19 +122,17 @@ def predict(
     encoder = predictor.encoder
     keyframes = torch.cat([encoder.encode(clip_vision, image, frames) for image in images]).float()
     tokens = trajectory.interpolate(keyframes, keyframe_indices, times)
-    description, predicts = predictor.description, predictor.network is not None and strength
-    if predicts:
-        added, remark = _difference(predictor.network, keyframes, keyframe_indices, frames)
+    description, network = predictor.description, predictor.network if strength else None
+    if network is not None:
+        added, remark = _difference(network, keyframes, keyframe_indices, frames)
         tokens = tokens + strength * trajectory.retime(added, times)
         description += remark
     elif predictor.network is not None:
         description = f"interpolation; strength is 0, so nothing is {description}"
     elif strength != 1:
-        messages.warn(f"{PREDICT}: strength {strength:g} has no effect because no predictor is loaded.")
-    if len(images) == 1 and not predicts and encoder.frames_per_image == 1:
-        messages.warn(
-            f"{PREDICT}: start_image is the only image, so all frames have the same tokens and nothing moves."
-        )
+        messages.warn(f"strength {strength:g} has no effect because no predictor is loaded.")
+    if len(images) == 1 and network is None and encoder.frames_per_image == 1:
+        messages.warn("start_image is the only image, so all frames have the same tokens and nothing moves.")
     return Trajectory(tokens, encoder.token_space, encoder.uncond(clip_vision), description)
 
 
@@ -146,9 +142,9 @@ def check_image_count(predictor: Predictor, images: int) -> None:
         return
     config = predictor.network.model.config
     if images == 1 and config.ends == 2:
-        raise ValueError(f"{PREDICT}: the predictor was trained with a start and an end image; connect end_image.")
+        raise ValueError("the predictor was trained with a start and an end image; connect end_image.")
     if images > 1 and config.ends == 1:
-        raise ValueError(f"{PREDICT}: the predictor was trained with a start image only; disconnect the other images.")
+        raise ValueError("the predictor was trained with a start image only; disconnect the other images.")
 
 
 def _difference(

@@ -20,16 +20,25 @@ class TokenEncoder(Protocol):
     the number of frames for which an image has different tokens.
     """
 
-    name: str
-    token_space: str
-    shape: tuple[int, int]
-    frames_per_image: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def token_space(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def frames_per_image(self) -> int: ...
 
     def encode(self, clip_vision, images: Tensor, frames: int) -> Tensor:
         """Tokens of images [K, H, W, 3]: [K, N, D], or [K, L, N, D] if each of the L frames has its own."""
+        ...
 
     def uncond(self, clip_vision) -> Tensor | None:
         """Tokens [N, D] of no image, if the encoder has them."""
+        ...
 
 
 @dataclass(frozen=True)

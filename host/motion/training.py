@@ -22,7 +22,6 @@ from ...core.training import seeded, train
 from ..common.folders import folder_of, inside
 from ..common.loading import read_metadata
 from .clips import (
-    NODE,
     SUFFIXES,
     Report,
     clips_in,
@@ -56,9 +55,9 @@ class TrainedPredictor:
 
 def input_folder(name: str) -> Path:
     """A folder inside the host's input folder. Raises ValueError for another one."""
-    path = inside(folder_paths.get_input_directory(), name, f"{NODE}: clips")
+    path = inside(folder_paths.get_input_directory(), name, "clips")
     if not path.is_dir():
-        raise ValueError(f"{NODE}: there is no folder {name!r} in ComfyUI's input folder; create it and add clips.")
+        raise ValueError(f"there is no folder {name!r} in ComfyUI's input folder; create it and add clips.")
     return path
 
 
@@ -70,7 +69,7 @@ def stamp_of(name: str) -> str:
 def output_file(name: str) -> Path:
     """The file of a predictor of this name. Raises ValueError for a name outside the folder."""
     name = name.strip().removesuffix(".safetensors")
-    path = inside(folder_of(FOLDER), name, f"{NODE}: name")
+    path = inside(folder_of(FOLDER), name, "name")
     return path.with_name(f"{path.name}.safetensors")
 
 
@@ -82,7 +81,7 @@ def train_in_host(
     Raises ValueError for a predictor that is trained already, and like `run`.
     """
     if untrained.network is not None:
-        raise ValueError(f"{NODE}: the predictor is already trained; set predictor to none in Load Motion Predictor.")
+        raise ValueError("the predictor is already trained; set predictor to none in Load Motion Predictor.")
     clips, target = clips_in(input_folder(folder)), output_file(name)
     bars: dict[str, comfy.utils.ProgressBar] = {}
 
@@ -106,11 +105,11 @@ def run(
     that does not fit, and if `target` is the file of another training.
     """
     if not clips:
-        raise ValueError(f"{NODE}: the folder has no clips; video files are expected ({', '.join(SUFFIXES)}).")
+        raise ValueError(f"the folder has no clips; video files are expected ({', '.join(SUFFIXES)}).")
     config, data = job.network, job.data
     if config.frames < data.frames:
         raise ValueError(
-            f"{NODE}: windows have {data.frames} frames, and the predictor's position table has {config.frames} rows; "
+            f"windows have {data.frames} frames, and the predictor's position table has {config.frames} rows; "
             "use shorter windows."
         )
     settings = job.active_video_model
@@ -125,12 +124,12 @@ def run(
     }
     if video is not None:
         metadata["video_model"] = video.metadata
-        latents = latent_paths(settings.vae, settings.resolution, clips, data.stride, work / "latents")
+        latents = latent_paths(video.settings.vae, video.settings.resolution, clips, data.stride, work / "latents")
     key = digest([metadata, asdict(config), [path.name for path in (*paths, *latents)]])
     if target.exists():
         stated = read_training(read_metadata(target))
         if stated.get("run") != key:
-            raise ValueError(f"{NODE}: {target.name} exists and is of another training; choose another name.")
+            raise ValueError(f"{target.name} exists and is of another training; choose another name.")
         return TrainedPredictor(target, ValidationResult(**stated["figures"]), stated["log"])
     token_clips = make_tokens(tokens, clips, data.stride, paths, report)
     parts = training.split_clips(token_clips, data.validation_split, job.train.seed)
@@ -138,7 +137,7 @@ def run(
     if video is None:
         result, log, weights = learning()
     else:
-        make_latents(settings.vae, settings.resolution, clips, data.stride, latents, report)
+        make_latents(video.settings.vae, video.settings.resolution, clips, data.stride, latents, report)
         result, log, weights = video.run(dict(zip(paths, latents, strict=True)), memory_of(job), learning)
     metadata |= {"run": key, "tokens_of": tokens.encoder.name, "clips": len(clips), **result_metadata(result, log)}
     write(target, weights, {**write_config(config), TRAINING: json.dumps(metadata)})
@@ -176,11 +175,9 @@ def learn(
 
     def loss(network, generator) -> Tensor:
         batch = batches.sample(job.train.batch_size, generator).to(device)
-
-        def video_loss(predicted: Tensor) -> Tensor:
-            return video(predicted[0], *batch.windows[0], generator)
-
-        return training.loss(network, batch, job.cosine_loss_weight, None if video is None else video_loss)
+        error = video
+        video_loss = None if error is None else lambda predicted: error(predicted[0], *batch.windows[0], generator)
+        return training.loss(network, batch, job.cosine_loss_weight, video_loss)
 
     def validate(network) -> ValidationResult:
         return training.validate(network, validation_clips, config, frames)

@@ -3,6 +3,7 @@ its video models; and the noise levels of the published refinement.
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import comfy.context_windows as windows
 import comfy.patcher_extension
@@ -41,7 +42,7 @@ class RandomizedBlending(windows.IndexListContextHandler):
     ):
         super().__init__(
             windows.ContextSchedule("randomized_blending", _chunks),
-            windows.ContextFuseMethod("randomized_blending", None),
+            windows.ContextFuseMethod("randomized_blending", cast(Callable, None)),  # not called: chunks are written
             context_length=chunk_length,
             context_overlap=overlap,
             dim=dim,
@@ -92,7 +93,8 @@ class RandomizedBlending(windows.IndexListContextHandler):
         start, length = window.index_list[0], len(window.index_list)
         chunks = sub_conds_out
         if self.cfg and len(chunks) == 2:
-            chunks = [self.guided(x_in.narrow(self.dim, start, length), *chunks, timestep)] * 2
+            cond, uncond = chunks
+            chunks = [self.guided(x_in.narrow(self.dim, start, length), cond, uncond, timestep)] * 2
         for clip, count, chunk in zip(conds_final, counts_final, chunks, strict=True):
             blending.write_chunk(clip, chunk, start, self.offsets[window_idx], self.dim)
             count.fill_(1.0)  # the host divides by it; frames are not averaged
@@ -108,10 +110,10 @@ class RandomizedBlending(windows.IndexListContextHandler):
         to_denoised, sigma = self._model.model_sampling.calculate_denoised, timestep[:1].to(x)
         at_zero = to_denoised(sigma, torch.zeros_like(x), x)
         slope = to_denoised(sigma, x.new_ones([1] * x.ndim), x.new_zeros([1] * x.ndim))
-        outputs = [(denoised - at_zero) / slope for denoised in (guided, cond)]
+        of_guided, of_cond = ((denoised - at_zero) / slope for denoised in (guided, cond))
         if self.dim == 0:
-            outputs = [output[None] for output in outputs]
-        return at_zero + slope * rescale_guidance(*outputs, self.cfg_rescale).view_as(x)
+            of_guided, of_cond = of_guided[None], of_cond[None]
+        return at_zero + slope * rescale_guidance(of_guided, of_cond, self.cfg_rescale).view_as(x)
 
 
 def _chunks(frames: int, handler: RandomizedBlending, options: dict) -> list[list[int]]:
@@ -130,20 +132,19 @@ def patch_blending(
     blending.chunk_starts(chunk_length, chunk_length, overlap)
     if cfg_rescale and not cfg:
         raise ValueError(
-            f"{NODE}: cfg_rescale is {cfg_rescale:g}, but cfg is 0, which leaves guidance to the sampler. Set cfg, or "
+            f"cfg_rescale is {cfg_rescale:g}, but cfg is 0, which leaves guidance to the sampler. Set cfg, or "
             "set cfg_rescale to 0."
         )
     dimensions = model.model.latent_format.latent_dimensions
     if dimensions not in (TWO, THREE):
-        raise ValueError(f"{NODE}: MODEL is a {type(model.model).__name__}; a video model is expected.")
+        raise ValueError(f"MODEL is a {type(model.model).__name__}; a video model is expected.")
     patched = model.clone()
-    patched.model_options["context_handler"] = RandomizedBlending(
-        chunk_length, overlap, 0 if dimensions == TWO else 2, cfg, cfg_rescale, seed
-    )
+    node, dim = messages.current_node(), 0 if dimensions == TWO else 2
+    options = cast(dict, patched.model_options)
+    options["context_handler"] = RandomizedBlending(chunk_length, overlap, dim, cfg, cfg_rescale, seed)
     if cfg not in (0, 1):
         # If the sampler's own cfg is 1, the host would skip the negative.
-        patched.model_options["disable_cfg1_optimization"] = True
-    node, dim = messages.current_node(), patched.model_options["context_handler"].dim
+        options["disable_cfg1_optimization"] = True
 
     def around_sampling(executor, noise, *args, **kwargs):
         if noise.ndim > dim and noise.shape[dim] <= chunk_length:
@@ -166,11 +167,11 @@ def refine(model: ModelPatcher, steps: int, start_timestep: int, scale_start: bo
     """(a clone whose sampling starts as published, SIGMAS of the published refinement). Raises ValueError for another
     model.
 
-    start_timestep: the timestep that a clip is noised to. scale_start: see `refinement.start_scale`.
+    start_timestep: the timestep that a clip is noised to. scale_start: see `RefinementSampling`.
     """
     if not isinstance(model.get_model_object("model_sampling"), RefinementSampling):
         raise ValueError(
-            f"Refine Sigmas: MODEL is a {type(model.model).__name__}; MS-Vid2Vid is expected. For other models use "
+            f"MODEL is a {type(model.model).__name__}; MS-Vid2Vid is expected. For other models use "
             "BasicScheduler with denoise below 1."
         )
     sigmas = refinement.refine_sigmas(steps, start_timestep).float()

@@ -152,10 +152,10 @@ def load(name: str, model_type: str = "auto", precision: torch.dtype | None = No
     weights, metadata = read_with_metadata(checkpoint_path(name))
     found, why = detect(name, weights, model_type)
     if found is STREAMING_T2V and METADATA in metadata:
-        with reject_incomplete(f"{NODE}: {name}", found.name):
+        with reject_incomplete(name, found.name):
             found = _as_stated(found, metadata[METADATA])
     logging.info("%s: %s is loaded as %s, by %s.", NODE, name, found.name, why)
-    with reject_incomplete(f"{NODE}: {name}", found.name):
+    with reject_incomplete(name, found.name):
         return StreamingCheckpoint(found, why, *_build(found, weights, precision))
 
 
@@ -181,12 +181,12 @@ def detect(name: str, weights: Mapping[str, Tensor], model_type: str = "auto") -
         found = STREAMING_SVD
     if found is not None:
         if model_type != "auto":
-            raise ValueError(f"{NODE}: {name} is {found.name}, but model_type is {model_type}. Set it to auto.")
+            raise ValueError(f"{name} is {found.name}, but model_type is {model_type}. Set it to auto.")
         return found, "its keys"
     ours = modelscope_keys.our_names(weights).values()
     if not {"input_blocks.0.1.proj_in.weight", "input_blocks.1.0.temopral_conv.conv1.0.weight"} <= set(ours):
         raise ValueError(
-            f"{NODE}: {name} is {describe(weights)}; a checkpoint of StreamingT2V, StreamingSVD, ModelScope "
+            f"{name} is {describe(weights)}; a checkpoint of StreamingT2V, StreamingSVD, ModelScope "
             "text-to-video or MS-Vid2Vid was expected."
         )
     if model_type != "auto":
@@ -252,7 +252,7 @@ def _fill(of: type[ModelScope], config: ModelScopeConfig, unet: dict, expander: 
     model = of(config, comfy.model_management.unet_inital_load_device(count, config.unet_config["dtype"]))
     patcher = fill(model, unet)
     if expander:
-        model.expander.load_state_dict(expander, assign=patcher.is_dynamic())
+        model.get_submodule("expander").load_state_dict(expander, assign=patcher.is_dynamic())
     return patcher
 
 

@@ -4,6 +4,8 @@ StreamingT2V reads CAM_FRAMES and ANCHOR_EMBEDS from the CONDITIONING; the netwo
 MODEL.
 """
 
+from typing import cast
+
 import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
@@ -62,8 +64,12 @@ class RefinementSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model
     """MS-Vid2Vid's schedule in the host's units. As published, the denoised clip is computed at the nearest
     timestep.
 
-    start: the sigma at which sampling begins with the clip scaled by `refinement.start_scale`; None: no scaling.
+    start: the sigma at which sampling begins with the clip scaled by the noise of its timestep, as published. None: no
+        scaling, which is correct.
     """
+
+    signal: Tensor
+    noise: Tensor
 
     def __init__(self, start: float | None = None):
         super().__init__()
@@ -125,7 +131,7 @@ class ModelScope(ClipModel):
     model_name = "ModelScope text-to-video"
     kind = None  # set by the loader
 
-    def __init__(self, config: ModelScopeConfig, device=None, unet_model=HostUNet):
+    def __init__(self, config: ModelScopeConfig, device=None, unet_model: type[HostNetwork] = HostUNet):
         types, sizes = comfy.model_base.ModelType, config.unet_config["sizes"]
         refines = isinstance(sizes, UNetConfig) and sizes.extra_rows > 0
         predicts = types.V_PREDICTION if refines or config.v_prediction else types.EPS
@@ -135,7 +141,7 @@ class ModelScope(ClipModel):
         if refines:
             self.model_name, self.model_sampling = "MS-Vid2Vid", RefinementSampling()
 
-    def extra_conds(self, **kwargs):
+    def extra_conds(self, **kwargs) -> dict[str, comfy.conds.CONDRegular]:
         text = kwargs["cross_attn"].to(kwargs["device"])
         if len(text) != 1:
             raise ValueError(f"The CONDITIONING holds {len(text)} prompts; {self.model_name} expects 1.")
@@ -152,13 +158,13 @@ class StreamingT2V(ModelScope):
         super().__init__(config, device, HostStreamingUNet)
         dtype = config.unet_config["dtype"]
         layers = comfy.ops.pick_operations(dtype, config.manual_cast_dtype)
-        expander = TokenExpander(**config.expander, ops=host_ops(layers, device, dtype))
+        expander = TokenExpander(**(config.expander or {}), ops=host_ops(layers, device, dtype))
         self.expander = expander.requires_grad_(False)
         comfy.model_management.archive_model_dtypes(self.expander)
 
     def extra_conds(self, **kwargs):
         conds, device = super().extra_conds(**kwargs), kwargs["device"]
-        text, tokens = conds["c_crossattn"].cond, self.diffusion_model.streaming.text_tokens
+        text, tokens = conds["c_crossattn"].cond, self.network.streaming.text_tokens
         if text.shape[1] > tokens:
             messages.warn(
                 f"{self.model_name} reads the first {tokens} tokens of a prompt; this one has {text.shape[1]}.",
@@ -176,10 +182,14 @@ class StreamingT2V(ModelScope):
             conds["apm_strength"] = comfy.conds.CONDConstant(apm_strength)
         return conds
 
+    @property
+    def network(self) -> HostStreamingUNet:
+        return cast(HostStreamingUNet, self.diffusion_model)
+
     def encode_frames(self, frames: Tensor) -> Tensor:
         """CAM's features of frames [M, H, W, 3], 0 to 1, once a chunk: [M, channels, H / 8, W / 8]."""
         pixels = (frames.movedim(-1, 1) * 2 - 1).to(self.get_dtype_inference())
-        return self.diffusion_model.encode_frames(pixels[None])
+        return self.network.encode_frames(pixels[None])
 
     def image_tokens(self, embeds: Tensor) -> Tensor:
         """[1, frames, width] -> APM's [1, tokens, context width]. Raises ValueError for another encoder's embeds."""

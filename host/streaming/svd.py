@@ -57,7 +57,8 @@ class Cam(nn.Module):
         ops = host_ops(operations, device, dtype)
         self.frame_encoder = FrameEncoder(**sizes, ops=ops)
         self.extractor = UNetModel(**{**config, "device": device, "dtype": dtype, "operations": operations})
-        self.extractor.output_blocks, self.extractor.out = nn.ModuleList(), nn.Identity()
+        self.extractor.output_blocks = nn.ModuleList()
+        self.extractor.add_module("out", nn.Identity())
         count = len(self.extractor.input_blocks) + 1
         widths = [sides(shapes_of(injectors), f"{number}.norm.weight", 1)[0] for number in range(count)]
         self.injectors = nn.ModuleList([Injector(width, ops=ops) for width in widths])

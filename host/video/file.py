@@ -12,7 +12,7 @@ import av
 import folder_paths
 import numpy as np
 import torch
-from comfy_api.latest import InputImpl, Types
+from comfy_api.latest import Input, InputImpl, Types
 from torch import Tensor
 
 from ...core.inputs import read_images
@@ -92,7 +92,9 @@ class ExactVideo(InputImpl.VideoFromFile):
     def get_components(self) -> Types.VideoComponents:
         clip = open_video(self, 0.0)
         sound = clip.sound
-        audio = sound and {"waveform": torch.from_numpy(sound.samples)[None], "sample_rate": sound.rate}
+        audio = None
+        if sound is not None:
+            audio = Input.Audio(waveform=torch.from_numpy(sound.samples)[None], sample_rate=sound.rate)
         return Types.VideoComponents(images=files.to_images(clip.frames()), audio=audio, frame_rate=clip.rate)
 
     def as_trimmed(self, start_time: float = 0, duration: float = 0, strict_duration: bool = True):

@@ -15,7 +15,7 @@ def frames_of(source: Input.Video | Tensor) -> tuple[int, Iterator[Tensor]]:
 
     A VIDEO that is not a file is in memory anyway.
     """
-    source = without_subtitles(source)
+    source = source if isinstance(source, Tensor) else without_subtitles(source)
     if isinstance(source, InputImpl.VideoFromFile):
         return round(source.get_duration() * source.get_frame_rate()), map(to_tensor, decode(source, deep=True))
     images = read_images("video", source if isinstance(source, Tensor) else source.get_components().images)

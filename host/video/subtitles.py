@@ -45,6 +45,7 @@ class SubtitledVideo(Input.Video):
         if trimmed is None:
             return None
         length, whole = trimmed.get_duration(), self.get_duration()
+        start_time = start_time or 0.0
         first = start_time if start_time >= 0 else max(0.0, whole + start_time)
         return SubtitledVideo(trimmed, subtitles.part_of(self.cues, first, first + length))
 

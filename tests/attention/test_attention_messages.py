@@ -72,8 +72,7 @@ APART = "[Pim] waving in a meadow\n[Mo] walking right in a town"
 )
 def test_a_setting_without_effect_says_so_once_and_has_none(host, changed, message):
     run = host.run(prompt(**changed))
-    assert len([text for text in said(run) if text.startswith("Consistent Self-Attention:")]) == 1
-    assert message in said(run)[0]
+    assert [message in text for text in said(run)] == [True]
     changed.pop("settings", None)
     changed.pop("mask", None)
     plain = host.run(prompt(**changed, ours=False))

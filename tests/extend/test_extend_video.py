@@ -329,7 +329,7 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
     for kind in ("streaming_svd", "svd", "dynamicrafter", "wan"):
         refused("clip_vision is empty; .* reads an image through its image encoder", kind, clip_vision=None)
     for kind in ("streaming_t2v", "streaming_svd", "svd", "dynamicrafter", "wan"):
-        refused("Extend Video: vae is empty. Load the VAE of", kind, vae=None)
+        refused("^vae is empty. Load the VAE of", kind, vae=None)
     refused("StreamingT2V encodes APM.s anchor .* set apm_strength to 0", clip_vision=None)
     refused("frames contains 2 frames; overlap 3 needs at least 3", run_as=dict(clip=pictures(2)))
     refused("anchor is 6, but frames contains 6", run_as=dict(anchor=6))

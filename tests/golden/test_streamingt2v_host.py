@@ -173,3 +173,17 @@ def test_blending_under_the_hosts_own_sampler(path, case, host):
     )
     assert difference(sampled, golden[f"{case}.out"]) <= WHOLE
     assert next(offsets, None) is None
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "svd_unet_cam.safetensors"))
+def test_the_hosts_node_gives_the_noise_levels_of_streamingsvd(host, path):
+    """*AlignYourStepsScheduler* goes from the second to last published level to 0, without the last one, 0.002."""
+    from comfy_extras.nodes_align_your_steps import AlignYourStepsScheduler
+
+    golden = Golden(path)
+    tables = golden.named(r"tables\.ays_sigmas_(\d+)")
+    assert all(len(table) == steps + 1 for (steps,), table in tables.items())
+    for table in (*tables.values(), golden["sample.sigmas"]):
+        (found,) = AlignYourStepsScheduler.execute("SVD", len(table) - 2, 1.0).result
+        torch.testing.assert_close(found[:-1], table[:-2], rtol=1e-5, atol=0)
+        assert found[-1] == table[-1] == 0

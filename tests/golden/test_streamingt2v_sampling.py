@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from harness.golden import Golden, difference, files, procedural
-from harness.streaming import Refiner, Toy, load, nearest_timestep, shapes, streaming_model
+from harness.streaming import Refiner, Toy, load, nearest_timestep, shapes, start_scale, streaming_model
 from storyreel.core.diffusion import blending, ddim, prediction, refinement, schedule
 from storyreel.core.diffusion.autoregression import extend_by_chunks
 from storyreel.core.metrics import reductions
@@ -45,12 +45,12 @@ def test_one_blended_evaluation(path):
     toy, start = Refiner(golden), golden.said("tnl") - 1
     noised = toy.noised()
     assert difference(noised, golden["noised"]) <= 1e-5
-    x = noised * refinement.start_scale(start)
+    x = noised * start_scale(start)
     assert difference(x, golden["one.in"]) <= 1e-5
     assert difference(toy.denoised(x, start, golden["one.offsets"].tolist()), golden["one.x0"]) <= 1e-4
     # The sampler's own units: noised / alpha is x_0 + k noise, and a network is shown x / sqrt(k^2 + 1).
     k = refinement.refine_sigmas(golden.said("steps"), start)[0]
-    clip = refinement.start_scale(start) * (golden["in.x0"] + k * golden["in.noise"])
+    clip = start_scale(start) * (golden["in.x0"] + k * golden["in.noise"])
     assert difference(clip / (k**2 + 1) ** 0.5, golden["one.in"]) <= 1e-5
 
 
@@ -101,16 +101,6 @@ def squared_cosine(steps: int) -> torch.Tensor:
     level = torch.cos((torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * torch.pi / 2) ** 2
     betas = (1 - level[1:] / level[:-1]).clamp(max=0.999)
     return schedule.zero_terminal_snr(torch.cumprod(1 - betas, 0))
-
-
-@pytest.mark.parametrize("path", files(SYSTEM, "svd_unet_cam.safetensors"))
-def test_noise_levels_of_streamingsvd(path):
-    golden = Golden(path)
-    tables = golden.named(r"tables\.ays_sigmas_(\d+)")
-    assert all(len(table) == steps + 1 for (steps,), table in tables.items())
-    for table in (*tables.values(), golden["sample.sigmas"]):
-        found = schedule.align_your_steps(len(table) - 1)
-        assert relative(found[:-1].float(), table[:-1]) <= 1e-5 and found[-1] == table[-1] == 0
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "pipeline_chunk.safetensors"))

@@ -193,6 +193,11 @@ def tiny_svd(context: int = 64) -> dict[str, torch.Tensor]:
     }
 
 
+def start_scale(start: int = refinement.START) -> float:
+    """The factor of x_0 + k noise at the start of the published sampler, sigma of `start`; 1 would be correct."""
+    return refinement.signal_and_noise()[1][start].item()
+
+
 def nearest_timestep(k: float) -> int:
     """The timestep that the published refiner gives the model for a noise level."""
     logs = (-refinement.log_snr() / 2).numpy()

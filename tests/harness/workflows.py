@@ -91,6 +91,17 @@ def _widget_values(node: dict) -> dict:
     return {name: value for name, value in zip(names, values, strict=True) if name != "upload"}
 
 
+def missing_nodes(frontend) -> list[str]:
+    """Types in the open graph, subgraphs included, that no loaded pack offers."""
+    return frontend.page.evaluate(
+        """() => {
+          const graphs = [app.graph, ...(app.graph.subgraphs?.values() ?? [])];
+          const types = graphs.flatMap(graph => graph.nodes.map(node => node.type));
+          return types.filter(type => !LiteGraph.registered_node_types[type]);
+        }"""
+    )
+
+
 def models(name: str) -> list[dict]:
     """The published files that a graph asks for, as the frontend's properties name them. What is muted is not asked."""
     active = (node for node in workflow(name)["nodes"] if node.get("mode") != NEVER)

@@ -13,6 +13,7 @@ import environment
 import numpy as np
 import pytest
 from harness.setup import require_setup
+from harness.workflows import missing_nodes
 from PIL import Image
 
 pytestmark = pytest.mark.programs
@@ -200,7 +201,7 @@ def test_the_ui_opens_the_workflow(tmp_path, browser):
         while not any(node["class_type"] == "StoryReelLoadStoryworld" for node in frontend.export().values()):
             assert time.monotonic() < deadline, "the workflow did not open"
             frontend.page.wait_for_timeout(500)
-        assert frontend.missing_nodes() == []
+        assert missing_nodes(frontend) == []
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.wait(60)

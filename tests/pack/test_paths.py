@@ -97,7 +97,7 @@ def test_figures_stay_in_the_output_folder(host, name):
 def test_a_trained_predictor_and_its_clips_stay_in_their_folders(host, name):
     from storyreel.host.motion import training
 
-    with pytest.raises(ValueError, match="Train Motion Predictor: name is"):
+    with pytest.raises(ValueError, match="^name is"):
         training.output_file(name)
-    with pytest.raises(ValueError, match="Train Motion Predictor: clips is"):
+    with pytest.raises(ValueError, match="^clips is"):
         training.input_folder(name)

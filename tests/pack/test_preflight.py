@@ -45,7 +45,7 @@ def refused(host):
     def run(kind: str, **inputs) -> str:
         schema = host.nodes[kind].GET_SCHEMA()
         show = node("PreviewAny", source=["tested", 0]) if schema.outputs else None
-        with host.node(Late), given(host, **{"NaN": float("nan"), "million": 1_000_000}) as values:
+        with host.node(Late), given(host, **{"NaN": float("nan"), "million": 1_000_000, "nothing": None}) as values:
             prompt = copy.deepcopy(base) | values | {"tested": node(kind, **inputs), "show": show}
             used = needed(prompt, "show")
             with pytest.raises(RuntimeError) as error:
@@ -75,6 +75,7 @@ LONG |= dict(cfg=1.0, cam_strength=1.0, apm_strength=1.0, color_match=0.0, outpu
         (dict(width=72), "The video is 72 x 64 pixels. Width and height must be multiples of"),
         (dict(frames=["million", 0]), "Animate Story: frames is 1000000; 3 to 4096 is expected"),
         (dict(cfg_rescale=["NaN", 0]), "Animate Story: cfg_rescale is nan; a number is expected"),
+        (dict(vae=["nothing", 0]), "Animate Story: vae is empty and the checkpoint contains none"),
         (dict(model=["world", 0]), "a DynamiCrafter model is expected"),
     ],
 )

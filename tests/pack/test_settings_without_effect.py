@@ -14,7 +14,7 @@ def said(host):
     from storyreel.host.common import messages
 
     def said(make):
-        with messages.collecting() as texts, torch.no_grad():
+        with messages.collecting("a node") as texts, torch.no_grad():
             made = make()
         return texts, made
 
@@ -52,7 +52,7 @@ def test_guidance_rescale(crafter, said):
     from storyreel.host.dynamicrafter.sampling import patch_rescale
 
     (text,), _ = said(lambda: patch_rescale(crafter, 0.0))
-    assert text == "DynamiCrafter Guidance Rescale: cfg_rescale is 0, so this node has no effect."
+    assert text == "cfg_rescale is 0, so this node has no effect."
     nothing, patched = said(lambda: patch_rescale(crafter, 0.7))
     (text,), _ = said(lambda: crafter_sample(patched, cfg=1.0))
     assert nothing == [] and "cfg is 1, so there is no guidance to rescale" in text

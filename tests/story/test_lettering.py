@@ -10,7 +10,7 @@ from fontTools.ttLib import TTCollection, TTFont
 from PIL import Image, ImageDraw
 from storyreel.core.story import fonts
 from storyreel.core.story.lettering import LEGIBLE, Letterer, clean
-from storyreel.core.story.wrapping import pieces, wrap
+from storyreel.core.story.wrapping import break_points, wrap
 
 ENGLISH = "At the river the bridge is gone; only two wet ropes and a well-worn sign are left — but Alice has an idea."
 JAPANESE = "川に着くと、橋はなくなっていた……残っていたのは「ロープ」二本と（誰にも）読めない看板だけだった！"
@@ -59,6 +59,12 @@ def test_kinsoku_holds_at_every_width(text):
             assert line[-1] not in "（「“《", f"{line!r} ends with an opening mark"
         for before, after in zip(lines, lines[1:], strict=False):
             assert before[-1] + after[0] not in ("……", "——")
+
+
+def pieces(text: str) -> list[str]:
+    """`text` cut wherever a line may break; spaces stay at the end of the piece before them."""
+    ends, _ = break_points(text)
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def test_chinese_and_japanese_break_between_characters():

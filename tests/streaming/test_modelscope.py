@@ -3,7 +3,7 @@
 import pytest
 import torch
 from harness.sampled.modelscope import FRAMES, MEMORY, SIZE, cam_apm, conditioning, empty, sample
-from harness.streaming import nearest_timestep
+from harness.streaming import nearest_timestep, start_scale
 
 NAMES = {
     "t2v": "modelscope_t2v_tiny.safetensors",
@@ -293,7 +293,7 @@ def test_the_published_start_is_a_matter_of_one_noise_level():
     clip, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     at = torch.tensor(start)
     scaled, whole = (one.noise_scaling(at, noise.clone(), clip) for one in (sampling, plain))
-    torch.testing.assert_close(scaled, refinement.start_scale() * (clip + start * noise), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scaled, start_scale() * (clip + start * noise), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(whole, clip + start * noise, rtol=1e-5, atol=1e-5)
     for k in (0.99 * start, 0.1):
         at = torch.tensor(k)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from harness.streaming import start_scale
 
 LENGTH, OVERLAP = 6, 3
 
@@ -254,7 +255,7 @@ def test_the_noise_levels_of_the_refinement(host):
     times = [model.get_model_object("model_sampling").timestep(sigma).item() for sigma in sigmas[:-1]]
     assert times[0] == 599 and times == [round(time) for time in refinement.refine_timesteps(30)]
     family = FAMILIES["modelscope"]
-    noise, scale = family.noise(15), refinement.start_scale()
+    noise, scale = family.noise(15), start_scale()
     seen = {}
     for name, one in (("scaled", patched), ("whole", refined(model, scaled=False)[0])):
         one.set_model_unet_function_wrapper(

@@ -97,16 +97,6 @@ class Frontend:
         self.page.evaluate("async ([flow, name]) => await app.loadGraphData(flow, true, true, name)", [workflow, name])
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
 
-    def missing_nodes(self) -> list[str]:
-        """Types in the graph, subgraphs included, that no loaded pack offers."""
-        return self.page.evaluate(
-            """() => {
-              const graphs = [app.graph, ...(app.graph.subgraphs?.values() ?? [])];
-              const types = graphs.flatMap(graph => graph.nodes.map(node => node.type));
-              return types.filter(type => !LiteGraph.registered_node_types[type]);
-            }"""
-        )
-
     def set_widgets(self, values: dict[str, dict]):
         """Give widgets new values as a user does; values: {node id: {widget: value}}."""
         self.page.evaluate(

@@ -91,7 +91,7 @@ def read_config(shapes: Shapes) -> MotionConfig:
     return MotionConfig(
         down=levels("down"),
         up=levels("up"),
-        middle=middle and middle[0],
+        middle=None if middle is None else middle[0],
         frames=frames,
         whole_clip=middle is None and frames == 24,
     )

@@ -4,6 +4,7 @@ Parameter names are the published checkpoints'.
 """
 
 import math
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -25,6 +26,8 @@ def sinusoids(frames: int, dim: int, device=None) -> Tensor:
 
 class Positions(nn.Module):
     """x + the sinusoids of its frames, [R, T, C]."""
+
+    pe: Tensor
 
     def __init__(self, dim: int, frames: int, ops: Ops = TORCH):
         super().__init__()
@@ -109,8 +112,7 @@ class MotionModules(nn.Module):
         self.config = config
 
         def level(widths: tuple[int, ...]) -> Level:
-            sizes = dict(frames=config.frames, heads=config.heads, ops=ops)
-            return Level([MotionModule(width, **sizes) for width in widths])
+            return Level([MotionModule(width, config.frames, config.heads, ops) for width in widths])
 
         self.down_blocks = nn.ModuleList([level(widths) for widths in config.down])
         self.up_blocks = nn.ModuleList([level(widths) for widths in config.up])
@@ -120,7 +122,7 @@ class MotionModules(nn.Module):
     @property
     def placed(self) -> dict[tuple[str, int], MotionModule]:
         """{block of the UNet: module}"""
-        return {place: self.get_submodule(name) for name, place in self.config.places.items()}
+        return {place: cast(MotionModule, self.get_submodule(name)) for name, place in self.config.places.items()}
 
 
 class ClipNorm(nn.Module):

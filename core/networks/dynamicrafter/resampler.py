@@ -58,7 +58,8 @@ class Resampler(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.proj_in(tokens)
         latents = repeat(self.latents.to(x), "1 n d -> b n d", b=len(x))
-        for attention, forward in self.layers:
+        for layer in self.layers:
+            attention, forward = layer.children()
             latents = latents + attention(x, latents)
             latents = latents + forward(latents)
         return self.norm_out(self.proj_out(latents))

@@ -4,7 +4,8 @@ Stable Diffusion's decoder with a temporal layer in every residual block. After 
 images from the same checkpoint's encoder are mixed in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, cast
 
 import torch
 from einops import rearrange
@@ -107,6 +108,36 @@ class Combiner(nn.Module):
         return rearrange(clip, "b t c h w -> (b t) c h w")
 
 
+class Middle(nn.Module):
+    """Attention of each frame between two residual blocks. [(B T), C, H, W] -> the same."""
+
+    def __init__(self, channels: int, ops: Ops = TORCH):
+        super().__init__()
+        self.block_1 = VideoResBlock(channels, channels, ops)
+        self.attn_1 = FrameAttention(channels, ops)
+        self.block_2 = VideoResBlock(channels, channels, ops)
+
+    def forward(self, x: Tensor, clips: int | None) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x, clips)), clips)
+
+
+class Level(nn.Module):
+    """Residual blocks, and what makes their result twice as large: on every level but the finest."""
+
+    def __init__(self, blocks: Sequence[VideoResBlock], upsample: Upsample | None):
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        if upsample is not None:
+            self.upsample = upsample
+
+
+class ImageEncoder(Protocol):
+    """Stable Diffusion's encoder, as far as its features are read. down: levels of residual blocks, finest first."""
+
+    conv_in: Callable[[Tensor], Tensor]
+    down: Iterable[Any]
+
+
 class DualReferenceDecoder(nn.Module):
     """Latents of a clip and features of its two end images -> frames.
 
@@ -124,24 +155,14 @@ class DualReferenceDecoder(nn.Module):
         super().__init__()
         widths = [channels * mult for mult in channel_mult]
         width = widths[-1]
-
-        def block(channels: int, out: int) -> VideoResBlock:
-            return VideoResBlock(channels, out, ops)
-
         self.conv_in = ops.Conv2d(z_channels, width, 3, padding=1)
-        self.mid = nn.Module()
-        self.mid.block_1 = block(width, width)
-        self.mid.attn_1 = FrameAttention(width, ops)
-        self.mid.block_2 = block(width, width)
+        self.mid = Middle(width, ops)
         levels, refinements = [], []
         for level, out in reversed(list(enumerate(widths))):
-            stage = nn.Module()
-            stage.block = nn.ModuleList([block(width if i == 0 else out, out) for i in range(num_res_blocks + 1)])
-            if level:
-                stage.upsample = Upsample(out, ops=ops)
+            blocks = [VideoResBlock(width if i == 0 else out, out, ops) for i in range(num_res_blocks + 1)]
+            levels.insert(0, Level(blocks, Upsample(out, ops=ops) if level else None))
             fused = level >= len(widths) - FUSED_LEVELS
             refinements.insert(0, Fusion(out, ops) if fused else Combiner(out, ops))
-            levels.insert(0, stage)
             width = out
         self.up = nn.ModuleList(levels)
         self.attn_refinement = nn.ModuleList([*refinements, Combiner(width, ops)])
@@ -157,27 +178,28 @@ class DualReferenceDecoder(nn.Module):
             coarse, and last those of its first convolution. None: each frame alone, as by a plain decoder.
         """
         clips = None if references is None else len(references[0])
-        h = self.mid.block_1(self.conv_in(z), clips)
-        h = self.mid.block_2(self.mid.attn_1(h), clips)
+        h = self.mid(self.conv_in(z), clips)
         for level in reversed(range(len(self.up))):
-            for block in self.up[level].block:
+            stage = cast(Level, self.up[level])
+            for block in stage.block:
                 h = block(h, clips)
             if references is not None:
                 h = self.attn_refinement[level](h, references[level])
             if level:
-                h = self.up[level].upsample(h)
+                h = stage.upsample(h)
         h = F.silu(self.norm_out(h))
         if references is None:
             return self.conv_out(h)
         h = self.conv_out(self.attn_refinement[-1](h, references[-1]))
-        clip = self.conv_out.time_mix_conv(rearrange(h, "(b t) c h w -> b c t h w", b=clips))
+        time_mix_conv = self.conv_out.get_submodule("time_mix_conv")
+        clip = time_mix_conv(rearrange(h, "(b t) c h w -> b c t h w", b=clips))
         return rearrange(clip, "b c t h w -> (b t) c h w")
 
 
-def encoder_features(encoder: nn.Module, images: Tensor) -> list[Tensor]:
+def encoder_features(encoder: ImageEncoder, images: Tensor) -> list[Tensor]:
     """The decoder's `references`: features of the two end images of each clip.
 
-    encoder: of Stable Diffusion's autoencoder, with `conv_in` and levels `down`. images: [B, 3, 2, H, W], -1 to 1.
+    images: [B, 3, 2, H, W], -1 to 1.
     Returns the features after the last residual block of each level, then those of the first convolution, each
     [B, C, 2, H, W].
     """

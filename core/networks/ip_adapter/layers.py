@@ -6,6 +6,7 @@ image have layers of their own.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -39,6 +40,12 @@ class ImageLayers(nn.ModuleDict):
         """sizes: {number: (width of the tokens, of the layer)}, see `read_layers`."""
         super().__init__({number: ImageLayer(*widths, ops) for number, widths in sizes.items()})
 
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """{number: (width of the tokens, of the layer)}"""
+        weights = {number: cast(ImageLayer, layer).to_k_ip.weight for number, layer in self.items()}
+        return {number: (weight.shape[1], weight.shape[0]) for number, weight in weights.items()}
+
 
 def read_layers(shapes: Shapes) -> dict[str, tuple[int, int]]:
     """{number: (width of the tokens, of the layer)} from the shapes of the weights."""
@@ -48,7 +55,8 @@ def read_layers(shapes: Shapes) -> dict[str, tuple[int, int]]:
     for number, key in found.items():
         if NUMBER.fullmatch(number) is None:
             raise Misfit(key, shape_shown(shapes[key]), f"a number before {suffix}")
-    return {number: sides(shapes, key, 2)[::-1] for number, key in found.items()}
+    matrices = {number: sides(shapes, key, 2) for number, key in found.items()}
+    return {number: (token_width, width) for number, (width, token_width) in matrices.items()}
 
 
 def numbers(inputs: int, middle: int, outputs: int) -> list[str]:

@@ -31,7 +31,9 @@ class UNetEncoder(nn.Module):
     alone, [B, tokens, D].
     """
 
-    def __init__(self, config: UNetConfig, cross_attention=CrossAttention, ops: Ops = TORCH):
+    def __init__(
+        self, config: UNetConfig, cross_attention: Callable[..., nn.Module] = CrossAttention, ops: Ops = TORCH
+    ):
         super().__init__()
         self.config = config
         self.layers = LayerFactory(config, cross_attention, ops)
@@ -53,7 +55,7 @@ class UNetEncoder(nn.Module):
     def encode(self, x: Tensor, emb: Tensor, *context, added: Tensor | None = None) -> list[Tensor]:
         """The skip connection of every input block, [(B T), C, H, W]. added: to the result of the first block."""
         clips, _, frames = x.shape[:3]
-        conv, temporal = self.input_blocks[0]
+        conv, temporal = self.input_blocks[0].children()
         h = conv(rearrange(x, "b c t h w -> (b t) c h w"))
         if frames > 1:
             h = temporal(h, clips)
@@ -69,7 +71,9 @@ class UNetEncoder(nn.Module):
 class UNet(UNetEncoder):
     """Denoises a clip of latents, conditioned on text."""
 
-    def __init__(self, config: UNetConfig, cross_attention=CrossAttention, ops: Ops = TORCH):
+    def __init__(
+        self, config: UNetConfig, cross_attention: Callable[..., nn.Module] = CrossAttention, ops: Ops = TORCH
+    ):
         super().__init__(config, cross_attention, ops)
         self.output_blocks = build_output_blocks(
             config,

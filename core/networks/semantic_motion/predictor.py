@@ -44,8 +44,8 @@ class MotionPredictor(nn.Module):
         self.blocks = nn.ModuleList([Block(width, config.heads, ops) for _ in range(config.depth)])
         self.norm_out = ops.LayerNorm(width)
         self.proj_out = ops.Linear(width, config.token_width)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        for parameter in self.proj_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, interpolated: Tensor, is_keyframe: Tensor) -> Tensor:
         """interpolated: [B, L, N, D]; is_keyframe: bool [L] -> [B, L, N, D].

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,8 +47,8 @@ class TokenBatch:
     windows: tuple[tuple[TokenClip, int], ...] = ()
 
     def to(self, device) -> "TokenBatch":
-        moved = (tensor.to(device) for tensor in (self.interpolated, self.target, self.is_keyframe))
-        return TokenBatch(*moved, self.windows)
+        interpolated, target, is_keyframe = self.interpolated, self.target, self.is_keyframe
+        return TokenBatch(interpolated.to(device), target.to(device), is_keyframe.to(device), self.windows)
 
 
 def split_clips(

@@ -50,5 +50,4 @@ class AppearanceAttention(CrossAttention):
 
     def forward(self, x: Tensor, text: Tensor, image: Tensor | None = None, strength: float = 1.0) -> Tensor:
         """x [(B T), N, C]. image None, or strength 0: attention to the text alone."""
-        mixing = image is not None and strength
-        return super().forward(x, self.mix(text, image, strength) if mixing else text)
+        return super().forward(x, self.mix(text, image, strength) if image is not None and strength else text)

@@ -57,10 +57,12 @@ class ConditionalUNet(UNet):
         Without both, or at strength 0, it is ModelScope's network.
         """
 
-        def inject(number: int, h: Tensor, clips: int) -> Tensor:
-            return self.injectors[number](h, cam_features[number], clips, cam_strength)
+        features = cam_features or []
 
-        return super().forward(x, timesteps, text, image, apm_strength, merge=None if cam_features is None else inject)
+        def inject(number: int, h: Tensor, clips: int) -> Tensor:
+            return self.injectors[number](h, features[number], clips, cam_strength)
+
+        return super().forward(x, timesteps, text, image, apm_strength, merge=inject if features else None)
 
 
 class StreamingT2V(ConditionalUNet):
