@@ -232,6 +232,36 @@ print(sorted(set(sys.modules) - before))
     assert len((ROOT / "__init__.py").read_text().splitlines()) < 40
 
 
+# Errors of patches reach the user from the node that samples, so they begin with the title of the node that set them.
+RAISED_BY_PATCHES = {
+    "host/attention/patch.py": ["_check_batch"],
+    "host/dynamicrafter/sampling.py": ["__init__"],
+    "host/motion/animatediff.py": ["inserted_modules"],
+    "host/motion/apply.py": ["around", "around_model"],
+    "host/streaming/blending.py": ["execute"],
+}
+
+
+def titled_errors(path: Path, source: str) -> list[str]:
+    """Functions that raise an error which begins with a node's title, as a text or as the constant NODE."""
+    texts = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "nodes").glob("*.py"))
+    titles = tuple(f"{title}: " for title in re.findall(r'display_name="(.+) \(StoryReel\)"', texts))
+    found = {}  # by statement: the innermost function comes last
+    for function in ast.walk(ast.parse(source)):
+        for node in ast.walk(function) if isinstance(function, ast.FunctionDef) else ():
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                text = re.sub(r"^f?['\"]", "", ast.unparse(node.exc.args[0]))
+                if text.startswith(("{NODE}: ", *titles)):
+                    found[node] = function.name
+    return sorted(set(found.values()))
+
+
+def test_the_title_of_a_node_is_put_before_its_errors_once():
+    assert titled_errors(Path("host/a.py"), "def f():\n    raise ValueError(f'{NODE}: x')") == ["f"]
+    assert titled_errors(Path("host/a.py"), "def f():\n    raise ValueError('Extend Video: x')") == ["f"]
+    assert offenders(titled_errors) == RAISED_BY_PATCHES
+
+
 def lines_that_print(path: Path, source: str) -> list[int]:
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
