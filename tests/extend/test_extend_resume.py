@@ -1,4 +1,4 @@
-"""A long video on a real server: killed in a chunk and in a write, interrupted, changed, and gone on with."""
+"""A long video on a real server: killed in a chunk and in a write, interrupted, changed, and resumed."""
 
 import io
 import os
@@ -27,11 +27,11 @@ LORA = "tiny_streaming_lora.safetensors"
 def prompt(**changed) -> dict:
     """Five chunks from a clip whose first frame is a file, by a model with a LoRA."""
     strength = changed.pop("strength", 0.5)
-    made = extending.extend(**{"model": ["lora", 0], "seed": 21} | changed)
-    made["sigmas"]["inputs"]["steps"] = STEPS
-    made["f0"] = extending.node("LoadImage", image="first.png")
+    graph = extending.extend(**{"model": ["lora", 0], "seed": 21} | changed)
+    graph["sigmas"]["inputs"]["steps"] = STEPS
+    graph["f0"] = extending.node("LoadImage", image="first.png")
     lora = dict(model=["load", 0], lora_name=LORA, strength_model=strength)
-    return made | {"lora": extending.node("LoraLoaderModelOnly", **lora)}
+    return graph | {"lora": extending.node("LoraLoaderModelOnly", **lora)}
 
 
 def write_first_frame(folder: Path, colour: tuple):
@@ -58,7 +58,7 @@ def chunks(output: Path, pattern: str = "chunk_*.avi") -> list[Path]:
     return sorted(output.glob(f"story/long/*/{pattern}"), key=lambda path: path.name)
 
 
-def run_until(server: Server, told: dict, there) -> None:
+def run_until(server: Server, graph: dict, there) -> None:
     """Run a prompt on a host that is killed (-9) as soon as `there()` is true."""
     done = threading.Event()
 
@@ -69,14 +69,14 @@ def run_until(server: Server, told: dict, there) -> None:
                 return
             time.sleep(0.0005)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    thread = threading.Thread(target=watch)
+    thread.start()
     try:
         with pytest.raises((websocket.WebSocketException, OSError)):
-            server.client().run(told)
+            server.client().run(graph)
     finally:
         done.set()
-        watcher.join()
+        thread.join()
 
 
 def played(client, result) -> list[bytes]:
@@ -88,7 +88,7 @@ def played(client, result) -> list[bytes]:
 
 
 def steps(result) -> list[int]:
-    """What the node's bar said."""
+    """The values of the node's progress bar."""
     return [data["value"] for kind, data in result.events if kind == "progress" and data["node"] == "extend"]
 
 
@@ -97,8 +97,8 @@ def contents(path: Path):
 
 
 def test_killed_in_a_chunk_and_in_a_write(server, models, base, tmp_path):
-    """kill -9 in chunk 3 of 5, then in the write of chunk 4: each time it goes on from what is whole, and all that it
-    leaves, the frames that chunks are made from too, is that of an unbroken run."""
+    """kill -9 in chunk 3 of 5, then in the write of chunk 4: each time it resumes from the whole files, and every file
+    that it leaves is that of an unbroken run, the frames that start a chunk included."""
     folder, output = make_base(tmp_path / "base", models=models), tmp_path / "output"
     link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
     for place in (folder, server.base):
@@ -128,33 +128,33 @@ def test_killed_in_a_chunk_and_in_a_write(server, models, base, tmp_path):
     assert all(np.array_equal(contents(path), contents(tmp_path / "unbroken" / name)) for name, path in whole.items())
 
 
-def test_what_changed_starts_anew_or_goes_on(server, models):
+def test_a_change_restarts_or_resumes(server, models):
     """On the server that has the five chunks: another prompt 4 keeps the first three; another seed, strength of the
     LoRA or input frame keeps none."""
     write_first_frame(server.base, (50, 90, 160))
     client, output = server.client(), server.base / "output"
 
-    def made(**changed) -> list[str]:
+    def new_chunks(**changed) -> list[str]:
         before = set(chunks(output))
         result = client.run(prompt(**changed))
         assert result.status == "success", result.message
         return [path.name[:10] for path in chunks(output) if path not in before]
 
-    assert len(made()) == 5
+    assert len(new_chunks()) == 5
     scenes = list(extending.SCENES)
     scenes[3] = "sitting on a beach"
-    assert made(scenes=scenes) == ["chunk_0004", "chunk_0005"]
-    assert made(chunks=2, seed=22) == made(chunks=2, strength=0.6) == ["chunk_0001", "chunk_0002"]
-    assert made(chunks=2, fps=12.0) == []
+    assert new_chunks(scenes=scenes) == ["chunk_0004", "chunk_0005"]
+    assert new_chunks(chunks=2, seed=22) == new_chunks(chunks=2, strength=0.6) == ["chunk_0001", "chunk_0002"]
+    assert new_chunks(chunks=2, fps=12.0) == []
     write_first_frame(server.base, (50, 90, 161))
-    assert made(chunks=2) == ["chunk_0001", "chunk_0002"]
+    assert new_chunks(chunks=2) == ["chunk_0001", "chunk_0002"]
 
 
 def test_an_interrupt_within_a_chunk(server, models):
-    """It stops within a step; what was done is kept, and the host says where it is."""
+    """It stops within a step; finished chunks are kept, and the progress text names the chunk and the step."""
     write_first_frame(server.base, (60, 90, 160))
-    client, told = server.client(), prompt(chunks=2)
-    told["sigmas"]["inputs"]["steps"] = 12
+    client, graph = server.client(), prompt(chunks=2)
+    graph["sigmas"]["inputs"]["steps"] = 12
     done = []
 
     def interrupt_in_the_second_chunk(kind, data, result):
@@ -163,11 +163,11 @@ def test_an_interrupt_within_a_chunk(server, models):
             if data["value"] > 12:
                 client.interrupt(result.prompt_id)
 
-    result = client.run(told, on_event=interrupt_in_the_second_chunk)
+    result = client.run(graph, on_event=interrupt_in_the_second_chunk)
     assert result.status == "interrupted" and 12 < done[-1] < 24
-    said = b"".join(result.previews)
-    assert b"chunk 1 of 2, step 12 of 12" in said and b"chunk 2 of 2, step 1 of 12" in said
-    result = client.run(told)
+    texts = b"".join(result.previews)
+    assert b"chunk 1 of 2, step 12 of 12" in texts and b"chunk 2 of 2, step 1 of 12" in texts
+    result = client.run(graph)
     assert result.status == "success" and steps(result)[0] == 12, result.message
     assert b"1 of 2 chunks were on disk" in b"".join(result.previews)
 

@@ -1,4 +1,4 @@
-"""A clip extended by each kind of model in the real host: what a chunk is told, what comes out, what is refused."""
+"""A clip extended by each kind of model in the real host: a chunk's conditioning, its output, the refusals."""
 
 import functools
 from dataclasses import replace
@@ -34,9 +34,9 @@ def svd(host):
     """The host's own model."""
     import comfy.model_base
 
-    made_alike = streaming_svd(host)
-    made_alike["model"].model.__class__ = comfy.model_base.SVD_img2vid
-    return made_alike | dict(overlap=0)
+    parts = streaming_svd(host)
+    parts["model"].model.__class__ = comfy.model_base.SVD_img2vid
+    return parts | dict(overlap=0)
 
 
 def dynamicrafter(host, kind="512"):
@@ -57,34 +57,35 @@ def wan(host):
 
 
 def wan22(host):
-    return dict(model=extending.tiny_wan(looks=False), vae=extending.tiny_wan_vae(), clip_vision=None, chunk_length=5)
+    model, vae = extending.tiny_wan(image_encoder=False), extending.tiny_wan_vae()
+    return dict(model=model, vae=vae, clip_vision=None, chunk_length=5)
 
 
 KINDS = {make.__name__: make for make in (streaming_t2v, streaming_svd, svd, dynamicrafter, interpolation, wan, wan22)}
 
 
 @functools.cache
-def made(make, *given):
-    """What `make` makes, once for all tests of this file."""
-    return make(*given)
+def cached(make, *arguments):
+    """make(*arguments), called once for all tests of this file."""
+    return make(*arguments)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _let_go():
     yield
-    made.cache_clear()
+    cached.cache_clear()
 
 
-def tell(host, kind: str, **changed):
-    """What the node gives to an extender, on tiny models; text for the kinds that read any."""
+def chunk_inputs(host, kind: str, **changed):
+    """The node's inputs to an extender, on tiny models; prompts for the kinds that read them."""
     import comfy.samplers
     from storyreel.host.extend.extender import ChunkInputs
 
-    inputs = dict(vae=made(extending.tiny_vae), clip_vision=made(extending.tiny_vision), seed=5, cfg=2.0)
+    inputs = dict(vae=cached(extending.tiny_vae), clip_vision=cached(extending.tiny_vision), seed=5, cfg=2.0)
     inputs |= dict(positive=words(1), negative=words(2), sampler=comfy.samplers.sampler_object("euler"))
     if "svd" in kind:
         inputs |= dict(positive=None, negative=None)
-    inputs |= made(KINDS[kind], host)
+    inputs |= cached(KINDS[kind], host)
     sampling = inputs["model"].get_model_object("model_sampling")
     inputs["sigmas"] = comfy.samplers.calculate_sigmas(sampling, "normal", 3)[1:]
     return ChunkInputs(**inputs | changed)
@@ -95,13 +96,13 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def run(told, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple[list, object]:
-    """(the new frames of each chunk that was made, the folder's store)"""
+def run(inputs, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple[list, object]:
+    """(the new frames of each chunk that was computed, the folder's store)"""
     from storyreel.host.extend import extend
     from storyreel.host.extend.families import extender_of
     from storyreel.host.video import file
 
-    extender = extender_of(told)
+    extender = extender_of(inputs)
     clip = file.open_video(pictures(6) if clip is None else clip, 8.0)
     start = extend.read_start(clip, extender.overlap, anchor)
     extender.check_size(start.last.shape[2], start.last.shape[1])
@@ -114,150 +115,151 @@ def kind(request, host):
     return request.param
 
 
-def test_each_kind_goes_on_and_on(kind, host, tmp_path):
-    """A run that stops after a chunk and goes on makes what an unbroken one makes; a finished one makes nothing."""
-    told = tell(host, kind)
-    unbroken, store = run(told, tmp_path / "unbroken")
-    overlap = told.overlap or 1
-    assert [new.shape for new in unbroken] == [(told.chunk_length - overlap, SIZE, SIZE, 3)] * 2
+def test_each_kind_resumes(kind, host, tmp_path):
+    """A run that stops after a chunk resumes with the frames of an unbroken one; a finished one computes nothing."""
+    inputs = chunk_inputs(host, kind)
+    unbroken, store = run(inputs, tmp_path / "unbroken")
+    overlap = inputs.overlap or 1
+    assert [new.shape for new in unbroken] == [(inputs.chunk_length - overlap, SIZE, SIZE, 3)] * 2
     assert all(new.isfinite().all() and new.std() > 0.01 for new in unbroken)
     assert not torch.equal(*unbroken)
     tail = torch.cat(unbroken)[-overlap:]
     kept = min(len(unbroken[1]), overlap)
     assert torch.equal(store.last(1)[-kept:], tail[-kept:])
 
-    first, _ = run(told, tmp_path / "broken", chunks=1)
-    second, again = run(tell(host, kind), tmp_path / "broken")
+    first, _ = run(inputs, tmp_path / "broken", chunks=1)
+    second, again = run(chunk_inputs(host, kind), tmp_path / "broken")
     assert len(first) == len(second) == 1
     assert torch.equal(first[0], unbroken[0]) and torch.equal(second[0], unbroken[1])
     assert torch.equal(again.last(1), store.last(1))
-    assert run(told, tmp_path / "broken")[0] == []
+    assert run(inputs, tmp_path / "broken")[0] == []
 
 
 def test_a_prompt_a_chunk_and_a_seed_a_chunk(kind, host, tmp_path):
-    told = tell(host, kind)
-    found, _ = run(told, tmp_path / "1")
-    other, _ = run(tell(host, kind, seed=6), tmp_path / "2", chunks=1)
-    assert not torch.equal(other[0], found[0])
-    if told.positive is not None:
+    inputs = chunk_inputs(host, kind)
+    chunks, _ = run(inputs, tmp_path / "1")
+    other, _ = run(chunk_inputs(host, kind, seed=6), tmp_path / "2", chunks=1)
+    assert not torch.equal(other[0], chunks[0])
+    if inputs.positive is not None:
         changed = words(1)
         changed[0][0][1] = 0
-        changed, _ = run(tell(host, kind, positive=changed), tmp_path / "3")
-        assert torch.equal(changed[0], found[0]) and not torch.equal(changed[1], found[1])
+        changed, _ = run(chunk_inputs(host, kind, positive=changed), tmp_path / "3")
+        assert torch.equal(changed[0], chunks[0]) and not torch.equal(changed[1], chunks[1])
 
 
-def conditions(told, number=0, before=None, anchor=None):
+def conditions(inputs, number=0, before=None, anchor=None):
     from storyreel.host.extend.families import extender_of
 
-    extender = extender_of(told)
+    extender = extender_of(inputs)
     before = pictures(extender.overlap, 7) if before is None else before
     with torch.no_grad():
-        halves = extender.condition(number, before, pictures(1, 8) if anchor is None else anchor, 0)
-    return [half[0][1] for half in halves], [half[0][0] for half in halves]
+        conds = extender.condition(number, before, pictures(1, 8) if anchor is None else anchor, 0)
+    return [cond[0][1] for cond in conds], [cond[0][0] for cond in conds]
 
 
-def test_what_streamingt2v_is_told(host):
+def test_the_conditioning_of_streamingt2v(host):
     from storyreel.host.common.clip_vision import anchor_embeds
     from storyreel.host.streaming import modelscope as names
 
-    told = tell(host, "streaming_t2v")
+    inputs = chunk_inputs(host, "streaming_t2v")
     before, anchor = pictures(3, 7), pictures(1, 8)
     for number, row in ((0, 0), (1, 1), (9, 2)):  # the last one holds on
-        (positive, negative), texts = conditions(told, number, before, anchor)
-        assert torch.equal(texts[0], told.positive[0][0][row : row + 1])
+        (positive, negative), texts = conditions(inputs, number, before, anchor)
+        assert torch.equal(texts[0], inputs.positive[0][0][row : row + 1])
         assert positive[names.CAM_FRAMES] is before and negative[names.CAM_FRAMES] is before
         with torch.no_grad():
-            expected = [anchor_embeds(told.clip_vision, seen) for seen in (anchor, torch.full_like(anchor, 0.5))]
-        for half, embeds in zip((positive, negative), expected, strict=True):
-            torch.testing.assert_close(half[names.ANCHOR_EMBEDS], embeds)
+            expected = [anchor_embeds(inputs.clip_vision, image) for image in (anchor, torch.full_like(anchor, 0.5))]
+        for cond, embeds in zip((positive, negative), expected, strict=True):
+            torch.testing.assert_close(cond[names.ANCHOR_EMBEDS], embeds)
 
 
-def test_what_stable_video_diffusion_is_told(host):
-    """The last frame; frame rate and motion of a conditioning of the host's."""
-    said = [[torch.zeros(1, 1, 8), {"motion_bucket_id": 40, "fps": 12, "augmentation_level": 0.0}]]
-    for given, expected in ((None, (127, 6)), (said, (40, 12))):
-        told = tell(host, "svd", positive=given)
+def test_the_conditioning_of_stable_video_diffusion(host):
+    """The last frame; frame rate and motion of the host's conditioning."""
+    conditioning = [[torch.zeros(1, 1, 8), {"motion_bucket_id": 40, "fps": 12, "augmentation_level": 0.0}]]
+    for given, expected in ((None, (127, 6)), (conditioning, (40, 12))):
+        inputs = chunk_inputs(host, "svd", positive=given)
         before = pictures(1, 7)
-        (positive, negative), embeds = conditions(told, before=before)
+        (positive, negative), embeds = conditions(inputs, before=before)
         assert (positive["motion_bucket_id"], positive["fps"]) == expected
         with torch.no_grad():
-            assert torch.equal(positive["concat_latent_image"], told.vae.encode(before))
-            assert torch.equal(embeds[0][0], told.clip_vision.encode_image(before).image_embeds)
+            assert torch.equal(positive["concat_latent_image"], inputs.vae.encode(before))
+            assert torch.equal(embeds[0][0], inputs.clip_vision.encode_image(before).image_embeds)
         assert not embeds[1].any() and not negative["concat_latent_image"].any()
 
 
-def test_what_streamingsvd_is_told(host):
-    """The frames before by CAM; the anchor, a little noised, as the model's own picture; what it was published with."""
+def test_the_conditioning_of_streamingsvd(host):
+    """The frames before go through CAM; the anchor, slightly noised, is the model's own image; published defaults."""
     from storyreel.host.streaming import modelscope as names
 
-    told = tell(host, "streaming_svd")
+    inputs = chunk_inputs(host, "streaming_svd")
     before, anchor = pictures(2, 7), pictures(1, 8)
-    (positive, negative), embeds = conditions(told, 0, before, anchor)
-    other, _ = conditions(told, 1, pictures(2, 9), anchor)[0]
+    (positive, negative), embeds = conditions(inputs, 0, before, anchor)
+    other, _ = conditions(inputs, 1, pictures(2, 9), anchor)[0]
     assert (positive["fps"], positive["motion_bucket_id"], positive["augmentation_level"]) == (7, 127, 0.02)
     assert positive[names.CAM_FRAMES] is before and negative[names.CAM_FRAMES] is before
     with torch.no_grad():
-        plain = told.vae.encode(anchor)
+        plain = inputs.vae.encode(anchor)
     difference = (positive["concat_latent_image"] - plain).abs().max()
     assert 0 < difference < 0.2 * plain.abs().max()
     assert torch.equal(positive["concat_latent_image"], other["concat_latent_image"])
     assert not embeds[1].any() and not negative["concat_latent_image"].any()
 
 
-def test_what_dynamicrafter_is_told(host):
+def test_the_conditioning_of_dynamicrafter(host):
     from storyreel.host.dynamicrafter.model import CONCAT_LATENTS, FS, MODE
 
     before, ends = pictures(1, 7), pictures(2, 8)
-    told = tell(host, "dynamicrafter", positive=[[words(1)[0][0], {FS: 12}]])
-    (positive, negative), _ = conditions(told, before=before)
+    inputs = chunk_inputs(host, "dynamicrafter", positive=[[words(1)[0][0], {FS: 12}]])
+    (positive, negative), _ = conditions(inputs, before=before)
     with torch.no_grad():
-        latents = [told.vae.encode(picture[None])[0] for picture in (before[0], *ends)]
+        latents = [inputs.vae.encode(picture[None])[0] for picture in (before[0], *ends)]
     assert positive[MODE] == "animate" and positive[FS] == negative[FS] == 12
     assert all(torch.equal(latent, latents[0]) for latent in positive[CONCAT_LATENTS])
-    told = tell(host, "interpolation")
+    inputs = chunk_inputs(host, "interpolation")
     for number, end in ((0, 1), (1, 2), (5, 2)):
-        (positive, _), _ = conditions(told, number, before, ends)
+        (positive, _), _ = conditions(inputs, number, before, ends)
         assert positive[MODE] == "interpolate"
         assert torch.equal(positive[CONCAT_LATENTS][0], latents[0])
         assert torch.equal(positive[CONCAT_LATENTS][-1], latents[end]) and not positive[CONCAT_LATENTS][1:-1].any()
 
 
 @pytest.mark.parametrize("overlap", [1, 5])
-def test_what_wan_is_told(host, overlap):
-    """As the host's own node tells it of as many start pictures."""
+def test_the_conditioning_of_wan(host, overlap):
+    """That of the host's own node with as many start images."""
     from comfy_extras.nodes_wan import WanImageToVideo
 
-    told = tell(host, "wan", overlap=overlap)
+    inputs = chunk_inputs(host, "wan", overlap=overlap)
     before = pictures(overlap, 7)
-    (positive, negative), _ = conditions(told, before=before)
+    (positive, negative), _ = conditions(inputs, before=before)
     with torch.no_grad():
-        seen = told.clip_vision.encode_image(before[:1])
-        node = WanImageToVideo.execute(told.positive, told.negative, told.vae, SIZE, SIZE, 9, 1, before, seen)
+        embeds = inputs.clip_vision.encode_image(before[:1])
+        node = WanImageToVideo.execute(inputs.positive, inputs.negative, inputs.vae, SIZE, SIZE, 9, 1, before, embeds)
     expected = node.result[0][0][1]
     for name in ("concat_latent_image", "concat_mask"):
         assert torch.equal(positive[name], expected[name]) and torch.equal(negative[name], expected[name])
-    shown = positive["clip_vision_output"].penultimate_hidden_states
-    assert torch.equal(shown, seen.penultimate_hidden_states)
+    hidden_states = positive["clip_vision_output"].penultimate_hidden_states
+    assert torch.equal(hidden_states, embeds.penultimate_hidden_states)
 
 
 def test_without_cam_and_apm_it_is_the_model_without_them(host, tmp_path):
-    """Bit for bit, as the host samples it; and each alone does not see what the other is for."""
+    """Equal to the last bit to the host's own sampling; each of the two ignores the other's input."""
     import comfy.samplers
 
-    told = tell(host, "streaming_t2v", cam_strength=0.0, apm_strength=0.0, clip_vision=None)
-    found, _ = run(told, tmp_path / "0", chunks=1)
-    guider = comfy.samplers.CFGGuider(told.model)
-    rows = [[[half[0][0][:1], {}]] for half in (told.positive, told.negative)]
+    inputs = chunk_inputs(host, "streaming_t2v", cam_strength=0.0, apm_strength=0.0, clip_vision=None)
+    chunks, _ = run(inputs, tmp_path / "0", chunks=1)
+    guider = comfy.samplers.CFGGuider(inputs.model)
+    rows = [[[cond[0][0][:1], {}]] for cond in (inputs.positive, inputs.negative)]
     guider.set_conds(*rows)
-    guider.set_cfg(told.cfg)
+    guider.set_cfg(inputs.cfg)
     noise = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
-        samples = guider.sample(noise, torch.zeros_like(noise), told.sampler, told.sigmas, seed=6, disable_pbar=True)
-        assert torch.equal(found[0], told.vae.decode(samples)[3:])
+        start, sampling = torch.zeros_like(noise), (inputs.sampler, inputs.sigmas)
+        samples = guider.sample(noise, start, *sampling, seed=6, disable_pbar=True)
+        assert torch.equal(chunks[0], inputs.vae.decode(samples)[3:])
 
     def extended(name: str, clip=0, anchor=8, **strengths):
-        told = tell(host, "streaming_t2v", **strengths)
-        return run(told, tmp_path / name, pictures(6, clip), pictures(1, anchor), chunks=1)[0][0]
+        inputs = chunk_inputs(host, "streaming_t2v", **strengths)
+        return run(inputs, tmp_path / name, pictures(6, clip), pictures(1, anchor), chunks=1)[0][0]
 
     both, blind, free = extended("both"), extended("blind", cam_strength=0.0), extended("free", apm_strength=0.0)
     assert torch.equal(extended("blind to another", clip=1, cam_strength=0.0), blind)
@@ -270,13 +272,13 @@ def test_without_cam_and_apm_it_is_the_model_without_them(host, tmp_path):
 def test_streamingsvd_without_cam_is_the_hosts_own(host, tmp_path):
     import comfy.model_base
 
-    found, _ = run(tell(host, "streaming_svd", cam_strength=0.0), tmp_path / "1")
-    told = tell(host, "streaming_svd")
-    told = replace(told, model=told.model.clone())
-    told.model.remove_wrappers_with_key("diffusion_model", "storyreel_cam")
+    found, _ = run(chunk_inputs(host, "streaming_svd", cam_strength=0.0), tmp_path / "1")
+    inputs = chunk_inputs(host, "streaming_svd")
+    inputs = replace(inputs, model=inputs.model.clone())
+    inputs.model.remove_wrappers_with_key("diffusion_model", "storyreel_cam")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(told.model.model), "extra_conds", comfy.model_base.SVD_img2vid.extra_conds)
-        plain, _ = run(told, tmp_path / "2")
+        patch.setattr(type(inputs.model.model), "extra_conds", comfy.model_base.SVD_img2vid.extra_conds)
+        plain, _ = run(inputs, tmp_path / "2")
     assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
 
 
@@ -293,9 +295,9 @@ def test_colours_stay_those_of_the_anchor(host, tmp_path):
     flat = torch.full((2, 4, 4, 3), 0.25)
     torch.testing.assert_close(pull_colours(flat, anchor, 1.0).mean((0, 1, 2)), anchor.mean((0, 1, 2)))
 
-    told, blue = tell(host, "streaming_t2v"), torch.tensor([0.1, 0.2, 0.8]).expand(1, SIZE, SIZE, 3)
-    free, _ = run(told, tmp_path / "free", anchor=blue)
-    held, store = run(told, tmp_path / "held", anchor=blue, color_match=1.0)
+    inputs, blue = chunk_inputs(host, "streaming_t2v"), torch.tensor([0.1, 0.2, 0.8]).expand(1, SIZE, SIZE, 3)
+    free, _ = run(inputs, tmp_path / "free", anchor=blue)
+    held, store = run(inputs, tmp_path / "held", anchor=blue, color_match=1.0)
     for number, new in enumerate(held):
         assert (new.mean((0, 1, 2)) - blue[0, 0, 0]).abs().max() < 0.1
         assert torch.equal(store.last(number), new[-3:])  # what the next chunk sees is held, too
@@ -308,14 +310,14 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
 
     def refused(words: str, kind: str = "streaming_t2v", run_as=None, **changed):
         with pytest.raises(ValueError, match=words):
-            run(tell(host, kind, **changed), tmp_path, **run_as or {})
+            run(chunk_inputs(host, kind, **changed), tmp_path, **run_as or {})
 
     modelscope = loader.build_modelscope(streaming.tiny_modelscope(), precision=torch.float32)
     refused(
         "MODEL is ModelScope text-to-video, which cannot continue a clip. Use StreamingT2V, StreamingSVD",
         model=modelscope,
     )
-    refused("MODEL is BaseModel, which cannot", model=made(storyworld.load_model, "fp32"))
+    refused("MODEL is BaseModel, which cannot", model=cached(storyworld.load_model, "fp32"))
     refused("MODEL is WAN21, which cannot", model=extending.tiny_wan(False, False))
     refused("chunk_length is 6 and overlap 6, so chunks have no new frames", overlap=6)
     refused("overlap is 2, but DynamiCrafter continues from 1 frame. Set overlap to 1", "dynamicrafter", overlap=2)
@@ -339,29 +341,29 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
     refused("Wan image-to-video needs sides that are multiples of 16", "wan", run_as=dict(clip=pictures(6)[:, :56]))
 
 
-def names(told, chunks: int = 3) -> list[str]:
+def names(inputs, chunks: int = 3) -> list[str]:
     from comfy_execution.graph import DynamicPrompt
     from storyreel.host.extend import extend
     from storyreel.host.extend.families import extender_of
 
     prompt = {"9": {"class_type": "StoryReelExtendVideo", "inputs": {}}}
-    return extend.chunk_names(DynamicPrompt(prompt), "9", extender_of(told), chunks)
+    return extend.chunk_names(DynamicPrompt(prompt), "9", extender_of(inputs), chunks)
 
 
 def test_a_chunk_is_named_by_what_its_model_reads(host):
     """Not by tokens behind those that DynamiCrafter reads, which are there if any prompt of the story is long; nor by
     latents that Stable Video Diffusion's conditioning draws anew each time, and that are not used."""
     padded = [[torch.cat([text, text[:, :5]], 1), extras] for text, extras in words(1)]
-    plain = names(tell(host, "dynamicrafter"))
-    assert names(tell(host, "dynamicrafter", positive=padded)) == plain
-    assert names(tell(host, "streaming_t2v", positive=padded)) != names(tell(host, "streaming_t2v"))
-    assert names(tell(host, "dynamicrafter", positive=words(3)))[0] != plain[0]
+    plain = names(chunk_inputs(host, "dynamicrafter"))
+    assert names(chunk_inputs(host, "dynamicrafter", positive=padded)) == plain
+    assert names(chunk_inputs(host, "streaming_t2v", positive=padded)) != names(chunk_inputs(host, "streaming_t2v"))
+    assert names(chunk_inputs(host, "dynamicrafter", positive=words(3)))[0] != plain[0]
 
     def noisy(seed: int, fps: int = 7) -> list:
         latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
         return [[torch.zeros(1, 1, 4), {"concat_latent_image": latent, "fps": fps}]]
 
-    svd = [names(tell(host, "svd", positive=told)) for told in (noisy(1), noisy(2), noisy(1, fps=8))]
+    svd = [names(chunk_inputs(host, "svd", positive=conds)) for conds in (noisy(1), noisy(2), noisy(1, fps=8))]
     assert svd[0] == svd[1] != svd[2]
 
 
@@ -459,35 +461,35 @@ def test_a_video_in_memory_keeps_its_sound(host):
 
 
 def test_frames_are_read_into_memory_when_asked_for(world):
-    """Else what is behind the IMAGE output is told so."""
-    prompt = extending.extend(chunks=1) | {"look": extending.node("PreviewImage", images=["extend", 1])}
+    """Otherwise a node behind the IMAGE output fails with an error."""
+    prompt = extending.extend(chunks=1) | {"preview": extending.node("PreviewImage", images=["extend", 1])}
     run = world.run(prompt)
-    (said,) = [data["exception_message"] for name, data in run.events if name == "execution_error"]
-    assert "output_images is off. Switch it on to read the frames into memory, or use the VIDEO output." in said
-    assert "look" not in run.outputs and run.outputs["save"]
+    (message,) = [data["exception_message"] for name, data in run.events if name == "execution_error"]
+    assert "output_images is off. Switch it on to read the frames into memory, or use the VIDEO output." in message
+    assert "preview" not in run.outputs and run.outputs["save"]
     prompt["extend"]["inputs"]["output_images"] = True
     run = world.run(prompt)
-    assert len(run.outputs["look"]["images"]) == 6 == len(run.values["extend"][1])
+    assert len(run.outputs["preview"]["images"]) == 6 == len(run.values["extend"][1])
 
 
 def names_of(world, scenes=extending.SCENES, **changed) -> tuple[str, list[str]]:
     """(the run's folder, the chunks' files) of a prompt, as they come to be on disk."""
     before = set((world.base / "output" / "story" / "long").glob("*/*"))
     world.run(extending.extend(scenes, **changed))
-    found = {path for path in (world.base / "output" / "story" / "long").glob("*/chunk_*.avi")} - before
-    return sorted(str(path.relative_to(world.base / "output")) for path in found)
+    files = {path for path in (world.base / "output" / "story" / "long").glob("*/chunk_*.avi")} - before
+    return sorted(str(path.relative_to(world.base / "output")) for path in files)
 
 
-def test_only_what_changed_is_made_anew(world):
-    """Prompt 4 of 5: chunks 4 and 5. More chunks: these. What counts for all: all, elsewhere. What counts for none:
-    none."""
-    told = dict(seed=77)
-    assert [path[-21:-17] for path in names_of(world, **told)] == ["0001", "0002", "0003", "0004", "0005"]
-    assert names_of(world, **told) == []
+def test_only_changed_chunks_are_regenerated(world):
+    """Prompt 4 of 5 regenerates chunks 4 and 5. More chunks add only these. A setting of all chunks regenerates all, in
+    another folder. A setting of none regenerates none."""
+    settings = dict(seed=77)
+    assert [path[-21:-17] for path in names_of(world, **settings)] == ["0001", "0002", "0003", "0004", "0005"]
+    assert names_of(world, **settings) == []
     scenes = list(extending.SCENES)
     scenes[3] = "sitting on a beach"
-    assert [path[-21:-17] for path in names_of(world, scenes, **told)] == ["0004", "0005"]
-    assert [path[-21:-17] for path in names_of(world, chunks=7, **told)] == ["0006", "0007"]
-    assert names_of(world, chunks=2, fps=12.0, images=True, **told) == []
+    assert [path[-21:-17] for path in names_of(world, scenes, **settings)] == ["0004", "0005"]
+    assert [path[-21:-17] for path in names_of(world, chunks=7, **settings)] == ["0006", "0007"]
+    assert names_of(world, chunks=2, fps=12.0, images=True, **settings) == []
     for changed in (dict(seed=78), dict(cam_strength=0.5), dict(colours=(0x3070C0, 0x4080D0, 0x5090E1))):
-        assert len(names_of(world, chunks=1, **told | changed)) == 1, changed
+        assert len(names_of(world, chunks=1, **settings | changed)) == 1, changed

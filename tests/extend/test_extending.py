@@ -15,7 +15,7 @@ def make(number: int, before: torch.Tensor, anchor: torch.Tensor) -> torch.Tenso
     return torch.cat([before, before.mean(0, keepdim=True) + anchor + torch.rand(4, 2, 2, generator=generator)])
 
 
-def test_an_interrupted_chain_goes_on_as_if_it_had_not_been():
+def test_an_interrupted_chain_resumes_unchanged():
     clip = torch.rand(8, 2, 2, generator=torch.Generator().manual_seed(0))
     unbroken = list(extend_by_chunks(clip, clip[:1], OVERLAP, range(1, 6), make))
     assert [len(new) for new in unbroken] == [4] * 5
@@ -25,17 +25,17 @@ def test_an_interrupted_chain_goes_on_as_if_it_had_not_been():
     assert all(torch.equal(*pair) for pair in zip(unbroken, resumed, strict=True))
 
 
-def test_chunks_are_made_one_at_a_time():
-    made = []
+def test_chunks_are_computed_one_at_a_time():
+    computed = []
     chain = extend_by_chunks(
         torch.zeros(OVERLAP, 2, 2),
         torch.zeros(1, 2, 2),
         OVERLAP,
         range(9),
-        lambda *given: made.append(1) or make(*given),
+        lambda *arguments: computed.append(1) or make(*arguments),
     )
     next(chain)
-    assert len(made) == 1
+    assert len(computed) == 1
 
 
 def test_what_cannot_be_extended_is_refused():
@@ -67,7 +67,7 @@ def test_motion_that_explains_every_pixel_leaves_no_error():
     assert not filled[..., :3].any() and filled[..., 3:].all() and not pushed[..., :3].any()
 
 
-def test_the_two_definitions_differ_by_what_they_say():
+def test_the_two_definitions_differ_as_documented():
     clip, flow = panning(5, 3)
     errors = reductions.warp_errors(clip, flow + 1)
     error = errors.mean().item()

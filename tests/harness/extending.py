@@ -33,7 +33,7 @@ def pictures(colours) -> dict:
 
 
 def parts(file: str = FILE) -> dict:
-    """All that a chunk is made with: nodes "world", "load", "sampler", "sigmas"."""
+    """The models and sampling settings of a chunk: nodes "world", "load", "sampler", "sigmas"."""
     return {
         "world": node("StoryReelLoadStoryworld", precision="fp32"),
         "load": node("StoryReelStreamingLoader", checkpoint=file, model_type="auto", precision="fp32"),
@@ -46,17 +46,17 @@ def extend(scenes=SCENES, colours=CLIP, **inputs) -> dict:
     """Nodes "extend", with one of `scenes` a chunk, all before it, and "save" behind it."""
     lines = "\n".join(f"[Hero] {scene}" for scene in scenes)
     story = dict(characters="[Hero] a big blue hero", scenes=lines, style="(No style)", negative="")
-    told = dict(model=["load", 0], vae=["world", 2], clip_vision=["world", 3], sampler=["sampler", 0])
-    told |= dict(sigmas=["sigmas", 0], frames=["clip", 0], positive=["rows", 0], negative=["rows", 1], anchor=0)
-    told |= dict(chunks=len(scenes), chunk_length=CHUNK, overlap=OVERLAP, cfg=2.0, cam_strength=1.0)
-    told |= dict(apm_strength=1.0, color_match=0.0, seed=3, fps=8.0, output_images=False)
+    settings = dict(model=["load", 0], vae=["world", 2], clip_vision=["world", 3], sampler=["sampler", 0])
+    settings |= dict(sigmas=["sigmas", 0], frames=["clip", 0], positive=["rows", 0], negative=["rows", 1], anchor=0)
+    settings |= dict(chunks=len(scenes), chunk_length=CHUNK, overlap=OVERLAP, cfg=2.0, cam_strength=1.0)
+    settings |= dict(apm_strength=1.0, color_match=0.0, seed=3, fps=8.0, output_images=False)
     video = {"filename_prefix": "extended", "format": "auto", "codec": "auto"}
     return {
         **parts(),
         **pictures(colours),
         "story": node("StoryReelScript", **story),
         "rows": node("StoryReelEncodeStory", clip=["world", 1], story=["story", 0]),
-        "extend": node("StoryReelExtendVideo", **told | inputs),
+        "extend": node("StoryReelExtendVideo", **settings | inputs),
         "save": node("SaveVideo", video=["extend", 0], **video),
     }
 
@@ -92,16 +92,16 @@ def tiny_vision(hidden: int = 96, projection: int = 64):
     return vision
 
 
-def tiny_wan(pictures: bool = True, looks: bool = True):
-    """Wan of the host's own class. pictures: image-to-video. looks: by an image encoder, as Wan 2.1 does."""
+def tiny_wan(pictures: bool = True, image_encoder: bool = True):
+    """Wan of the host's own class. pictures: image-to-video. image_encoder: reads its embeddings, as Wan 2.1 does."""
     import comfy.model_base
     import comfy.supported_models
     from storyreel.host.common.loading import patcher_of, set_precision
 
-    sizes = dict(image_model="wan2.1", model_type="i2v" if looks else "t2v", in_dim=36 if pictures else 16)
+    sizes = dict(image_model="wan2.1", model_type="i2v" if image_encoder else "t2v", in_dim=36 if pictures else 16)
     sizes |= dict(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=64, freq_dim=32)
     config = comfy.supported_models.WAN21_I2V(sizes)
     set_precision(config, 0, torch.float32)
-    made = comfy.model_base.WAN21(config, image_to_video=looks)
-    made.diffusion_model.load_state_dict(random(made.diffusion_model))
-    return patcher_of(made)
+    model = comfy.model_base.WAN21(config, image_to_video=image_encoder)
+    model.diffusion_model.load_state_dict(random(model.diffusion_model))
+    return patcher_of(model)

@@ -75,7 +75,7 @@ def test_blending_of_a_single_chunk(host, said, frames, silent):
     from harness import extending
     from storyreel.host.streaming.blending import patch_blending
 
-    model = patch_blending(extending.tiny_wan(pictures=False, looks=False), 6, 3, 2.0, 0.0, 0)
+    model = patch_blending(extending.tiny_wan(pictures=False, image_encoder=False), 6, 3, 2.0, 0.0, 0)
     guider = comfy.samplers.CFGGuider(model)
     text = [[torch.zeros(1, 7, 64), {}]]
     guider.set_conds(text, text)
