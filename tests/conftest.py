@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(items):
 def _free_the_folders_name():
     """pytest has imported the pack by the name of the clone's folder, which may be that of a module of tools."""
     module = sys.modules.get(ROOT.name)
-    if module is not None and Path(module.__file__ or "").parent == ROOT:
+    if module is not None and Path(getattr(module, "__file__", None) or "").parent == ROOT:
         del sys.modules[ROOT.name]
 
 

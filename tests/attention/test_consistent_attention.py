@@ -44,7 +44,6 @@ def test_every_preset_on_every_family(host, probe, tiny_checkpoint, family, pres
         probe.conditioning(len(STORY), width, 1),
         probe.conditioning(1, width, 2),
         probe.latent(len(STORY)),
-        steps=3,
     )
     watch.check()
 
@@ -118,7 +117,7 @@ def test_blocks(run, blocks):
 
 
 def test_start_and_end(run):
-    _, watch = run(preset="custom", start_percent=0.3, end_percent=0.7, steps=10)
+    _, watch = run(preset="custom", start_percent=0.3, end_percent=0.7, steps=5)
     watch.check()
     assert 0 < watch.calls["shared"] < watch.calls["plain"]
 
@@ -300,13 +299,12 @@ def test_a_story_of_another_length_is_refused(host, probe, model):
 
 
 @pytest.mark.parametrize("prefix", ["preset.", ""])
-def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host, probe, tiny_checkpoint, prefix):
+def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host, model, prefix):
     """Left out, an input has its preset's value; a wrong value or name is refused by name."""
-    checkpoint = tiny_checkpoint("sd15_full").name
 
     def patch(**inputs):
         prompt = {
-            "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
+            "model": {"class_type": "GiveModel", "inputs": {}},
             "ours": {
                 "class_type": "StoryReelConsistentAttention",
                 "inputs": {"model": ["model", 0], "preset": "paper", "strength": 1.0, "seed": 0}
@@ -314,7 +312,7 @@ def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host
             },
             "show": {"class_type": "KeepModel", "inputs": {"model": ["ours", 0]}},
         }
-        with host.node(model_sink()):
+        with host.node(model_source(model)), host.node(model_sink()):
             return host.run(prompt).values["ours"][0]
 
     def config(model):
@@ -339,6 +337,22 @@ def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host
     if not prefix:
         with pytest.raises(RuntimeError, match="smapling_rate is not an input of the preset paper"):
             patch(smapling_rate=0.5)
+
+
+def model_source(model):
+    """A node that hands out this MODEL."""
+    from comfy_api.latest import io
+
+    class GiveModel(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema("GiveModel", inputs=[], outputs=[io.Model.Output()])
+
+        @classmethod
+        def execute(cls):
+            return io.NodeOutput(model)
+
+    return GiveModel
 
 
 def model_sink():

@@ -27,7 +27,7 @@ def conditioning(images, width, seed, tokens=77, **options):
     return [[torch.randn(images, tokens, width, generator=generator), options]]
 
 
-def latent(images, height=16, width=8):
+def latent(images, height=8, width=8):
     return {"samples": torch.zeros(images, 4, height, width)}
 
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from harness import tiny
 from harness.encoders import image_encoder
 from storyreel.core.metrics.similarity import measure_story
 from storyreel.core.story.script import read_script
@@ -75,8 +76,8 @@ def images():
 
 
 @pytest.fixture
-def sdxl(host, tiny_checkpoint):
-    return host.load_checkpoint(tiny_checkpoint("sdxl"))[1]
+def sdxl(host):
+    return tiny.sdxl_clip()
 
 
 def measure(*inputs, **options):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from harness import tiny
 from storyreel.core.story.styles import PUBLISHED_STYLES
 
 BOB = "[Bob] a man in a black suit"
@@ -39,7 +40,8 @@ def encode(host, clip, text):
 
 @pytest.fixture
 def clip_of(host, tiny_checkpoint):
-    return lambda checkpoint: host.load_checkpoint(tiny_checkpoint(checkpoint))[1]
+    """clip_of(family) -> a CLIP"""
+    return lambda family: tiny.sdxl_clip() if family == "sdxl" else host.load_checkpoint(tiny_checkpoint(family))[1]
 
 
 @pytest.fixture
@@ -217,13 +219,13 @@ def assert_rows(conditioning, expected):
         assert torch.equal(extra["pooled_output"][row : row + 1], pooled)
 
 
-@pytest.mark.parametrize("checkpoint", ["sd15_full", "sdxl"])
-def test_a_row_is_what_the_hosts_own_encoder_gives(host, clip_of, checkpoint):
+@pytest.mark.parametrize("family", ["sd15_full", "sdxl"])
+def test_a_row_is_what_the_hosts_own_encoder_gives(host, clip_of, family):
     def alone(text):
         ((cond, extra),) = encode(host, clip, text)
         return cond, extra["pooled_output"]
 
-    clip = clip_of(checkpoint)
+    clip = clip_of(family)
     story = story_of(host, scenes="[Bob] reads a (newspaper:1.3)\n[NC] rain")
     positive, negative = call(host, "StoryReelEncodeStory", clip=clip, story=story)
     assert_rows(positive, [alone(text) for text in story.prompts])
@@ -231,18 +233,18 @@ def test_a_row_is_what_the_hosts_own_encoder_gives(host, clip_of, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "scene", "words"),
+    ("family", "scene", "words"),
     [("sd15_full", LONG, "blurry"), ("sd15_full", "rain", LONG), ("sdxl", LONG, "blurry")],
     ids=["long frame", "long negative", "long frame, sdxl"],
 )
-def test_shorter_prompts_are_padded_with_empty_chunks(host, clip_of, checkpoint, scene, words):
+def test_shorter_prompts_are_padded_with_empty_chunks(host, clip_of, family, scene, words):
     def padded(text):
         tokens = clip.tokenize(text)
         for encoder, (empty,) in clip.tokenize("").items():
             tokens[encoder] += [empty] * (chunks - len(tokens[encoder]))
         return clip.encode_from_tokens(tokens, return_pooled=True)
 
-    clip = clip_of(checkpoint)
+    clip = clip_of(family)
     chunks = max(len(sections) for sections in clip.tokenize(LONG).values())
     assert chunks > 1
     story = story_of(host, scenes=f"[Bob] reads\n[NC] {scene}", negative=words)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ def pipeline(host, lab):
 
 @pytest.fixture(scope="module")
 def moved(pipeline, lab) -> dict:
-    """A picture that no stage has seen, with every gentle caption."""
-    return pipeline.measure(lab.evaluate.video.PLAIN, 1, seed=50)
+    """A picture that no stage has seen, with four of the ten gentle captions."""
+    plain = lab.evaluate.video.PLAIN
+    return pipeline.measure(replace(plain, actions=plain.actions[::3]), 1, seed=50)
 
 
 def test_its_card_tells_of_the_very_file(lab):
@@ -43,7 +45,7 @@ def test_the_picture_is_kept(moved):
 
 
 def test_the_caption_is_obeyed(moved):
-    """Of ten captions from the same picture: by chance one in ten would be."""
+    """The classifier knows ten actions: by chance it would read one in ten right."""
     assert moved["action"] >= 0.5 and moved["path"] >= 0.7, moved
 
 
