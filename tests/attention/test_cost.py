@@ -70,11 +70,11 @@ def test_both_halves_in_the_host_stay_under_the_setting(measures, host, tiny_che
 
 @pytest.mark.programs
 def test_the_benchmark_prints_one_object_a_line():
-    command = [sys.executable, str(TOOLS / "bench.py"), "attention", "--json", "--batch", "2", "4", "--tokens", "256"]
+    command = [sys.executable, str(TOOLS / "bench.py"), "attention", "--json", "--batch", "2", "4", "--tokens", "1024"]
     done = subprocess.run([*command, "--rounds", "1"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["batch"], row["tokens"]) for row in rows] == [(2, 256), (4, 256)]
+    assert [(row["batch"], row["tokens"]) for row in rows] == [(2, 1024), (4, 1024)]
     for row in rows:
         for form in ("plain", "ours", "dense_mask", "gather_first"):
             assert row[f"{form}_seconds"] > 0 and row[f"{form}_peak_bytes"] > 0

@@ -47,8 +47,8 @@ def test_the_reader_can_be_believed(pipeline, lab):
 
 
 def test_cam_keeps_the_place_and_apm_the_looks(pipeline, lab):
-    """Two clips, a chunk each: without the two the hero is somewhere else, and another."""
-    both, neither = (measured(pipeline, lab, name, 1, 2) for name in ("both", "neither"))
+    """Three clips, a chunk each: without the two the hero is somewhere else, and another."""
+    both, neither = (measured(pipeline, lab, name, 1, 3) for name in ("both", "neither"))
     assert both["hero_jump"] < neither["hero_jump"] / 2 and both["jump"] < neither["jump"], (both, neither)
     assert both["colours"] > neither["colours"] and both["scene"] >= 0.9, (both, neither)
 
