@@ -1,4 +1,4 @@
-"""SD1.5 that follows a motion, in the host: motion modules and image tokens, beside what else users do to a model."""
+"""SD1.5 that follows a motion, in the host: motion modules and image tokens, with the other patches of a model."""
 
 import logging
 
@@ -30,13 +30,13 @@ def files(host):
 
 
 @pytest.fixture(scope="module")
-def made(files):
+def base_model(files):
     return tiny.sd15(tiny.SIZES)
 
 
 @pytest.fixture
-def model(made):
-    return made.clone()
+def model(base_model):
+    return base_model.clone()
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -54,7 +54,7 @@ def apply(model, motion=None, module=MODULE, adapter=ADAPTER, strength=1.0, own_
     return apply_to_sd15(model, motion or following(), module, adapter, strength, own_schedule)
 
 
-def told(seed: int, frames: int = 1) -> list:
+def prompt(seed: int, frames: int = 1) -> list:
     return [[noise(frames, 7, tiny.CONTEXT, seed=seed), {}]]
 
 
@@ -65,13 +65,13 @@ def sample(model, frames=FRAMES, *, cfg=5.0, seed=1, negative=3, sampler="euler"
 
     latent = {"samples": torch.zeros(frames, 4, *SIZE) if start is None else start}
     denoise = 1.0 if start is None else 0.6
-    conds = told(2), told(negative)
+    conds = prompt(2), prompt(negative)
     done = nodes.common_ksampler(model, seed, 2, cfg, sampler, "normal", *conds, latent, denoise=denoise)
     return done[0]["samples"]
 
 
-def near(found, reference):
-    torch.testing.assert_close(found, reference, rtol=0, atol=2e-5 * reference.abs().max().item())
+def near(output, reference):
+    torch.testing.assert_close(output, reference, rtol=0, atol=2e-5 * reference.abs().max().item())
 
 
 WAYS = {
@@ -117,16 +117,16 @@ def test_a_run_that_ends_early_leaves_no_trace(model, module):
     assert list(unet.named_modules()) == before and torch.equal(sample(model), plain)
 
 
-def test_modules_are_loaded_beside_the_model_and_go_with_it(model):
-    """They are models of the host's, whose memory it counts and takes back."""
+def test_modules_are_loaded_and_unloaded_with_the_model(model):
+    """They are models of the host, which counts and frees their memory."""
     import comfy.model_management as management
     from storyreel.host.motion.apply import LAYERS, MODULES
 
     moved = apply(model)
     sample(moved)
-    beside = [*moved.get_additional_models_with_key(MODULES), *moved.get_additional_models_with_key(LAYERS)]
+    patchers = [*moved.get_additional_models_with_key(MODULES), *moved.get_additional_models_with_key(LAYERS)]
     loaded = {patcher.model for patcher in management.loaded_models()}
-    assert len(beside) == 2 and {patcher.model for patcher in beside} <= loaded
+    assert len(patchers) == 2 and {patcher.model for patcher in patchers} <= loaded
     management.unload_all_models()
     assert management.loaded_models() == []
     assert torch.equal(sample(moved), sample(apply(model)))
@@ -183,20 +183,20 @@ def test_the_negative_sees_no_picture(model, adapter):
 
 @pytest.mark.parametrize("side", ["positive", "negative"])
 @pytest.mark.parametrize("adapter", [ADAPTER, None])
-def test_an_area_of_one_side_changes_nothing_of_who_sees_the_pictures(model, adapter, side):
-    """For it the host puts a copy among the other side's conds, with the same name."""
+def test_an_area_for_one_prompt_leaves_the_image_tokens_unchanged(model, adapter, side):
+    """The host then adds a copy with the same name to the conds of the other prompt."""
     import nodes
 
     moved, latent = apply(model, module=None, adapter=adapter), {"samples": torch.zeros(FRAMES, 4, *SIZE)}
-    conds = {"positive": told(2), "negative": told(3)}
+    conds = {"positive": prompt(2), "negative": prompt(3)}
     conds[side] = [[text, {"area": (*SIZE, 0, 0), "strength": 1.0}] for text, _ in conds[side]]
     with torch.no_grad():
-        (made,) = nodes.common_ksampler(moved, 1, 2, 5.0, "euler", "normal", *conds.values(), latent)
-    near(made["samples"], sample(moved))
+        (latents,) = nodes.common_ksampler(moved, 1, 2, 5.0, "euler", "normal", *conds.values(), latent)
+    near(latents["samples"], sample(moved))
 
 
 @EVERY_WAY
-def test_halves_of_guidance_together_or_apart(model, way, monkeypatch):
+def test_cond_and_uncond_together_or_apart(model, way, monkeypatch):
     moved = apply(model, **way)
     together = sample(moved)
     monkeypatch.setattr(type(model), "get_free_memory", lambda self, device: 0)
@@ -242,7 +242,8 @@ def test_a_window_equals_its_frames_sampled_alone(model, way, causal):
 def run(model, drawn: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     import comfy.sample
 
-    return comfy.sample.sample(model, drawn.clone(), 2, 5.0, "euler", "normal", told(2), told(3), start.clone(), seed=1)
+    conds = prompt(2), prompt(3)
+    return comfy.sample.sample(model, drawn.clone(), 2, 5.0, "euler", "normal", *conds, start.clone(), seed=1)
 
 
 def test_more_frames_than_positions_need_windows(model):
@@ -253,10 +254,10 @@ def test_more_frames_than_positions_need_windows(model):
     assert sample(apply(model, motion, "tiny_v3.ckpt"), 25).isfinite().all()
 
 
-# Beside other patches
+# With other patches
 
 
-def test_applied_again_it_takes_the_place_of_the_first(model):
+def test_a_second_motion_replaces_the_first(model):
     one, two = following(seed=1), following(seed=2)
     alone = sample(apply(model, two))
     for first in (WAYS["v1 and IP-Adapter"], WAYS["v3 and text"], WAYS["IP-Adapter alone"]):
@@ -272,13 +273,13 @@ def test_a_clone_goes_its_own_way(model):
     assert not torch.equal(sample(other), result) and torch.equal(sample(first), result)
 
 
-def test_what_stood_at_a_layer_before_is_called(model):
+def test_an_earlier_patch_of_a_layer_is_called(model):
     from comfy.ldm.modules.attention import optimized_attention
 
-    seen = []
+    blocks = []
 
     def before(q, k, v, options):
-        seen.append(options["block"])
+        blocks.append(options["block"])
         return 0.5 * optimized_attention(q, k, v, options["n_heads"])
 
     patched = model.clone()
@@ -286,9 +287,9 @@ def test_what_stood_at_a_layer_before_is_called(model):
     patched.set_model_attn2_replace(before, "input", 1, 0)
     alone = sample(patched)
     assert torch.equal(sample(apply(patched, module=None, strength=0.0)), alone)
-    seen.clear()
+    blocks.clear()
     both = sample(apply(patched, module=None))
-    assert set(seen) == {("output", 1), ("input", 1)}
+    assert set(blocks) == {("output", 1), ("input", 1)}
     assert not torch.equal(both, sample(apply(model, module=None))) and not torch.equal(both, alone)
 
 
@@ -327,8 +328,8 @@ def test_a_lora_on_the_unet(model):
     near(sample(apply(comfy.sd.load_lora_for_models(model, None, lora, 0.1, 0)[0])), with_lora)
 
 
-def test_consistent_attention_beside_it(host, model):
-    """Its frames are the batch, too."""
+def test_with_consistent_attention(host, model):
+    """Its frames are the batch as well."""
     from harness import probe
 
     moved = apply(model)
@@ -440,7 +441,7 @@ def test_models_of_another_kind_are_named(files, family):
         apply(tiny.sd15(tiny.SIZES, family=family))
 
 
-def test_lengths_that_differ_are_said(model):
+def test_different_lengths_are_refused(model):
     with pytest.raises(ValueError, match="STORYREEL_MOTION has 6 frames, and the LATENT has 5"):
         sample(apply(model), 5)
     wide = Trajectory(noise(FRAMES, 3, 64), "ip-plus")

@@ -71,8 +71,8 @@ def joint(parts):
 
     def joint(model=None, decoder=None, **changed):
         decoding = DecoderConfig(MODULE, ADAPTER)
-        made = VideoModelConfig(model or parts[0].clone(), parts[1], text(), decoding, resolution=SIZE, frames=3)
-        return replace(made, **changed, decoder=replace(made.decoder, **decoder or {}))
+        config = VideoModelConfig(model or parts[0].clone(), parts[1], text(), decoding, resolution=SIZE, frames=3)
+        return replace(config, **changed, decoder=replace(config.decoder, **decoder or {}))
 
     return joint
 
@@ -84,14 +84,14 @@ def work(tmp_path_factory):
 
 @pytest.fixture
 def learn(encoder, clip_vision, clips, work, tmp_path):
-    """learn(...) -> what the training left, called as a node is; tokens and latents are made once for all tests."""
+    """learn(...) -> the trained predictor, called as a node is; tokens and latents are computed once for all tests."""
     from storyreel.host.motion.job import DataConfig, TokenSpec, TrainingJob
     from storyreel.host.motion.training import run
 
-    def learn(name: str, joint=None, plan=PLAN, tell=lambda *_: None):
+    def learn(name: str, joint=None, plan=PLAN, report=lambda *_: None):
         job = TrainingJob(CONFIG, plan, DataConfig(frames=FRAMES, validation_split=HELD_OUT), video_model=joint)
         with torch.inference_mode():
-            return run(job, TokenSpec(encoder, clip_vision), clips, tmp_path / f"{name}.safetensors", work, tell)
+            return run(job, TokenSpec(encoder, clip_vision), clips, tmp_path / f"{name}.safetensors", work, report)
 
     return learn
 
@@ -104,7 +104,7 @@ def sample(model) -> torch.Tensor:
         return nodes.common_ksampler(model, 1, 1, 1.0, "euler", "normal", text(), text(3), latent)[0]["samples"]
 
 
-def told_by(trained) -> dict:
+def metadata_of(trained) -> dict:
     with safe_open(trained.path, "pt") as file:
         return json.loads(file.metadata()[TRAINING])
 
@@ -122,14 +122,14 @@ def test_weight_0_is_a_training_in_token_space(learn, joint, encoder, clip_visio
     from storyreel.host.motion.clips import digest, token_paths
     from storyreel.host.motion.job import DataConfig, TokenSpec
 
-    alone, beside = learn("alone"), learn("beside", joint(loss_weight=0.0))
-    assert same(alone, beside) and beside.log == alone.log and told_by(beside) == told_by(alone)
+    alone, joined = learn("alone"), learn("weight_0", joint(loss_weight=0.0))
+    assert same(alone, joined) and joined.log == alone.log and metadata_of(joined) == metadata_of(alone)
     tokens = TokenSpec(encoder, clip_vision)
     paths = token_paths(tokens, clips, 1, work / "tokens")
     data = asdict(DataConfig(frames=FRAMES, validation_split=HELD_OUT))
     settings = {"train": asdict(PLAN), "data": data, "cosine_loss_weight": 1.0}
     key = digest([settings, asdict(CONFIG), [path.name for path in paths]])
-    assert told_by(alone)["run"] == key and "video_model" not in told_by(alone)
+    assert metadata_of(alone)["run"] == key and "video_model" not in metadata_of(alone)
 
 
 # The gradient
@@ -174,8 +174,8 @@ def test_it_is_that_of_the_error(error_of, joint, way):
     direction = gradient / gradient.norm()
     after, before = (error_of(asked, TOKENS + sign * step * direction)[0] for sign in (1, -1))
     assert (after - before) / (2 * step) == pytest.approx(gradient.norm().item(), rel=0.02)
-    seen = gradient.flatten(1).any(1).nonzero().flatten().tolist()
-    assert seen == list(range(seen[0], seen[0] + asked.frames))
+    frames = gradient.flatten(1).any(1).nonzero().flatten().tolist()
+    assert frames == list(range(frames[0], frames[0] + asked.frames))
 
 
 def test_it_does_not_depend_on_how_the_model_runs(error_of, joint, parts, monkeypatch):
@@ -225,10 +225,10 @@ def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, en
     assert not any(weight.requires_grad or weight.grad is not None for weight in model.model.parameters())
     assert not any(getattr(module, "weight_function", None) for module in modules)
 
-    told = told_by(trained[1])["video_model"]
-    assert (told["loss_weight"], told["resolution"], told["frames"]) == (30, SIZE, 3)
-    assert (told["model"], told["adapter"], told["module"]) == ("SD15", ADAPTER, MODULE)
-    assert told_by(trained[1])["run"] != told_by(trained[0])["run"]
+    metadata = metadata_of(trained[1])["video_model"]
+    assert (metadata["loss_weight"], metadata["resolution"], metadata["frames"]) == (30, SIZE, 3)
+    assert (metadata["model"], metadata["adapter"], metadata["module"]) == ("SD15", ADAPTER, MODULE)
+    assert metadata_of(trained[1])["run"] != metadata_of(trained[0])["run"]
 
     tokens = TokenSpec(encoder, clip_vision)
     paths = token_paths(tokens, clips, 1, work / "tokens")
@@ -238,69 +238,69 @@ def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, en
     def mean_error(error) -> list[float]:
         means = []
         for file in trained:
-            network, found = MotionPredictor(CONFIG), []
+            network, errors = MotionPredictor(CONFIG), []
             network.load_state_dict({key: t.float() for key, t in load_file(file.path).items()})
             for number in range(24):
                 clip = kept[number % len(kept)]
                 window = training.make_batch([clip.read(0, FRAMES)], [0, FRAMES - 1])
                 predicted = network(window.interpolated, window.is_keyframe)[0]
-                found.append(error(predicted, clip, 0, torch.Generator().manual_seed(number)).item())
-            means.append(sum(found) / len(found) / asked.loss_weight)
+                errors.append(error(predicted, clip, 0, torch.Generator().manual_seed(number)).item())
+            means.append(sum(errors) / len(errors) / asked.loss_weight)
         return means
 
     alone, together = FrozenVideo(asked, CONFIG).run(latents, 0, mean_error)
     assert together < 0.98 * alone, (alone, together)
 
 
-def test_interrupted_it_goes_on_and_ends_the_same(learn, joint, work):
+def test_an_interrupted_training_resumes_with_the_same_result(learn, joint, work):
     whole, latents = learn("whole", joint()), sorted((work / "latents").iterdir())
     latents[2].unlink()
     for stop in (("latents of clip", 4), ("step", 0), ("step", 2)):
 
-        def tell(kind, done, total, stop=stop):
+        def report(kind, done, total, stop=stop):
             if (kind, done) == stop:
                 raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            learn("broken", joint(), tell=tell)
-    seen = []
-    again = learn("broken", joint(), tell=lambda *told: seen.append(told[:2]))
-    assert [done for kind, done in seen if kind == "step"] == [2, 3, 4]
-    assert same(whole, again) and again.log == whole.log and told_by(again) == told_by(whole)
+            learn("broken", joint(), report=report)
+    reported = []
+    again = learn("broken", joint(), report=lambda *progress: reported.append(progress[:2]))
+    assert [done for kind, done in reported if kind == "step"] == [2, 3, 4]
+    assert same(whole, again) and again.log == whole.log and metadata_of(again) == metadata_of(whole)
     assert sorted((work / "latents").iterdir()) == latents
     with pytest.raises(ValueError, match="whole.safetensors exists and is of another training"):
         learn("whole", joint(loss_weight=2.0))
 
 
-def test_a_training_knows_its_model(joint, parts):
-    """By its weights, patches, text and decoder, whatever is loaded: another one's unfinished run is not its."""
+def test_the_metadata_identifies_the_video_model(joint, parts):
+    """By weights, patches, text and decoder, whatever is loaded: no run of another model is resumed."""
     from storyreel.host.motion.apply import apply_to_sd15
     from storyreel.host.motion.decoder_training import FrozenVideo
 
-    def told(*named, **changed) -> str:
+    def metadata(*named, **changed) -> str:
         return json.dumps(FrozenVideo(joint(*named, **changed), CONFIG).metadata)
 
-    first = told()
-    assert told(tiny.sd15(tiny.SIZES)) == first
+    first = metadata()
+    assert metadata(tiny.sd15(tiny.SIZES)) == first
     sample(apply_to_sd15(parts[0], Trajectory(TOKENS, "ip-plus"), MODULE, ADAPTER))
-    assert told() == first
+    assert metadata() == first
     patched = parts[0].clone()
     key = "diffusion_model.out.2.weight"
     patched.add_patches({key: (torch.ones_like(patched.model.state_dict()[key]),)}, 0.1)
     stronger = parts[0].clone()
     stronger.add_patches({key: (torch.ones_like(patched.model.state_dict()[key]),)}, 0.2)
     others = [
-        told(patched),
-        told(stronger),
-        told(positive=text(7)),
-        told(loss_weight=2.0),
-        told(frames=2),
-        told(resolution=128),
+        metadata(patched),
+        metadata(stronger),
+        metadata(positive=text(7)),
+        metadata(loss_weight=2.0),
+        metadata(frames=2),
+        metadata(resolution=128),
     ]
     ways = (dict(module="joint_v1.ckpt"), dict(own_schedule=False), dict(strength=0.5), dict(adapter=None))
-    others += [told(decoder=way) for way in ways]
+    others += [metadata(decoder=way) for way in ways]
     sample(patched)
-    assert told(patched) == others[0] and len({first, *others}) == 1 + len(others)
+    assert metadata(patched) == others[0] and len({first, *others}) == 1 + len(others)
 
 
 # Refusals
@@ -359,20 +359,19 @@ def test_the_node(host, clips):
     video |= {name: ["parts", slot] for slot, name in enumerate(("model", "vae", "positive"))}
     settings |= {f"video_model.{name}": value for name, value in video.items()}
     loader = {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": ADAPTER}
-    links = dict(predictor=["load", 0], clip_vision=["toy", 3], video_model="IP-Adapter")
+    links = dict(predictor=["load", 0], clip_vision=["world", 3], video_model="IP-Adapter")
     nodes = {
-        "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
+        "world": ("StoryReelLoadStoryworld", dict(precision="auto")),
         "load": ("StoryReelMotionPredictorLoader", loader),
         "parts": ("JointParts", {}),
         "train": ("StoryReelTrainMotionPredictor", settings | links),
     }
     with host.node(JointParts):
         done = host.run({id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()})
-    bars = [told["value"] for kind, told in done.events if kind == "progress" and told["max"] == CLIPS]
+    bars = [data["value"] for kind, data in done.events if kind == "progress" and data["max"] == CLIPS]
     assert bars.count(CLIPS) == 2  # of tokens, and of latents
     with safe_open(host.base / "models" / "semantic_motion" / "by_both.safetensors", "pt") as file:
-        told = json.loads(file.metadata()[TRAINING])
-    assert (
-        told["video_model"]["frames"] == 2 and told["video_model"]["model"] == "SD15" and told["figures"]["clips"] == 2
-    )
+        metadata = json.loads(file.metadata()[TRAINING])
+    video_model = metadata["video_model"]
+    assert video_model["frames"] == 2 and video_model["model"] == "SD15" and metadata["figures"]["clips"] == 2
     assert done.values["train"][0].description.startswith("predicted by by_both.safetensors")

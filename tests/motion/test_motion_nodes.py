@@ -89,8 +89,8 @@ def test_folders_of_the_users_own(files, tmp_path, monkeypatch):
         settings.write_text(f"mine:\n  base_path: {tmp_path}\n  {folder}: {folder}\n")
         load_extra_path_config(str(settings))
         folder_paths.filename_list_cache.pop(folder, None)
-        (found,) = set(file_names(folder)) - set(before)
-        assert path_of(folder, found) == str(tmp_path / folder / "mine" / "my file.safetensors")
+        (name,) = set(file_names(folder)) - set(before)
+        assert path_of(folder, name) == str(tmp_path / folder / "mine" / "my file.safetensors")
         folder_paths.filename_list_cache.pop(folder, None)
 
 
@@ -118,9 +118,9 @@ def test_the_plain_adapter_reads_embeddings(files, clip_vision):
 
     plain = load_token_encoder("nodes_plain.bin")
     motion = predict(load("none", plain), clip_vision, picture(1))
-    seen = clip_vision.encode_image(picture(1))["image_embeds"]
-    assert motion.token_space == "ip" and torch.equal(motion.tokens[3], plain.projection.model(seen)[0])
-    assert torch.equal(motion.uncond, plain.projection.model(torch.zeros_like(seen))[0])
+    embeds = clip_vision.encode_image(picture(1))["image_embeds"]
+    assert motion.token_space == "ip" and torch.equal(motion.tokens[3], plain.projection.model(embeds)[0])
+    assert torch.equal(motion.uncond, plain.projection.model(torch.zeros_like(embeds))[0])
 
 
 @torch.no_grad()
@@ -244,15 +244,15 @@ def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, cra
 # DynamiCrafter
 
 
-def told(clip_vision, start: torch.Tensor, frames: int) -> tuple[list, list, list]:
-    """(positive, image only, negative) as the conditioning node makes them."""
+def conditions(clip_vision, start: torch.Tensor, frames: int) -> tuple[list, list, list]:
+    """(positive, image only, negative) as the conditioning node returns them."""
     from storyreel.host.dynamicrafter import conditioning
     from storyreel.host.dynamicrafter import model as keys
 
     text = [torch.randn(1, 77, 64, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
     latents = torch.randn(frames, 4, *SIZE, generator=torch.Generator().manual_seed(9))
     tokens = conditioning.vision_tokens(clip_vision, torch.cat([start, torch.full_like(start, conditioning.GRAY)]))
-    extras = [{keys.VISION_TOKENS: seen, keys.CONCAT_LATENTS: latents, keys.FS: None} for seen in tokens.split(1)]
+    extras = [{keys.VISION_TOKENS: row, keys.CONCAT_LATENTS: latents, keys.FS: None} for row in tokens.split(1)]
     return [[text[0], extras[0]]], [[text[1], extras[0]]], [[text[1], extras[1]]]
 
 
@@ -285,16 +285,16 @@ def follow(crafter, clip_vision):
     from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     def follow(start: torch.Tensor, end: torch.Tensor, frames: int = FRAMES, predictor: str = "none"):
-        made = predict(load(predictor, DynamiCrafterTokenEncoder(crafter)), clip_vision, start, end, frames=frames)
-        assert made.tokens.shape == (frames, 16, 64) and made.token_space == "dynamicrafter"
-        return apply_to_dynamicrafter(crafter, made)
+        motion = predict(load(predictor, DynamiCrafterTokenEncoder(crafter)), clip_vision, start, end, frames=frames)
+        assert motion.tokens.shape == (frames, 16, 64) and motion.token_space == "dynamicrafter"
+        return apply_to_dynamicrafter(crafter, motion)
 
     return follow
 
 
 def test_untrained_from_a_picture_to_itself_is_plain_dynamicrafter_to_the_last_bit(crafter, clip_vision, follow):
     start = picture(1)
-    conds = told(clip_vision, start, FRAMES)
+    conds = conditions(clip_vision, start, FRAMES)
     still = follow(start, start)
     assert torch.equal(sample(still, conds), sample(crafter, conds))
     assert torch.equal(guided(still, conds), guided(crafter, conds))
@@ -302,7 +302,7 @@ def test_untrained_from_a_picture_to_itself_is_plain_dynamicrafter_to_the_last_b
 
 def test_dynamicrafter_follows(crafter, clip_vision, follow):
     start, end = picture(1), picture(2)
-    conds = told(clip_vision, start, FRAMES)
+    conds = conditions(clip_vision, start, FRAMES)
     plain, moved = sample(crafter, conds), sample(follow(start, end), conds)
     assert moved.isfinite().all() and not torch.equal(moved, plain)
     assert not torch.equal(sample(follow(start, end, predictor="crafter.safetensors"), conds), moved)
@@ -316,7 +316,7 @@ def test_each_frame_has_its_own_slot(crafter, clip_vision, follow):
     from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     def slots(seed: int) -> torch.Tensor:
-        _, extras = told(clip_vision, picture(seed), FRAMES)[0][0]
+        _, extras = conditions(clip_vision, picture(seed), FRAMES)[0][0]
         tokens = next(value for key, value in extras.items() if "vision_tokens" in key)
         return crafter.model.image_tokens(tokens, "cpu")[0].unflatten(0, (FRAMES, 16))
 
@@ -326,8 +326,8 @@ def test_each_frame_has_its_own_slot(crafter, clip_vision, follow):
         torch.testing.assert_close(motion.tokens[i], torch.lerp(first[i], last[i], i / (FRAMES - 1)))
 
 
-def test_halves_of_guidance_together_or_apart(clip_vision, follow, monkeypatch):
-    moved, conds = follow(picture(1), picture(2)), told(clip_vision, picture(1), FRAMES)
+def test_cond_and_uncond_together_or_apart(clip_vision, follow, monkeypatch):
+    moved, conds = follow(picture(1), picture(2)), conditions(clip_vision, picture(1), FRAMES)
     monkeypatch.setattr(type(moved), "get_free_memory", lambda self, device: 1 << 40)
     together = sample(moved, conds)
     monkeypatch.setattr(type(moved), "get_free_memory", lambda self, device: 0)
@@ -337,13 +337,13 @@ def test_halves_of_guidance_together_or_apart(clip_vision, follow, monkeypatch):
 
 def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision, follow):
     long = follow(picture(1), picture(2), 24)
-    conds = told(clip_vision, picture(1), 24)
+    conds = conditions(clip_vision, picture(1), 24)
     with pytest.raises(ValueError, match="24 frames are sampled at once, and this DynamiCrafter .* expects 16"):
         sample(long, conds, 24)
     for causal in (True, False):
         assert sample(windows(long, FRAMES, 8, causal), conds, 24).isfinite().all()
     with pytest.raises(ValueError, match="STORYREEL_MOTION has 24 frames, and the LATENT has 16"):
-        sample(long, told(clip_vision, picture(1), FRAMES))
+        sample(long, conditions(clip_vision, picture(1), FRAMES))
 
 
 # The nodes

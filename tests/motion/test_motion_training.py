@@ -1,4 +1,4 @@
-"""Training a motion predictor: it learns what can be learnt, says so if it did not, and loses nothing on the way."""
+"""Training a motion predictor: it learns what can be learnt, reports if it did not, and loses nothing on the way."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def curved(number: int, frames: int) -> torch.Tensor:
-    """A third of a turn of one wheel, which every clip begins elsewhere: its ends tell what is between."""
+    """A third of a turn of one wheel, which every clip begins elsewhere: its ends determine the frames between."""
     wheel = torch.linalg.qr(noise(24, 2))[0].T * 5
     angle = 2.4 * number + torch.linspace(0, 2 * math.pi / 3, frames)
     return (torch.stack([angle.cos(), angle.sin()], -1) @ wheel).view(frames, 2, 12)
@@ -72,7 +72,7 @@ def test_curved_motion_is_learnt(tmp_path):
     assert "is not known to beat interpolation, which takes 5 held-out clips, on 3 held-out clips" in few.summary
 
 
-def test_of_straight_motion_there_is_nothing_to_learn_and_it_says_so(tmp_path):
+def test_no_gain_on_straight_motion_is_reported(tmp_path):
     _, _, result = learn(write_clips(tmp_path, straight), tmp_path / "state")
     assert not result.beats_interpolation and "does NOT beat interpolation on 6 held-out clips" in result.summary, (
         result
@@ -80,8 +80,8 @@ def test_of_straight_motion_there_is_nothing_to_learn_and_it_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("config", [replace(SMALL, ends=1), replace(SMALL, keyframes=True)], ids=["start", "keyframes"])
-def test_other_pictures_may_be_given(tmp_path, config):
-    """The start alone, which stays where it is without a predictor; and pictures between, at times."""
+def test_other_keyframes(tmp_path, config):
+    """The start alone, which stands still without a predictor; and sometimes images between."""
     clips = write_clips(tmp_path, curved)
     _, _, result = learn(clips, tmp_path / "state", config=config)
     assert result.beats_interpolation
@@ -89,9 +89,9 @@ def test_other_pictures_may_be_given(tmp_path, config):
         TokenBatchSampler(clips, config, 8).sample(2, torch.Generator().manual_seed(seed)).is_keyframe
         for seed in range(20)
     ]
-    counts = {int(given.sum()) for given in draws}
+    counts = {int(is_keyframe.sum()) for is_keyframe in draws}
     assert counts == ({1} if config.ends == 1 else {2, 3})
-    assert all(given[0] and given[-1] == (config.ends == 2) for given in draws)
+    assert all(is_keyframe[0] and is_keyframe[-1] == (config.ends == 2) for is_keyframe in draws)
 
 
 def test_result_are_those_of_the_formulas(tmp_path):
@@ -109,8 +109,8 @@ def test_result_are_those_of_the_formulas(tmp_path):
             path = torch.stack([torch.lerp(truth[0], truth[-1], i / (length - 1)) for i in range(length)])
             known = torch.tensor([i in (0, length - 1) for i in range(length)])
             with torch.no_grad():
-                found = network(path[None], known)[0]
-            row.append([(guess - truth)[1:-1].square().mean().item() for guess in (found, path)])
+                output = network(path[None], known)[0]
+            row.append([(guess - truth)[1:-1].square().mean().item() for guess in (output, path)])
         assert len(row) == max(1, clip.frames // 8)
         rows.append(torch.tensor(row).mean(0))
     mean = torch.stack(rows).mean(0)
@@ -120,8 +120,8 @@ def test_result_are_those_of_the_formulas(tmp_path):
 
 
 def test_clips_that_stand_still_are_no_gain():
-    found = training.gain_interval(torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
-    assert found == (0, 0)
+    interval = training.gain_interval(torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64))
+    assert interval == (0, 0)
 
 
 # Batches
@@ -183,9 +183,9 @@ def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path):
     for _ in range(3):
         with pytest.raises(Stopped):
             learn(clips, tmp_path / "broken", plan, watch=watch)
-    seen = []
-    resumed, again, _ = learn(clips, tmp_path / "broken", plan, watch=lambda step: seen.append(step))
-    assert seen == list(range(64, 130)) and again == log
+    steps = []
+    resumed, again, _ = learn(clips, tmp_path / "broken", plan, watch=lambda step: steps.append(step))
+    assert steps == list(range(64, 130)) and again == log
     for name, tensor in unbroken.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
@@ -202,6 +202,6 @@ def test_seeds(tmp_path):
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_what_a_file_tells_of_its_training():
+def test_a_file_holds_the_metadata_of_its_training():
     assert read_training(None) == read_training({}) == {}
     assert read_training({TRAINING: json.dumps({"run": "a"})}) == {"run": "a"}

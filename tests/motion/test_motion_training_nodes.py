@@ -1,4 +1,4 @@
-"""The training node in the host: videos in a folder become a predictor that says how good it is."""
+"""The training node in the host: videos in a folder become a predictor with its validation result."""
 
 import json
 from dataclasses import replace
@@ -43,36 +43,35 @@ def encoder(clips):
 
 @pytest.fixture
 def learn(encoder, clip_vision, clips, tmp_path):
-    """learn(...) -> what the training left; in a folder of its own, but for the clips' tokens."""
+    """learn(...) -> the trained predictor, in its own folder except for the clips' tokens."""
     from storyreel.host.motion.clips import clips_in
     from storyreel.host.motion.job import DataConfig, TokenSpec, TrainingJob
     from storyreel.host.motion.training import run
 
-    def learn(target="a.safetensors", work="work", folder=clips, plan=PLAN, data=None, config=CONFIG, tell=None):
+    def learn(target="a.safetensors", work="work", folder=clips, plan=PLAN, data=None, config=CONFIG, report=None):
         job = TrainingJob(config, plan, data or DataConfig(frames=FRAMES, validation_split=0.3))
         files = clips_in(folder), tmp_path / target, tmp_path / work
-        return run(job, TokenSpec(encoder, clip_vision), *files, tell or (lambda *_: None))
+        return run(job, TokenSpec(encoder, clip_vision), *files, report or (lambda *_: None))
 
     return learn
 
 
-def told_by(path) -> dict:
+def metadata_of(path) -> dict:
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()[TRAINING])
 
 
-def test_clips_become_a_predictor_that_says_how_good_it_is(learn, encoder, clip_vision, host):
+def test_a_predictor_is_saved_with_its_validation_result(learn, encoder, clip_vision, host):
     from storyreel.core.motion.training_plot import draw
     from storyreel.host.motion import predict
 
     name = "swings.safetensors"
     trained = learn(target=host.base / "models" / predict.FOLDER / name)
-    result, told = trained.result, told_by(trained.path)
+    result, metadata = trained.result, metadata_of(trained.path)
     assert result.beats_interpolation and result.clips == HELD_OUT and result.gain > 0.2, result
-    assert told["verdict"] == result.summary and told["beats_interpolation"] and told["clips"] == CLIPS + 1
-    assert (
-        told["tokens_of"] == ADAPTER and told["figures"]["mse"] == result.mse and told["train"]["steps"] == PLAN.steps
-    )
+    assert metadata["verdict"] == result.summary and metadata["beats_interpolation"] and metadata["clips"] == CLIPS + 1
+    assert metadata["tokens_of"] == ADAPTER and metadata["figures"]["mse"] == result.mse
+    assert metadata["train"]["steps"] == PLAN.steps
     loaded = predict.load_predictor(name, encoder)
     assert loaded.network.model.config == CONFIG and loaded.description == f"predicted by {name}"
     other = predict.load_predictor(name, replace(encoder, name="face.safetensors")).description
@@ -81,58 +80,58 @@ def test_clips_become_a_predictor_that_says_how_good_it_is(learn, encoder, clip_
     assert plot.shape[0] == 1 and plot.std() > 0.01
 
 
-def test_one_that_learnt_nothing_is_saved_and_says_so(learn, encoder, host):
+def test_a_predictor_without_gain_is_saved_and_reported(learn, encoder, host):
     from storyreel.host.motion import predict
 
     name = "rash.safetensors"
     trained = learn(
         target=host.base / "models" / predict.FOLDER / name, plan=replace(PLAN, steps=3, learning_rate=0.5, warmup=1)
     )
-    told = told_by(trained.path)
-    assert not trained.result.beats_interpolation and not told["beats_interpolation"]
-    assert f"does NOT beat interpolation on {HELD_OUT} held-out clips" in told["verdict"]
-    told = predict.load_predictor(name, encoder).description
-    assert told == "predicted by rash.safetensors, which is not known to beat interpolation"
+    metadata = metadata_of(trained.path)
+    assert not trained.result.beats_interpolation and not metadata["beats_interpolation"]
+    assert f"does NOT beat interpolation on {HELD_OUT} held-out clips" in metadata["verdict"]
+    description = predict.load_predictor(name, encoder).description
+    assert description == "predicted by rash.safetensors, which is not known to beat interpolation"
 
 
-def test_interrupted_it_goes_on_and_ends_the_same(learn, tmp_path):
-    """Amid the tokens, and amid the steps."""
+def test_an_interrupted_training_resumes_with_the_same_result(learn, tmp_path):
+    """During the tokens and during the steps."""
     plan = replace(PLAN, steps=30)
     whole = learn("whole.safetensors", "whole", plan=plan)
     for stop in (("clip", 4), ("step", 0), ("step", 17)):
-        seen = []
+        reported = []
 
-        def tell(kind, done, total, stop=stop, seen=seen):
-            seen.append((kind, done))
+        def report(kind, done, total, stop=stop, reported=reported):
+            reported.append((kind, done))
             if (kind, done) == stop:
                 raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            learn("broken.safetensors", "broken", plan=plan, tell=tell)
+            learn("broken.safetensors", "broken", plan=plan, report=report)
         assert not (tmp_path / "broken.safetensors").exists()
     assert len(list((tmp_path / "broken" / "tokens").iterdir())) == CLIPS + 1
-    seen = []
-    again = learn("broken.safetensors", "broken", plan=plan, tell=lambda *told: seen.append(told[:2]))
-    assert [done for kind, done in seen if kind == "step"] == list(range(17, 31))
+    reported = []
+    again = learn("broken.safetensors", "broken", plan=plan, report=lambda *progress: reported.append(progress[:2]))
+    assert [done for kind, done in reported if kind == "step"] == list(range(17, 31))
     assert again.log == whole.log and again.result == whole.result
     one, other = load_file(whole.path), load_file(again.path)
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert list((tmp_path / "broken").rglob("state*")) == []
 
 
-def test_what_is_there_is_neither_made_again_nor_overwritten(learn):
+def test_a_finished_training_is_neither_repeated_nor_overwritten(learn):
     plan = replace(PLAN, steps=2)
     first = learn(plan=plan)
-    stamp, seen = first.path.stat().st_mtime_ns, []
-    again = learn(plan=plan, tell=lambda *told: seen.append(told))
-    assert again.result == first.result and again.log == first.log and seen == []
+    stamp, reported = first.path.stat().st_mtime_ns, []
+    again = learn(plan=plan, report=lambda *progress: reported.append(progress))
+    assert again.result == first.result and again.log == first.log and reported == []
     with pytest.raises(ValueError, match="a.safetensors exists and is of another training; choose another name"):
         learn(plan=replace(plan, seed=1))
     assert first.path.stat().st_mtime_ns == stamp
 
 
 def test_tokens_are_those_of_the_frames(learn, encoder, clip_vision, clips, tmp_path):
-    """One file a clip, for a stride and an encoder of its own; a clip that changed is looked at again."""
+    """One file for each clip, stride and encoder; a changed clip is encoded again."""
     from storyreel.core.video import files
     from storyreel.host.motion.clips import token_paths
     from storyreel.host.motion.job import DataConfig, TokenSpec
@@ -141,8 +140,8 @@ def test_tokens_are_those_of_the_frames(learn, encoder, clip_vision, clips, tmp_
     clip = clips / "00.gif"
     (path,) = token_paths(TokenSpec(encoder, clip_vision), [clip], 2, tmp_path / "work" / "tokens")
     tokens = load_file(path)["tokens"]
-    seen = files.to_images(list(files.read_frames(clip))[::2])
-    torch.testing.assert_close(tokens.float(), encoder.encode(clip_vision, seen, 1), rtol=2e-3, atol=2e-3)
+    images = files.to_images(list(files.read_frames(clip))[::2])
+    torch.testing.assert_close(tokens.float(), encoder.encode(clip_vision, images, 1), rtol=2e-3, atol=2e-3)
     assert tokens.shape == (FRAMES // 2, *encoder.shape)
     assert token_paths(TokenSpec(encoder, clip_vision), [clip], 3, path.parent) != [path]
     write_video(clip, swing(0, FRAMES))
@@ -150,7 +149,7 @@ def test_tokens_are_those_of_the_frames(learn, encoder, clip_vision, clips, tmp_
 
 
 def test_tokens_of_dynamicrafter(clip_vision, host, tmp_path):
-    """Other ones for each of 16 frames: every picture is kept in all of its slots."""
+    """They differ for each of 16 frames: every image is stored in all of its slots."""
     from storyreel.host.dynamicrafter import loader
     from storyreel.host.motion import predict
     from storyreel.host.motion.clips import clips_in
@@ -203,8 +202,8 @@ def write_sound(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-def test_what_is_no_clip_is_skipped_with_a_line_each(learn, tmp_path, caplog):
-    """The clips beside it are learnt from, in a run of their own name: the same with and without the others."""
+def test_unusable_files_are_skipped_with_one_warning_each(learn, tmp_path, caplog):
+    """The other clips are used, and the run's key is the same with and without the unusable files."""
     plan, folder = replace(PLAN, steps=2), tmp_path / "clips"
     for number in range(3):
         write_video(folder / f"{number}.gif", swing(number, FRAMES))
@@ -229,11 +228,13 @@ def test_what_is_no_clip_is_skipped_with_a_line_each(learn, tmp_path, caplog):
         "still.mp4": "has 1 frame at a stride of 1; at least 3 are expected",
     }
     learned = learn("learned.safetensors", folder=folder, plan=plan)
-    told = [record.getMessage() for record in caplog.records if "is skipped" in record.getMessage()]
-    assert len(told) == len(lines)
+    warnings = [record.getMessage() for record in caplog.records if "is skipped" in record.getMessage()]
+    assert len(warnings) == len(lines)
     for name, reason in lines.items():
-        assert len([line for line in told if f"{name} is skipped" in line and reason in line]) == 1, (name, told)
-    assert told_by(learned.path)["run"] == told_by(alone.path)["run"] and told_by(learned.path)["clips"] == 3
+        named = [line for line in warnings if f"{name} is skipped" in line and reason in line]
+        assert len(named) == 1, (name, warnings)
+    metadata = metadata_of(learned.path)
+    assert metadata["run"] == metadata_of(alone.path)["run"] and metadata["clips"] == 3
 
     for number in range(3):
         (folder / f"{number}.gif").unlink()
@@ -242,7 +243,7 @@ def test_what_is_no_clip_is_skipped_with_a_line_each(learn, tmp_path, caplog):
 
 
 def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, encoder, clip_vision, tmp_path, caplog):
-    """As the host's Load Video takes it; its tokens are those of the frames before."""
+    """As in the host's Load Video: its tokens are those of the frames before."""
     from storyreel.core.video import files
     from storyreel.host.motion.clips import token_paths
     from storyreel.host.motion.job import TokenSpec
@@ -257,8 +258,8 @@ def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, encoder, clip_visio
     (path,) = token_paths(TokenSpec(encoder, clip_vision), [folder / "broken.avi"], 1, tmp_path / "work" / "tokens")
     count = len(load_file(path)["tokens"])
     assert 3 <= count < 8
-    seen = encoder.encode(clip_vision, files.to_images(frames[:count]), 1)
-    torch.testing.assert_close(load_file(path)["tokens"].float(), seen, rtol=2e-3, atol=2e-3)
+    expected = encoder.encode(clip_vision, files.to_images(frames[:count]), 1)
+    torch.testing.assert_close(load_file(path)["tokens"].float(), expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -318,13 +319,13 @@ def graph(name: str, **changed) -> dict:
         dict(learning_rate=1e-3, seed=0, validation_split=0.3, width=64, depth=1, cosine_loss_weight=1.0) | changed
     )
     nodes = {
-        "toy": ("StoryReelLoadStoryworld", dict(precision="auto")),
+        "world": ("StoryReelLoadStoryworld", dict(precision="auto")),
         "load": (
             "StoryReelMotionPredictorLoader",
             {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": ADAPTER},
         ),
-        "train": ("StoryReelTrainMotionPredictor", dict(predictor=["load", 0], clip_vision=["toy", 3], **training)),
-        "shown": ("PreviewImage", dict(images=["train", 2])),
+        "train": ("StoryReelTrainMotionPredictor", dict(predictor=["load", 0], clip_vision=["world", 3], **training)),
+        "preview": ("PreviewImage", dict(images=["train", 2])),
     }
     return {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
 
@@ -332,11 +333,11 @@ def graph(name: str, **changed) -> dict:
 def test_the_node(host, clips):
     """In the host's inference mode; its bars run to their ends; the file is there for the loader."""
     done = host.run(graph("by_the_node"))
-    made, report, curve = done.values["train"]
-    assert made.description.startswith("predicted by by_the_node.safetensors") and curve.shape[-1] == 3
+    predictor, report, curve = done.values["train"]
+    assert predictor.description.startswith("predicted by by_the_node.safetensors") and curve.shape[-1] == 3
     assert f"interpolation on {HELD_OUT} held-out clips" in report and done.outputs["train"]["text"] == [report]
-    bars = [told for kind, told in done.events if kind == "progress"]
-    assert {CLIPS + 1, 4} <= {told["max"] for told in bars if told["value"] == told["max"]}
+    bars = [data for kind, data in done.events if kind == "progress"]
+    assert {CLIPS + 1, 4} <= {data["max"] for data in bars if data["value"] == data["max"]}
     path = host.base / "models" / "semantic_motion" / "by_the_node.safetensors"
     with safe_open(path, "pt") as file:
         assert METADATA in file.metadata()
@@ -357,18 +358,18 @@ def test_the_node_shows_what_it_skipped(host, clips):
 
 
 def test_the_cancel_button(host, clips):
-    """It stops between two steps; the next run goes on from there."""
+    """It stops between two steps; the next run resumes there."""
     prompt, events, stopped = graph("cancelled", steps=60), host.events, []
 
-    def steps(told: dict) -> bool:
-        return told.get("max") == 60
+    def steps(data: dict) -> bool:
+        return data.get("max") == 60
 
     class Cancelling(list):
         def append(self, event):
             super().append(event)
-            kind, told = event
-            if kind == "progress" and steps(told) and told["value"] and not stopped:
-                stopped.append(told["value"])
+            kind, data = event
+            if kind == "progress" and steps(data) and data["value"] and not stopped:
+                stopped.append(data["value"])
                 host.interrupt()
 
     host.events = Cancelling(events)
@@ -377,7 +378,7 @@ def test_the_cancel_button(host, clips):
             host.run(prompt)
         first = len(host.events)
         host.run(prompt)
-        went_on = [told["value"] for kind, told in host.events[first:] if kind == "progress" and steps(told)]
+        resumed = [data["value"] for kind, data in host.events[first:] if kind == "progress" and steps(data)]
     finally:
         host.events = events
-    assert stopped[0] < 60 and went_on[0] == stopped[0] + 1 and went_on[-1] == 60
+    assert stopped[0] < 60 and resumed[0] == stopped[0] + 1 and resumed[-1] == 60

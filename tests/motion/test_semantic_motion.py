@@ -86,8 +86,8 @@ def by_the_formula(weights: dict, config: PredictorConfig, keys: torch.Tensor, k
 @torch.no_grad()
 def test_the_formula():
     network, keys, known = predictor(), noise(2, 7, 3, 20), given(7, 4)
-    found = network(keys, known)
-    for clip, interpolated in zip(found, keys, strict=True):
+    output = network(keys, known)
+    for clip, interpolated in zip(output, keys, strict=True):
         reference = by_the_formula(network.state_dict(), SMALL, interpolated, known)
         torch.testing.assert_close(clip.double(), reference, rtol=0, atol=1e-5)
 
@@ -103,21 +103,21 @@ def test_an_untrained_predictor_is_the_interpolation_to_the_last_bit(config):
 @torch.no_grad()
 def test_given_pictures_keep_their_tokens():
     keys, known = noise(1, 9, 3, 20), given(9, 5)
-    found = predictor()(keys, known)
-    assert torch.equal(found[:, known], keys[:, known])
-    changed = (found != keys).flatten(2).all(-1)[0]
+    output = predictor()(keys, known)
+    assert torch.equal(output[:, known], keys[:, known])
+    changed = (output != keys).flatten(2).all(-1)[0]
     assert torch.equal(changed, ~known)
 
 
 @torch.no_grad()
 def test_every_token_sees_every_frame_and_knows_its_own():
     network, keys, known = predictor(), noise(1, 6, 3, 20), given(6)
-    found = network.difference(keys, known)
+    output = network.difference(keys, known)
     moved = keys.clone()
     moved[0, 4, 2] += 1
-    assert (network.difference(moved, known) != found)[:, 1:-1].flatten(2).any(-1).all()
+    assert (network.difference(moved, known) != output)[:, 1:-1].flatten(2).any(-1).all()
     order = torch.tensor([0, 2, 1, 3, 4, 5])
-    assert not torch.allclose(network.difference(keys[:, order], known), found[:, order], atol=1e-3)
+    assert not torch.allclose(network.difference(keys[:, order], known), output[:, order], atol=1e-3)
 
 
 def test_a_published_size_in_full():
@@ -178,22 +178,22 @@ def motion_by_the_formula(weights: dict, x: torch.Tensor, heads: int) -> torch.T
         for column in range(width):
             h = by.linear(normed[:, :, row, column], "proj_in")
             for number in range(2):
-                seen = by.norm(h, f"{block}.norms.{number}") + table
-                h = h + by.attention(seen, f"{block}.attention_blocks.{number}", heads)
+                attention_input = by.norm(h, f"{block}.norms.{number}") + table
+                h = h + by.attention(attention_input, f"{block}.attention_blocks.{number}", heads)
             h = h + by.gated(by.norm(h, f"{block}.ff_norm"), f"{block}.ff")
             out[:, :, row, column] += by.linear(h, "proj_out")
     return out
 
 
-@pytest.mark.parametrize("spread", [1.0, 2e-3], ids=["usual", "so small that a norm's epsilon is seen"])
+@pytest.mark.parametrize("spread", [1.0, 2e-3], ids=["usual", "so small that a norm's epsilon is visible"])
 @torch.no_grad()
 def test_motion_modules_formula(spread):
     module = MotionModule(64, frames=24).eval()
     tables = {key: t for key, t in module.state_dict().items() if key.endswith(".pe")}
     module.load_state_dict(random(module) | tables)
     clips = spread * noise(2, 5, 64, 2, 3)
-    found = module(clips.flatten(0, 1), 2).unflatten(0, (2, 5))
-    for clip, x in zip(found, clips, strict=True):
+    output = module(clips.flatten(0, 1), 2).unflatten(0, (2, 5))
+    for clip, x in zip(output, clips, strict=True):
         reference = motion_by_the_formula(module.temporal_transformer.state_dict(), x, heads=8)
         torch.testing.assert_close(clip.double(), reference, rtol=0, atol=1e-5)
 
@@ -202,8 +202,8 @@ def test_motion_modules_formula(spread):
 def test_norms_over_the_whole_clip():
     """The statistics are those of all its frames, and of no other clip."""
     norm, x = torch.nn.GroupNorm(32, 64), noise(6, 64, 2, 3) * torch.arange(1, 7)[:, None, None, None]
-    found = ClipNorm(norm)(x, 2)
-    for clip, reference in zip(x.split(3), found.split(3), strict=True):
+    output = ClipNorm(norm)(x, 2)
+    for clip, reference in zip(x.split(3), output.split(3), strict=True):
         groups = clip.transpose(0, 1).reshape(32, -1)
         expected = (groups - groups.mean(1, keepdim=True)) / (groups.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         torch.testing.assert_close(reference, expected.view(64, 3, 2, 3).transpose(0, 1), rtol=0, atol=1e-5)
@@ -293,7 +293,7 @@ def test_splicing():
 
 
 def test_the_plane_of_a_motion():
-    """A curve drawn in two directions of token space is found again, up to its turn in the plane."""
+    """A curve drawn in two directions of token space is recovered, up to its rotation in the plane."""
     angle = torch.linspace(0, 3, 12)
     curve = torch.stack([3 * angle.cos(), angle.sin()], -1)
     directions = torch.linalg.qr(noise(60, 2))[0]

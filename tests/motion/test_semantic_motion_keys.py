@@ -78,12 +78,12 @@ def test_numbers_of_cross_attention_layers(unet):
     """The published list: down, up and last the middle, which a forward pass meets between the two."""
     from storyreel.host.motion import ip_adapter
 
-    order, looks = listed("ip_adapter_index_order"), ip_adapter.cross_attention_layers(unet)
-    assert {number: look.layer.to_q.weight.shape[0] for number, look in looks.items()} == {
+    order, cross_attention = listed("ip_adapter_index_order"), ip_adapter.cross_attention_layers(unet)
+    assert {number: layer.layer.to_q.weight.shape[0] for number, layer in cross_attention.items()} == {
         number: width for number, (_, width) in order.items()
     }
-    assert looks["31"].block == ("middle", 0) and order["31"][0].startswith("mid_block.")
-    assert numbers(6, 1, 9) == list(looks)
+    assert cross_attention["31"].block == ("middle", 0) and order["31"][0].startswith("mid_block.")
+    assert numbers(6, 1, 9) == list(cross_attention)
     sides = {"input": "down_blocks", "middle": "mid_block", "output": "up_blocks"}
-    for number, look in looks.items():
-        assert order[number][0].startswith(sides[look.block[0]])
+    for number, layer in cross_attention.items():
+        assert order[number][0].startswith(sides[layer.block[0]])
