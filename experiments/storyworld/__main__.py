@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
     from tools import pack
 
     pack.load_host(environment.find_host())
+    logging.getLogger().setLevel(logging.ERROR)  # of the host
     try:
         return options.run(options)
     except (FileNotFoundError, ModuleNotFoundError) as error:
@@ -79,7 +80,6 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from experiments.storyworld.report import plots, rows
 
-    logging.getLogger().setLevel(logging.ERROR)
     kind = getattr(import_module(f"experiments.storyworld.evaluate.{options.kind}"), EVALUATIONS[options.kind])
     known = {setting.name: setting for setting in kind.settings}
     settings = [known.get(name) for name in options.rows]
@@ -135,7 +135,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     training.add_argument("--no-twins", dest="twins", action="store_false", help="one hero in every picture")
     training.add_argument("--publish", action="store_true", help="copy the weights into the pack")
     training.add_argument("--work", type=Path, default=environment.CACHE / "storyworld", help="for data and results")
-    training.add_argument("--scale", type=float, default=1.0, help="share of the steps and pictures: .01 tries it out")
+    training.add_argument("--scale", type=float, default=1.0, help="share of steps, batches and data: .01 tries it out")
     training.add_argument("--stop-after", type=int, metavar="STEP", help="stop the stage there, as if interrupted")
 
     measuring = commands.add_parser("evaluate", help="measure what models make", **style)

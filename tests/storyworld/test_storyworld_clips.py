@@ -101,7 +101,7 @@ def test_what_there_is_to_say_of_a_frame(lab):
     """Of the whole clip what captions say, and of the frame where the hero is and which way it looks: between words,
     and as it moves."""
     training = lab.train.stages.Training(ROOT / "models" / "storyworld")
-    vocabulary = training._vocabulary()
+    vocabulary = training._vocabulary
     read = lab.train.unet.Captions(training._towers(vocabulary), vocabulary)
 
     def state(text: str) -> torch.Tensor:
@@ -195,7 +195,7 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
     from experiments.storyworld.train.unet import Captions
 
     training = lab.train.stages.Training(ROOT / "models" / "storyworld")
-    vocabulary = training._vocabulary()
+    vocabulary = training._vocabulary
     towers, encoder = training._towers(vocabulary), training._autoencoder()
     clip, _ = lab.train.video.DATA.sample(1)
     frames = world.render_clip(clip, 2).image

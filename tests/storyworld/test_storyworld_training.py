@@ -1,6 +1,7 @@
-"""The training of Storyworld's models, tried out at a thousandth of its size: every stage runs, goes on after a stop,
+"""The training of Storyworld's models, tried out at the least size: every stage runs, goes on after a stop,
 and leaves files that the host loads."""
 
+import importlib
 import json
 import re
 import shutil
@@ -13,11 +14,10 @@ import pytest
 import torch
 from harness.cache import cached, digest_of
 from harness.setup import require_setup
-from harness.tools import experiments
 
 pytestmark = pytest.mark.programs
 
-SCALE = 0.001
+SCALE = 0.0002
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 MANIFESTS, SHIPPED = TESTS / "manifests", TESTS.parent / "models" / "storyworld"
@@ -35,13 +35,6 @@ def program(*arguments) -> subprocess.CompletedProcess:
 
 def train(work: Path, *arguments) -> subprocess.CompletedProcess:
     return program("train", "--work", work, "--scale", str(SCALE), *arguments)
-
-
-@pytest.fixture
-def lab(host):
-    """The modules that train and ship, in this process, whose host has begun already."""
-    with experiments() as modules:
-        yield modules
 
 
 def numberless(names) -> set[str]:
@@ -72,7 +65,7 @@ def test_a_stage_leaves_weights_a_log_and_a_curve(trained, part):
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
     assert metadata["part"] == f"storyworld {part}" and metadata["license"]
     recipe = json.loads(metadata["recipe"])
-    assert recipe["plan"]["steps"] >= 2 and recipe["plan"]["seed"] == 0 and recipe["pictures"]["count"] >= 16
+    assert recipe["plan"]["steps"] >= 2 and recipe["plan"]["seed"] == 0 and recipe["pictures"]["count"] >= 8
     stage = "ip_adapter" if part == "domain_adapter" else part  # both are trained in one
     assert json.loads((trained / f"{stage}.jsonl").read_text().splitlines()[-1])["loss"] > 0
     assert (trained / f"{stage}.png").stat().st_size > 1000
@@ -188,20 +181,42 @@ def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
     assert not any(torch.equal(made[1, 1], frames) for strengths, frames in made.items() if strengths != (1, 1))
 
 
-def measured(kind: str, trained: Path, *arguments) -> list[dict]:
-    """The rows that are printed of the try-out."""
-    done = program("evaluate", kind, "--weights", trained, "--json", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+def rows_in(output: str) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
-def test_the_streaming_model_is_measured(trained):
+@pytest.fixture
+def command(lab):
+    """The module of the commands, in this process."""
+    return importlib.import_module("experiments.storyworld.__main__")
+
+
+@pytest.fixture
+def measured(command, trained, capsys, monkeypatch):
+    """measured(kind, *arguments) -> the rows that the command prints of the try-out. What it adds to the host's
+    folders is gone afterwards."""
+    import folder_paths
+
+    known = {name: (list(folders), ends) for name, (folders, ends) in folder_paths.folder_names_and_paths.items()}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+
+    def measure(kind: str, *arguments: str) -> list[dict]:
+        options = command.parse(["evaluate", kind, "--weights", str(trained), "--json", *arguments])
+        capsys.readouterr()
+        assert options.run(options) == 0
+        return rows_in(capsys.readouterr().out)
+
+    return measure
+
+
+def test_the_streaming_model_is_measured(trained, measured):
     """Videos that were blended and that the last frame alone extends, too: every result with its interval, and what is
     left at the end of each chunk."""
     settings = ("both-blend-randomized", "dynamicrafter")
-    rest = ["--sheet", trained / "videos.png", "--count", "1", "--steps", "2"]
+    rest = ["--sheet", str(trained / "videos.png"), "--count", "1", "--steps", "2"]
     changed = ["--set", "chunks", "1", "--set", "color", "1"]
-    rows = measured("streaming", trained, "--rows", ",".join(settings), *rest, *changed)
+    rows = measured("streaming", "--rows", ",".join(settings), *rest, *changed)
     assert [row["setting"] for row in rows] == list(settings)
     assert [row["frames"] for row in rows] == [24, 31] and rows[0]["weights"]
     assert (trained / "videos.png").stat().st_size > 1000
@@ -214,9 +229,12 @@ def test_the_streaming_model_is_measured(trained):
 
 
 def test_the_video_model_is_measured(trained):
-    """The classifiers and the model of the try-out: every result of a row, each with its interval."""
-    rest = ["--rows", "drawn-wide,loop", "--count", "1", "--sheet", trained / "clips.png"]
-    drawn, loop = measured("video", trained, *rest)
+    """By the program itself, the classifiers and the model of the try-out: every result of a row, each with its
+    interval."""
+    rest = ["--rows", "drawn-wide,loop", "--count", "1", "--steps", "2", "--sheet", trained / "clips.png"]
+    done = program("evaluate", "video", "--weights", trained, "--json", *rest)
+    assert done.returncode == 0, done.stdout + done.stderr
+    drawn, loop = rows_in(done.stdout)
     assert drawn["setting"] == "drawn-wide" and loop["setting"] == "loop" and drawn["weights"]
     assert (trained / "clips.png").stat().st_size > 1000
     for row, names in ((drawn, ("action", "path", "first", "colours", "still")), (loop, ("seam", "away", "first"))):
@@ -248,11 +266,11 @@ def test_the_predictor_says_what_it_reached_and_is_not_trained_twice(trained, la
     assert (trained / "predictor.safetensors").read_bytes() == before
 
 
-def test_semantic_motion_is_measured(trained):
+def test_semantic_motion_is_measured(trained, measured):
     """As tokens, and decoded in every way; a clip that no model made is where it should be."""
     settings = ("tokens", "drawn", "true", "predicted-text", "interpolated-single", "true-dynamicrafter")
-    rest = ["--count", "2", "--steps", "2", "--sheet", trained / "motion.png"]
-    tokens, *decoded = measured("motion", trained, "--rows", ",".join(settings), *rest)
+    rest = ["--count", "2", "--steps", "2", "--sheet", str(trained / "motion.png")]
+    tokens, *decoded = measured("motion", "--rows", ",".join(settings), *rest)
     assert tokens["mse"] > 0 and tokens["gain_low"] <= tokens["gain"] <= tokens["gain_high"]
     assert [row["setting"] for row in decoded] == list(settings[1:])
     for row in decoded:
@@ -262,17 +280,23 @@ def test_semantic_motion_is_measured(trained):
 
 
 @pytest.mark.parametrize("kind", ["pictures", "video", "streaming", "motion"])
-def test_a_setting_that_there_is_not_is_named(kind):
+def test_a_setting_that_there_is_not_is_named(command, kind):
+    options = command.parse(["evaluate", kind, "--rows", "nothing-of-that-kind"])
+    with pytest.raises(command.environment.SetupError, match=r'"nothing-of-that-kind" is no setting; there are \w+'):
+        options.run(options)
+
+
+def test_an_error_is_one_sentence():
     require_setup()
-    done = program("evaluate", kind, "--rows", "nothing-of-that-kind")
+    done = program("evaluate", "video", "--rows", "nothing-of-that-kind")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "storyworld: " in done.stderr and "nothing-of-that-kind" in done.stderr.splitlines()[-1]
 
 
-def test_only_the_published_trainings_models_ship(tmp_path):
-    require_setup()
-    done = train(tmp_path, "--publish")
-    assert done.returncode == 2 and "only the published training's models ship" in done.stderr
+def test_only_the_published_trainings_models_ship(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.parse(["train", "--scale", str(SCALE), "--publish"])
+    assert "only the published training's models ship" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def train_reader(
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         picks = torch.randint(len(pictures), (plan.batch,), generator=generator).numpy()
-        empty = torch.randint(len(scenes), (plan.batch // 16,), generator=generator).numpy()
+        empty = torch.randint(len(scenes), (max(1, plan.batch // 16),), generator=generator).numpy()
         images = to_tensor(np.concatenate([pictures.images[np.sort(picks)], scenes[empty]]))
         answers = np.concatenate([shown[np.sort(picks)], np.full((len(empty), shown.shape[1]), NONE)])
         answers[len(picks) :, 0] = len(ANSWERS["number"]) - 1
@@ -139,7 +139,8 @@ def measure(reader: Classifier, autoencoder: Autoencoder, pictures: Pictures) ->
         pairs = [
             (ANSWERS[name][code], word) for code, word in zip(truth[:, i], words[name], strict=True) if code != NONE
         ]
-        figures[name] = float(np.mean([expected == word for expected, word in pairs]))
+        if pairs:
+            figures[name] = float(np.mean([expected == word for expected, word in pairs]))
     return figures
 
 

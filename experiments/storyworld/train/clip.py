@@ -201,7 +201,7 @@ def train_clip(
     pictures = draw(recipe, folder / "data")
     truths = [pictures.truth(index) for index in range(len(pictures))]
     shown_everywhere = torch.from_numpy(np.stack([codes(truth) for truth in truths]))
-    clips = [sample_clip(recipe.seed, index, twins=0.2) for index in range(4000)]
+    clips = [sample_clip(recipe.seed, index, twins=0.2) for index in range(min(4000, len(pictures)))]
 
     def sight(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
         picks = torch.randint(len(pictures), (sight_plan.batch,), generator=generator)

@@ -56,4 +56,4 @@ def missed(found: Tensor, expected: Tensor) -> tuple[Tensor, dict]:
 
 def as_short_as(plan: Plan, whole: Plan) -> Plan:
     """Of a stage that is only tried out, this is, too."""
-    return replace(whole, seed=plan.seed, steps=min(whole.steps, 10 * plan.steps), stop_after=None)
+    return replace(whole, seed=plan.seed, steps=min(whole.steps, 5 * plan.steps), stop_after=None)

@@ -4,6 +4,7 @@ from __future__ import annotations  # a stage is called like the module that its
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,13 +19,14 @@ from . import video_classifier as video_reader
 from .tokenizer import Vocabulary
 from .trainer import Plan, device
 
-LEAST_PICTURES, LEAST_CLIPS = 96, 16  # of a tried-out stage
+LEAST_PICTURES, LEAST_CLIPS, LEAST_BATCH = 32, 8, 2  # of a tried-out stage
 
 
 class Training:
     """One run: `folder` holds data, states and results. seed concerns the UNets, twins the pictures' alone. scale:
-    share of the recipe's steps and pictures, to try the whole thing out. stop_after: raise `Stopped` after this step of
-    a stage. shipped: folders of what ships, on which a stage builds where this run has not trained its own."""
+    share of the recipe's steps, batches and pictures, to try the whole thing out. stop_after: raise `Stopped` after
+    this step of a stage. shipped: folders of what ships, on which a stage builds where this run has not trained its
+    own."""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Training:
 
     def clip(self) -> None:
         plan, recipe = self._shorter(clip.PLAN), self._fewer(clip.DATA)
-        vocabulary = self._vocabulary()
+        vocabulary = self._vocabulary
         towers, figures = clip.train_clip(
             self.folder,
             vocabulary,
@@ -79,7 +81,7 @@ class Training:
     def pictures(self) -> None:
         plan = replace(self._shorter(unet.PLAN), seed=self.seed)
         pictures = data.draw(self.picture_data, self.folder / "data")
-        vocabulary = self._vocabulary()
+        vocabulary = self._vocabulary
         towers = self._towers(vocabulary)
         encoder = self._autoencoder()
         model, latents = unet.train_unet(self.folder, self.unet_name, encoder, towers, vocabulary, pictures, plan)
@@ -88,7 +90,7 @@ class Training:
 
     def video(self) -> None:
         frames_plan, plan = (replace(self._shorter(each), seed=self.seed) for each in (video.FRAMES_PLAN, video.PLAN))
-        vocabulary = self._vocabulary()
+        vocabulary = self._vocabulary
         latents = self._latents()
         model, clips = video.train_video(
             self.folder,
@@ -125,7 +127,7 @@ class Training:
     def _streaming(self, part: str, known: dict[str, Tensor]) -> None:
         name = f"{self.streaming_name}_{part}"
         plan = replace(self._shorter(streaming.PLANS[part]), seed=self.seed)
-        vocabulary, latents = self._vocabulary(), self._latents()
+        vocabulary, latents = self._vocabulary, self._latents()
         model, clips = streaming.train_part(
             part,
             self.folder,
@@ -154,7 +156,7 @@ class Training:
 
     def video_classifier(self) -> None:
         plan, encoder = self._shorter(video_reader.PLAN), self._autoencoder()
-        vision, folder = self._towers(self._vocabulary()).vision, self.folder / "data"
+        vision, folder = self._towers(self._vocabulary).vision, self.folder / "data"
         clips = clips_data.draw_clips(self._fewer(video.DATA), encoder, vision, folder)
         held_out = clips_data.draw_clips(self._fewer(video_reader.HELD_OUT), encoder, vision, folder)
         model = video_reader.train_video_reader(self.folder, clips, plan)
@@ -179,7 +181,7 @@ class Training:
         from storyreel.host.motion.training import result_metadata
 
         plan, path = self._shorter(predictor.PLAN), self._path("predictor")
-        vision = self._towers(self._vocabulary()).vision
+        vision = self._towers(self._vocabulary).vision
         recipe, folder = self._fewer(motion_data.DATA), self.folder / "data"
         clips = motion_data.draw_motions(recipe, self._autoencoder(), vision, folder)
         adapter = export.load(self._known("ip_adapter"))[0]
@@ -193,7 +195,7 @@ class Training:
         self._save("predictor", weights, {}, plan, recipe, asdict(figures), **told)
 
     def _lessons(self) -> motion.Lessons:
-        vocabulary = self._vocabulary()
+        vocabulary = self._vocabulary
         pictures, spread = export.load(self._known("unet"))[0], self._latents()["spread"]
         towers, recipe = self._towers(vocabulary), self._fewer(motion_data.DATA)
         return motion.Lessons(self.folder, self._autoencoder(), towers, vocabulary, pictures, spread, recipe)
@@ -228,6 +230,7 @@ class Training:
         config = export.load(self._known("unet"))[1]["config"]
         return {name: config[name] for name in ("spread", "rgb")}
 
+    @cached_property
     def _vocabulary(self) -> Vocabulary:
         from comfy.sd1_clip import SDTokenizer
 
@@ -240,8 +243,9 @@ class Training:
 
     def _shorter(self, plan):
         """A plan of either trainer."""
-        stop = {"stop_after": self.stop_after} if isinstance(plan, Plan) else {}
-        return replace(plan, steps=max(2, round(plan.steps * self.scale)), **stop)
+        name, more = ("batch", {"stop_after": self.stop_after}) if isinstance(plan, Plan) else ("batch_size", {})
+        more[name] = max(LEAST_BATCH, round(getattr(plan, name) * self.scale))
+        return replace(plan, steps=max(2, round(plan.steps * self.scale)), **more)
 
     def _fewer(self, recipe):
         least = LEAST_PICTURES if isinstance(recipe, data.Recipe) else LEAST_CLIPS
