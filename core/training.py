@@ -35,11 +35,11 @@ class TrainConfig:
     weight_decay: float = 0.01
 
 
-# loss(network, generator) -> what to minimise, which the generator and the weights alone decide
-Loss = Callable[[nn.Module, torch.Generator], Tensor]
-# measure(averaged network) -> figures for the log
+# loss(network, generator) -> what to minimize, or that and results for the log; the generator and the weights decide
+Loss = Callable[[nn.Module, torch.Generator], Tensor | tuple[Tensor, dict[str, float]]]
+# measure(averaged network) -> results for the log
 Measure = Callable[[nn.Module], dict[str, float]]
-# watch(steps done): may raise, to stop a training that goes on from here the next time
+# watch(steps done): may raise, to stop a training that resumes here the next time
 Watch = Callable[[int], None]
 
 
@@ -51,16 +51,23 @@ def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def train(
-    network: nn.Module, loss: Loss, config: TrainConfig, state: Path, measure: Measure, watch: Watch
+    network: nn.Module,
+    loss: Loss,
+    config: TrainConfig,
+    state: Path,
+    measure: Measure,
+    watch: Watch,
+    keep_state: bool = False,
 ) -> tuple[nn.Module, list[dict]]:
-    """(the averaged network, the log: about POINTS rows of step, loss and what `measure` said)
+    """(the averaged network, the log: about POINTS rows of step, mean results of `loss`, and results of `measure`)
 
-    The network trains where its weights are. `state` is the file in which an unfinished run is kept; where it exists
-    the run goes on from it, and ends as if it had never stopped.
+    The network trains where its weights are; those that require no gradient stay. `state` is the file in which an
+    unfinished run is kept; where it exists the run resumes from it, and ends as if it had never stopped. keep_state:
+    a finished run is kept there, too.
     """
     average = copy.deepcopy(network).eval()
     network.train()
-    weights, averages = list(network.parameters()), list(average.parameters())
+    weights, averages = ([weight for weight in one.parameters() if weight.requires_grad] for one in (network, average))
     run = Run(network, average, optimizer_of(weights, config.learning_rate, config.weight_decay))
     if state.exists():
         run.read(state)
@@ -76,51 +83,55 @@ def train(
             run.write(state)
             saved = time.monotonic()
         with autocast(device):
-            value = loss(network, generator_of(config.seed, run.step))
+            found = loss(network, generator_of(config.seed, run.step))
+        value, results = found if isinstance(found, tuple) else (found, {})
         descend(value, run.optimizer, rate_at(run.step, config.learning_rate, config.warmup, config.steps))
         follow(averages, weights, run.step, config.ema)
         run.step += 1
-        run.losses.append(value.item())
+        run.recent.append({"loss": value.item(), **results})
         if run.step % every == 0 or run.step == config.steps:
-            mean = sum(run.losses) / len(run.losses)
-            run.log.append({"step": run.step, "loss": mean, **measure(average)})
-            run.losses.clear()
+            means = {name: sum(row[name] for row in run.recent) / len(run.recent) for name in run.recent[0]}
+            run.log.append({"step": run.step, **means, **measure(average)})
+            run.recent.clear()
+            if keep_state and run.step == config.steps:
+                run.write(state)
     return average, run.log
 
 
 class Run:
-    """A training under way: all that it would need to go on."""
+    """An unfinished training: all that it needs to resume. recent: results of the steps since the log's last row."""
 
     def __init__(self, network: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer):
         self.network, self.average, self.optimizer = network, average, optimizer
-        self.step, self.losses, self.log = 0, [], []
+        self.step, self.recent, self.log = 0, [], []
 
     def write(self, path: Path) -> None:
         """The file appears under its name when it is whole, never before."""
         tensors = {f"weights.{key}": t for key, t in self.network.state_dict().items()}
         tensors |= {f"average.{key}": t for key, t in self.average.state_dict().items()}
-        for number, moments in self.optimizer.state_dict()["state"].items():
+        for number, moments in self.optimizer.state_dict()["state"].items():  # none where there was no gradient
             tensors |= {f"optimizer.{number}.{name}": moments[name] for name in MOMENTS}
-        told = {"step": self.step, "losses": self.losses, "log": self.log}
+        run = {"step": self.step, "recent": self.recent, "log": self.log}
         with appearing(path, sum(t.numel() * t.element_size() for t in tensors.values())) as unfinished:
-            save_file({key: t.contiguous() for key, t in tensors.items()}, unfinished, {"run": json.dumps(told)})
+            save_file({key: t.contiguous() for key, t in tensors.items()}, unfinished, {"run": json.dumps(run)})
 
     def read(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["run"])
+            run = json.loads(file.metadata()["run"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dictionary
-        self.step, self.losses, self.log = told["step"], told["losses"], told["log"]
+        self.step, self.recent, self.log = run["step"], run["recent"], run["log"]
         for prefix, network in (("weights.", self.network), ("average.", self.average)):
             network.load_state_dict({key: tensors[prefix + key] for key in network.state_dict()})
         state = self.optimizer.state_dict()
-        numbers = [number for group in state["param_groups"] for number in group["params"]]
-        if self.step:
-            state["state"] = {n: {name: tensors[f"optimizer.{n}.{name}"] for name in MOMENTS} for n in numbers}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, number, name = key.split(".")
+                state["state"].setdefault(int(number), {})[name] = tensor
         self.optimizer.load_state_dict(state)
 
 
 def generator_of(seed: int, step: int) -> torch.Generator:
-    """What a step draws is a function of the seed and the step's number, so that a training can go on from any."""
+    """What a step draws is a function of the seed and the step's number, so that a training can resume at any."""
     return torch.Generator().manual_seed(seed << 32 | step)
 
 

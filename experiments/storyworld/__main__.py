@@ -54,23 +54,23 @@ def main(arguments: list[str]) -> int:
 
 def train(options: argparse.Namespace) -> int:
     from experiments.storyworld import CLASSIFIERS, SHIPPED
-    from experiments.storyworld.train import publish
-    from experiments.storyworld.train.stages import Training
+    from experiments.storyworld.train import publish, stages
     from experiments.storyworld.train.trainer import Stopped
+    from experiments.storyworld.train.workspace import Workspace
 
     shipped = SHIPPED, CLASSIFIERS
-    training = Training(options.work, options.seed, options.twins, options.scale, options.stop_after, shipped)
+    work = Workspace(options.work, options.seed, options.twins, options.scale, options.stop_after, shipped)
     started = time.monotonic()
     for stage in STAGES:
         if stage in (options.stages or STAGES):
             try:
-                getattr(training, stage)()
+                stages.STAGES[stage](work)
             except Stopped as stopped:
                 print(stopped)
                 return 0
             print(f"{stage}: done after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     if options.publish:
-        publish.publish(options.stages, training.folder, SHIPPED, CLASSIFIERS)
+        publish.publish(options.stages, work.folder, SHIPPED, CLASSIFIERS)
     return 0
 
 

@@ -1,5 +1,6 @@
 """What Storyworld's video model learns from: clips that tell nothing before the caption does, and what it is told."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +36,44 @@ def test_fewer_frames_a_second_are_more_motion(lab):
     assert set(rates) == set(lab.train.clips.RATES) and rates[fast] > 1 > rates[slow]
 
 
+def test_a_training_resumes_and_ends_the_same(lab, tmp_path):
+    """To the last bit, with weights that are frozen and weights that no gradient reaches; finished, it is there at
+    once."""
+    trainer = lab.train.trainer
+    config = trainer.TrainConfig(steps=7, batch_size=3, learning_rate=1e-2, ema=0.9, warmup=2)
+    steps = []
+
+    def run(folder: Path, stop_after: int | None = None) -> torch.nn.ModuleDict:
+        torch.manual_seed(0)
+        modules = torch.nn.ModuleDict({name: torch.nn.Linear(4, 4) for name in ("trained", "frozen", "idle")})
+        modules["frozen"].requires_grad_(False)
+
+        def loss(generator: torch.Generator):
+            steps.append(folder.name)
+            found = modules["trained"](modules["frozen"](torch.randn(config.batch_size, 4, generator=generator)))
+            return found.square().mean(), {"size": found.abs().mean().item()}
+
+        trainer.train("net", modules, loss, config, folder, stop_after=stop_after)
+        return modules
+
+    whole = run(tmp_path / "whole").state_dict()
+    for stop in (3, 5):
+        with pytest.raises(trainer.Stopped, match=f"net: stopped after step {stop} of 7"):
+            run(tmp_path / "broken", stop)
+    resumed = run(tmp_path / "broken").state_dict()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+    torch.manual_seed(0)
+    first, frozen = torch.nn.Linear(4, 4).weight, torch.nn.Linear(4, 4).weight
+    assert torch.equal(resumed["frozen.weight"], frozen) and not torch.equal(resumed["trained.weight"], first)
+    logs = [(tmp_path / name / "net.jsonl").read_text() for name in ("whole", "broken")]
+    assert logs[0] == logs[1] and json.loads(logs[0].splitlines()[-1]).keys() == {"step", "loss", "size"}
+    assert steps.count("whole") == steps.count("broken") == 7
+    again = run(tmp_path / "whole").state_dict()
+    assert steps.count("whole") == 7 and all(torch.equal(tensor, whole[name]) for name, tensor in again.items())
+
+
 def test_what_other_processes_draw_comes_in_order(lab):
-    found = lab.train.clips.in_order(divmod, 20, [7, 3, 6, 9])
+    found = lab.train.drawing.in_order(divmod, 20, [7, 3, 6, 9])
     assert list(found) == [divmod(20, start) for start in (7, 3, 6, 9)]
 
 
@@ -56,7 +93,7 @@ def test_everything_is_left_out_in_a_share_of_the_clips(lab):
     video = lab.train.video
     rng = Random(1)
     clip, _ = video.DATA.sample(0)
-    told = [video.tell(rng, clip) for _ in range(4000)]
+    told = [video.sample_inputs(rng, clip) for _ in range(4000)]
     modes = Counter(one.mode for one in told)
     for mode, share in video.MODES.items():
         assert abs(modes[mode] / len(told) - share) < 0.03
@@ -89,7 +126,7 @@ def test_semantic_motion_is_not_told_in_words(lab):
     """What the hero does and where it is are for the tokens to say."""
     motion, rng = lab.train.motion, Random(1)
     clips = [motion.DATA.sample(index)[0] for index in range(200)]
-    told = [motion.tell(rng, clip) for clip in clips for _ in range(4)]
+    told = [motion.sample_prompt(rng, clip) for clip in clips for _ in range(4)]
     texts = " ".join(text for text, _ in told)
     assert " in a " in texts and "hat" in texts and len({sees for _, sees in told}) == 2
     for word in ("ing left", "ing right", "waving", "sitting", "on the left", "on the right"):
@@ -100,9 +137,9 @@ def test_semantic_motion_is_not_told_in_words(lab):
 def test_what_there_is_to_say_of_a_frame(lab):
     """Of the whole clip what captions say, and of the frame where the hero is and which way it looks: between words,
     and as it moves."""
-    training = lab.train.stages.Training(ROOT / "models" / "storyworld")
-    vocabulary = training._vocabulary
-    read = lab.train.unet.Captions(training._towers(vocabulary), vocabulary)
+    work = lab.train.workspace.Workspace(ROOT / "models" / "storyworld")
+    vocabulary = work.vocabulary
+    read = lab.train.unet.Captions(work.towers, vocabulary)
 
     def state(text: str) -> torch.Tensor:
         end = (vocabulary.encode([text]) == vocabulary.end).float().argmax().item()
@@ -112,21 +149,21 @@ def test_what_there_is_to_say_of_a_frame(lab):
     (hero,) = clip.figures
     hero = replace(hero, action="walking right", facing="right", x=0.38)
     clips = [replace(clip, figures=(replace(hero, x=x),)) for x in (0.26, 0.38, 0.74)]
-    sayings = lab.train.motion_init.Sayings(clips, 16, read)
-    found = sayings.of(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long))
-    assert found.shape == (3, 6, lab.train.unet.WIDTH)
+    descriptions = lab.train.init.FrameDescriptions(clips, 16, read)
+    found = descriptions.of(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long))
+    assert found.shape == (3, 6, lab.train.towers.WIDTH)
     left, middle, right = (state(f"a hero {where}") for where in ("on the left", "in the middle", "on the right"))
     torch.testing.assert_close(found[:, -2], torch.stack([left, (left + middle) / 2, right]), atol=0.02, rtol=0.02)
     ahead, looking = (state(f"a hero looking {way}") for way in ("ahead", "right"))
     turned = [(row - ahead).dot(looking - ahead) / (looking - ahead).square().sum() for row in found[:, -1]]
     assert min(turned) > 0.8  # a start differs from another a little
-    later = sayings.of(torch.tensor([0, 0]), torch.tensor([0, 15]))
+    later = descriptions.of(torch.tensor([0, 0]), torch.tensor([0, 15]))
     assert not torch.allclose(*later[:, -2], atol=0.05) and torch.equal(*later[:, :-2])
 
 
 def test_queries_are_asked_where_they_are(lab):
     """Of queries that tell it there is little to be missed, of those that do not about the variance of places."""
-    places = lab.train.motion_init.Places(["1"], 2)
+    places = lab.train.init.Places(["1"], 2)
     line = torch.linspace(-1, 1, 8)
     known = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).view(1, 64, 2).expand(3, -1, -1)
     with torch.no_grad():
@@ -177,10 +214,10 @@ def test_the_domain_adapter_is_a_lora_to_the_host(lab, host):
 def test_what_stands_beside_the_noise(lab):
     video = lab.train.video
     clean = torch.randn(5, 2, 3, 3)
-    assert torch.equal(video.latents_beside(clean, video.ANIMATE), clean[:1].expand(5, -1, -1, -1))
-    both = video.latents_beside(clean, video.INTERPOLATE)
+    assert torch.equal(video.concat_latents(clean, video.ANIMATE), clean[:1].expand(5, -1, -1, -1))
+    both = video.concat_latents(clean, video.INTERPOLATE)
     assert torch.equal(both[0], clean[0]) and torch.equal(both[-1], clean[-1]) and not both[1:-1].any()
-    assert not video.latents_beside(clean, video.BLIND).any()
+    assert not video.concat_latents(clean, video.BLIND).any()
 
 
 @torch.no_grad()
@@ -194,15 +231,14 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
 
     from experiments.storyworld.train.unet import Captions
 
-    training = lab.train.stages.Training(ROOT / "models" / "storyworld")
-    vocabulary = training._vocabulary
-    towers, encoder = training._towers(vocabulary), training._autoencoder()
+    work = lab.train.workspace.Workspace(ROOT / "models" / "storyworld")
     clip, _ = lab.train.video.DATA.sample(1)
     frames = world.render_clip(clip, 2).image
     text = "a red hero waving in a forest"
-    texts = Captions(towers, vocabulary)([text, ""])
-    seen = lab.train.clips.vision_tokens(towers.vision, np.concatenate([frames[:1], lab.train.video.grey_picture()]))
-    latents = lab.train.clips.encode_all(encoder, frames[:1])
+    texts = Captions(work.towers, work.vocabulary)([text, ""])
+    encoding, pictures = lab.train.encoding, np.concatenate([frames[:1], lab.train.video.gray_picture()])
+    seen = encoding.vision_output(work.towers.vision, pictures, encoding.LAST)
+    latents = encoding.encode(work.autoencoder, frames[:1])
 
     host_clip, vision, vae = storyworld.load_clip(), storyworld.load_clip_vision(), storyworld.load_vae()
     prompts = [host_clip.encode_from_tokens_scheduled(host_clip.tokenize(prompt)) for prompt in (text, "")]
@@ -321,7 +357,7 @@ def test_likeness_is_of_each_frame_with_the_first_and_with_the_one_before(host, 
     from storyreel.core.storyworld import world
     from storyreel.host import storyworld
 
-    from experiments.storyworld.evaluate.similarity import frame_similarity as likeness
+    from experiments.storyworld.evaluate.frames import frame_similarity as likeness
 
     vision, clip = storyworld.load_clip_vision(), world.sample_clip(1, 2, wide=1.0)
     frames = torch.from_numpy(world.render_clip(clip, 4).image).float() / 255

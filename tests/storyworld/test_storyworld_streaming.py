@@ -7,7 +7,7 @@ from harness.tools import TOOLS
 
 
 def test_chunks_lie_anywhere_in_clips_that_begin_anywhere(lab):
-    data = lab.train.long_clips
+    data = lab.train.clips
     recipe = data.LongRecipe(seed=1, count=600)
     sampled = [recipe.sample(index) for index in range(recipe.count)]
     assert {start for _, _, start in sampled} == set(range(recipe.frames - data.LENGTH + 1))
@@ -55,7 +55,7 @@ def test_each_part_begins_by_adding_nothing(lab):
 def test_cam_begins_with_what_is_alike(lab):
     """With a single frame to look at, that is what every frame is given; of several, the one that is most like it."""
     injector = lab.train.streaming.StreamingModel().network.injectors[0]
-    lab.train.streaming_init.look_at_what_is_alike(injector)
+    lab.train.init.look_at_what_is_alike(injector)
     injector.proj_out.load_state_dict({"weight": torch.eye(96), "bias": torch.zeros(96)})
     x, memory = torch.randn(4, 96, 2, 2), torch.randn(3, 96, 2, 2)
     torch.testing.assert_close(injector(x, memory[:1], 1), x + memory[:1])
@@ -67,7 +67,7 @@ def test_cam_begins_with_what_is_alike(lab):
 def test_apm_begins_behind_the_words(lab):
     """The image's tokens stand where paddings were, as they are, and what is said before them stays."""
     look = lab.train.streaming.AppearanceAttention(8, 6, 1, text_tokens=5, image_tokens=2)
-    lab.train.streaming_init.put_behind_the_words(look, torch.tensor(2.0))
+    lab.train.init.append_text_tokens(look, torch.tensor(2.0))
     text, away = torch.randn(1, 5, 6), torch.randn(1, 2, 6)
     image = text[:, 3:] + 2 * torch.nn.functional.layer_norm(away, (6,))
     torch.testing.assert_close(look.mix(text, image), torch.cat([text[:, :3], image], 1), rtol=0, atol=1e-3)
@@ -75,7 +75,7 @@ def test_apm_begins_behind_the_words(lab):
 
 def test_every_weight_belongs_to_one_part(lab):
     model = lab.train.streaming.StreamingModel()
-    parts = [model.weights_of(part) for part in lab.train.streaming.PLANS]
+    parts = [model.weights_of(part) for part in lab.train.streaming.CONFIGS]
     assert sum(map(len, parts)) == len(model.state_dict()) and all(parts)
     assert all("alpha" not in name and "conv_ln" not in name for name in [*parts[0], *parts[1]])
 
@@ -95,8 +95,8 @@ def test_a_hero_that_jumps_at_a_border_is_seen(lab):
     and that is a cut."""
     measure = lab.evaluate.streaming
     first, second = (torch.from_numpy(measure.make_task(0, index).draw(32)).float() / 255 for index in (0, 1))
-    whole, drift = lab.evaluate.long_video.per_frame_results(first, [16])
-    broken, broken_drift = lab.evaluate.long_video.per_frame_results(torch.cat([first[:16], second[16:]]), [16])
+    whole, drift = lab.evaluate.frames.per_frame_results(first, [16])
+    broken, broken_drift = lab.evaluate.frames.per_frame_results(torch.cat([first[:16], second[16:]]), [16])
     assert whole["hero_jump"] < 3 and whole["jump"] < 3 and whole["cuts"] == 0
     assert broken["hero_jump"] > 3 * max(whole["hero_jump"], broken["hero_step"])
     assert broken["jump"] > 10 and broken["cuts"] == 1

@@ -83,15 +83,16 @@ def test_a_stopped_stage_goes_on_and_ends_the_same(trained, lab, tmp_path, capsy
     trainer."""
     from safetensors.torch import load_file
 
+    stages, workspace = lab.train.stages.STAGES, lab.train.workspace.Workspace
     for file in trained.iterdir():
         if file.name == "data" or file.suffix == ".safetensors" and file.stem in needs:
             (tmp_path / file.name).symlink_to(file)
     with pytest.raises(lab.train.trainer.Stopped, match=r"stopped after step 1 of [2-9]"):
-        getattr(lab.train.stages.Training(tmp_path, scale=SCALE, stop_after=1), stage)()
+        stages[stage](workspace(tmp_path, scale=SCALE, stop_after=1))
     assert "drawing" not in capsys.readouterr().out
-    getattr(lab.train.stages.Training(tmp_path, scale=SCALE), stage)()
-    told = capsys.readouterr().out
-    assert "going on" in told and "step 0 of" not in told
+    stages[stage](workspace(tmp_path, scale=SCALE))
+    printed = capsys.readouterr().out
+    assert f"{stage}: resuming" in printed and "step 0 of" not in printed
     unbroken, resumed = (load_file(folder / f"{stage}.safetensors") for folder in (trained, tmp_path))
     assert unbroken.keys() == resumed.keys()
     assert all(torch.equal(unbroken[name], tensor) for name, tensor in resumed.items())
@@ -261,7 +262,7 @@ def test_the_predictor_says_what_it_reached_and_is_not_trained_twice(trained, la
         told = read_training(file.metadata())
     assert told["figures"]["clips"] == 1 and told["beats_interpolation"] is False and "held-out" in told["verdict"]
     before = (trained / "predictor.safetensors").read_bytes()
-    lab.train.stages.Training(trained, scale=SCALE).predictor()
+    lab.train.stages.STAGES["predictor"](lab.train.workspace.Workspace(trained, scale=SCALE))
     assert "predictor.safetensors is there" in capsys.readouterr().out
     assert (trained / "predictor.safetensors").read_bytes() == before
 
@@ -352,8 +353,8 @@ def test_named_stages_ship_alone(trained, tmp_path, unmeasured):
 
 def test_a_stage_builds_on_what_ships_where_nothing_else_was_trained(lab, trained, tmp_path):
     work = copied(trained, tmp_path / "work", "unet", "clip")
-    training = lab.train.stages.Training(work, scale=SCALE, stop_after=1, shipped=[SHIPPED])
+    train_video, workspace = lab.train.stages.STAGES["video"], lab.train.workspace.Workspace
     with pytest.raises(lab.train.trainer.Stopped):
-        training.video()
+        train_video(workspace(work, scale=SCALE, stop_after=1, shipped=[SHIPPED]))
     with pytest.raises(FileNotFoundError, match=r"work/unet\.safetensors: train it before the stages"):
-        lab.train.stages.Training(work, scale=SCALE).video()
+        train_video(workspace(work, scale=SCALE))

@@ -22,11 +22,10 @@ from storyreel.core.storyworld.attributes import Clip
 
 from ..report.rows import Rows, markdown, table
 from ..train import export
-from ..train.video_classifier import truth
-from .detection import centre_of, heroes_in, is_hero
+from ..train.classifier import truth
+from .frames import centre_of, frame_similarity, heroes_in, is_hero
 from .motion_tokens import DRAWN_CLIPS, FILMS, LEARNED, measure_tokens
 from .pipeline import Pipeline, Setting, Show, as_input, psnr
-from .similarity import frame_similarity
 from .video import INTERPOLATE, ClipSetting, Video
 
 FRAMES, GUIDANCE, SAMPLER, SCHEDULER = 16, 2.0, "euler", "normal"

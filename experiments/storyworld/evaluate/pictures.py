@@ -27,7 +27,7 @@ from .. import DATA, SHIPPED
 from ..report.plots import Panel, plot, sheet
 from ..report.rows import Rows, markdown, share
 from ..train.classifier import NOBODY
-from .backgrounds import Backgrounds
+from .frames import Backgrounds
 from .pipeline import COLOURS, SHAPES, Pipeline, Setting, Show, rounded
 
 GUIDANCE, SAMPLER, SCHEDULER = 3.0, "euler", "normal"

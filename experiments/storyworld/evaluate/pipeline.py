@@ -13,14 +13,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 from scipy.stats import bootstrap
+from storyreel.core.networks.storyworld import Autoencoder
 from torch import Tensor, nn
 
 from .. import CLASSIFIERS, SHIPPED
 from ..report.rows import Rows
 from ..train import export
-from ..train.autoencoder import Autoencoder
-from ..train.classifier import Classifier
-from ..train.video_classifier import VideoClassifier
+from ..train.classifier import Classifier, VideoClassifier
 
 RESAMPLES = 2000
 COLOURS = ("colour", "hat colour", "scarf colour")

@@ -24,8 +24,8 @@ from .. import SHIPPED
 from ..report.plots import Panel, plot
 from ..report.rows import Rows, markdown, table
 from ..train.classifier import NOBODY
-from ..train.long_clips import LENGTH, MEMORY
-from .long_video import per_frame_results
+from ..train.clips import LENGTH, MEMORY
+from .frames import per_frame_results
 from .pipeline import COLOURS, SHAPES, Pipeline, Setting, Show, as_bytes, as_input
 
 SPACING, ETA, GUIDANCE = "leading", 1.0, 3.0

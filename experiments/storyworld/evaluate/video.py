@@ -20,8 +20,8 @@ from torch.nn.functional import max_pool2d
 from .. import SHIPPED
 from ..report.plots import moving_sheet
 from ..report.rows import Rows, share, table
+from ..train.classifier import CLIP_ANSWERS, truth
 from ..train.clips import FPS
-from ..train.video_classifier import ANSWERS, truth
 from .pipeline import COLOURS, Pipeline, Setting, Show, as_input, psnr
 
 FRAMES, SPACING, RESCALE, ETA = 16, "uniform_trailing", 0.7, 1.0  # eta as published
@@ -160,7 +160,7 @@ class Video(Pipeline):
         found: dict[str, list[float]] = {}
         for number, (task, clip) in enumerate(zip(tasks, clips, strict=True)):
             right, look = truth(task.clip), attributes.attributes(task.clip)
-            results = {name: answers[name][number] == right[name] for name in ANSWERS if name != "pan"}
+            results = {name: answers[name][number] == right[name] for name in CLIP_ANSWERS if name != "pan"}
             kept = all(last[name][number] == look[name] for name in COLOURS)
             results |= {"first": psnr(clip[0], task.frames[0]), "every": psnr(clip, task.frames), "colours": kept}
             moved = np.abs(clip.astype(np.int16) - clip[:1]).mean(-1)[:, task.background].mean(1)

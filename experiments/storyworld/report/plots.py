@@ -25,14 +25,12 @@ class Panel:
     chance: float | None = None
 
 
-def plot(panels: Sequence[Panel], path: Path, down: bool = False, height: float = 3.4) -> None:
-    """Panels side by side, or one below another."""
+def plot(panels: Sequence[Panel], path: Path, height: float = 3.4) -> None:
+    """Panels side by side."""
     from matplotlib.figure import Figure
 
-    shape = (len(panels), 1) if down else (1, len(panels))
-    size = (8, height * len(panels)) if down else (4.6 * len(panels), height)
-    figure = Figure(figsize=size, layout="constrained", dpi=110)
-    for axes, panel in zip(figure.subplots(*shape, squeeze=False).flat, panels, strict=True):
+    figure = Figure(figsize=(4.6 * len(panels), height), layout="constrained", dpi=110)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
         for label, (x, values) in panel.lines.items():
             values = np.array(values, float)
             if values.ndim == 1:

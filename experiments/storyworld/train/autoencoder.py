@@ -1,16 +1,17 @@
 """Stage 1: the autoencoder. Crops that mostly show a hero; L1, gradients and squared error, the hero counted more."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from storyreel.core.networks.storyworld import Autoencoder
-from torch import Tensor, nn
+from storyreel.core.training import TrainConfig
+from torch import Tensor
 
+from .encoding import to_tensor
 from .pictures import Pictures, Recipe, draw
-from .trainer import Plan, autocast, device, train
+from .trainer import device
+from .workspace import Workspace
 
-PLAN = Plan(steps=11_000, batch=16, rate=2e-3, ema=0.998)
+CONFIG = TrainConfig(steps=11_000, batch_size=16, learning_rate=2e-3, ema=0.998)
 DATA = Recipe(seed=1000, count=16_000, clips=0.3)
 HELD_OUT = Recipe(seed=1, count=256)
 CROP = 64
@@ -18,16 +19,13 @@ LATENT_NOISE = 0.04  # of latents whose spread is about 1: near latents must loo
 HERO_WEIGHT = 3.0
 
 
-def train_autoencoder(
-    folder: Path, plan: Plan = PLAN, recipe: Recipe = DATA, held_out: Recipe = HELD_OUT
-) -> tuple[Autoencoder, dict[str, float]]:
-    """The trained network and what it reaches on pictures that it never saw."""
-    torch.manual_seed(plan.seed)
+def train_autoencoder(work: Workspace) -> None:
+    config, pictures = work.config(CONFIG), draw(work.recipe(DATA), work.data)
+    torch.manual_seed(config.seed)
     model = Autoencoder().to(device(), memory_format=torch.channels_last)
-    pictures = draw(recipe, folder / "data")
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
-        images, weights = crops(pictures, plan.batch, generator)
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict]:
+        images, weights = crops(pictures, config.batch_size, generator)
         latent = model.encode(images)
         noise = torch.randn(latent.shape, generator=generator).to(latent)
         error = model.decode(latent + LATENT_NOISE * noise).float() - images
@@ -38,8 +36,9 @@ def train_autoencoder(
         )
         return (terms * weights).mean() + 0.5 * gradients + 0.1 * spread, {"spread": latent.float().std().item()}
 
-    train("autoencoder", nn.ModuleDict({"model": model}), loss, plan, folder)
-    return model, measure(model, draw(held_out, folder / "data"))
+    work.train("autoencoder", {"model": model}, loss, config)
+    results = measure(model, draw(work.recipe(HELD_OUT), work.data))
+    work.save("autoencoder", model.state_dict(), config, pictures.recipe, results)
 
 
 def crops(pictures: Pictures, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -63,22 +62,6 @@ def crops(pictures: Pictures, count: int, generator: torch.Generator) -> tuple[T
     images = to_tensor(np.stack(images))
     weights = 1 + (HERO_WEIGHT - 1) * torch.from_numpy(np.stack(weights))[:, None].to(device()).float() / 255
     return images, weights
-
-
-def to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] -> [B, 3, H, W] from -1 to 1 on the training device."""
-    tensor = torch.from_numpy(np.array(images)).to(device()).permute(0, 3, 1, 2).float()
-    return (tensor / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def encode_all(model: Autoencoder, images: np.ndarray, batch: int = 64) -> Tensor:
-    """float16 latents [count, 12, 16, 16] of uint8 pictures."""
-    parts = []
-    for start in range(0, len(images), batch):
-        with autocast(device()):
-            parts.append(model.encode(to_tensor(images[start : start + batch])).half().cpu())
-    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
 """AnimateDiff's domain adapter (arXiv 2307.04725, section 4.1): a LoRA with which a picture model learns single frames
-of clips before motion modules see any. Here it also learns to tell places, see `motion_starts`.
+of clips before motion modules see any. Here it also learns to tell places, see `init`.
 """
 
 from collections.abc import Mapping

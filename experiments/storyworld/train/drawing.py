@@ -13,8 +13,8 @@ Draw = Callable[..., tuple[np.ndarray, ...]]
 
 def in_order(draw: Draw, recipe, starts: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
     """draw(recipe, start) for each start, in other processes; no more of it waits than these need to stay busy."""
-    if len(starts) == 1:  # is drawn before a process has begun
-        yield draw(recipe, starts[0])
+    if len(starts) <= 1:  # is drawn before a process has begun
+        yield from (draw(recipe, start) for start in starts)
         return
     waiting = deque()
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang

@@ -19,10 +19,10 @@ def save(
     config: dict,
     recipe: dict,
     figures: dict[str, float],
-    **told: dict,
+    **entries,
 ) -> None:
     """Write one part of Storyworld. recipe: how it was trained. figures: what it reached on pictures it never saw.
-    told: further entries of the metadata, for loaders that look for them."""
+    entries: further ones of the metadata, for loaders that look for them."""
     import PIL
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def save(
         "recipe": json.dumps({**recipe, "drawn_with": f"Pillow {PIL.__version__}", "torch": torch.__version__}),
         "figures": json.dumps({name: round(figure, 4) for name, figure in figures.items()}),
         "license": LICENCE,
-        **{name: json.dumps(value) for name, value in told.items()},
+        **{name: json.dumps(value) for name, value in entries.items()},
     }
     half = {name: tensor.detach().half().contiguous().cpu() for name, tensor in weights.items()}
     save_file(half, path, metadata)

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 import numpy as np
 from storyreel.core.storyworld import world
@@ -25,6 +26,7 @@ class Recipe:
     twins: float = 0.3
     triplets: float = 0.05
     clips: float = 0.0
+    least: ClassVar[int] = 32  # pictures of a tried-out stage
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 In the paper's order. base: ModelScope's text-to-video UNet, which begins with all that the picture model knows.
 cam: the base stays as it is, CAM begins with a copy of its encoder, and learns to go on from 8 frames that it is shown.
 apm: both stay, and the anchor's tokens find their way into the text. (The paper's last stage trains CAM on; here
-nothing but APM learns, so that what it adds can be told.)
+nothing but APM learns, so that what it adds can be measured.)
 CAM and APM have few steps and do not begin from nothing, see `streaming_starts`.
 
 The noise schedule is ModelScope's, which is Stable Diffusion's. ModelScope predicts noise; this predicts velocity, as
@@ -15,8 +15,7 @@ the published network has none on its lowest: with them on both, base and CAM wo
 the upper one to .609.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from random import Random
 
 import torch
@@ -28,27 +27,27 @@ from storyreel.core.networks.streaming.config import StreamingConfig
 from storyreel.core.networks.streaming.model import StreamingT2V
 from storyreel.core.storyworld import captions
 from storyreel.core.storyworld.attributes import Clip
+from storyreel.core.training import TrainConfig
 from torch import Tensor, nn
 
-from . import layers
-from . import streaming_init as streaming_starts
-from .autoencoder import Autoencoder
-from .clip import WIDTH, Towers
-from .clips import vision_embeds
+from . import export, init, layers
+from .clips import ANCHORS, LENGTH, MEMORY, LongRecipe, draw_clips
+from .encoding import EMBEDS, vision_output
 from .layers import OPS
-from .long_clips import ANCHORS, LENGTH, MEMORY, LongClips, LongRecipe, draw_long
 from .streaming_keys import published
-from .tokenizer import Vocabulary, with_strangers
-from .trainer import Plan, device, train
+from .tokenizer import with_strangers
+from .towers import WIDTH
+from .trainer import device
 from .unet import Captions, noised
-from .video import NOISIER, error_parts, grey_picture, together
+from .video import NOISIER, error_parts, gray_picture, together
+from .workspace import Workspace
 
 BASE, CAM, APM = "base", "cam", "apm"
 # Measured: 61 minutes of the first on one thread beside another training; 17 and 7 of the others on two.
-PLANS = {
-    BASE: Plan(steps=1200, batch=6, rate=8e-4, ema=0.998, warmup=100),
-    CAM: Plan(steps=750, batch=6, rate=6e-4, ema=0.998, warmup=100),
-    APM: Plan(steps=350, batch=6, rate=6e-4, ema=0.99, warmup=50),
+CONFIGS = {
+    BASE: TrainConfig(steps=1200, batch_size=6, learning_rate=8e-4, ema=0.998, warmup=100),
+    CAM: TrainConfig(steps=750, batch_size=6, learning_rate=6e-4, ema=0.998, warmup=100),
+    APM: TrainConfig(steps=350, batch_size=6, learning_rate=6e-4, ema=0.99, warmup=50),
 }
 DATA = LongRecipe(seed=6000, count=3000)
 UNET = UNetConfig(
@@ -73,7 +72,7 @@ MOVED = {  # of the picture UNet's layers
     "output_blocks.1.1.": None,
 }
 DROP_TEXT, DROP_ANCHOR, DROP_BOTH = 0.06, 0.06, 0.06
-ALONE = 0.5  # share of APM's batches without CAM, which shows all looks there are and leaves none to be told
+ALONE = 0.5  # share of APM's batches without CAM, which shows all looks there are and leaves nothing to learn
 OWN = {CAM: ("injectors.", "extractor."), APM: (".attn2.alpha", ".attn2.conv.", ".attn2.conv_ln.", "expander.")}
 
 
@@ -120,13 +119,13 @@ def begin(model: StreamingModel, part: str, pictures: dict[str, Tensor]) -> None
         copied = {name: base[name] for name in copy if not name.startswith("frame_encoder.")}
         network.extractor.load_state_dict(copied, strict=False)
         for injector in network.injectors:
-            streaming_starts.look_at_what_is_alike(injector)
+            init.look_at_what_is_alike(injector)
             layers.silence(injector.proj_out)
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the model is told of one chunk. start: where it begins in the clip. anchor: a row of the clip's `anchors`,
+class ChunkInputs:
+    """What the model gets of one chunk. start: where it begins in the clip. anchor: a row of the clip's `anchors`,
     None for a grey picture's."""
 
     start: int
@@ -134,74 +133,72 @@ class Told:
     anchor: int | None
 
 
-def tell(rng: Random, clip: Clip, chunk: int, part: str) -> Told:
-    """What is told of a clip, by chance. chunk: where the one begins before which CAM was shown frames."""
+def sample_inputs(rng: Random, clip: Clip, chunk: int, part: str) -> ChunkInputs:
+    """What the model gets of a clip, by chance. chunk: where the one begins whose frames before CAM gets."""
     start = rng.randint(0, DATA.frames - LENGTH) if part == BASE else chunk
     text = with_strangers(rng, captions.caption(clip, captions.choose_named(rng, clip)))
     anchor = rng.randrange(len(ANCHORS))
     chance = rng.random()
     no_text = chance < DROP_TEXT + DROP_BOTH
     no_anchor = DROP_TEXT <= chance < DROP_TEXT + DROP_BOTH + DROP_ANCHOR
-    return Told(start, "" if no_text else text, None if no_anchor else anchor)
+    return ChunkInputs(start, "" if no_text else text, None if no_anchor else anchor)
 
 
-def train_part(
-    part: str,
-    folder: Path,
-    name: str,
-    autoencoder: Autoencoder,
-    towers: Towers,
-    vocabulary: Vocabulary,
-    spread: float,
-    known: dict[str, Tensor],
-    plan: Plan,
-    recipe: LongRecipe = DATA,
-) -> tuple[StreamingModel, LongClips]:
-    """The model with this part trained, and what on. spread: of the autoencoder's latents. known: what the part begins
-    with: the picture model's weights for the base, else those of all parts before."""
-    clips = draw_long(recipe, autoencoder, towers.vision, folder / "data")
-    truths = [recipe.sample(index) for index in range(len(clips))]
-    grey = vision_embeds(towers.vision, grey_picture())[0].float()
-    read = Captions(towers, vocabulary)
+def train_part(part: str, work: Workspace) -> None:
+    """The base begins with the picture model, CAM and APM with all parts before. APM leaves the whole model in a file,
+    too."""
+    whole, config = work.numbered("streaming"), replace(work.config(CONFIGS[part]), seed=work.seed)
+    names = {one: f"{whole}_{one}" for one in CONFIGS}
+    name, earlier = names[part], list(names.values())[: list(names).index(part)]
+    spread, known = work.latents["spread"], work.weights(*(earlier or ["unet"]))
+    clips = draw_clips(work.recipe(DATA), work.autoencoder, work.towers.vision, work.data)
+    truths = clips.truths()
+    gray = vision_output(work.towers.vision, gray_picture(), EMBEDS)[0].float()
+    read = Captions(work.towers, work.vocabulary)
     alphas = alpha_bars(zero_snr=False).float()
 
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(config.seed)
     model = StreamingModel().to(device())
     if part != BASE:
         model.load_state_dict(known, strict=False)
     begin(model, part, known)
     network = model.network
     if part == CAM:
-        eyes, first = network.extractor.frame_encoder, network.input_blocks[0][0]
+        frame_encoder, first = network.extractor.frame_encoder, network.input_blocks[0][0]
         starts = torch.tensor([start for _, _, start in truths])
-        streaming_starts.see_latents(eyes, first, clips, starts, spread, plan, folder, name)
+        init.see_latents(work, name, frame_encoder, first, clips, starts, spread)
     elif part == APM:
-        looks = [module for module in network.modules() if isinstance(module, AppearanceAttention)]
-        shown = [clip for clip, _, _ in truths]
-        streaming_starts.say_looks(model.expander, looks, clips, shown, read, plan, folder, name)
+        attention = [module for module in network.modules() if isinstance(module, AppearanceAttention)]
+        init.pretrain_appearance(work, name, model.expander, attention, clips, [clip for clip, _, _ in truths], read)
     for weight_name, weight in model.named_parameters():
         weight.requires_grad_(part_of(weight_name) == part)
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
-        picks = torch.randint(len(clips), (plan.batch,), generator=generator).tolist()
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict]:
+        picks = torch.randint(len(clips), (config.batch_size,), generator=generator).tolist()
         rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
-        told = [tell(rng, truths[pick][0], truths[pick][2], part) for pick in picks]
-        chunks = [(pick, slice(one.start, one.start + LENGTH)) for pick, one in zip(picks, told, strict=True)]
+        inputs = [sample_inputs(rng, truths[pick][0], truths[pick][2], part) for pick in picks]
+        chunks = [(pick, slice(one.start, one.start + LENGTH)) for pick, one in zip(picks, inputs, strict=True)]
         clean = torch.stack([clips.latents[chunk].float() for chunk in chunks]) / spread
         moved = torch.stack([clips.motion[chunk] for chunk in chunks])
         noisy, times, target = (tensor.to(device()) for tensor in noised(clean, alphas, generator, NOISIER))
         before = anchor = None
         if part == CAM or part == APM and rng.random() >= ALONE:
-            before = (clips.before[picks].to(device()).movedim(-1, 2) / 127.5 - 1).contiguous()
+            before = (clips["before"][picks].to(device()).movedim(-1, 2) / 127.5 - 1).contiguous()
         if part == APM:
-            pairs = zip(picks, told, strict=True)
-            anchors = [grey if one.anchor is None else clips.anchors[pick, one.anchor].float() for pick, one in pairs]
+            pairs = zip(picks, inputs, strict=True)
+            anchors = [
+                gray if one.anchor is None else clips["anchors"][pick, one.anchor].float() for pick, one in pairs
+            ]
             anchor = torch.stack(anchors).to(device())
-        predicted = model(noisy, times, read([one.text for one in told]), anchor, before)
+        predicted = model(noisy, times, read([one.text for one in inputs]), anchor, before)
         return together(error_parts((predicted.float() - target).square().mean(2), moved))
 
-    train(name, nn.ModuleDict({"streaming": model}), loss, plan, folder)
-    return model, clips
+    work.train(name, {"streaming": model}, loss, config)
+    work.save(name, model.weights_of(part), config, clips.recipe)
+    if part == APM:
+        plans = {one: export.load(work.file(name))[1]["recipe"]["plan"] for one, name in names.items()}
+        plan = {f"{one} {setting}": value for one, settings in plans.items() for setting, value in settings.items()}
+        work.save(whole, model.published(), plan, clips.recipe, storyreel_streaming=metadata(**work.latents))
 
 
 def metadata(spread: float, rgb: list[list[float]]) -> dict:

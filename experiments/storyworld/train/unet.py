@@ -5,7 +5,7 @@ twins and one in twenty triplets: from them the model learns that a second hero 
 self-attention, which is what Consistent Self-Attention extends from one picture to several.
 """
 
-from pathlib import Path
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -13,19 +13,22 @@ import torch
 from storyreel.core.diffusion.schedule import alpha_bars
 from storyreel.core.networks.storyworld import LATENT_CHANNELS
 from storyreel.core.storyworld import captions
+from storyreel.core.training import TrainConfig
 from torch import Tensor, nn
 
-from .attention import attend
-from .autoencoder import Autoencoder, encode_all
-from .clip import WIDTH, Towers
-from .pictures import Pictures
+from . import clip
+from .encoding import encode, to_tensor
+from .layers import attend
+from .pictures import draw
 from .tokenizer import Vocabulary, with_strangers
-from .trainer import Plan, device, train
+from .towers import WIDTH, Towers
+from .trainer import device
+from .workspace import Workspace
 
-PLAN = Plan(steps=7500, batch=32, rate=1e-3, ema=0.9995, warmup=300, weight_decay=0.01)
+CONFIG = TrainConfig(steps=7500, batch_size=32, learning_rate=1e-3, ema=0.9995, warmup=300, weight_decay=0.01)
 DROP_TEXT = 0.1
 HERO_WEIGHT = 2.0
-CONFIG = {  # of the host's UNetModel
+NETWORK = {  # of the host's UNetModel
     "image_size": 16,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
@@ -55,7 +58,7 @@ def build() -> nn.Module:
         def conv_nd(dims, *args, **kwargs):
             return nn.Conv2d(*args, **kwargs)
 
-    model = UNetModel(**CONFIG, dtype=torch.float32, operations=Operations)
+    model = UNetModel(**NETWORK, dtype=torch.float32, operations=Operations)
     nn.init.zeros_(model.out[-1].weight)
     nn.init.zeros_(model.out[-1].bias)
     return model
@@ -102,39 +105,47 @@ def noised(
     return noisy, times, signal * noise - sigma * clean
 
 
-def train_unet(
-    folder: Path,
-    name: str,
-    autoencoder: Autoencoder,
-    towers: Towers,
-    vocabulary: Vocabulary,
-    pictures: Pictures,
-    plan: Plan = PLAN,
-) -> tuple[nn.Module, dict[str, float]]:
-    """The trained UNet, and the mean and spread of the latents that it was trained on."""
-    latents = encode_all(autoencoder, pictures.images)
+def train_unet(work: Workspace) -> None:
+    config, recipe = replace(work.config(CONFIG), seed=work.seed), work.recipe(clip.DATA)
+    if not work.twins:
+        recipe = replace(recipe, twins=0.0, triplets=0.0)
+    pictures, autoencoder = draw(recipe, work.data), work.autoencoder
+    latents = encode(autoencoder, pictures.images)
     spread = latents[:2048].float().std().item()
     latents = latents / spread
     heroes = np.stack([_shrink(mask) for mask in pictures.heroes])
     truths = [pictures.truth(index) for index in range(len(pictures))]
-    read = Captions(towers, vocabulary)
+    read = Captions(work.towers, work.vocabulary)
     alphas = alpha_bars(zero_snr=False).float()
 
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(config.seed)
     unet = build().to(device())
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
-        picks = torch.randint(len(pictures), (plan.batch,), generator=generator).tolist()
+    def loss(generator: torch.Generator) -> Tensor:
+        picks = torch.randint(len(pictures), (config.batch_size,), generator=generator).tolist()
         rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
         texts = [_text(rng, truths[pick]) for pick in picks]
         noisy, times, target = (part.to(device()) for part in noised(latents[picks].float(), alphas, generator))
         predicted = unet(noisy, times, context=read(texts), transformer_options=TRAINING_OPTIONS)
         weight = 1 + (HERO_WEIGHT - 1) * torch.from_numpy(heroes[picks])[:, None]
         error = (predicted.float() - target).square() * weight.to(device())
-        return error.mean(), {}
+        return error.mean()
 
-    train(name, nn.ModuleDict({"unet": unet}), loss, plan, folder)
-    return unet, {"spread": spread}
+    name = work.numbered("unet") + ("" if work.twins else "_no_twins")
+    work.train(name, {"unet": unet}, loss, config)
+    previews = preview_factors(autoencoder, pictures.images[:256], spread)
+    network = {"unet": NETWORK, "spread": spread, "rgb": previews}
+    work.save(name, unet.state_dict(), config, recipe, network=network)
+
+
+@torch.no_grad()
+def preview_factors(autoencoder: nn.Module, images: np.ndarray, spread: float) -> list[list[float]]:
+    """Least squares from latents to colors [13, 3], the last row a constant: what the host's quick previews use."""
+    images = to_tensor(images)
+    latents = (autoencoder.encode(images) / spread).permute(0, 2, 3, 1).flatten(0, 2)
+    colors = nn.functional.avg_pool2d(images, 8).permute(0, 2, 3, 1).flatten(0, 2)
+    design = torch.cat([latents, torch.ones(len(latents), 1, device=latents.device)], 1)
+    return torch.linalg.lstsq(design.double().cpu(), colors.double().cpu()).solution.tolist()
 
 
 def _text(rng: Random, picture) -> str:

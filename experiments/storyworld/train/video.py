@@ -1,21 +1,21 @@
 """Stage 5: the video model, DynamiCrafter in small (arXiv 2310.12190), on latents of stage 1 and the towers of stage 2.
 
 v-prediction under a noise schedule of zero terminal SNR. One model animates a picture, goes from a start to an end and
-back to its start: the latents beside its own are the picture's in every frame, or both ends' with zeros between. Text,
-image tokens and those latents are each left out in a share of the clips, for guidance and so that none of them is idle.
-What moves counts as much as all the rest, however small it is: an eyelid is a cell or two. The given frames count once
-more: nothing about them is left open.
+back to its start: the latents that are concatenated to its own are the picture's in every frame, or both ends' with
+zeros between. Text, image tokens and those latents are each left out in a share of the clips, for guidance and so that
+none of them is idle. What moves counts as much as all the rest, however small it is: an eyelid is a cell or two. The
+given frames count once more: nothing about them is left open.
 
-Single frames of clips come first, told as in a clip. The paper's training, too, taught a model of pictures to look at
-image tokens before it came to clips. Looks, places and poses are learned there: a clip's sixteen frames teach hardly
-more of them than one does, and layers of time double the cost.
+Single frames of clips come first, with the inputs of their clips. The paper's training, too, taught a model of pictures
+to use image tokens before it came to clips. Looks, places and poses are learned there: a clip's sixteen frames teach
+hardly more of them than one does, and layers of time double the cost.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
 from storyreel.core.diffusion.schedule import alpha_bars
 from storyreel.core.networks.dynamicrafter.config import ResamplerConfig, UNetConfig
@@ -25,19 +25,21 @@ from storyreel.core.networks.storyworld import LATENT_CHANNELS
 from storyreel.core.storyworld import captions, world
 from storyreel.core.storyworld.attributes import Clip
 from storyreel.core.storyworld.keeping import keep_still, still_clip
+from storyreel.core.training import TrainConfig
 from torch import Tensor, nn
 
 from . import layers
-from .autoencoder import Autoencoder
-from .clip import WIDTH, Towers
-from .clips import FPS, ClipRecipe, Clips, draw_clips, vision_tokens
+from .clips import FPS, ClipRecipe, draw_clips
+from .encoding import LAST, vision_output
 from .layers import OPS
-from .tokenizer import Vocabulary, with_strangers
-from .trainer import Plan, device, train
+from .tokenizer import with_strangers
+from .towers import WIDTH
+from .trainer import device
 from .unet import Captions, noised
+from .workspace import Workspace
 
-FRAMES_PLAN = Plan(steps=3300, batch=48, rate=1e-3, ema=0.998, warmup=100)
-PLAN = Plan(steps=2500, batch=4, rate=6e-4, ema=0.998, warmup=100)
+FRAMES_CONFIG = TrainConfig(steps=3300, batch_size=48, learning_rate=1e-3, ema=0.998, warmup=100)
+CONFIG = TrainConfig(steps=2500, batch_size=4, learning_rate=6e-4, ema=0.998, warmup=100)
 # Words decide where all is noise: there a trained model errs by a quarter more without them, below time 700 not at all.
 NOISIER = 4.0
 DATA = ClipRecipe(seed=4000, count=6000)
@@ -45,7 +47,7 @@ FRAMES = DATA.frames
 IMAGE_TOKENS = 4  # of a frame
 UNET = UNetConfig(
     in_channels=2 * LATENT_CHANNELS,
-    out_channels=LATENT_CHANNELS + 1,  # the last says what stays as the picture is
+    out_channels=LATENT_CHANNELS + 1,  # the last is what stays as the picture is
     model_channels=96,
     channel_mult=(1, 1),
     num_res_blocks=1,
@@ -66,7 +68,7 @@ RESAMPLER = ResamplerConfig(
     output_dim=WIDTH,
 )
 MOVED = {"middle_block.2.": "middle_block.3.", "output_blocks.1.2.": "output_blocks.1.3."}  # behind layers of time
-# How clips are told, and how often: the picture in every frame, both ends, both ends of a clip that returns, neither.
+# What clips come with, and how often: the picture in every frame, both ends, both ends of a clip that returns, neither.
 ANIMATE, INTERPOLATE, LOOP, BLIND = "animate", "interpolate", "loop", "blind"
 MODES = {ANIMATE: 0.58, INTERPOLATE: 0.2, LOOP: 0.1, BLIND: 0.12}
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.08, 0.08, 0.06
@@ -87,7 +89,7 @@ class VideoModel(nn.Module):
     def forward(
         self,
         noisy: Tensor,
-        beside: Tensor,
+        concat: Tensor,
         times: Tensor,
         alphas: Tensor,
         text: Tensor,
@@ -97,19 +99,19 @@ class VideoModel(nn.Module):
     ) -> Tensor:
         """The velocity of clips, [B, T, channels, h, w].
 
-        noisy, beside: [B, T, channels, h, w]. times, fs: [B], and alpha_bar of those times. text: [B, 77, WIDTH]. seen:
+        noisy, concat: [B, T, channels, h, w]. times, fs: [B], and alpha_bar of those times. text: [B, 77, WIDTH]. seen:
         [B, N, WIDTH] of the tower. only: [B], of each clip the one frame that it is about; noisy is of that alone.
         """
         image = self.image_proj_model(seen).to(text.dtype)
-        noisy, beside = noisy.transpose(1, 2), beside.transpose(1, 2)
-        guess = still_clip(beside)
+        noisy, concat = noisy.transpose(1, 2), concat.transpose(1, 2)
+        guess = still_clip(concat)
         if only is not None:
             rows = torch.arange(len(only), device=only.device)
-            beside, guess = (clip[rows, :, only].unsqueeze(2) for clip in (beside, guess))
+            concat, guess = (clip[rows, :, only].unsqueeze(2) for clip in (concat, guess))
             image = image.unflatten(1, (FRAMES, IMAGE_TOKENS))[rows, only]
         context = torch.cat([text, image], 1)
-        said = self.model["diffusion_model"](torch.cat([noisy, beside], 1), times, context, fs).float()
-        velocity, keep = said.tensor_split([LATENT_CHANNELS], dim=1)
+        predicted = self.model["diffusion_model"](torch.cat([noisy, concat], 1), times, context, fs).float()
+        velocity, keep = predicted.tensor_split([LATENT_CHANNELS], dim=1)
         signal, noise = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
         clean = signal * noisy - noise * velocity
         kept = keep_still(clean, guess, keep)
@@ -120,7 +122,8 @@ class VideoModel(nn.Module):
 def start_from(model: VideoModel, pictures: dict[str, Tensor]) -> None:
     """Give the video UNet all that the picture UNet knows, as DynamiCrafter began with a model of pictures.
 
-    The latents beside the noisy ones are not seen yet, and image tokens, which are read as text is, say nothing.
+    The latents that are concatenated to the noisy ones and the image tokens, which are read as text is, have no effect
+    yet.
     """
     unet = model.model["diffusion_model"]
     weights = dict(pictures)
@@ -135,8 +138,8 @@ def start_from(model: VideoModel, pictures: dict[str, Tensor]) -> None:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a model is told of one clip, and which of the clip's frames it is to make of that."""
+class ClipInputs:
+    """What the model gets of one clip, and which of the clip's frames it is to make of that."""
 
     mode: str
     order: tuple[int, ...]
@@ -144,8 +147,8 @@ class Told:
     image: int | None  # which of the clip's pictures the image tokens are of
 
 
-def tell(rng: Random, clip: Clip) -> Told:
-    """What a training clip is told, by chance."""
+def sample_inputs(rng: Random, clip: Clip) -> ClipInputs:
+    """What the model gets of a training clip, by chance."""
     (mode,) = rng.choices(tuple(MODES), tuple(MODES.values()))
     order = tuple(range(FRAMES))
     if mode == LOOP:  # half of the clip, and back again
@@ -160,17 +163,17 @@ def tell(rng: Random, clip: Clip) -> Told:
         text = ""
     if DROP_TEXT <= chance < DROP_TEXT + DROP_BOTH + DROP_IMAGE:
         image = None
-    return Told(mode, order, text, image)
+    return ClipInputs(mode, order, text, image)
 
 
-def latents_beside(clean: Tensor, mode: str) -> Tensor:
-    """What stands beside the noisy latents of a clip [T, channels, h, w]."""
+def concat_latents(clean: Tensor, mode: str) -> Tensor:
+    """What is concatenated to the noisy latents of a clip [T, channels, h, w]."""
     if mode == ANIMATE:
         return clean[:1].expand_as(clean)
-    beside = torch.zeros_like(clean)
+    concat = torch.zeros_like(clean)
     if mode != BLIND:
-        beside[0], beside[-1] = clean[0], clean[-1]
-    return beside
+        concat[0], concat[-1] = clean[0], clean[-1]
+    return concat
 
 
 def is_given(mode: str) -> Tensor:
@@ -180,41 +183,30 @@ def is_given(mode: str) -> Tensor:
     return frames
 
 
-def train_video(
-    folder: Path,
-    name: str,
-    autoencoder: Autoencoder,
-    towers: Towers,
-    vocabulary: Vocabulary,
-    spread: float,
-    pictures: dict[str, Tensor],
-    frames_plan: Plan = FRAMES_PLAN,
-    plan: Plan = PLAN,
-    recipe: ClipRecipe = DATA,
-) -> tuple[VideoModel, Clips]:
-    """The trained model and what it was trained on. spread: of the autoencoder's latents. pictures: weights of the
-    picture model, from which it starts."""
-    clips = draw_clips(recipe, autoencoder, towers.vision, folder / "data")
-    truths = [clips.truth(index) for index in range(len(clips))]
-    grey = vision_tokens(towers.vision, grey_picture())[0].float()
-    read = Captions(towers, vocabulary)
+def train_video(work: Workspace) -> None:
+    config, frames_config = (replace(work.config(each), seed=work.seed) for each in (CONFIG, FRAMES_CONFIG))
+    spread, pictures = work.latents["spread"], work.weights("unet")
+    clips = draw_clips(work.recipe(DATA), work.autoencoder, work.towers.vision, work.data)
+    truths = clips.truths()
+    gray = vision_output(work.towers.vision, gray_picture(), LAST)[0].float()
+    read = Captions(work.towers, work.vocabulary)
     alphas = alpha_bars(zero_snr=True).float()
 
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(config.seed)
     model = VideoModel().to(device())
     start_from(model, pictures)
 
-    def loss(batch: int, single: bool, step: int, generator: torch.Generator) -> tuple[Tensor, dict]:
+    def loss(batch: int, single: bool, generator: torch.Generator) -> tuple[Tensor, dict]:
         picks = torch.randint(len(clips), (batch,), generator=generator).tolist()
         rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
-        told = [tell(rng, truths[pick][0]) for pick in picks]
-        pairs = list(zip(picks, told, strict=True))
+        inputs = [sample_inputs(rng, truths[pick][0]) for pick in picks]
+        pairs = list(zip(picks, inputs, strict=True))
         clean = torch.stack([clips.latents[pick, one.order].float() for pick, one in pairs]) / spread
         motion = torch.stack([clips.motion[pick, one.order] for pick, one in pairs])
-        beside = torch.stack([latents_beside(clip, one.mode) for clip, one in zip(clean, told, strict=True)])
-        seen = [grey if one.image is None else clips.tokens[pick, one.image].float() for pick, one in pairs]
+        concat = torch.stack([concat_latents(clip, one.mode) for clip, one in zip(clean, inputs, strict=True)])
+        seen = [gray if one.image is None else clips["tokens"][pick, one.image].float() for pick, one in pairs]
         fs = torch.tensor([truths[pick][1] for pick in picks], device=device())
-        known = torch.stack([is_given(one.mode) for one in told])
+        known = torch.stack([is_given(one.mode) for one in inputs])
         only = None
         if single:
             rows, only = torch.arange(batch), torch.randint(FRAMES, (batch,), generator=generator)
@@ -223,10 +215,10 @@ def train_video(
         noisy, times, target = (part.to(device()) for part in noised(clean, alphas, generator, NOISIER))
         predicted = model(
             noisy,
-            beside.to(device()),
+            concat.to(device()),
             times,
             alphas.to(times.device)[times],
-            read([one.text for one in told]),
+            read([one.text for one in inputs]),
             torch.stack(seen).to(device()),
             fs,
             only,
@@ -237,11 +229,14 @@ def train_video(
         given = (known * error.mean((2, 3))).sum(1) / known.sum(1).clamp(min=1)
         return together(parts | {"given": given.mean()})
 
-    modules = nn.ModuleDict({"video": model})
+    name = work.numbered("video")
     with layers.without_time(model):
-        train(f"{name}_frames", modules, partial(loss, frames_plan.batch, True), frames_plan, folder)
-    train(name, modules, partial(loss, plan.batch, False), plan, folder)
-    return model, clips
+        frames_loss = partial(loss, frames_config.batch_size, True)
+        work.train(f"{name}_frames", {"video": model}, frames_loss, frames_config)
+    work.train(name, {"video": model}, partial(loss, config.batch_size, False), config)
+    plan = asdict(config)
+    plan |= {"before, on single frames": f"{frames_config.steps} x {frames_config.batch_size}"}
+    work.save(name, model.state_dict(), plan, clips.recipe, storyreel_dynamicrafter=metadata(**work.latents))
 
 
 def error_parts(error: Tensor, motion: Tensor) -> dict[str, Tensor]:
@@ -257,10 +252,8 @@ def together(parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
     return sum(parts.values()), {name: part.item() for name, part in parts.items()}
 
 
-def grey_picture():
+def gray_picture() -> np.ndarray:
     """uint8 [1, 128, 128, 3]: the picture of those who are shown none."""
-    import numpy as np
-
     return np.full((1, world.SIZE, world.SIZE, 3), 128, np.uint8)
 
 
