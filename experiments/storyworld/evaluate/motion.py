@@ -18,17 +18,16 @@ import numpy as np
 import torch
 from storyreel.core.motion.trajectory import Trajectory
 from storyreel.core.storyworld import captions, world
-from storyreel.core.storyworld.attributes import Clip
 
 from ..report.rows import Rows, markdown, table
 from ..train import export
 from ..train.classifier import truth
 from .frames import centre_of, frame_similarity, heroes_in, is_hero
 from .motion_tokens import DRAWN_CLIPS, FILMS, LEARNED, measure_tokens
-from .pipeline import Pipeline, Setting, Show, as_input, psnr
+from .pipeline import FRAMES, ClipTask, Pipeline, Setting, Show, as_input, psnr
 from .video import INTERPOLATE, ClipSetting, Video
 
-FRAMES, GUIDANCE, SAMPLER, SCHEDULER = 16, 2.0, "euler", "normal"
+GUIDANCE, SAMPLER, SCHEDULER = 2.0, "euler", "normal"
 DRAWN, TRUE, PREDICTED, INTERPOLATED = "drawn", "true", "predicted", "interpolated"
 ADAPTER, TEXT, DYNAMICRAFTER = "adapter", "text", "dynamicrafter"
 WIDE = 0.25  # share of clips that cross the picture, as in training
@@ -71,21 +70,11 @@ SIMILARITY = ("patches_first", "patches_frames", "clip_first", "clip_frames")
 ERRORS = ("clips", "error, predicted", "error, interpolated", "gain", "cosine, predicted", "cosine, interpolated")
 
 
-@dataclass(frozen=True)
-class Task:
-    """A clip to be made: the truth, drawn, and the decoder's prompt."""
-
-    clip: Clip
-    frames: np.ndarray  # uint8 [T, 128, 128, 3]
-    caption: str
-    seed: int
-
-
-def make_task(seed: int, index: int) -> Task:
+def make_task(seed: int, index: int) -> ClipTask:
     rng = Random(f"motion measure/{seed}/{index}")
     clip = replace(world.sample_clip(30_000 + seed, index, wide=WIDE), tempo=1.0, pan="")
     text = captions.caption(clip, {"scene", *captions.CHARACTER})
-    return Task(clip, world.render_clip(clip, FRAMES).image, text, rng.randrange(2**32))
+    return ClipTask(clip, text, rng.randrange(2**32))
 
 
 class Motion(Pipeline):
@@ -148,7 +137,7 @@ class Motion(Pipeline):
         return predict.predict(predictor, self.clip_vision, ends, (0, count - 1), count)
 
     @torch.no_grad()
-    def make(self, setting: MotionSetting, task: Task) -> np.ndarray:
+    def make(self, setting: MotionSetting, task: ClipTask) -> np.ndarray:
         """uint8 [T, 128, 128, 3]."""
         import comfy.sample
         from storyreel.host.motion.apply import apply_to_sd15
@@ -166,7 +155,7 @@ class Motion(Pipeline):
         sampling = self.steps, GUIDANCE, SAMPLER, SCHEDULER, *self.prompts(task.caption), empty
         return self.decode(comfy.sample.sample(model, noise, *sampling, disable_pbar=True, seed=task.seed))
 
-    def make_by_video_model(self, whose: str, task: Task) -> np.ndarray:
+    def make_by_video_model(self, whose: str, task: ClipTask) -> np.ndarray:
         """From the first frame to the last."""
         from storyreel.host.motion.apply import apply_to_dynamicrafter
         from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
@@ -183,7 +172,7 @@ class Motion(Pipeline):
             show(task.caption, clip)
         return self.compare(task, clip)
 
-    def compare(self, task: Task, clip: np.ndarray) -> dict[str, float]:
+    def compare(self, task: ClipTask, clip: np.ndarray) -> dict[str, float]:
         """Of a clip and what was drawn. path: mean distance of the hero from its true place, in pixels. pose: mean
         overlap of its silhouette with the true one. seen: share of frames that show it. All of the frames between. The
         rest says how similar the clip's own frames are, see `frame_similarity`."""

@@ -28,7 +28,7 @@ from ..report.plots import Panel, plot, sheet
 from ..report.rows import Rows, markdown, share
 from ..train.classifier import NOBODY
 from .frames import Backgrounds
-from .pipeline import COLOURS, SHAPES, Pipeline, Setting, Show, rounded
+from .pipeline import COLOURS, SHAPES, Pipeline, Setting, Show, rounded, sample_named
 
 GUIDANCE, SAMPLER, SCHEDULER = 3.0, "euler", "normal"
 MARGIN = 8  # pixels around a hero's box
@@ -124,8 +124,7 @@ def make_task(seed: int, index: int, frames: int, placed: bool = False) -> Task:
     """Story number `index`. Each of the hero's attributes is named in one story out of three."""
     rng = Random(f"measure/{seed}/{index}")
     pictures = world.sample_story(seed, index, frames)
-    looks = {name for name in (*COLOURS, *SHAPES) if rng.random() < 1 / 3}
-    named = frozenset({"action", "scene", *looks, *(["place"] if placed else [])})
+    named = frozenset({"action", "scene", *sample_named(rng, *COLOURS, *SHAPES), *(["place"] if placed else [])})
     characters, scenes = captions.script(pictures, named)
     story, _ = read_script(characters, scenes, NO_STYLE, "", {NO_STYLE: Style(NO_STYLE, PLACE)})
     return Task(pictures, named, story, rng.randrange(2**32))

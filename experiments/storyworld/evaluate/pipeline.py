@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import ClassVar
 
 import numpy as np
 import torch
 from scipy.stats import bootstrap
 from storyreel.core.networks.storyworld import Autoencoder
+from storyreel.core.storyworld import world
+from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor, nn
 
 from .. import CLASSIFIERS, SHIPPED
@@ -22,11 +25,40 @@ from ..train import export
 from ..train.classifier import Classifier, VideoClassifier
 
 RESAMPLES = 2000
+FRAMES = 16  # of a clip
 COLOURS = ("colour", "hat colour", "scarf colour")
 SHAPES = ("shape", "hat")
 
 # show(caption, frames uint8 [T, H, W, 3]): gets every example, for a contact sheet
 Show = Callable[[str, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class ClipTask:
+    """A clip to be made or extended: the truth, its caption, and the seed of its noise."""
+
+    clip: Clip
+    caption: str
+    seed: int
+
+    @cached_property
+    def drawing(self):
+        """The first FRAMES frames, and where heroes are in them."""
+        return world.render_clip(self.clip, FRAMES)
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 [FRAMES, 128, 128, 3]."""
+        return self.drawing.image
+
+    def draw(self, frames: int) -> np.ndarray:
+        """uint8 [frames, 128, 128, 3]."""
+        return world.render_clip(self.clip, frames).image
+
+
+def sample_named(rng: Random, *names: str) -> set[str]:
+    """The attributes of a hero that a caption names: each in one of three."""
+    return {name for name in names if rng.random() < 1 / 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +67,7 @@ class Setting:
 
     name: str
     count: int = 0
-    frames: int = 16
+    frames: int = FRAMES
 
     @property
     def key(self) -> tuple[str, int, int]:

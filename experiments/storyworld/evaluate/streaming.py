@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from storyreel.core.diffusion import blending
 from storyreel.core.storyworld import attributes, captions, world
-from storyreel.core.storyworld.attributes import Clip
 from torch import Tensor
 
 from .. import SHIPPED
@@ -26,7 +25,7 @@ from ..report.rows import Rows, markdown, table
 from ..train.classifier import NOBODY
 from ..train.clips import LENGTH, MEMORY
 from .frames import per_frame_results
-from .pipeline import COLOURS, SHAPES, Pipeline, Setting, Show, as_bytes, as_input
+from .pipeline import COLOURS, SHAPES, ClipTask, Pipeline, Setting, Show, as_bytes, as_input, sample_named
 
 SPACING, ETA, GUIDANCE = "leading", 1.0, 3.0
 LAST_FRAME_STEPS, LAST_FRAME_SPACING, RESCALE = 16, "uniform_trailing", 0.7  # of DynamiCrafter
@@ -81,25 +80,12 @@ OF_COLORED = ("colours", "scene", "drift", "last_drift", "cuts")
 BY_CHUNK = {"colours": "hero's colours right", "scene": "scene right", "drift": "drift of colours, % of full range"}
 
 
-@dataclass(frozen=True)
-class Task:
-    """A clip to extend: the truth, the caption."""
-
-    clip: Clip
-    caption: str
-    seed: int
-
-    def draw(self, frames: int) -> np.ndarray:
-        """uint8 [frames, 128, 128, 3]."""
-        return world.render_clip(self.clip, frames).image
-
-
-def make_task(seed: int, index: int) -> Task:
+def make_task(seed: int, index: int) -> ClipTask:
     """Number `index`: a gentle action or a slow pan. Each of the hero's attributes is named in one of three."""
     rng = Random(f"streaming measure/{seed}/{index}")
     clip = replace(world.sample_clip(20_000 + seed, index, wide=0.0), tempo=1.0)
-    looks = {name for name in (*COLOURS, "shape", "hat") if rng.random() < 1 / 3}
-    return Task(clip, captions.caption(clip, {"action", "scene", "pan", *looks}), rng.randrange(2**32))
+    named = {"action", "scene", "pan", *sample_named(rng, *COLOURS, *SHAPES)}
+    return ClipTask(clip, captions.caption(clip, named), rng.randrange(2**32))
 
 
 class Streaming(Pipeline):
@@ -129,7 +115,7 @@ class Streaming(Pipeline):
         return model
 
     @torch.no_grad()
-    def make(self, setting: LongSetting, task: Task) -> Tensor:
+    def make(self, setting: LongSetting, task: ClipTask) -> Tensor:
         """The video, IMAGE [frames, 128, 128, 3]."""
         if setting.mode == DRAWN:
             return self.autoencoded(task.draw(setting.frames))
@@ -145,7 +131,7 @@ class Streaming(Pipeline):
         """Drawn frames as the autoencoder returns them, so that no border shows where its work begins."""
         return self.vae.decode(self.vae.encode(as_input(frames)))
 
-    def extend(self, setting: LongSetting, task: Task) -> Tensor:
+    def extend(self, setting: LongSetting, task: ClipTask) -> Tensor:
         from storyreel.host.extend import extend
         from storyreel.host.extend.families import extender_of
         from storyreel.host.video import file
@@ -157,7 +143,7 @@ class Streaming(Pipeline):
             store = extend.Store(Path(folder), [str(number) for number in range(setting.chunks)])
             return torch.cat([begun, *extend.generate_chunks(extender, start, store, setting.color)])
 
-    def inputs(self, setting: LongSetting, task: Task):
+    def inputs(self, setting: LongSetting, task: ClipTask):
         """Of Extend Video."""
         import comfy.samplers
         from storyreel.host.dynamicrafter import sampling
@@ -179,7 +165,7 @@ class Streaming(Pipeline):
 
         return sampling.sigmas_of(self.model, SPACING, self.steps)
 
-    def refine(self, setting: LongSetting, task: Task, video: Tensor) -> Tensor:
+    def refine(self, setting: LongSetting, task: ClipTask, video: Tensor) -> Tensor:
         """SDEdit of a long video by the base, chunk by chunk (section 4.3). none: every chunk with noise of its own.
         shared: with its part of one noise. randomized: with that, and blended at every step."""
         import comfy.sample
@@ -200,7 +186,7 @@ class Streaming(Pipeline):
             refined.append(self.denoise(self.model, task, latent[chunk], own))
         return self.vae.decode(blending.blend(refined, starts, [0] * len(starts), dim=0))
 
-    def denoise(self, model, task: Task, latent: Tensor, noise: Tensor) -> Tensor:
+    def denoise(self, model, task: ClipTask, latent: Tensor, noise: Tensor) -> Tensor:
         import comfy.samplers
 
         sigmas = self.sigmas()

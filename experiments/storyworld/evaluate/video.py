@@ -14,7 +14,6 @@ from random import Random
 import numpy as np
 import torch
 from storyreel.core.storyworld import attributes, captions, world
-from storyreel.core.storyworld.attributes import Clip
 from torch.nn.functional import max_pool2d
 
 from .. import SHIPPED
@@ -22,9 +21,9 @@ from ..report.plots import moving_sheet
 from ..report.rows import Rows, share, table
 from ..train.classifier import CLIP_ANSWERS, truth
 from ..train.clips import FPS
-from .pipeline import COLOURS, Pipeline, Setting, Show, as_input, psnr
+from .pipeline import COLOURS, FRAMES, SHAPES, ClipTask, Pipeline, Setting, Show, as_input, psnr, sample_named
 
-FRAMES, SPACING, RESCALE, ETA = 16, "uniform_trailing", 0.7, 1.0  # eta as published
+SPACING, RESCALE, ETA = "uniform_trailing", 0.7, 1.0  # eta as published
 NEAR_HERO = 12  # pixels around it are not background: its shadow is there
 STILL = 4.0  # of 255: mean difference of a background that does not move
 ANIMATE, INTERPOLATE, LOOP = "animate", "interpolate", "loop"
@@ -73,32 +72,23 @@ OF_ENDS = ("action", "first", "last", "middle", "blend", "middle_moving", "blend
 TARGETS = {"action": 0.9, "first": 29.0, "colours": 0.9, "still": 0.9}  # of gentle clips
 
 
-@dataclass(frozen=True)
-class Task:
-    """A clip to be made: the truth, drawn, and the caption."""
-
-    clip: Clip
-    frames: np.ndarray  # uint8 [T, 128, 128, 3]
-    background: np.ndarray  # bool [128, 128], where no hero comes near
-    caption: str
-    seed: int
-
-
-def make_tasks(setting: ClipSetting, seed: int, index: int) -> list[Task]:
+def make_tasks(setting: ClipSetting, seed: int, index: int) -> list[ClipTask]:
     """One task for each action, all from one picture. In the other modes than animate a single action, by chance."""
     rng = Random(f"video measure/{seed}/{index}")
     start = replace(world.sample_clip(10_000 + seed, index, wide=0.0), tempo=1.0, pan="")
-    looks = {name for name in (*COLOURS, "shape", "hat") if rng.random() < 1 / 3}
+    named = {"action", "scene", *sample_named(rng, *COLOURS, *SHAPES)}
     actions = setting.actions if setting.mode == ANIMATE else [rng.choice(setting.actions)]
     tasks = []
     for action in actions:
         clip = replace(start, figures=(replace(start.figures[0], action=action),))
-        drawn = world.render_clip(clip, FRAMES)
-        heroes = torch.from_numpy(drawn.masks.any((0, 1)))[None].float()
-        background = max_pool2d(heroes, 2 * NEAR_HERO + 1, 1, NEAR_HERO)[0].numpy() == 0
-        text = captions.caption(clip, {"action", "scene", *looks})
-        tasks.append(Task(clip, drawn.image, background, text, rng.randrange(2**32)))
+        tasks.append(ClipTask(clip, captions.caption(clip, named), rng.randrange(2**32)))
     return tasks
+
+
+def background_of(task: ClipTask) -> np.ndarray:
+    """bool [128, 128], where no hero comes near."""
+    heroes = torch.from_numpy(task.drawing.masks.any((0, 1)))[None].float()
+    return max_pool2d(heroes, 2 * NEAR_HERO + 1, 1, NEAR_HERO)[0].numpy() == 0
 
 
 class Video(Pipeline):
@@ -115,14 +105,14 @@ class Video(Pipeline):
         super().__init__(weights, steps)
         self.model = loader.load(self.file("video").name).model
 
-    def make(self, setting: ClipSetting, task: Task) -> np.ndarray:
+    def make(self, setting: ClipSetting, task: ClipTask) -> np.ndarray:
         """uint8 [T, 128, 128, 3]."""
         if setting.drawn:
             return self.reconstruct(task.frames)
         *conds, latent = self.condition(setting, task)
         return self.decode(self.sample(setting, conds, latent["samples"], task.seed))
 
-    def condition(self, setting: ClipSetting, task: Task) -> tuple:
+    def condition(self, setting: ClipSetting, task: ClipTask) -> tuple:
         """(positive, image only, negative, LATENT)"""
         from storyreel.host.dynamicrafter import conditioning
         from storyreel.host.dynamicrafter import model as keys
@@ -163,7 +153,7 @@ class Video(Pipeline):
             results = {name: answers[name][number] == right[name] for name in CLIP_ANSWERS if name != "pan"}
             kept = all(last[name][number] == look[name] for name in COLOURS)
             results |= {"first": psnr(clip[0], task.frames[0]), "every": psnr(clip, task.frames), "colours": kept}
-            moved = np.abs(clip.astype(np.int16) - clip[:1]).mean(-1)[:, task.background].mean(1)
+            moved = np.abs(clip.astype(np.int16) - clip[:1]).mean(-1)[:, background_of(task)].mean(1)
             results |= {"still": moved.max() <= STILL, "scene": last["scene"][number] == look["scene"]}
             for name, result in (results | of_mode(setting.mode, task, clip)).items():
                 found.setdefault(name, []).append(float(result))
@@ -187,7 +177,7 @@ class Video(Pipeline):
         return missed(rows.of(self.origin()["weights"]))
 
 
-def of_mode(mode: str, task: Task, clip: np.ndarray) -> dict[str, float]:
+def of_mode(mode: str, task: ClipTask, clip: np.ndarray) -> dict[str, float]:
     """The results that only clips between two ends, or that return to their start, have."""
     if mode == LOOP:
         return {"seam": psnr(clip[-1], clip[0]), "away": psnr(clip[FRAMES // 2], clip[0])}
