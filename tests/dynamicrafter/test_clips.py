@@ -17,9 +17,9 @@ def shown(frames: torch.Tensor) -> list[float]:
     return [round(frame.mean().item(), 3) for frame in frames]
 
 
-def test_pairs_are_neighbours():
-    found = pairs(clip(0.1, 0.2, 0.3))
-    assert [(shown(a), shown(b)) for a, b in found] == [([0.1], [0.2]), ([0.2], [0.3])]
+def test_pairs_are_neighbors():
+    result = pairs(clip(0.1, 0.2, 0.3))
+    assert [(shown(a), shown(b)) for a, b in result] == [([0.1], [0.2]), ([0.2], [0.3])]
     with pytest.raises(ValueError, match="1 image makes no transition; at least 2"):
         pairs(clip(0.1))
 
@@ -54,7 +54,7 @@ def test_a_story_passes_through_list_mapping(host, tmp_path):
 
 @pytest.mark.parametrize("degrees", TURNS)
 def test_frames_stand_upright_as_in_the_hosts_load_video(degrees, host, tmp_path):
-    """Whatever the file says of its rotation: of the coded picture's right side, top and so on."""
+    """Whatever rotation the file states: the coded image's right side, top and so on."""
     from comfy_api.latest import InputImpl
     from storyreel.host.video.file import decode
 

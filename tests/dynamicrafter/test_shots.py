@@ -1,4 +1,4 @@
-"""A story animated shot by shot: kept on disk, gone on with after a crash, never made twice."""
+"""A story animated shot by shot: kept on disk, resumed after a crash, never sampled twice."""
 
 import io
 from fractions import Fraction
@@ -61,7 +61,7 @@ def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
     changed, names[2] = frames(4, seed=9), "shot_003_ba9876543210"
     write_frames(shots.shot_path(run, names[2]), changed, Fraction(8))
     again = shots.join(run, names, True, 8.0).get_components().images
-    assert torch.equal(again[-3:], to_images(changed[1:])), "a shot that was made anew is in the film"
+    assert torch.equal(again[-3:], to_images(changed[1:])), "a shot that was sampled again is in the video"
 
 
 def key(prompt: dict, node: str = "9", **values) -> str:
@@ -73,15 +73,15 @@ def key(prompt: dict, node: str = "9", **values) -> str:
 
 
 def graph(**changes) -> dict:
-    told = {"model": "model.ckpt", "text": "a hero walks", "seed": 1, **changes}
+    settings = {"model": "model.ckpt", "text": "a hero walks", "seed": 1, **changes}
     return {
-        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": told["model"]}},
-        "5": {"class_type": "CLIPTextEncode", "inputs": {"text": told["text"], "clip": ["1", 1]}},
-        "9": {"class_type": "StoryReelAnimateStory", "inputs": {"positive": ["5", 0], "seed": told["seed"]}},
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": settings["model"]}},
+        "5": {"class_type": "CLIPTextEncode", "inputs": {"text": settings["text"], "clip": ["1", 1]}},
+        "9": {"class_type": "StoryReelAnimateStory", "inputs": {"positive": ["5", 0], "seed": settings["seed"]}},
     }
 
 
-def test_a_run_has_the_key_of_all_that_it_is_made_of(host):
+def test_a_runs_key_covers_all_that_it_reads(host):
     file = host.base / "models" / "checkpoints" / "model.ckpt"
     file.write_bytes(b"first")
     plain = key(graph())
@@ -101,12 +101,12 @@ def test_a_run_has_the_key_of_all_that_it_is_made_of(host):
     file.unlink()
 
 
-def test_what_a_node_tells_the_host_of_itself_counts(host):
-    """A file of styles behind Story Script, say, of which no input speaks."""
-    told = [graph() for _ in range(3)]
-    for prompt, fingerprint in zip(told, (["first"], ["second"], ["second"]), strict=True):
+def test_a_nodes_fingerprint_counts(host):
+    """It covers what no input names, such as the styles file of Story Script."""
+    graphs = [graph() for _ in range(3)]
+    for prompt, fingerprint in zip(graphs, (["first"], ["second"], ["second"]), strict=True):
         prompt["5"]["is_changed"] = fingerprint
-    first, second, again = map(key, told)
+    first, second, again = map(key, graphs)
     assert second == again and len({first, second, key(graph())}) == 3
 
 
@@ -114,10 +114,10 @@ def test_a_model_patched_with_a_story_counts_by_what_patches_read_of_it(host):
     """Consistent Self-Attention reads who is in which frame: a caption, a remark or an unused character is not read."""
 
     def patched(scenes: str, characters: str = "[Pim] a blue hero") -> dict:
-        told = dict(characters=characters, scenes=scenes, style="(No style)", negative="")
+        inputs = dict(characters=characters, scenes=scenes, style="(No style)", negative="")
         return {
             "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "model.ckpt"}},
-            "2": {"class_type": "StoryReelScript", "inputs": told},
+            "2": {"class_type": "StoryReelScript", "inputs": inputs},
             "3": {"class_type": "StoryReelConsistentAttention", "inputs": {"model": ["1", 0], "story": ["2", 0]}},
             "9": {"class_type": "StoryReelAnimateStoryByMotion", "inputs": {"positive": ["3", 0]}},
         }
@@ -126,7 +126,7 @@ def test_a_model_patched_with_a_story_counts_by_what_patches_read_of_it(host):
     assert key(patched("[Pim]  waves #Hello world\n\n[NC] rain")) == plain
     assert key(patched("[Pim] waves\n[NC] rain", "[Pim] a blue hero # my hero\n[Pom] another")) == plain
     assert key(patched("[Pim] waves\n[Pim] rain")) != plain != key(patched("[Pim] sits\n[NC] rain"))
-    assert len({key(patched("[Nobody] is told of")), key(patched("[Nobody] is seen")), plain}) == 3, "a wrong script"
+    assert len({key(patched("[Nobody] walks")), key(patched("[Nobody] runs")), plain}) == 3, "a wrong script"
 
 
 def test_a_file_by_its_whole_path_counts(host, tmp_path):
@@ -138,7 +138,7 @@ def test_a_file_by_its_whole_path_counts(host, tmp_path):
     assert key(graph(text=str(file))) != plain
 
 
-def test_a_text_that_looks_like_another_drive_is_a_text(host, monkeypatch):
+def test_a_text_with_a_drive_letter_is_a_text(host, monkeypatch):
     """On Windows the host's own functions raise for it."""
     import folder_paths
 
@@ -150,7 +150,7 @@ def test_a_text_that_looks_like_another_drive_is_a_text(host, monkeypatch):
 
 
 def test_the_seed_stays_when_run_is_pressed_again(host):
-    """Else what lies on disk would belong to another run. Of every node of the pack with a seed."""
+    """Otherwise files on disk would belong to another run. For every node of the pack with a seed."""
     ours = {id: node for id, node in host.nodes.items() if id.startswith("StoryReel")}
     seeds = {
         id: inputs["seed"][1] for id, node in ours.items() for inputs in node.INPUT_TYPES().values() if "seed" in inputs
@@ -162,8 +162,8 @@ def test_the_seed_stays_when_run_is_pressed_again(host):
 
 @pytest.mark.parametrize("id", ["StoryReelDynamiCrafterConditioning", "StoryReelAnimateStory"])
 def test_the_size_is_that_of_the_512_checkpoints(host, id):
-    told = host.nodes[id].INPUT_TYPES()["required"]
-    assert (told["width"][1]["default"], told["height"][1]["default"]) == (512, 320)
+    inputs = host.nodes[id].INPUT_TYPES()["required"]
+    assert (inputs["width"][1]["default"], inputs["height"][1]["default"]) == (512, 320)
 
 
 def animation(seed: int = 5) -> dict:
@@ -241,7 +241,7 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
     assert len(video) == 3 * (workflows.SHOT["frames"] - 1) + 1
     faster = client.run(animate(animation(), fps=12.0))
     assert len(played(client, faster)) == len(video) and sampled(faster.events) == 0, (
-        "another rate samples nothing anew"
+        "another rate samples nothing again"
     )
     exact = [np.stack(list(read_frames(path))) for path in written()]
     (run,) = {path.parent.name for path in written()}
@@ -251,8 +251,8 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
         )
 
 
-def test_each_picture_comes_to_life(stocked_server):
-    """With a checkpoint that animates: as many shots as pictures, cut together, none shared."""
+def test_each_image_is_animated(stocked_server):
+    """With a checkpoint that animates: one shot for each image, joined without shared frames."""
     prompt = animate(animation(seed=7), mode="animate", keyframes=["two", 0])
     pictures = {"images.image0": [f"p{COLOURS[0]}", 0], "images.image1": [f"p{COLOURS[1]}", 0]}
     prompt["two"] = {"class_type": "BatchImagesNode", "inputs": pictures}

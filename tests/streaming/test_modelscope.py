@@ -346,7 +346,7 @@ def test_smaller_number_formats(host, opened, kind, dtype):
         model = loader.load(file, precision=precision).model
         assert model.model.get_dtype() == precision
         if kind == "svd":
-            return svd.sample(model, seen=4)
+            return svd.sample(model, cam_seed=4)
         return sample(model, more=cam_apm() if kind == "streaming" else None, part=0.5)
 
     whole = drawn(name, torch.float32)

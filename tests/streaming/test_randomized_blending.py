@@ -17,9 +17,9 @@ def wan():
     sizes = dict(image_model="wan2.1", model_type="t2v", dim=32, ffn_dim=64, num_heads=2, num_layers=1)
     config = comfy.supported_models.WAN21_T2V(sizes | dict(text_dim=16, freq_dim=32))
     set_precision(config, 0, torch.float32)
-    made = comfy.model_base.WAN21(config)
-    made.diffusion_model.load_state_dict(random(made.diffusion_model))
-    return patcher_of(made)
+    model = comfy.model_base.WAN21(config)
+    model.diffusion_model.load_state_dict(random(model.diffusion_model))
+    return patcher_of(model)
 
 
 def modelscope():
@@ -52,7 +52,7 @@ class Family:
     def part(self, clip: torch.Tensor, start: int, length: int = LENGTH) -> torch.Tensor:
         return clip.narrow(self.dim, start, min(length, clip.shape[self.dim] - start))
 
-    def told(self, seed: int) -> list:
+    def conditioning(self, seed: int) -> list:
         return [[torch.randn(1, 77, self.width, generator=torch.Generator().manual_seed(seed)), {}]]
 
 
@@ -62,8 +62,8 @@ FAMILIES = {"modelscope": Family(modelscope, 0, 64, 4), "svd": Family(svd, 0, 64
 @pytest.fixture(params=FAMILIES)
 def family(request, host):
     """(family, its model)"""
-    found = FAMILIES[request.param]
-    return found, found.make()
+    chosen = FAMILIES[request.param]
+    return chosen, chosen.make()
 
 
 def blended(model, length=LENGTH, overlap=OVERLAP, guidance=4.0, rescale=0.0, seed=0):
@@ -83,7 +83,7 @@ def sample(family, model, noise, *, steps=1, cfg=4.0, sampler="euler", sigmas=No
         sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps + 1)[1:]
     if guider is None:
         guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(family.told(1), family.told(2))
+        guider.set_conds(family.conditioning(1), family.conditioning(2))
         guider.set_cfg(cfg)
     return guider.sample(
         noise.clone(),
@@ -95,8 +95,8 @@ def sample(family, model, noise, *, steps=1, cfg=4.0, sampler="euler", sigmas=No
     )
 
 
-def close(found, expected, tolerance=1e-5):
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+def close(output, expected, tolerance=1e-5):
+    torch.testing.assert_close(output, expected, rtol=0, atol=tolerance * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("frames", [15, 17])
@@ -116,8 +116,8 @@ def test_one_evaluation_is_its_chunks_handed_over(family, frames, rescale):
     chunks = [
         sample(family, blended(model, rescale=rescale), family.part(noise, start), sigmas=sigmas) for start in starts
     ]
-    found = sample(family, blended(model, rescale=rescale, seed=5), noise, sigmas=sigmas)
-    close(found, blending.blend(chunks, starts, offsets, family.dim))
+    output = sample(family, blended(model, rescale=rescale, seed=5), noise, sigmas=sigmas)
+    close(output, blending.blend(chunks, starts, offsets, family.dim))
 
 
 def test_a_clip_of_one_chunk(family):
@@ -142,11 +142,11 @@ def test_guidance_here_is_the_samplers_own_where_nothing_is_rescaled(family):
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc"])
 def test_samplers_of_the_host(family, sampler):
     family, model = family
-    found = sample(family, blended(model, rescale=0.2), family.noise(17), steps=3, sampler=sampler)
-    assert found.shape == family.noise(17).shape and found.isfinite().all() and found.std() > 0.01
+    output = sample(family, blended(model, rescale=0.2), family.noise(17), steps=3, sampler=sampler)
+    assert output.shape == family.noise(17).shape and output.isfinite().all() and output.std() > 0.01
 
 
-def test_halves_of_guidance_together_or_apart(family, monkeypatch):
+def test_cond_and_uncond_together_or_apart(family, monkeypatch):
     """Offsets are equal for both, in whatever order they come."""
     family, model = family
     noise, patched = family.noise(15), blended(model, rescale=0.3)
@@ -215,7 +215,7 @@ def test_what_cannot_be_blended_is_refused(family, host):
     with pytest.raises(ValueError, match="cfg_rescale is 0.2, but cfg is 0"):
         blended(model, guidance=0.0, rescale=0.2)
     alone = comfy.samplers.CFGGuider(blended(model))
-    alone.inner_set_conds({"positive": family.told(1)})
+    alone.inner_set_conds({"positive": family.conditioning(1)})
     with pytest.raises(ValueError, match="cfg is 4, but the guider has no negative"):
         sample(family, model, family.noise(15), guider=alone)
     sound = model.clone()
@@ -256,16 +256,16 @@ def test_the_noise_levels_of_the_refinement(host):
     assert times[0] == 599 and times == [round(time) for time in refinement.refine_timesteps(30)]
     family = FAMILIES["modelscope"]
     noise, scale = family.noise(15), start_scale()
-    seen = {}
+    inputs = {}
     for name, one in (("scaled", patched), ("whole", refined(model, scaled=False)[0])):
         one.set_model_unet_function_wrapper(
-            lambda run, told, name=name: (
-                seen.setdefault(name, told["input"]) is not None and run(told["input"], told["timestep"], **told["c"])
+            lambda run, args, name=name: (
+                inputs.setdefault(name, args["input"]) is not None and run(args["input"], args["timestep"], **args["c"])
             )
         )
         assert sample(family, blended(one, rescale=0.2), noise, sigmas=sigmas[[0, 20, 30]]).isfinite().all()
-    close(seen["scaled"], scale * seen["whole"])
-    assert seen["whole"].shape[0] == 2 * LENGTH
+    close(inputs["scaled"], scale * inputs["whole"])
+    assert inputs["whole"].shape[0] == 2 * LENGTH
     with pytest.raises(ValueError, match="MODEL is a ModelScope; MS-Vid2Vid is expected"):
         refined(family.make())
     with pytest.raises(ValueError, match="steps is 700; 1 to 500 is expected"):
@@ -289,22 +289,22 @@ def test_a_refinement_in_a_prompt(host):
     family = FAMILIES["modelscope"]
     path = streaming.write(host.base / "models" / "checkpoints" / "my_vid2vid.safetensors", streaming.tiny_modelscope())
 
-    class Given(io.ComfyNode):
+    class Inputs(io.ComfyNode):
         @classmethod
         def define_schema(cls):
             kinds = [io.Conditioning, io.Conditioning, io.Latent]
-            return io.Schema(node_id="Given", inputs=[], outputs=[kind.Output() for kind in kinds])
+            return io.Schema(node_id="Inputs", inputs=[], outputs=[kind.Output() for kind in kinds])
 
         @classmethod
         def execute(cls):
-            return io.NodeOutput(family.told(1), family.told(2), {"samples": family.noise(17)})
+            return io.NodeOutput(family.conditioning(1), family.conditioning(2), {"samples": family.noise(17)})
 
     def node(class_type: str, **inputs) -> dict:
         return {"class_type": class_type, "inputs": inputs}
 
     prompt = {
         "load": node("StoryReelStreamingLoader", checkpoint=path.name, model_type="auto", precision="fp32"),
-        "told": node("Given"),
+        "inputs": node("Inputs"),
         "levels": node("StoryReelRefineSigmas", model=["load", 0], steps=3, start_timestep=599, scale_start=True),
         "blend": node(
             "StoryReelRandomizedBlending",
@@ -322,15 +322,15 @@ def test_a_refinement_in_a_prompt(host):
             add_noise=True,
             noise_seed=0,
             cfg=1.0,
-            positive=["told", 0],
-            negative=["told", 1],
+            positive=["inputs", 0],
+            negative=["inputs", 1],
             sampler=["sampler", 0],
             sigmas=["levels", 1],
-            latent_image=["told", 2],
+            latent_image=["inputs", 2],
         ),
         "keep": node("SaveLatent", samples=["sample", 0], filename_prefix="refined"),
     }
-    with host.node(Given):
+    with host.node(Inputs):
         run = host.run(prompt)
         assert run.values["sample"][0]["samples"].isfinite().all()
         assert "MS-Vid2Vid" in run.outputs["load"]["text"][0]

@@ -55,9 +55,9 @@ def weights_of(loaded) -> dict:
     return {name: tensor.float() for name, tensor in loaded.model.model.state_dict().items()}
 
 
-def same(found, expected) -> bool:
-    found, expected = weights_of(found), weights_of(expected)
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+def same(loaded, expected) -> bool:
+    loaded, expected = weights_of(loaded), weights_of(expected)
+    return loaded.keys() == expected.keys() and all(torch.equal(loaded[name], expected[name]) for name in loaded)
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def same(found, expected) -> bool:
 )
 def test_a_file_is_taken_for_what_it_is(loader, file, name, kind):
     weights = diffusers_unet() if file == "diffusers" else manifest(file)
-    found, why = loader.detect(name, weights)
-    assert found.name == kind and why.startswith("its keys")
+    detected, why = loader.detect(name, weights)
+    assert detected.name == kind and why.startswith("its keys")
     assert ("name" in why) == (kind in ("MS-Vid2Vid", "ModelScope text-to-video"))
 
 
@@ -112,12 +112,12 @@ def test_another_file_is_refused_by_what_it_is(loader, put, tiny_checkpoint):
 def test_a_file_that_is_not_whole_is_refused(loader, put):
     from harness import streaming
 
-    for name, made, lacking in (
+    for name, tiny_weights, lacking in (
         ("StreamingT2V", streaming.tiny_streaming, "unet.middle_block.3."),
         ("StreamingSVD", streaming.tiny_svd, "controlnet.middle_block.2."),
         ("StreamingT2V", streaming.tiny_streaming, "base_model.middle_block.1."),
     ):
-        weights = {key: t for key, t in made().items() if not key.startswith(lacking)}
+        weights = {key: t for key, t in tiny_weights().items() if not key.startswith(lacking)}
         with pytest.raises(
             ValueError, match=rf"half.safetensors is not whole: it lacks \S*middle_block\S+ of {name}\."
         ):
@@ -132,22 +132,22 @@ def test_a_file_with_a_programs_objects_is_refused(loader, host):
     path.unlink()
 
 
-def test_a_broken_download_is_said_to_be_one(loader, host):
-    """Half a file, nothing, a page that says 404, a pointer to the file."""
+def test_a_broken_download_is_refused_as_one(loader, host):
+    """Half a file, an empty file, a page with error 404, a pointer to the file."""
     path = host.base / "models" / "checkpoints" / "broken.ckpt"
     torch.save({"a": torch.zeros(2000)}, path)
     whole = path.read_bytes()
     torch.save([torch.zeros(2)], path)
     with pytest.raises(ValueError, match="broken.ckpt holds a list; a checkpoint's weights were expected"):
         loader.load(path.name)
-    for found in (
+    for data in (
         whole[: len(whole) // 2],
         b"",
         b"<!doctype html><title>404</title>",
         b"version https://git-lfs.github",
     ):
-        path.write_bytes(found)
-        with pytest.raises(ValueError, match=f"broken.ckpt, of {len(found):,} bytes, is no checkpoint, or not a whole"):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"broken.ckpt, of {len(data):,} bytes, is no checkpoint, or not a whole"):
             loader.load(path.name)
     path.unlink()
 
@@ -168,7 +168,7 @@ read_with_metadata(sys.argv[2])
 
 @pytest.mark.programs
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of a process's memory are Linux's")
-def test_too_little_memory_is_not_said_to_be_a_broken_file(tmp_path):
+def test_too_little_memory_is_not_reported_as_a_broken_file(tmp_path):
     """In a process of its own: this one may hold free memory from other tests."""
     path = tmp_path / "whole.ckpt"
     torch.save({"a": torch.zeros(2**28, dtype=torch.uint8)}, path, _use_new_zipfile_serialization=False)
@@ -237,8 +237,8 @@ def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
     last = loaded.clip.clone()
     last.clip_layer(-1)  # the layer that the file lacks passes on what it is given
     torch.testing.assert_close(last.encode_from_tokens_scheduled(tokens)[0][0], text[0], rtol=0, atol=1e-5)
-    seen = loaded.clip_vision.encode_image(torch.rand(1, 40, 60, 3))
-    assert seen.image_embeds.shape == (1, 1024) and seen.image_embeds.isfinite().all()
+    embeds = loaded.clip_vision.encode_image(torch.rand(1, 40, 60, 3))
+    assert embeds.image_embeds.shape == (1, 1024) and embeds.image_embeds.isfinite().all()
     assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)
     assert loader.describe_checkpoint(loaded).endswith("License: its base is ModelScope's, CC-BY-NC 4.0.")
 
@@ -268,8 +268,8 @@ def test_the_text_encoder_reads_as_published(whole):
             h = torch.nn.functional.gelu(linear(norm(x, f"{layer}.layer_norm2"), f"{layer}.mlp.fc1"))
             x = x + linear(h, f"{layer}.mlp.fc2")
         expected = norm(x, "final_layer_norm")
-        found = network(ids, intermediate_output=-2, final_layer_norm_intermediate=True)[1]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+        output = network(ids, intermediate_output=-2, final_layer_norm_intermediate=True)[1]
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-3)
 
 
 def growth_of(call) -> tuple[int, int]:
@@ -284,7 +284,7 @@ def growth_of(call) -> tuple[int, int]:
 
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # memory that was given back must not hide what is taken
-    reset.write_text("5")  # the peak starts anew
+    reset.write_text("5")  # resets the peak
     before, own = read("VmRSS"), read("RssAnon")
     call()
     return read("VmHWM") - before, read("RssAnon") - own
@@ -292,8 +292,8 @@ def growth_of(call) -> tuple[int, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak memory from /proc")
 def test_the_optimizers_state_is_never_read(loader, host):
-    """Four times the weights, as a training program saves it beside them. The model takes the weights' own size, and
-    the file no more than that for a while."""
+    """It is four times the weights, as training programs save it. The model takes the weights' own size, and the file
+    temporarily no more than that."""
     from dataclasses import replace
 
     from harness import streaming
@@ -319,19 +319,19 @@ def test_the_optimizers_state_is_never_read(loader, host):
 
 
 def test_the_node(host, put):
-    """In a prompt: what it says is on the node and on its last output, after a cached run too."""
+    """In a prompt: its text is on the node and on its last output, after a cached run too."""
     from comfy_api.latest import io
     from harness import streaming
 
     class Show(io.ComfyNode):
         @classmethod
         def define_schema(cls):
-            inputs = [io.Model.Input("model"), io.String.Input("said")]
+            inputs = [io.Model.Input("model"), io.String.Input("text")]
             return io.Schema(node_id="Show", inputs=inputs, outputs=[], is_output_node=True)
 
         @classmethod
-        def execute(cls, model, said):
-            return io.NodeOutput(ui={"text": [type(model.model).__name__, said]})
+        def execute(cls, model, text):
+            return io.NodeOutput(ui={"text": [type(model.model).__name__, text]})
 
     put("streaming_svd.safetensors", streaming.tiny_svd())
     put("ms_vid2vid.safetensors", streaming.tiny_modelscope())
@@ -339,15 +339,15 @@ def test_the_node(host, put):
 
         def prompt(file: str, kind: str = "auto") -> dict:
             inputs = {"checkpoint": file, "model_type": kind, "precision": "fp32"}
-            shown = {"class_type": "Show", "inputs": {"model": ["1", 0], "said": ["1", 4]}}
+            shown = {"class_type": "Show", "inputs": {"model": ["1", 0], "text": ["1", 4]}}
             return {"1": {"class_type": "StoryReelStreamingLoader", "inputs": inputs}, "2": shown}
 
         svd = host.run(prompt("streaming_svd.safetensors"))
         assert svd.values["1"][1:4] == (None, None, None)
         expected = "StreamingSVD, by its keys: extends a clip at 1024 x 576 in chunks of 25 frames, which overlap by 7"
-        kind, said = svd.outputs["2"]["text"]
-        assert kind == "StreamingSVD" and said.startswith(expected) and svd.outputs["1"]["text"] == [said]
-        assert said.endswith("The file contains no VAE, CLIP_VISION: load them separately.")
+        kind, text = svd.outputs["2"]["text"]
+        assert kind == "StreamingSVD" and text.startswith(expected) and svd.outputs["1"]["text"] == [text]
+        assert text.endswith("The file contains no VAE, CLIP_VISION: load them separately.")
         for kind, title in (("auto", "MS-Vid2Vid, by its keys and its file's name"), ("text-to-video", "ModelScope")):
             for _ in range(2):
                 run = host.run(prompt("ms_vid2vid.safetensors", kind), cached=True)
@@ -383,14 +383,14 @@ def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     assert not torch.equal(embeds, anchor_embeds(whole.clip_vision, torch.full_like(picture, GRAY)))
     assert TokenExpander()(embeds).shape == (1, 16, 1024)
     given = [[torch.zeros(1, 77, 1024), {"pooled_output": None}]]
-    told = set_cam_apm(given, picture, embeds, 0.5, 0.0)
-    assert told[0][1][names.CAM_FRAMES] is picture and told[0][1][names.CAM_STRENGTH] == 0.5
-    assert told[0][1][names.ANCHOR_EMBEDS] is embeds and told[0][1][names.APM_STRENGTH] == 0
+    conditioning = set_cam_apm(given, picture, embeds, 0.5, 0.0)
+    assert conditioning[0][1][names.CAM_FRAMES] is picture and conditioning[0][1][names.CAM_STRENGTH] == 0.5
+    assert conditioning[0][1][names.ANCHOR_EMBEDS] is embeds and conditioning[0][1][names.APM_STRENGTH] == 0
     assert given[0][1] == {"pooled_output": None} == set_cam_apm(given, None)[0][1]
 
 
-def test_a_file_may_say_what_shapes_do_not(loader, put, host):
-    """Width of heads, latents, what is predicted; without a word all is as published."""
+def test_metadata_gives_what_shapes_do_not(loader, put, host):
+    """Width of heads, latents, the prediction type; without metadata all is as published."""
     import comfy.latent_formats
     import comfy.model_sampling
     from harness import streaming
@@ -403,16 +403,16 @@ def test_a_file_may_say_what_shapes_do_not(loader, put, host):
     assert isinstance(plain.model_sampling, comfy.model_sampling.EPS)
     assert plain.diffusion_model.config.head_channels == streaming.SIZES.head_channels
     rgb = [[0.1, 0.2, 0.3]] * 13
-    said = {
+    metadata = {
         "head_channels": 32,
         "v_prediction": True,
         "latents": {"spread": 0.5, "rgb": rgb},
         "use": "tries things out",
     }
-    save_file(load_file(path), path, {"storyreel_streaming": json.dumps(said)})
-    found = loader.load(name)
-    model = found.model.model
-    assert found.kind.name == "StreamingT2V" and "tries things out" in loader.describe_checkpoint(found)
+    save_file(load_file(path), path, {"storyreel_streaming": json.dumps(metadata)})
+    loaded = loader.load(name)
+    model = loaded.model.model
+    assert loaded.kind.name == "StreamingT2V" and "tries things out" in loader.describe_checkpoint(loaded)
     assert model.diffusion_model.config.head_channels == 32
     assert model.diffusion_model.config.init_head_channels == streaming.SIZES.head_channels
     assert isinstance(model.model_sampling, comfy.model_sampling.V_PREDICTION)

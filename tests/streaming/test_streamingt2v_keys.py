@@ -94,8 +94,8 @@ def test_streamingsvd():
     encoder = part(weights, "controlnet." + streaming_keys.FRAME_ENCODER)
     widths = [injectors[f"{number}.norm.weight"].shape[0] for number in range(13)]
     with torch.device("meta"):
-        found = torch.nn.ModuleList([Injector(width) for width in widths])
-        assert shapes(found.state_dict()) == shapes(injectors) and len(injectors) == 143
+        built = torch.nn.ModuleList([Injector(width) for width in widths])
+        assert shapes(built.state_dict()) == shapes(injectors) and len(injectors) == 143
         sizes = read_frame_encoder(shapes(encoder))
         assert sizes["normalized"] and shapes(FrameEncoder(**sizes).state_dict()) == shapes(encoder)
 
@@ -111,10 +111,10 @@ def test_the_rest_of_streamingsvd_is_the_hosts_own(host):
         key: t for key, t in part(weights, "controlnet.").items() if not key.startswith(streaming_keys.FRAME_ENCODER)
     }
     own = {key: t for key, t in unet.items() if "merger" not in key}
-    found = comfy.model_detection.model_config_from_unet(weights, "model.diffusion_model.")
-    assert isinstance(found, comfy.supported_models.SVD_img2vid)
+    config = comfy.model_detection.model_config_from_unet(weights, "model.diffusion_model.")
+    assert isinstance(config, comfy.supported_models.SVD_img2vid)
     with torch.device("meta"):
-        network = found.get_model({}, device="meta").diffusion_model
+        network = config.get_model({}, device="meta").diffusion_model
     assert shapes(network.state_dict()) == shapes(own)
     down = {key: t for key, t in own.items() if not key.startswith(("output_blocks.", "out."))}
     assert shapes(down) == shapes(extractor)
@@ -223,7 +223,7 @@ def test_the_tool_writes_a_renamed_file(tmp_path, monkeypatch):
     }
     save_file(lora, tmp_path / "lora.safetensors")
     assert rename_lora.rename(tmp_path / "lora.safetensors", tmp_path / "new.safetensors") == "1 of 2 tensors renamed"
-    found = load_file(tmp_path / "new.safetensors")
-    assert sorted(found) == ["diffusion_model.input_blocks.0.1.proj_in.lora_A.weight", "text_encoder.a.lora_A.weight"]
+    renamed = load_file(tmp_path / "new.safetensors")
+    assert sorted(renamed) == ["diffusion_model.input_blocks.0.1.proj_in.lora_A.weight", "text_encoder.a.lora_A.weight"]
     with pytest.raises(SetupError, match="no layer of ModelScope's UNet under diffusers' names"):
         rename_lora.rename(tmp_path / "new.safetensors", tmp_path / "again.safetensors")

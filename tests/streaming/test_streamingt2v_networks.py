@@ -1,4 +1,4 @@
-"""StreamingT2V's networks beyond their published outputs: strengths, halves of the guidance, number formats, sizes."""
+"""StreamingT2V's networks beyond their published outputs: strengths, cond and uncond, number formats, sizes."""
 
 import pytest
 import torch
@@ -31,27 +31,27 @@ def model():
 def inputs(model):
     """(clip, text, image tokens, what CAM sees)"""
     with torch.no_grad():
-        seen = model.encode_frames(draw(2, 4, 3, 64, 96, seed=4).clamp(-1, 1))
-    return draw(2, 4, 6, 8, 12, seed=1), draw(2, 7, 24, seed=2), draw(2, 3, 24, seed=3), seen
+        features = model.encode_frames(draw(2, 4, 3, 64, 96, seed=4).clamp(-1, 1))
+    return draw(2, 4, 6, 8, 12, seed=1), draw(2, 7, 24, seed=2), draw(2, 3, 24, seed=3), features
 
 
 @torch.no_grad()
 def test_strength_0_is_the_model_without(model, inputs):
-    x, text, image, seen = inputs
-    assert torch.equal(model(x, TIMES, text, image, seen, cam_strength=0.0), model(x, TIMES, text, image))
-    assert torch.equal(model(x, TIMES, text, image, seen, apm_strength=0.0), model(x, TIMES, text, None, seen))
+    x, text, image, features = inputs
+    assert torch.equal(model(x, TIMES, text, image, features, cam_strength=0.0), model(x, TIMES, text, image))
+    assert torch.equal(model(x, TIMES, text, image, features, apm_strength=0.0), model(x, TIMES, text, None, features))
     plain = UNet(UNET)
     load(plain, {name: t for name, t in model.state_dict().items() if name in plain.state_dict()})
     assert torch.equal(model(x, TIMES, text), plain(x, TIMES, text))
-    assert torch.equal(model(x, TIMES, text, image, seen, 0.0, 0.0), plain(x, TIMES, text))
+    assert torch.equal(model(x, TIMES, text, image, features, 0.0, 0.0), plain(x, TIMES, text))
 
 
 @torch.no_grad()
 def test_every_strength_matters(model, inputs):
-    x, *told = inputs
-    whole = model(x, TIMES, *told)
-    assert torch.equal(model(x, TIMES, *told, cam_strength=1.0, apm_strength=1.0), whole)
-    others = [model(x, TIMES, *told, **strengths) for strengths in STRENGTHS]
+    x, *conditions = inputs
+    whole = model(x, TIMES, *conditions)
+    assert torch.equal(model(x, TIMES, *conditions, cam_strength=1.0, apm_strength=1.0), whole)
+    others = [model(x, TIMES, *conditions, **strengths) for strengths in STRENGTHS]
     outputs = [whole, *others]
     for number, one in enumerate(outputs):
         assert all((one - other).abs().max() > 1e-2 for other in outputs[:number])
@@ -59,28 +59,28 @@ def test_every_strength_matters(model, inputs):
 
 @torch.no_grad()
 def test_clips_together_are_as_one_by_one(model, inputs):
-    x, text, image, seen = inputs
-    together = model(x, TIMES, text, image, seen)
-    for number, seen_by_one in enumerate(seen.chunk(2)):
+    x, text, image, features = inputs
+    together = model(x, TIMES, text, image, features)
+    for number, frames_of_one in enumerate(features.chunk(2)):
         one = slice(number, number + 1)
-        alone = model(x[one], TIMES[one], text[one], image[one], seen_by_one)
+        alone = model(x[one], TIMES[one], text[one], image[one], frames_of_one)
         torch.testing.assert_close(alone, together[one], rtol=0, atol=1e-4 * together.abs().max().item())
 
 
 @torch.no_grad()
 def test_memory_is_of_the_frames_before_and_of_the_chunks_first_frames(model, inputs):
     """A change behind those that stand for the frames before is not remembered, one among them is."""
-    x, text, _, seen = inputs
-    frames = len(seen) // len(x)
+    x, text, _, features = inputs
+    frames = len(features) // len(x)
 
     def remembered(place: int) -> torch.Tensor:
         changed = x.clone()
         changed[:, :, place] += 1
-        return model.extractor(changed[:, :, :frames], TIMES, text, seen)[-1]
+        return model.extractor(changed[:, :, :frames], TIMES, text, features)[-1]
 
-    before = model.extractor(x[:, :, :frames], TIMES, text, seen)[-1]
+    before = model.extractor(x[:, :, :frames], TIMES, text, features)[-1]
     assert torch.equal(remembered(frames), before) and not torch.equal(remembered(frames - 1), before)
-    assert not torch.equal(model.extractor(x[:, :, :frames], TIMES, text, seen.flip(0))[-1], before)
+    assert not torch.equal(model.extractor(x[:, :, :frames], TIMES, text, features.flip(0))[-1], before)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-2), (torch.bfloat16, 6e-2)])
@@ -88,10 +88,10 @@ def test_memory_is_of_the_frames_before_and_of_the_chunks_first_frames(model, in
 def test_half_precision(model, inputs, dtype, tolerance):
     whole = model(inputs[0], TIMES, *inputs[1:])
     half = load(StreamingT2V(SIZES), model.state_dict()).to(dtype)
-    x, *told = (tensor.to(dtype) for tensor in inputs)
-    found = half(x, TIMES, *told)
-    assert found.dtype == dtype
-    assert (found - whole).abs().max() <= tolerance * whole.abs().max()
+    x, *conditions = (tensor.to(dtype) for tensor in inputs)
+    output = half(x, TIMES, *conditions)
+    assert output.dtype == dtype
+    assert (output - whole).abs().max() <= tolerance * whole.abs().max()
 
 
 @torch.no_grad()
@@ -102,9 +102,9 @@ def test_the_hosts_layers(model, inputs, host):
     whole = model(inputs[0], TIMES, *inputs[1:])
     stored = StreamingT2V(SIZES, host_ops(dtype=torch.float16))
     load(stored, model.state_dict())
-    found = stored(inputs[0], TIMES, *inputs[1:])
-    assert found.dtype == torch.float32
-    assert (found - whole).abs().max() <= 1e-2 * whole.abs().max()
+    output = stored(inputs[0], TIMES, *inputs[1:])
+    assert output.dtype == torch.float32
+    assert (output - whole).abs().max() <= 1e-2 * whole.abs().max()
 
 
 @pytest.mark.parametrize(("text", "image"), [(8, 3), (7, 2), (14, 3)])
@@ -131,9 +131,9 @@ def test_pictures_of_any_size(size, extra_rows):
 def test_a_single_frame_passes_the_first_temporal_layer_by(model, inputs):
     network, picture = UNet(UNET), inputs[0][:1, :, :1]
     load(network, random(network))
-    told = TIMES[:1], inputs[1][:1]
-    alone, twice = network(picture, *told), network(picture.expand(-1, -1, 2, -1, -1), *told)
+    conditions = TIMES[:1], inputs[1][:1]
+    alone, twice = network(picture, *conditions), network(picture.expand(-1, -1, 2, -1, -1), *conditions)
     for parameter in network.input_blocks[0][1].parameters():
         parameter.zero_()
-    assert torch.equal(network(picture, *told), alone)
-    assert not torch.equal(network(picture.expand(-1, -1, 2, -1, -1), *told), twice)
+    assert torch.equal(network(picture, *conditions), alone)
+    assert not torch.equal(network(picture.expand(-1, -1, 2, -1, -1), *conditions), twice)
