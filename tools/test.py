@@ -1,9 +1,9 @@
-"""Set up, then check the whole project: ruff, its formatter, and every test.
+"""Set up, then check the whole project: ruff, its formatter, types by pyright, and every test.
 
 python tools/test.py            everything
-python tools/test.py --fast     the quick files of every room, in less than three minutes
+python tools/test.py --fast     ruff and the quick files of every room, in less than three minutes
 python tools/test.py --setup    set up and stop
-python tools/test.py -k story   other arguments go to pytest
+python tools/test.py -k story   ruff, and pytest with these arguments
 
 The first two share one queue of test files between two processes, the longest first (tests/harness/file_queue.py). The
 results are in .cache/test-results.xml, and the time of each file and the memory of the run are printed at the end.
@@ -11,10 +11,12 @@ results are in .cache/test-results.xml, and the time of each file and the memory
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import environment
 
@@ -37,6 +39,14 @@ def install_chromium():
                 return
 
 
+def pyright_settings() -> Path:
+    """A file with those of pyproject.toml, and the host where it is."""
+    path = environment.CACHE / "pyrightconfig.json"
+    settings = {"extends": str(environment.ROOT / "pyproject.toml"), "extraPaths": [str(environment.find_host())]}
+    path.write_text(json.dumps(settings))
+    return path
+
+
 def main(arguments: list[str]) -> int:
     python = environment.prepare()
     environment.publisher()
@@ -54,6 +64,8 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments != ["--fast"]:
         checks.append(run("pytest", *arguments))
     else:
+        if not arguments:
+            checks.append(run("basedpyright", "-p", str(pyright_settings()), "--pythonpath", str(python)))
         # threads of two workers that wait for each other on one processor would spend the time spinning
         threads = max(1, (os.cpu_count() or WORKERS) // WORKERS)
         checks.append(run("pytest", *QUEUE, *(FAST if arguments else ()), OMP_NUM_THREADS=str(threads)))

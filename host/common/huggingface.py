@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import folder_paths
 import torch
@@ -37,7 +38,7 @@ class ImageEncoder:
     resize: the shorter side that images are scaled to. crop: the side of the center square that the network gets.
     """
 
-    def __init__(self, name: str, network: nn.Module, resize: int, crop: int, mean: Sequence, std: Sequence):
+    def __init__(self, name: str, network: Any, resize: int, crop: int, mean: Sequence, std: Sequence):
         config = network.config
         self.name = name
         self.embed_dim = getattr(config, "projection_dim", config.hidden_size)
@@ -88,8 +89,8 @@ def load_image_encoder(folder: str) -> ImageEncoder:
     paths = {name: folder_paths.get_full_path(FOLDER, str(Path(folder, name))) for name in (CONFIG, WEIGHTS)}
     if missing := [name for name, path in paths.items() if path is None]:
         raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)} in models/{FOLDER}; {EXPECTED}.")
-    root = Path(paths[WEIGHTS]).parent
-    read_metadata(paths[WEIGHTS])  # checks the file before transformers opens it
+    root = Path(cast(str, paths[WEIGHTS])).parent
+    read_metadata(root / WEIGHTS)  # checks the file before transformers opens it
     config = _read_json(root / CONFIG, folder)
     if (kind := config.get("model_type")) not in CLASSES:
         raise ValueError(f"{folder} is a model of the type {shown(kind)}; {EXPECTED}.")
@@ -127,7 +128,7 @@ def _load(root: Path, folder: str, config_class: str, network_class: str) -> nn.
     return network
 
 
-def _encoder(folder: str, network: nn.Module, root: Path) -> ImageEncoder:
+def _encoder(folder: str, network: Any, root: Path) -> ImageEncoder:
     config = network.config
     path = root / PREPROCESSOR
     stated = _read_json(path, folder) if path.is_file() else {}
