@@ -3,13 +3,27 @@
 from comfy_api.latest import io
 
 from ..core import plot as charts
-from ..core.metrics.similarity import measure_story
 from ..core.metrics.story_report import in_words
 from ..host.common import messages
-from ..host.metrics.features import embed_images, embed_prompts, name_of
+from ..host.metrics.encoders import encoder_folders, load_encoder
+from ..host.metrics.story_metrics import measure
 from .node import PreflightNode
 from .story import CATEGORY
 from .types import StoryType
+
+NONE = "none"
+
+
+def encoder_folder_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "encoder_folder",
+        options=[NONE, *encoder_folders()],
+        default=NONE,
+        optional=True,
+        advanced=True,
+        tooltip="A folder in models/clip_vision with an encoder for open_clip (images and prompts) or transformers "
+        "(images: CLIP, DINOv2). It is used in place of clip_vision and clip.",
+    )
 
 
 class StoryReelMeasureStory(PreflightNode):
@@ -25,13 +39,16 @@ class StoryReelMeasureStory(PreflightNode):
             inputs=[
                 io.Image.Input("images", lazy=True, tooltip="The images of the story, one a frame, in its order."),
                 StoryType.Input("story", tooltip="Who is in which frame, and the prompts."),
-                io.ClipVision.Input("clip_vision", tooltip="The image encoder. CLIP ViT-L and ViT-H are usual."),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True, tooltip="The image encoder. CLIP ViT-L and ViT-H are usual."
+                ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
                     tooltip="The text encoder that was trained together with the image encoder, for the similarity to "
                     "the prompts. If nothing is linked, only the images are compared.",
                 ),
+                encoder_folder_input(),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All results, one a line."),
@@ -40,19 +57,20 @@ class StoryReelMeasureStory(PreflightNode):
         )
 
     @classmethod
-    def execute(cls, images, story, clip_vision, clip=None) -> io.NodeOutput:
-        if len(images) != len(story.frames):
-            raise ValueError(f"The story has {len(story.frames)} frames, and there are {len(images)} images.")
-        embeddings = embed_images(clip_vision, images)
-        prompts = None if clip is None else embed_prompts(clip, story.prompts, embeddings.shape[1])
-        similarity = measure_story(story, embeddings, prompts)
-        series = {"likeness to frames of the same characters": similarity.frames}
-        if similarity.prompts:
-            series["likeness to the prompt"] = similarity.prompts
-        encoder = name_of(clip_vision)
-        plot = charts.bars([str(number) for number in range(1, len(images) + 1)], series, "frame", f"cosine, {encoder}")
+    def preflight(cls, clip_vision=None, encoder_folder=NONE, **_) -> None:
+        if clip_vision is None and encoder_folder == NONE:
+            raise ValueError("clip_vision is empty: connect an image encoder, or choose one at encoder_folder.")
+
+    @classmethod
+    def execute(cls, images, story, clip_vision=None, clip=None, encoder_folder=NONE) -> io.NodeOutput:
+        cls.preflight(clip_vision, encoder_folder)
+        encoder = load_encoder(None if encoder_folder == NONE else encoder_folder, clip_vision, clip)
+        scores, not_computed = measure(story, images, encoder)
+        series = {score.column: score.frames for score in scores.values()}
+        labels = [str(number) for number in range(1, len(images) + 1)]
+        plot = charts.bars(labels, series, "frame", f"cosine, {encoder.name}")
         messages.warn_missing_charts()
-        return io.NodeOutput(in_words(story, similarity, encoder), plot)
+        return io.NodeOutput(in_words(story, scores, not_computed, encoder.name), plot)
 
 
 NODES = [StoryReelMeasureStory]

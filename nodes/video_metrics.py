@@ -9,10 +9,10 @@ from ..host.common.folders import file_names
 from ..host.common.kept_files import kept_files
 from ..host.metrics import models
 from ..host.metrics import video as measure_video
+from ..host.metrics.encoders import load_encoder
+from .metrics import NONE, encoder_folder_input
 from .node import PreflightNode
 from .story import CATEGORY
-
-NONE = "none"
 
 
 def _file(name: str, folder: str, tooltip: str, **kinds) -> io.Combo.Input:
@@ -135,6 +135,7 @@ class StoryReelMeasureVideo(PreflightNode):
                     "any size and length.",
                     suffixes=models.SCRIPTS,
                 ),
+                encoder_folder_input(),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All results, one a line."),
@@ -170,21 +171,20 @@ class StoryReelMeasureVideo(PreflightNode):
         aesthetic_head=NONE,
         facenet=NONE,
         i3d=NONE,
+        encoder_folder=NONE,
     ) -> io.NodeOutput:
         path = measure_video.place_for(filename_prefix)
-        chunks = Chunks(chunk_length, overlap, first_frames) if chunk_length else None
-        weights = measure_video.Weights(*(None if name == NONE else name for name in (aesthetic_head, facenet, i3d)))
+        files = dict(aesthetic_head=aesthetic_head, facenet=facenet, i3d=i3d)
         found, slice = measure_video.measure(
             video,
             reference_image,
-            reference_video,
-            chunks,
-            optical_flow,
-            clip_vision,
-            clip,
-            prompt,
-            slice_height,
-            weights,
+            chunks=Chunks(chunk_length, overlap, first_frames) if chunk_length else None,
+            optical_flow=optical_flow,
+            encoder=load_encoder(None if encoder_folder == NONE else encoder_folder, clip_vision, clip),
+            prompt=prompt,
+            reference=reference_video,
+            slice_height=slice_height,
+            **{name: None if file == NONE else file for name, file in files.items()},
         )
         measure_video.save(found, path)
         kept_files.add(path)

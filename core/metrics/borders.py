@@ -46,6 +46,26 @@ class Chunks:
         return list(range(self.first or self.length, count, self.length - self.overlap))
 
 
+class Borders(Metric):
+    """Where the chunks of the video meet."""
+
+    name = "borders"
+
+    def __init__(self, chunks: Chunks):
+        super().__init__()
+        self._chunks, self._count = chunks, 0
+
+    def update(self, frame: Tensor) -> None:
+        self._count += 1
+
+    def results(self) -> dict:
+        borders = self._chunks.borders(self._count)
+        if not borders:
+            first = self._chunks.first or self._chunks.length
+            self.not_computed = {"chunk borders": f"there is no second chunk: the first has {first} frames."}
+        return {"at": borders}
+
+
 def jump_ratio(series: Sequence[float | None], borders: Sequence[int]) -> float | None:
     """Mean at the borders over the mean elsewhere: 1 where nobody can tell them. None where nothing happens elsewhere.
 

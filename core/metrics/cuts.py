@@ -12,20 +12,26 @@ from .metric import Metric
 RATE = 25.0  # frames a second: the detector's default limits are counted in frames, so any will do
 
 
+def import_scenedetect():
+    """(cv2, scenedetect, its function for the size of frames). Raises ImportError if no PySceneDetect works."""
+    try:
+        import cv2
+        import scenedetect
+        from scenedetect.scene_manager import compute_downscale_factor
+    except ImportError as error:
+        raise ImportError(
+            f"PySceneDetect cannot be imported ({error}): pip install scenedetect-headless, with ComfyUI's Python."
+        ) from None
+    return cv2, scenedetect, compute_downscale_factor
+
+
 class Cuts(Metric):
-    """Counts cuts. Raises ImportError if there is no PySceneDetect that works."""
+    """Counts cuts. Raises as `import_scenedetect`."""
 
     name = "cuts"
 
     def __init__(self):
-        try:
-            import cv2
-            import scenedetect
-            from scenedetect.scene_manager import compute_downscale_factor
-        except ImportError as error:
-            raise ImportError(
-                f"PySceneDetect cannot be imported ({error}): pip install scenedetect-headless, with ComfyUI's Python."
-            ) from None
+        cv2, scenedetect, compute_downscale_factor = import_scenedetect()
         super().__init__()
         self.version = scenedetect.__version__
         self.found: list[int] = []

@@ -13,17 +13,23 @@ from torch import Tensor
 Flow = Callable[[Tensor, Tensor], Tensor]
 
 
-def dis_flow() -> Flow:
-    """Dense inverse search (Kroeger et al., arXiv 1603.03590), OpenCV's medium preset, of gray frames.
-
-    Raises ImportError if there is no OpenCV that works.
-    """
+def import_opencv():
+    """OpenCV. Raises ImportError if none works."""
     try:
         import cv2
     except ImportError as error:
         raise ImportError(
             f"OpenCV cannot be imported ({error}): pip install opencv-python-headless, with ComfyUI's Python."
         ) from None
+    return cv2
+
+
+def dis_flow() -> Flow:
+    """Dense inverse search (Kroeger et al., arXiv 1603.03590), OpenCV's medium preset, of gray frames.
+
+    Raises as `import_opencv`.
+    """
+    cv2 = import_opencv()
     search = cast(Any, cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM))  # its stub forbids None
 
     def gray(frame: Tensor):

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..plot import chart, new_figure, picture_of
 from .borders import jump_ratio
 from .drift import COLORS, SPAN
+from .likeness import COSINES
 from .metric import Metric
 from .slices import Slice
 
@@ -26,13 +27,14 @@ PANELS = (  # what is drawn together: (its axis, {series: its label})
     ("dB", {"psnr": "PSNR"}),
     ("SSIM", {"ssim": "SSIM"}),
 )
+NOT_DRAWN = {"faces"}  # series that are in the file alone
+IN_WORDS = {"frames", "width", "height", "change", "drift", "slice", "cuts", "motion", "likeness", "faces", "fidelity"}
+IN_WORDS |= {"sets", "borders", "not_computed", "series"}  # what `in_words` has sentences for, or leaves out
 COLOUR_OF = {"red": "tab:red", "green": "tab:green", "blue": "tab:blue"}
 
 
-def collect(
-    size: tuple[int, int, int], metrics: Sequence[Metric], borders: Sequence[int], not_computed: Mapping[str, str]
-) -> dict:
-    """All that was found, fit for JSON. size: number of frames, height, width. borders: where chunks begin."""
+def collect(size: tuple[int, int, int], metrics: Sequence[Metric], not_computed: Mapping[str, str]) -> dict:
+    """All that was found, fit for JSON. size: number of frames, height, width."""
     count, height, width = size
     found = {"frames": count, "width": width, "height": height}
     figures = {metric: metric.results() for metric in metrics}
@@ -41,9 +43,9 @@ def collect(
     series = {
         name: values for metric in metrics if not metric.not_computed for name, values in metric.per_frame.items()
     }
-    if borders:
-        jumps = {name: jump_ratio(series[name], borders) for name in JUMPS if name in series}
-        found["borders"] = {"at": list(borders), "jump_ratio": jumps}
+    if borders := found.get("borders"):
+        jumps = {name: jump_ratio(series[name], borders["at"]) for name in JUMPS if name in series}
+        borders["jump_ratio"] = jumps
     return found | {"not_computed": unfit | dict(not_computed), "series": series}
 
 
@@ -79,6 +81,7 @@ def in_words(found: dict) -> str:
         ]
         if "aesthetic" in likeness:
             lines.append(f"  aesthetic score by {likeness['aesthetic_by']}: {_shown(likeness['aesthetic'])} of 10")
+        lines += [f"  {name}: {_shown(likeness[name])}" for name in likeness if _is_other_score(name)]
     if faces := found.get("faces"):
         lines += [
             "",
@@ -98,12 +101,19 @@ def in_words(found: dict) -> str:
             f"  KVD: {_shown(sets['kvd'])}",
             "  Published figures are of thousands of clips: compare these with none but those of as many windows.",
         ]
+    for name in (name for name in found if name not in IN_WORDS):
+        lines += ["", name, *(f"  {key}: {_shown(value)}" for key, value in found[name].items())]
     lines += ["", "Not computed"]
     return "\n".join(lines + [f"  {name}: {why}" for name, why in found["not_computed"].items()])
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _shown(value) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_other_score(name: str) -> bool:
+    """Of a key in the results of `Likeness`: whether it is a score that has no sentence."""
+    return name not in (*COSINES, "aesthetic", "encoder") and not name.endswith("_by")
 
 
 def _places(frames: Sequence[int]) -> str:
@@ -121,7 +131,9 @@ def draw(found: dict, slice: Slice) -> Tensor:
     Dotted lines are chunk borders, dashed lines are cuts.
     """
     series = {name: values for name, values in found["series"].items() if any(v is not None for v in values)}
-    panels = [(axis, {k: label for k, label in names.items() if k in series}) for axis, names in PANELS]
+    drawn = {name for _, names in PANELS for name in names} | NOT_DRAWN
+    others = [("", {name: name}) for name in series if name not in drawn]
+    panels = [(axis, {k: label for k, label in names.items() if k in series}) for axis, names in (*PANELS, *others)]
     panels = [(axis, names) for axis, names in panels if names]
     figure = new_figure(9, 1.5 * len(panels) + 2.5)
     rows = figure.subplots(len(panels) + 1, sharex=True, height_ratios=[1] * len(panels) + [2])

@@ -14,25 +14,26 @@ from ..story.story import Story
 
 
 @dataclass(frozen=True)
-class Similarity:
-    """Cosines. characters: for each character who is in two frames or more, the mean over pairs of those frames.
-    frames: for each frame, the mean over its pairs with frames that share a character; None where there are none.
-    prompts: for each frame, the cosine to its prompt; None without text embeddings.
+class StoryScore:
+    """The results of one metric of a story.
+
+    column: what the values of the frames are. frames: one a frame, None where there is no value. characters: a value
+    for each character, None if the metric has none of them. mean: over the frames, if it says something.
     """
 
-    characters: dict[str, float]
+    column: str
     frames: tuple[float | None, ...]
-    prompts: tuple[float, ...] | None
+    characters: dict[str, float] | None = None
+    mean: float | None = None
 
 
-def measure_story(story: Story, images: Tensor, prompts: Tensor | None = None) -> Similarity:
-    """Measure one story. images: [F, d], one row a frame; prompts: [F, d] in the same space.
+def character_similarity(story: Story, images: Tensor) -> StoryScore:
+    """For each character who is in two frames or more, the mean cosine over pairs of those frames. For each frame, the
+    mean over its pairs with frames that share a character. images: [F, d], one row a frame.
 
     Raises ValueError for another number of rows than the story has frames.
     """
-    for name, rows in (("images", images), ("prompts", prompts)):
-        if rows is not None and len(rows) != len(story.frames):
-            raise ValueError(f"the story has {len(story.frames)} frames, and there are {len(rows)} {name}.")
+    _check(story, images, "images")
     images = F.normalize(images.float(), dim=-1)
     cosines = images @ images.T
     shown = {
@@ -50,7 +51,21 @@ def measure_story(story: Story, images: Tensor, prompts: Tensor | None = None) -
     frames = tuple(
         sum(cosines[i, j].item() for j in others) / len(others) if others else None for i, others in enumerate(partners)
     )
-    if prompts is None:
-        return Similarity(characters, frames, None)
-    texts = F.normalize(prompts.float(), dim=-1)
-    return Similarity(characters, frames, tuple((images * texts).sum(-1).tolist()))
+    return StoryScore("likeness to the frames of the same characters", frames, characters)
+
+
+def text_similarity(story: Story, images: Tensor, prompts: Tensor) -> StoryScore:
+    """For each frame, the cosine of its image to its prompt. images, prompts: [F, d].
+
+    Raises ValueError for another number of rows than the story has frames.
+    """
+    _check(story, images, "images")
+    _check(story, prompts, "prompts")
+    images, texts = F.normalize(images.float(), dim=-1), F.normalize(prompts.float(), dim=-1)
+    frames = tuple((images * texts).sum(-1).tolist())
+    return StoryScore("likeness to its prompt", frames, mean=sum(frames) / len(frames))
+
+
+def _check(story: Story, rows: Tensor, name: str) -> None:
+    if len(rows) != len(story.frames):
+        raise ValueError(f"the story has {len(story.frames)} frames, and there are {len(rows)} {name}.")

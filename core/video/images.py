@@ -35,6 +35,26 @@ def clip_pixels(images: Tensor, size: int = 224, mean=CLIP_MEAN, std=CLIP_STD) -
     return ((x + 1) / 2 - mean) / std
 
 
+def square_pixels(
+    images: Tensor, resize: int, crop: int, mean=CLIP_MEAN, std=CLIP_STD, round_offset: bool = False
+) -> Tensor:
+    """The input of an image encoder for images [B, H, W, 3] from 0 to 1: [B, 3, crop, crop].
+
+    As the image processors of transformers compute it: the shorter side becomes `resize` pixels long, bicubic and
+    antialiased, and the center square is cut out. round_offset: where half a pixel would be cut off at both ends, round
+    it to the even number as torchvision does, and with it open_clip; transformers rounds it down.
+    """
+    x = images[..., :3].movedim(-1, 1).float()
+    scale = resize / min(x.shape[-2:])
+    size = [max(resize, int(side * scale)) for side in x.shape[-2:]]
+    if size != list(x.shape[-2:]):
+        x = interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
+    top, left = (round((side - crop) / 2) if round_offset else (side - crop) // 2 for side in size)
+    x = x[..., top : top + crop, left : left + crop]
+    mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (mean, std))
+    return (x - mean) / std
+
+
 def _blur(x: Tensor, sigmas: list[float]) -> Tensor:
     """Separable Gaussian blur of [B, C, H, W] with reflected borders; sigmas: along height and width."""
     kernels = [_gaussian(sigma).to(x) for sigma in sigmas]

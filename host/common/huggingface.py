@@ -13,10 +13,9 @@ from typing import Any, cast
 import folder_paths
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from ...core.inputs import shown
-from ...core.video.images import CLIP_MEAN, CLIP_STD
+from ...core.video.images import CLIP_MEAN, CLIP_STD, square_pixels
 from .loading import is_short_of_memory, read_metadata
 from .plain_network import on_device
 
@@ -33,14 +32,16 @@ MOST_LAYERS, LARGEST_IMAGE = 256, 4096
 
 
 class ImageEncoder:
-    """name: of its folder. embed_dim, token_dim: widths of what `encode` returns. token_count: N below.
+    """name: of its folder. model_type, sizes: kind of network; its width, layers, patch size and image size in pixels.
+    embed_dim, token_dim: widths of what `encode` returns. token_count: N below.
 
     resize: the shorter side that images are scaled to. crop: the side of the center square that the network gets.
     """
 
     def __init__(self, name: str, network: Any, resize: int, crop: int, mean: Sequence, std: Sequence):
         config = network.config
-        self.name = name
+        self.name, self.model_type = name, config.model_type
+        self.sizes = config.hidden_size, config.num_hidden_layers, config.patch_size, config.image_size
         self.embed_dim = getattr(config, "projection_dim", config.hidden_size)
         self.token_dim = config.hidden_size
         self.token_count = 1 + (crop // config.patch_size) ** 2
@@ -53,21 +54,9 @@ class ImageEncoder:
         CLIP: the projected class token, and all tokens of the last layer. DINOv2: the class token, and all tokens, both
         after the last norm. The class token is the first token. The center square of each image is encoded.
         """
-        out = self._run(self.pixels(images))
+        out = self._run(square_pixels(images, self._resize, self._crop, self._mean, self._std))
         embeds = out.image_embeds if "image_embeds" in out else out.pooler_output
         return embeds.float().cpu(), out.last_hidden_state.float().cpu()
-
-    def pixels(self, images: Tensor) -> Tensor:
-        """The network's input [B, 3, crop, crop], as the folder's image processor computes it: bicubic, antialiased."""
-        x = images[..., :3].movedim(-1, 1).float()
-        scale = self._resize / min(x.shape[-2:])
-        size = [max(self._resize, int(side * scale)) for side in x.shape[-2:]]
-        if size != list(x.shape[-2:]):
-            x = interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
-        top, left = ((side - self._crop) // 2 for side in size)
-        x = x[..., top : top + self._crop, left : left + self._crop]
-        mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (self._mean, self._std))
-        return (x - mean) / std
 
 
 def encoder_folders() -> list[str]:
@@ -91,7 +80,7 @@ def load_image_encoder(folder: str) -> ImageEncoder:
         raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)} in models/{FOLDER}; {EXPECTED}.")
     root = Path(cast(str, paths[WEIGHTS])).parent
     read_metadata(root / WEIGHTS)  # checks the file before transformers opens it
-    config = _read_json(root / CONFIG, folder)
+    config = read_json(root / CONFIG, folder, EXPECTED)
     if (kind := config.get("model_type")) not in CLASSES:
         raise ValueError(f"{folder} is a model of the type {shown(kind)}; {EXPECTED}.")
     for part in (config, config.get("vision_config")):  # a configuration allocates lists of that length
@@ -131,7 +120,7 @@ def _load(root: Path, folder: str, config_class: str, network_class: str) -> nn.
 def _encoder(folder: str, network: Any, root: Path) -> ImageEncoder:
     config = network.config
     path = root / PREPROCESSOR
-    stated = _read_json(path, folder) if path.is_file() else {}
+    stated = read_json(path, folder, EXPECTED) if path.is_file() else {}
     if config.model_type == "dinov2":  # its position embeddings are interpolated to the size of the image
         crop, mean, std = _side(stated.get("crop_size"), 16 * config.patch_size), IMAGENET_MEAN, IMAGENET_STD
     else:
@@ -140,12 +129,12 @@ def _encoder(folder: str, network: Any, root: Path) -> ImageEncoder:
     if not 0 < crop <= resize <= LARGEST_IMAGE or crop % config.patch_size:
         raise ValueError(f"{folder} has the image size {crop}; a multiple of {config.patch_size} is expected.")
     mean, std = stated.get("image_mean", mean), stated.get("image_std", std)
-    if not all(_is_color(values) for values in (mean, std)):
+    if not all(is_color(values) for values in (mean, std)):
         raise ValueError(f"{folder} has an image_mean or image_std in {PREPROCESSOR} that is not three numbers.")
     return ImageEncoder(folder, network, resize, crop, mean, std)
 
 
-def _is_color(values) -> bool:
+def is_color(values) -> bool:
     return isinstance(values, (list, tuple)) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)
 
 
@@ -156,13 +145,14 @@ def _side(stated, default: int) -> int:
     return stated if isinstance(stated, int) else default
 
 
-def _read_json(path: Path, folder: str) -> dict:
+def read_json(path: Path, folder: str, expected: str) -> dict:
+    """The dictionary in a file of a folder. Raises ValueError for anything else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{folder} has an unreadable {path.name}; {EXPECTED}.") from error
+        raise ValueError(f"{folder} has an unreadable {path.name}; {expected}.") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{folder} has an unreadable {path.name}; {EXPECTED}.")
+        raise ValueError(f"{folder} has an unreadable {path.name}; {expected}.")
     return found
 
 

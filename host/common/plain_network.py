@@ -32,15 +32,20 @@ def plain_patcher(network: nn.Module) -> comfy.model_patcher.ModelPatcher:
 
 
 def on_device(network: nn.Module) -> Callable:
-    """The network as a function of a tensor on any device. It runs in float32 on the host's device; outputs stay there.
+    """The network as a function of a tensor on any device: see `run_on`."""
+    return run_on(plain_patcher(network), network)
 
-    Named arguments are passed on as they are.
+
+def run_on(patcher: comfy.model_patcher.ModelPatcher, function: Callable) -> Callable:
+    """A function of a tensor on any device. It runs on the patcher's device, in float32; outputs stay there.
+
+    patcher: of the network that `function` uses. Named arguments and integers are passed on as they are.
     """
-    patcher = plain_patcher(network)
 
     @torch.no_grad()
     def run(x: Tensor, **options):
         comfy.model_management.load_models_gpu([patcher])  # another model may have replaced it since the last call
-        return network(x.to(patcher.load_device, torch.float32), **options)
+        dtype = torch.float32 if x.is_floating_point() else x.dtype
+        return function(x.to(patcher.load_device, dtype), **options)
 
     return run

@@ -1,11 +1,14 @@
 """Embeddings of images and prompts by the host's own encoders, for scores that say who gave them."""
 
+from collections.abc import Iterator
+
 import comfy.model_management
 import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
-KNOWN = {  # (width, layers, pixels of a patch, of an image): what people call it
+AT_ONCE = 8  # images or prompts that a network of a folder gets
+ARCHITECTURES = {  # (width, layers, pixels of a patch, of an image): what people call it
     (768, 12, 32, 224): "CLIP ViT-B/32",
     (768, 12, 16, 224): "CLIP ViT-B/16",
     (1024, 24, 14, 224): "CLIP ViT-L/14",
@@ -19,12 +22,24 @@ KNOWN = {  # (width, layers, pixels of a patch, of an image): what people call i
 def name_of(clip_vision) -> str:
     """What to call an image encoder in a report."""
     config = clip_vision.config
-    kind = config.get("model_type", "clip_vision_model").removesuffix("_vision_model")
     sizes = tuple(config.get(key) for key in ("hidden_size", "num_hidden_layers", "patch_size", "image_size"))
-    if kind == "clip" and sizes in KNOWN:
-        return KNOWN[sizes]
+    return name_of_sizes(config.get("model_type", "clip_vision_model"), sizes)
+
+
+def name_of_sizes(model_type: str, sizes: tuple) -> str:
+    """The same by its type and its width, layers, patch size and image size: one of ARCHITECTURES, or the sizes."""
+    kind = model_type.removesuffix("_vision_model")
+    if kind == "clip" and sizes in ARCHITECTURES:
+        return ARCHITECTURES[sizes]
     width, layers, patch, side = sizes
     return f"{kind} of width {width}, {layers} layers, patches of {patch} pixels, images of {side}"
+
+
+def in_parts(rows) -> Iterator:
+    """Images or prompts, a few at a time; the host may interrupt between."""
+    for start in range(0, len(rows), AT_ONCE):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield rows[start : start + AT_ONCE]
 
 
 def embed_images(clip_vision, images: Tensor) -> Tensor:

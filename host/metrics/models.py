@@ -15,7 +15,7 @@ from ...core.weights.torch_file import check_script
 from ..common.folders import path_of
 from ..common.loading import check_nothing_else, check_whole, describe, is_short_of_memory, read_with_metadata
 from ..common.plain_network import on_device, plain_patcher
-from .features import name_of
+from .encoders import Encoder
 
 AESTHETIC, FACENET, I3D = "aesthetic", "facenet", "i3d"  # folders of models
 SCRIPTS = (".pt", ".pth", ".ts")  # how files of TorchScript end
@@ -25,8 +25,8 @@ ARGUMENTS = {"rescale", "resize", "return_features"}  # of the TorchScript I3D
 FEATURES = 400  # of I3D: a number for each class of Kinetics
 
 
-def aesthetic_head(name: str, clip_vision) -> AestheticHead:
-    """The head in a file of models/aesthetic. Raises ValueError for another file, and beside another encoder."""
+def aesthetic_head(name: str, encoder: Encoder) -> AestheticHead:
+    """The head in a file of models/aesthetic. Raises ValueError for another file, and for another encoder."""
     weights, _ = read_with_metadata(path_of(AESTHETIC, name))
     head = read_head(weights)
     if head is None:
@@ -34,21 +34,17 @@ def aesthetic_head(name: str, clip_vision) -> AestheticHead:
             f"{name} is {describe(weights)}; LAION's aesthetic predictor for CLIP ViT-L/14 was expected: "
             "sac+logos+ava1-l14-linearMSE.pth or sa_0_4_vit_l_14_linear.pth."
         )
-    width = clip_vision.config.get("projection_dim")
-    if name_of(clip_vision) != ENCODER or width != WIDTH:
+    if encoder.architecture != ENCODER or encoder.width != WIDTH:
         raise ValueError(
-            f"clip_vision holds {name_of(clip_vision)}, with embeddings of width {width}, and {name} was trained on "
-            f"{ENCODER}'s of width {WIDTH}: connect that, or choose none at aesthetic_head."
+            f"{encoder.source} holds {encoder.name}, with embeddings of width {encoder.width}, and {name} was trained "
+            f"on {ENCODER}'s of width {WIDTH}: use that, or choose none at aesthetic_head."
         )
     head.name += f" ({Path(name).name})"  # there are several files of V2
     return head
 
 
-def reidentification(name: str) -> Reidentification:
-    """Faces found by MTCNN, with the weights that facenet-pytorch brings, and told apart by a file of models/facenet.
-
-    Raises ImportError if that package, or what it needs of torchvision, does not work; ValueError for another file.
-    """
+def import_facenet():
+    """The package facenet_pytorch. Raises ImportError if it, or what it needs of torchvision, does not work."""
     try:
         import facenet_pytorch
         from torchvision.ops import nms
@@ -61,6 +57,15 @@ def reidentification(name: str) -> Reidentification:
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)  # MTCNN's; absent where torchvision was built for another PyTorch
     except (RuntimeError, NotImplementedError):
         raise ImportError("MTCNN needs torchvision's nms: install the torchvision that suits your PyTorch.") from None
+    return facenet_pytorch
+
+
+def reidentification(name: str) -> Reidentification:
+    """Faces found by MTCNN, with the weights that facenet-pytorch brings, and told apart by a file of models/facenet.
+
+    Raises as `import_facenet`, and ValueError for another file.
+    """
+    facenet_pytorch = import_facenet()
     weights, _ = read_with_metadata(path_of(FACENET, name))
     network = facenet_pytorch.InceptionResnetV1()
     try:  # without the layer that named the people of the training set

@@ -1,11 +1,18 @@
-"""Tiny Hugging Face folders with random weights, written by the package's own classes."""
+"""Tiny encoders with random weights in folders, written by the classes of transformers and open_clip."""
 
 import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 SIDE, PATCH = 28, 14
+OPEN_CLIP = {
+    "embed_dim": 24,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "patch_size": PATCH, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
 
 
 def network_of(kind: str, layers: int = 2):
@@ -31,3 +38,27 @@ def write_folder(folder: Path, kind: str, preprocessor: dict | None = None):
     if preprocessor is not None:
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return network
+
+
+def random_clip(config: dict = OPEN_CLIP):
+    """open_clip's own network; no weight is 0, and embeddings differ from image to image and prompt to prompt."""
+    import open_clip
+
+    torch.manual_seed(7)
+    network = open_clip.CLIP(**config).eval()
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if weight.ndim < 2:
+                weight.add_(torch.randn_like(weight) * 0.1)
+            elif "embedding" in name or name.endswith("proj"):
+                weight.normal_(std=0.1)
+    return network
+
+
+def write_open_clip(folder: Path, network, file: str = "open_clip_model.safetensors", **preprocess) -> None:
+    """As open_clip publishes a model: the weights, and open_clip_config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stated = {"model_cfg": OPEN_CLIP, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(stated))
+    weights = network.state_dict()
+    torch.save(weights, folder / file) if file.endswith(".bin") else save_file(weights, folder / file)

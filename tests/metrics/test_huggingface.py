@@ -1,7 +1,6 @@
 """Image encoders from local Hugging Face folders: equal to the package, and clear messages about wrong folders."""
 
 import json
-import shutil
 import sys
 
 import pytest
@@ -9,21 +8,6 @@ import torch
 from harness.huggingface import PATCH, SIDE, write_folder
 
 KINDS = ("clip_vision_model", "clip", "dinov2")
-
-
-@pytest.fixture
-def folder(host):
-    """folder(name) -> models/clip_vision/name, removed when the test is over."""
-    made = []
-
-    def path(name: str):
-        made.append(host.base / "models" / "clip_vision" / name)
-        made[-1].mkdir(parents=True, exist_ok=True)
-        return made[-1]
-
-    yield path
-    for found in made:
-        shutil.rmtree(found)
 
 
 @pytest.fixture

@@ -51,11 +51,11 @@ def put(host):
 def measure(host, monkeypatch, tmp_path):
     """measure(video, ...) -> (report, what the JSON file holds), with a quick flow."""
     import folder_paths
-    from storyreel.host.metrics import video as measure_video
+    from storyreel.host.metrics import video_metrics
     from storyreel.nodes.video_metrics import StoryReelMeasureVideo
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    monkeypatch.setattr(measure_video, "Motion", partial(Motion, side=64))
+    monkeypatch.setattr(video_metrics, "Motion", partial(Motion, side=64))
 
     def run(video, **changes):
         told = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)

@@ -12,7 +12,7 @@ from storyreel.core.metrics.cuts import Cuts
 from storyreel.core.metrics.drift import COLORS, QUALITIES, Drift
 from storyreel.core.metrics.fidelity import Fidelity, psnr, ssim
 from storyreel.core.metrics.flow import dis_flow, raft_flow
-from storyreel.core.metrics.likeness import Likeness
+from storyreel.core.metrics.likeness import Likeness, consistency, likeness_to
 from storyreel.core.metrics.metric import evaluate
 from storyreel.core.metrics.motion import Motion
 from storyreel.core.metrics.slices import Slice
@@ -230,7 +230,8 @@ def test_likeness_by_brute_force(carphone):
         return (pictures - 0.5).flatten(1) @ project
 
     anchor, prompt = embed(carphone[40:41])[0], torch.randn(6, generator=torch.Generator().manual_seed(1))
-    found = seen(Likeness(embed, "a projection", anchor, prompt), frames)
+    scores = [consistency(), likeness_to("anchor_likeness", anchor), likeness_to("prompt_likeness", prompt)]
+    found = seen(Likeness(embed, "a projection", scores), frames)
     figures, rows = found.results(), embed(frames).double().numpy()
 
     def cosine(a, b):
@@ -240,7 +241,7 @@ def test_likeness_by_brute_force(carphone):
     for name, other in (("anchor_likeness", anchor), ("prompt_likeness", prompt)):
         assert found.per_frame[name] == pytest.approx([cosine(row, other.double().numpy()) for row in rows], abs=1e-5)
     assert len(found.per_frame["consistency"]) == 19 and found.per_frame["consistency"][0] is None
-    assert seen(Likeness(embed, "a projection", anchor), frames).results()["prompt_likeness"] is None
+    assert seen(Likeness(embed, "a projection", scores[:2]), frames).results()["prompt_likeness"] is None
 
 
 def test_a_slice_shows_one_row_of_every_frame(carphone):
@@ -279,7 +280,9 @@ def test_a_long_video_is_never_held(carphone):
     same = (frame.clone() for frame in carphone[:60])
     first = carphone[0].clone()
     metrics = [Change(), Drift(first), Slice(), Cuts(), Motion(dis_flow(), "DIS", 64), Fidelity(same)]
-    assert evaluate(frames(), [*metrics, Likeness(embed, "means", torch.ones(3))]) == (60, 144, 176)
+    assert evaluate(
+        frames(), [*metrics, Likeness(embed, "means", [consistency(), likeness_to("anchor_likeness", torch.ones(3))])]
+    ) == (60, 144, 176)
     assert most <= 10
 
 

@@ -8,7 +8,7 @@ from harness.encoders import aesthetic_predictor
 from storyreel.core.metrics.aesthetics import HEADS, read_head
 from storyreel.core.metrics.faces import Reidentification
 from storyreel.core.metrics.fidelity import Fidelity
-from storyreel.core.metrics.likeness import Likeness
+from storyreel.core.metrics.likeness import Likeness, aesthetic, likeness_to
 from storyreel.core.metrics.metric import evaluate
 from storyreel.core.metrics.video_sets import VideoSets, frechet_distance, kernel_distance
 
@@ -58,13 +58,14 @@ def test_every_frame_has_a_score(carphone, published):
     def embed(pictures):
         return pictures[:, :3, :3].flatten(1) @ project
 
-    likeness = Likeness(embed, "a projection", torch.ones(768), head=head)
+    anchor = likeness_to("anchor_likeness", torch.ones(768))
+    likeness = Likeness(embed, "a projection", [anchor, aesthetic(head)])
     evaluate(frames, [likeness])
     figures = likeness.results()
     assert likeness.per_frame["aesthetic"] == pytest.approx(head(embed(frames)).tolist(), abs=1e-5)
     assert figures["aesthetic"] == pytest.approx(head(embed(frames)).mean().item(), abs=1e-5)
     assert figures["aesthetic_by"] == head.name and figures["encoder"] == "a projection"
-    plain = Likeness(embed, "a projection", torch.ones(768))
+    plain = Likeness(embed, "a projection", [anchor])
     evaluate(frames, [plain])
     assert "aesthetic" not in plain.results() and "aesthetic" not in plain.per_frame
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from harness import tiny
 from harness.encoders import image_encoder
-from storyreel.core.metrics.similarity import measure_story
+from storyreel.core.metrics.similarity import character_similarity, text_similarity
 from storyreel.core.story.script import read_script
 from storyreel.core.story.styles import NO_STYLE, PLACE, Style
 
@@ -28,7 +28,7 @@ def cosine(a, b) -> float:
 def test_similarity_is_the_mean_cosine_over_pairs_of_a_characters_frames():
     story = tell()
     pictures, prompts = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
-    similarity = measure_story(story, pictures, prompts)
+    similarity = character_similarity(story, pictures)
     shown = {"Bob": (0, 1, 4), "Eve": (1, 3)}
     for name, frames in shown.items():
         pairs = [cosine(pictures[a], pictures[b]) for a, b in itertools.combinations(frames, 2)]
@@ -38,26 +38,29 @@ def test_similarity_is_the_mean_cosine_over_pairs_of_a_characters_frames():
         expected = sum(cosine(pictures[frame], pictures[other]) for other in others) / len(others)
         assert similarity.frames[frame] == pytest.approx(expected, abs=1e-6)
     assert similarity.frames[2] is None  # [NC]
-    assert similarity.prompts == pytest.approx(
-        [cosine(*pair) for pair in zip(pictures, prompts, strict=True)], abs=1e-6
-    )
+    expected = [cosine(*pair) for pair in zip(pictures, prompts, strict=True)]
+    similarity = text_similarity(story, pictures, prompts)
+    assert similarity.frames == pytest.approx(expected, abs=1e-6)
+    assert similarity.mean == pytest.approx(sum(expected) / 5, abs=1e-6)
 
 
 def test_length_of_embeddings_does_not_matter():
     pictures = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
     scaled = pictures * torch.tensor([1.0, 20, 0.1, 3, 7])[:, None]
-    assert measure_story(tell(), scaled).frames[0] == pytest.approx(measure_story(tell(), pictures).frames[0], abs=1e-6)
+    similarity = character_similarity(tell(), pictures)
+    assert character_similarity(tell(), scaled).frames[0] == pytest.approx(similarity.frames[0], abs=1e-6)
 
 
 def test_equal_pictures_are_wholly_alike():
-    similarity = measure_story(tell(), torch.ones(5, 7))
+    similarity = character_similarity(tell(), torch.ones(5, 7))
     assert similarity.characters == pytest.approx({"Bob": 1.0, "Eve": 1.0})
-    assert similarity.prompts is None
 
 
 def test_other_numbers_of_frames_are_refused():
     with pytest.raises(ValueError, match="5 frames, and there are 4 images"):
-        measure_story(tell(), torch.ones(4, 7))
+        character_similarity(tell(), torch.ones(4, 7))
+    with pytest.raises(ValueError, match="5 frames, and there are 6 prompts"):
+        text_similarity(tell(), torch.ones(5, 7), torch.ones(6, 7))
 
 
 @pytest.fixture
@@ -92,18 +95,20 @@ def test_the_node_reports_what_was_measured(host, vision, sdxl, story, images):
     encoder = vision(1280)
     report, plot = measure(images, story, encoder, sdxl)
     pooled = torch.cat([sdxl.encode_from_tokens(sdxl.tokenize(p), return_pooled=True)[1] for p in story.prompts])
-    expected = measure_story(story, encoder.encode_image(images)["image_embeds"].cpu(), pooled.cpu())
+    embeds = encoder.encode_image(images)["image_embeds"].cpu()
+    characters, texts = character_similarity(story, embeds), text_similarity(story, embeds, pooled.cpu())
     assert "width 32, 2 layers, patches of 16 pixels" in report
-    assert re.findall(r"(Bob|Eve): (\S+)", report) == [(n, f"{v:.3f}") for n, v in expected.characters.items()]
+    assert re.findall(r"(Bob|Eve): (\S+)", report) == [(n, f"{v:.3f}") for n, v in characters.characters.items()]
     frames = re.findall(r"\d\. (\S+), (\S+)", report)
-    shown = ["-" if value is None else f"{value:.3f}" for value in expected.frames]
-    assert frames == list(zip(shown, [f"{value:.3f}" for value in expected.prompts], strict=True))
+    shown = ["-" if value is None else f"{value:.3f}" for value in characters.frames]
+    assert frames == list(zip(shown, [f"{value:.3f}" for value in texts.frames], strict=True))
     assert plot.ndim == 4 and plot.shape[0] == 1 and 0 <= plot.min() < plot.max() <= 1
 
 
 def test_without_a_text_encoder_the_pictures_are_compared(vision, story, images):
     report, _ = measure(images, story, vision(1280))
     assert "Bob: " in report and "Text-image" not in report
+    assert report.endswith("Not computed\n  text-image similarity: needs the text encoder at clip.")
 
 
 def test_what_does_not_fit_is_said(host, tiny_checkpoint, vision, sdxl, story, images):
