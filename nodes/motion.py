@@ -5,13 +5,16 @@ from comfy_api.latest import io
 from ..core.motion import trajectory
 from ..core.motion.trajectory_plot import draw
 from ..host.common import messages
+from ..host.common.choices import to_choose
 from ..host.common.folders import file_choices, file_names
+from ..host.common.huggingface import FOLDER as ENCODERS
+from ..host.common.huggingface import encoder_folders, load_image_encoder
 from ..host.motion import predict as motion
 from ..host.motion.animatediff import FOLDER as MODULES
 from ..host.motion.apply import apply_to_dynamicrafter, apply_to_sd15
 from ..host.motion.ip_adapter import FOLDER as ADAPTERS
 from ..host.motion.ip_adapter import load_token_encoder
-from ..host.motion.token_encoders import DynamiCrafterTokenEncoder
+from ..host.motion.token_encoders import DynamiCrafterTokenEncoder, FolderTokenEncoder
 from .node import StoryReelNode
 from .story import CATEGORY
 from .types import MotionType, PredictorType
@@ -23,6 +26,14 @@ SCHEDULES = {"AnimateDiff's": True, "the model's": False}
 
 def _adapter(tooltip: str) -> io.Combo.Input:
     return io.Combo.Input("ip_adapter", options=file_choices(ADAPTERS), tooltip=tooltip)
+
+
+def clip_vision_input() -> io.ClipVision.Input:
+    return io.ClipVision.Input(
+        "clip_vision",
+        optional=True,
+        tooltip="The image encoder: CLIP ViT-H/14. Leave it unconnected if token_space is image encoder.",
+    )
 
 
 def sd15_decoders() -> dict[str, list[io.Input]]:
@@ -95,9 +106,21 @@ class StoryReelMotionPredictorLoader(StoryReelNode):
                             "DynamiCrafter",
                             [io.Model.Input("model", tooltip="The DynamiCrafter model that Apply Motion will use.")],
                         ),
+                        io.DynamicCombo.Option(
+                            "image encoder",
+                            [
+                                io.Combo.Input(
+                                    "encoder_folder",
+                                    options=to_choose(encoder_folders(), (), ENCODERS),
+                                    tooltip="A folder in models/clip_vision with an image encoder for transformers: "
+                                    "CLIP or DINOv2. All of its tokens are used.",
+                                )
+                            ],
+                        ),
                     ],
                     tooltip="Which encoder the image tokens come from. Use IP-Adapter for SD1.5, and DynamiCrafter for "
-                    "a DynamiCrafter model. A trained predictor works with one of them.",
+                    "a DynamiCrafter model. image encoder: for experiments. No public video model uses its tokens. A "
+                    "trained predictor works with one of them.",
                 ),
             ],
             outputs=[
@@ -110,6 +133,8 @@ class StoryReelMotionPredictorLoader(StoryReelNode):
     def execute(cls, predictor, token_space) -> io.NodeOutput:
         if token_space["token_space"] == "DynamiCrafter":
             tokens = DynamiCrafterTokenEncoder(token_space["model"])
+        elif token_space["token_space"] == "image encoder":
+            tokens = FolderTokenEncoder(load_image_encoder(token_space["encoder_folder"]))
         else:
             tokens = load_token_encoder(token_space["ip_adapter"])
         found = motion.load_predictor(predictor, tokens)
@@ -128,7 +153,7 @@ class StoryReelPredictMotion(StoryReelNode):
             has_intermediate_output=True,  # shows its text after a cached run, too
             inputs=[
                 PredictorType.Input("predictor", tooltip="From Load Motion Predictor."),
-                io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
+                clip_vision_input(),
                 io.Image.Input(
                     "start_image", tooltip="The image of the first frame, preferably in the size of the video."
                 ),
@@ -194,13 +219,13 @@ class StoryReelPredictMotion(StoryReelNode):
     def execute(
         cls,
         predictor,
-        clip_vision,
         start_image,
         frames,
         easing,
         hold_start,
         hold_end,
         strength,
+        clip_vision=None,
         end_image=None,
         keyframes=None,
         keyframe_positions="",

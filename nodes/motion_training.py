@@ -9,7 +9,7 @@ from ..host.common import messages
 from ..host.common.kept_files import kept_files
 from ..host.motion import training
 from ..host.motion.job import DataConfig, DecoderConfig, TrainingJob, VideoModelConfig
-from .motion import CATEGORY, NONE, sd15_decoder, sd15_decoders
+from .motion import CATEGORY, NONE, clip_vision_input, sd15_decoder, sd15_decoders
 from .node import StoryReelNode
 from .types import PredictorType
 
@@ -78,7 +78,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                 PredictorType.Input(
                     "predictor", tooltip="From Load Motion Predictor with predictor none. Its token_space is trained."
                 ),
-                io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
+                clip_vision_input(),
                 io.String.Input(
                     "clips",
                     default="clips",
@@ -203,7 +203,6 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
     def execute(
         cls,
         predictor,
-        clip_vision,
         clips,
         name,
         frames,
@@ -217,6 +216,7 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
         width,
         depth,
         cosine_loss_weight,
+        clip_vision=None,
         video_model=None,
     ) -> io.NodeOutput:
         ends, in_between = CONDITIONING_MODES[conditioning_mode]

@@ -23,8 +23,8 @@ class Trajectory:
     """Image tokens of every frame of a shot.
 
     tokens: [L, N, D]. token_space: which encoder they come from: "ip-plus" and "ip" for the two kinds of IP-Adapter for
-    SD1.5, "dynamicrafter" for a DynamiCrafter checkpoint. uncond: [N, D], the tokens of no image, if the encoder has
-    them. description: how it was made, for the reader.
+    SD1.5, "dynamicrafter" for a DynamiCrafter checkpoint, "clip" and "dinov2" for all tokens of an image encoder.
+    uncond: [N, D], the tokens of no image, if the encoder has them. description: how it was made, for the reader.
     """
 
     tokens: Tensor

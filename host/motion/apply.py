@@ -31,7 +31,13 @@ MODULES, LAYERS = "storyreel_motion_modules", "storyreel_motion_layers"  # addit
 SAMPLING = "model_sampling"
 NEGATIVE = "negative"  # in a guider's names of the conds that get the uncond tokens
 WRAPPERS = WrappersMP.OUTER_SAMPLE, WrappersMP.SAMPLER_SAMPLE, WrappersMP.DIFFUSION_MODEL, WrappersMP.APPLY_MODEL
-TOKEN_SPACES = {"ip-plus": "IP-Adapter-Plus", "ip": "IP-Adapter", "dynamicrafter": "DynamiCrafter"}
+TOKEN_SPACES = {
+    "ip-plus": "IP-Adapter-Plus",
+    "ip": "IP-Adapter",
+    "dynamicrafter": "DynamiCrafter",
+    "clip": "a CLIP image encoder",
+    "dinov2": "DINOv2",
+}
 
 
 @dataclass

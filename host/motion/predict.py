@@ -18,7 +18,7 @@ from ..common import messages
 from ..common.folders import path_of
 from ..common.loading import check_nothing_else, check_whole, judging, patcher_of, put_weights, read_with_metadata
 from ..common.ops import host_ops
-from .token_encoders import TokenEncoder
+from .token_encoders import TokenEncoder, check_clip_vision
 
 FOLDER = "semantic_motion"
 UNTRAINED = "none"
@@ -116,6 +116,7 @@ def predict(
     Raises ValueError for what the predictor was not trained for, and for images that do not fit the shot.
     """
     trajectory.check_keyframe_indices(keyframe_indices, frames)
+    check_clip_vision(predictor.encoder, clip_vision)
     if strength:
         check_image_count(predictor, len(keyframe_indices))
     times = trajectory.timing(keyframe_indices, frames, easing, hold_start, hold_end)

@@ -9,7 +9,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...core.motion import trajectory
+from ..common import messages
 from ..common.clip_vision import GRAY, vision_tokens
+from ..common.huggingface import ImageEncoder
 from ..dynamicrafter.model import parts_of
 
 
@@ -77,3 +79,40 @@ class DynamiCrafterTokenEncoder:
 
     def uncond(self, clip_vision) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class FolderTokenEncoder:
+    """All tokens of an image encoder in a local Hugging Face folder, which needs no CLIP_VISION."""
+
+    network: ImageEncoder
+    frames_per_image: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.network.name
+
+    @property
+    def token_space(self) -> str:
+        return "dinov2" if self.network.model_type == "dinov2" else "clip"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.network.token_count, self.network.token_dim
+
+    def encode(self, clip_vision, images: Tensor, frames: int) -> Tensor:
+        """[K, N, D], the class token first: see `ImageEncoder.encode`."""
+        tokens = [self.network.encode(image)[1] for image in images.split(1)]
+        return torch.cat(tokens).to(comfy.model_management.intermediate_device())
+
+    def uncond(self, clip_vision) -> None:
+        return None
+
+
+def check_clip_vision(encoder: TokenEncoder, clip_vision) -> None:
+    """Raise ValueError if the encoder reads features of a CLIP_VISION and there is none. Warn if it reads none."""
+    needs_it = not isinstance(encoder, FolderTokenEncoder)
+    if needs_it and clip_vision is None:
+        raise ValueError(f"clip_vision is empty, and {encoder.name} reads its features; connect CLIP ViT-H/14.")
+    if not needs_it and clip_vision is not None:
+        messages.warn(f"clip_vision has no effect, since the tokens come from the image encoder {encoder.name}.")

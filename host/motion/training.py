@@ -37,6 +37,7 @@ from .clips import (
 from .decoder_training import FrozenVideo, VideoError
 from .job import TokenSpec, TrainingJob
 from .predict import FOLDER, Predictor, load_predictor
+from .token_encoders import check_clip_vision
 
 WORK = Path("story", "motion")  # in the host's output folder
 STATE = "state.safetensors"
@@ -82,6 +83,7 @@ def train_in_host(
     """
     if untrained.network is not None:
         raise ValueError("the predictor is already trained; set predictor to none in Load Motion Predictor.")
+    check_clip_vision(untrained.encoder, clip_vision)
     clips, target = clips_in(input_folder(folder)), output_file(name)
     bars: dict[str, comfy.utils.ProgressBar] = {}
 

@@ -1,6 +1,7 @@
 """The training node in the host: videos in a folder become a predictor with its validation result."""
 
 import json
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -382,3 +383,75 @@ def test_the_cancel_button(host, clips):
     finally:
         host.events = events
     assert stopped[0] < 60 and resumed[0] == stopped[0] + 1 and resumed[-1] == 60
+
+
+# Tokens of an image encoder in a local Hugging Face folder
+
+
+@pytest.fixture
+def encoder_folder(host):
+    """dinov2_tiny in models/clip_vision, with 5 tokens of width 32, and its network."""
+    from harness.huggingface import SIDE, write_folder
+
+    folder = host.base / "models" / "clip_vision" / "dinov2_tiny"
+    yield folder.name, write_folder(folder, "dinov2", {"crop_size": SIDE, "size": SIDE})
+    shutil.rmtree(folder)
+
+
+def folder_graph(folder: str) -> dict:
+    """The graph without a CLIP_VISION."""
+    nodes = graph("dino", width=64)
+    nodes["load"]["inputs"] = {
+        "predictor": "none", "token_space": "image encoder", "token_space.encoder_folder": folder
+    }  # fmt: skip
+    del nodes["train"]["inputs"]["clip_vision"]
+    nodes["picture"] = {"class_type": "EmptyImage", "inputs": dict(width=64, height=48, batch_size=1, color=0xFF8000)}
+    nodes["predict"] = {
+        "class_type": "StoryReelPredictMotion",
+        "inputs": dict(
+            predictor=["train", 0], start_image=["picture", 0], end_image=["picture", 0], frames=FRAMES,
+            easing="linear", hold_start=0, hold_end=0, strength=1.0,
+        ),
+    }  # fmt: skip
+    nodes["plot"] = {"class_type": "StoryReelMotionPlot", "inputs": dict(motion=["predict", 0])}
+    nodes["shown too"] = {"class_type": "PreviewImage", "inputs": dict(images=["plot", 0])}
+    return nodes
+
+
+def test_a_predictor_of_a_folders_tokens(host, clips, encoder_folder):
+    """It is trained and used without a CLIP_VISION; ends of the motion are the network's own tokens."""
+    name, network = encoder_folder
+    done = host.run(folder_graph(name))
+    (motion,) = done.values["predict"]
+    assert motion.token_space == "dinov2" and motion.tokens.shape == (FRAMES, 5, 32)
+    assert motion.description.startswith("predicted by dino.safetensors")
+    (image,) = done.values["picture"]
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    with torch.no_grad():
+        tokens = network(((image[:, :28, :28] - mean) / std).movedim(-1, 1)).last_hidden_state[0]
+    torch.testing.assert_close(motion.tokens[0], tokens, rtol=0, atol=1e-4)
+    with safe_open(host.base / "models" / "semantic_motion" / "dino.safetensors", "pt") as file:
+        assert json.loads(file.metadata()[METADATA])["token_space"] == "dinov2"
+
+
+def test_a_folders_tokens_fit_no_other_space(host, clips, encoder, encoder_folder, clip_vision, tiny_checkpoint):
+    from storyreel.host.common import messages
+    from storyreel.host.common.huggingface import load_image_encoder
+    from storyreel.host.motion.apply import apply_to_sd15
+    from storyreel.host.motion.predict import Predictor, predict
+    from storyreel.host.motion.token_encoders import FolderTokenEncoder
+
+    tokens = FolderTokenEncoder(load_image_encoder(encoder_folder[0]))
+    image = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=f"clip_vision is empty, and {ADAPTER} reads its features; connect CLIP ViT-H"):
+        predict(Predictor(encoder), None, [image, image], [0, 5], FRAMES)
+    with messages.collecting() as texts:
+        motion = predict(Predictor(tokens), clip_vision, [image, image.flip(1)], [0, 5], FRAMES)
+    assert texts == ["clip_vision has no effect, since the tokens come from the image encoder dinov2_tiny."]
+    sd15 = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
+    with pytest.raises(
+        ValueError, match=f"{ADAPTER} is IP-Adapter-Plus, and the STORYREEL_MOTION has tokens of DINOv2"
+    ):
+        apply_to_sd15(sd15, motion, None, ADAPTER)
+    with pytest.raises(ValueError, match="tokens of width 32, and this MODEL expects width"):
+        apply_to_sd15(sd15, motion, None, None)
