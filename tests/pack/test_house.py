@@ -341,10 +341,36 @@ def test_the_registry_sees_the_same_requirements():
     assert [folder for folder in project["tool"]["comfy"]["includes"] if not (ROOT / folder).is_dir()] == []
 
 
+IMPORT_NAMES = {"open-clip-torch": "open_clip", "Pillow": "PIL", "fonttools": "fontTools"}
+
+
+def required_modules() -> set[str]:
+    names = (re.split("[>=]", line)[0] for line in requirement_lines())
+    return {IMPORT_NAMES.get(name, name) for name in names}
+
+
+def imported_modules(source: str) -> set[str]:
+    """Modules outside the pack that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_every_requirement_is_imported_by_what_ships():
+    source = "import a.b\ndef f():\n    from c import d\n    from .e import f\n    from . import g"
+    assert imported_modules(source) == {"a", "c"}
+    imported = set().union(*(imported_modules(path.read_text(encoding="utf-8")) for path in SHIPPED))
+    assert {"einops", "open_clip", "transformers"} <= required_modules()
+    assert required_modules() - imported == set()
+
+
 def test_what_is_imported_at_the_top_is_required():
     """A module outside requirements.txt may be imported by the node that needs it, never by the pack as a whole."""
-    import_names = {"open-clip-torch": "open_clip", "Pillow": "PIL", "fonttools": "fontTools"}
-    known = {import_names.get(line, line) for line in requirement_lines()}
+    known = required_modules()
     known |= {"torch", "av", *COMFY_API, *INSIDE_COMFY, *sys.stdlib_module_names}  # torch and av come with the host
     for path in SHIPPED:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
