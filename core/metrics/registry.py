@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 Inputs = TypeVar("Inputs")
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,19 @@ def compute_available(
 
 def given(attribute: str, otherwise: str) -> Callable[[object], str | None]:
     """The need of an attribute of the inputs that is neither None nor empty."""
-    return lambda inputs: None if getattr(inputs, attribute) not in (None, "") else otherwise
+
+    def need(inputs: object) -> str | None:
+        value = getattr(inputs, attribute)
+        return otherwise if value is None or isinstance(value, str) and not value else None
+
+    return need
+
+
+def found(value: Value | None) -> Value:
+    """The value of an input that the entry's needs have found to be there."""
+    if value is None:
+        raise ValueError("an input is missing whose need is not among those of the metric's entry.")
+    return value
 
 
 def importable(check: Callable[[], object]) -> Callable[[object], str | None]:

@@ -1,6 +1,6 @@
 """The metrics of Measure Video. To add one, add an entry to METRICS, or to SCORES if it reads embeddings of frames."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ...core.metrics.flow import Flow, dis_flow, import_opencv, raft_flow
 from ...core.metrics.likeness import EmbeddingScore, Likeness, aesthetic, consistency, likeness_to
 from ...core.metrics.metric import Metric
 from ...core.metrics.motion import Motion
-from ...core.metrics.registry import Entry, compute_available, given, importable
+from ...core.metrics.registry import Entry, compute_available, found, given, importable
 from ...core.metrics.slices import Slice
 from ...core.metrics.video_sets import VideoSets
 from ..video.frames import frames_of
@@ -33,12 +33,12 @@ class VideoInputs:
 
     anchor: [H, W, 3], of the size of the frames. reference: VIDEO or IMAGE. chunks: how the video was put together,
     None if it was not. optical_flow: the host's OPTICAL_FLOW, None for OpenCV's. aesthetic_head, facenet, i3d: files of
-    the folders of these names, or None. read: passes the frames of a further video on while the host shows progress and
+    the folders of these names, or None. read: the frames of a further VIDEO or IMAGE, while the host shows progress and
     may interrupt.
     """
 
     anchor: Tensor
-    read: Callable[[Iterable[Tensor]], Iterator[Tensor]]
+    read: Callable[[object], Iterator[Tensor]]
     encoder: Encoder | None = None
     prompt: str = ""
     reference: object | None = None
@@ -56,7 +56,7 @@ def _flow_package(inputs: VideoInputs) -> str | None:
 
 
 def _text_encoder(inputs: VideoInputs) -> str | None:
-    return inputs.encoder.no_text()
+    return found(inputs.encoder).no_text()
 
 
 def _prompt(inputs: VideoInputs) -> str | None:
@@ -98,16 +98,17 @@ def _raft(optical_flow) -> Flow:
 
 def _likeness(inputs: VideoInputs) -> Likeness:
     scores, _ = compute_available(SCORES, inputs)
-    return Likeness(inputs.encoder.embed_images, inputs.encoder.name, list(scores.values()))
+    encoder = found(inputs.encoder)
+    return Likeness(encoder.embed_images, encoder.name, list(scores.values()))
 
 
 def _to_anchor(inputs: VideoInputs) -> EmbeddingScore:
-    (anchor,) = inputs.encoder.embed_images(inputs.anchor[None])
+    (anchor,) = found(inputs.encoder).embed_images(inputs.anchor[None])
     return likeness_to("anchor_likeness", anchor)
 
 
 def _to_prompt(inputs: VideoInputs) -> EmbeddingScore:
-    (prompt,) = inputs.encoder.embed_prompts((inputs.prompt,))
+    (prompt,) = found(inputs.encoder).embed_prompts((inputs.prompt,))
     return likeness_to("prompt_likeness", prompt)
 
 
@@ -116,8 +117,8 @@ def _fidelity(inputs: VideoInputs) -> Fidelity:
 
 
 def _sets(inputs: VideoInputs) -> VideoSets:
-    features = models.video_features(inputs.i3d)
-    return VideoSets(features, inputs.read(inputs.reference), f"I3D ({Path(inputs.i3d).name})")
+    i3d = found(inputs.i3d)
+    return VideoSets(models.video_features(i3d), inputs.read(inputs.reference), f"I3D ({Path(i3d).name})")
 
 
 IMAGE_ENCODER = given("encoder", "needs an image encoder: connect clip_vision.")
@@ -140,7 +141,7 @@ SCORES: tuple[Entry[VideoInputs, EmbeddingScore], ...] = (
     Entry("CLIP text-image score", _to_prompt, (IMAGE_ENCODER, _text_encoder, _prompt)),
     Entry(
         "aesthetic score",
-        lambda inputs: aesthetic(models.aesthetic_head(inputs.aesthetic_head, inputs.encoder)),
+        lambda inputs: aesthetic(models.aesthetic_head(found(inputs.aesthetic_head), found(inputs.encoder))),
         (AESTHETIC_HEAD, AESTHETIC_ENCODER),
     ),
 )
@@ -154,12 +155,12 @@ METRICS: tuple[Entry[VideoInputs, Metric], ...] = (
     Entry("scores of embeddings", _likeness, (IMAGE_ENCODER,), parts=SCORES),
     Entry(
         "re-identification",
-        lambda inputs: models.reidentification(inputs.facenet),
+        lambda inputs: models.reidentification(found(inputs.facenet)),
         (FACENET, importable(models.import_facenet)),
     ),
     Entry("PSNR, SSIM", _fidelity, (REFERENCE,)),
     Entry("FVD, KVD", _sets, (I3D, REFERENCE)),
-    Entry("chunk borders", lambda inputs: Borders(inputs.chunks), (given("chunks", "need chunk_length."),)),
+    Entry("chunk borders", lambda inputs: Borders(found(inputs.chunks)), (given("chunks", "need chunk_length."),)),
     _not_here("PIC by DreamSim", "needs DreamSim's network and weights."),
     _not_here("LPIPS", "needs a VGG or AlexNet backbone and LPIPS's weights."),
 )

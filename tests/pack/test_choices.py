@@ -104,10 +104,17 @@ def hints(host) -> dict[str, str]:
             {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": None},
             "ip_adapter names no file. Put one into models/ipadapter",
         ),
+        (
+            "StoryReelMotionPredictorLoader",
+            {"predictor": "none", "token_space": "image encoder", "token_space.encoder_folder": None},
+            "encoder_folder names no file. Put one into models/clip_vision",
+        ),
     ],
 )
 def test_the_hint_is_refused_where_it_is_chosen(host, own, kind, inputs, sentence):
-    hint = {where.partition(".")[0]: first for where, first in hints(host).items()}[kind]
+    (hint,) = (
+        first for where, first in hints(host).items() if where.startswith(kind) and where.endswith(sentence.split()[0])
+    )
     inputs = {name: hint if value is None else value for name, value in inputs.items()}
     prompt = {
         "load": {"class_type": kind, "inputs": inputs},
