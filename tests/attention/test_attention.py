@@ -59,7 +59,7 @@ def test_equals_brute_force(rules, cast, rate, strength):
     frames = list(range(len(STORY)))
     q, k, v = tokens(len(frames), 24)
     ours, reference = attend(q, k, v, settings, frames, cast), expected(q, k, v, settings, frames, cast)
-    if rate == 0:  # nothing is lent: plain attention, Algorithm 1 included
+    if rate == 0:  # no shared tokens: plain attention, Algorithm 1 included
         reference = attend_plain(q, k, v, HEADS)
     torch.testing.assert_close(ours, reference, rtol=0, atol=1e-7)
 
@@ -78,18 +78,18 @@ def test_the_memory_limit_does_not_change_the_result(rules, strength, limit):
 
 
 def test_the_memory_limit_works_head_by_head_then_key_by_key():
-    """Each way of keeping under the limit is really taken: seen by the widths that the kernel is given."""
+    """Each way of keeping under the limit is really used, as the widths of the kernel's inputs show."""
     q, k, v = tokens(4, 64)
-    seen = {}
+    widths = {}
     for limit in (1 << 30, 1 << 16, 1 << 10):
-        calls = seen.setdefault(limit, [])
+        calls = widths.setdefault(limit, [])
 
         def spy(q, k, v, heads, bias, calls=calls):
             calls.append((heads, k.shape[1]))
             return attend_plain(q, k, v, heads, bias)
 
         attend(q, k, v, Settings(), list(range(4)), None, limit=limit, attend=spy)
-    whole, by_heads, by_keys = seen.values()
+    whole, by_heads, by_keys = widths.values()
     assert {heads for heads, _ in whole} == {HEADS}
     assert max(heads for heads, _ in by_heads) < HEADS and min(keys for _, keys in by_heads) > 64
     assert {heads for heads, _ in by_keys} == {1} and max(keys for _, keys in by_keys) < 64
@@ -106,10 +106,10 @@ def test_gather_equals_mask():
     q, k, v = tokens(4, 24)
     drawn = draw_shared_tokens(Settings(), None, range(4), phase=Phase.EARLY, step=0, pixels=32, tokens=24)
     (group,), (sample,) = drawn.groups, drawn.samples
-    lent = torch.zeros(4, 24, dtype=torch.bool)
+    shared = torch.zeros(4, 24, dtype=torch.bool)
     for row, index in zip(group.sources, sample, strict=True):
-        lent[row, index] = True
-    mask = lent.flatten().expand(4, 24, -1).clone()
+        shared[row, index] = True
+    mask = shared.flatten().expand(4, 24, -1).clone()
     for row in range(4):
         mask[row, :, row * 24 : (row + 1) * 24] = True
     together = [t.flatten(0, 1)[None] for t in (q, k, v)]
@@ -130,7 +130,7 @@ def test_permuting_the_batch_permutes_the_result(rules):
 
 
 @pytest.mark.parametrize("rules", PUBLISHED + PAPER, ids=str)
-def test_frames_that_borrow_nothing_are_bit_equal_to_plain(rules):
+def test_frames_without_shared_tokens_are_bit_equal_to_plain(rules):
     q, k, v = tokens(len(STORY), 24, dtype=torch.float32)
     ours = attend(q, k, v, Settings(rules=rules), list(range(len(STORY))), STORY)
     plain = attend_plain(q, k, v, HEADS)
@@ -146,7 +146,7 @@ def test_one_image_shares_nothing(rules):
     assert drawn is None
 
 
-def test_an_nc_frame_does_not_lend():
+def test_an_nc_frame_shares_no_tokens():
     q, k, v = tokens(len(STORY), 24)
     frames = list(range(len(STORY)))
     before = attend(q, k, v, Settings(), frames, STORY)
@@ -189,10 +189,10 @@ def test_fewer_queries_than_keys():
 @pytest.mark.parametrize("size", range(0, 13))
 @pytest.mark.parametrize("stride", [1, 2, 3, 50])
 def test_every_frame_lies_in_a_window(count, size, stride):
-    found = windows(count, size, stride)
-    assert set().union(*found) == set(range(count))
-    assert all(len(window) == (size if 0 < size < count else count) for window in found)
-    assert len(set(found)) == len(found)
+    result = windows(count, size, stride)
+    assert set().union(*result) == set(range(count))
+    assert all(len(window) == (size if 0 < size < count else count) for window in result)
+    assert len(set(result)) == len(result)
 
 
 # Draws
@@ -215,17 +215,17 @@ def test_draws_leave_the_global_generator_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_each_token_is_lent_with_the_sampling_rate():
-    lent = torch.cat([draws.sample_each(0, 0, 32, frame, 1000, 0.3) for frame in range(100)])
-    assert abs(len(lent) / 100_000 - 0.3) < 0.006  # four standard deviations
-    assert torch.bincount(lent, minlength=1000).min() > 8
+def test_each_token_is_shared_with_the_sampling_rate():
+    shared = torch.cat([draws.sample_each(0, 0, 32, frame, 1000, 0.3) for frame in range(100)])
+    assert abs(len(shared) / 100_000 - 0.3) < 0.006  # four standard deviations
+    assert torch.bincount(shared, minlength=1000).min() > 8
 
 
-def test_a_window_lends_an_exact_number_of_tokens():
+def test_a_window_shares_an_exact_number_of_tokens():
     for window, rate in [(0, 0.5), (3, 0.31), (9, 1.0)]:
-        lent = draws.sample_window(0, 0, 32, window, [window, window + 1, window + 2], 50, rate)
-        assert sum(map(len, lent)) == int(rate * 150)
-        assert all(len(index.unique()) == len(index) for index in lent)
+        shared = draws.sample_window(0, 0, 32, window, [window, window + 1, window + 2], 50, rate)
+        assert sum(map(len, shared)) == int(rate * 150)
+        assert all(len(index.unique()) == len(index) for index in shared)
 
 
 def test_layers_share_with_the_probability_of_their_phase():

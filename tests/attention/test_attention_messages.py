@@ -1,4 +1,4 @@
-"""Settings of Consistent Self-Attention that have no effect say so on the node; runs in parts draw what a whole one
+"""Settings of Consistent Self-Attention without effect are reported on the node; runs in parts draw what a whole one
 draws. In the real host, with the included demo model."""
 
 import pytest
@@ -41,8 +41,8 @@ def prompt(scenes=SCENES, settings=None, mask=None, sampling=None, denoise=None,
     return nodes
 
 
-def said(run, node="csa"):
-    """What a run said on a node: with its outputs, and by events."""
+def messages(run, node="csa"):
+    """The messages on a node: those of its outputs and those sent as events."""
     shown = run.outputs.get(node, {}).get("text", ())
     return [
         *shown,
@@ -70,9 +70,9 @@ APART = "[Pim] waving in a meadow\n[Mo] walking right in a town"
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
-def test_a_setting_without_effect_says_so_once_and_has_none(host, changed, message):
+def test_a_setting_without_effect_is_reported_once_and_has_none(host, changed, message):
     run = host.run(prompt(**changed))
-    assert [message in text for text in said(run)] == [True]
+    assert [message in text for text in messages(run)] == [True]
     changed.pop("settings", None)
     changed.pop("mask", None)
     plain = host.run(prompt(**changed, ours=False))
@@ -80,14 +80,14 @@ def test_a_setting_without_effect_says_so_once_and_has_none(host, changed, messa
 
 
 @pytest.mark.parametrize("preset", ["low-vram", "mask"])
-def test_one_step_shares_and_says_nothing(host, preset):
+def test_one_step_shares_without_a_message(host, preset):
     sampling = {"steps": 1}
     run = host.run(prompt(settings={"preset": preset}, sampling=sampling))
     plain = host.run(prompt(sampling=sampling, ours=False))
-    assert not torch.equal(run.values["k"][0]["samples"], plain.values["k"][0]["samples"]) and said(run) == []
+    assert not torch.equal(run.values["k"][0]["samples"], plain.values["k"][0]["samples"]) and messages(run) == []
 
 
-def test_a_part_of_a_run_that_lies_before_the_start_says_so(host):
+def test_a_part_of_a_run_before_the_start_is_reported(host):
     """KSampler Advanced ends at step 1 of 6 and hands its noise on: the published program shares from step 1 on."""
     nodes = prompt()
     inputs = nodes["k"]["inputs"]
@@ -95,30 +95,30 @@ def test_a_part_of_a_run_that_lies_before_the_start_says_so(host):
     inputs["return_with_leftover_noise"] = "enable"
     del inputs["denoise"]
     nodes["k"]["class_type"] = "KSamplerAdvanced"
-    (message,) = said(host.run(nodes))
+    (message,) = messages(host.run(nodes))
     assert "0 of 1 step share tokens: 1 is before start_percent 0.02, lower it" in message
 
 
-def test_a_message_goes_to_the_node_that_made_the_patch_and_to_no_other(host):
+def test_a_message_goes_to_the_node_of_the_patch_and_to_no_other(host):
     nodes = prompt(denoise=0.2, settings={"preset.end_percent": 0.75})
     nodes["other"] = {**nodes["csa"], "inputs": {**nodes["csa"]["inputs"], "preset.end_percent": 1.0}}
     nodes["k2"] = {**nodes["k"], "inputs": {**nodes["k"]["inputs"], "model": ["other", 0]}}
     nodes["save2"] = node("SaveLatent", samples=["k2", 0], filename_prefix="messages")
     run = host.run(nodes)
-    assert len(said(run)) == 1 and said(run, "other") == []
+    assert len(messages(run)) == 1 and messages(run, "other") == []
 
 
-def test_unknown_words_are_said_where_the_text_is_encoded_or_the_model_was_loaded(host):
+def test_unknown_words_are_reported_at_the_encoder_or_the_loader(host):
     nodes = prompt(scenes="[Pim] waving in a helicopter\n[Pim] walking right in a town")
     nodes["text"] = node("CLIPTextEncode", clip=["world", 1], text="a blue zeppelin")
     nodes["k"]["inputs"] |= {"negative": ["text", 0], "cfg": 2.0}
     run = host.run(nodes)
-    assert "helicopter" in said(run, "rows")[0] and "zeppelin" not in "".join(said(run, "rows"))
-    assert "zeppelin" in said(run, "world")[0] and "helicopter" not in "".join(said(run, "world"))
+    assert "helicopter" in messages(run, "rows")[0] and "zeppelin" not in "".join(messages(run, "rows"))
+    assert "zeppelin" in messages(run, "world")[0] and "helicopter" not in "".join(messages(run, "world"))
 
 
-def test_a_lost_place_is_said_on_the_node_of_the_patch(host):
-    """By an event, for it shows only when the model samples."""
+def test_a_replaced_patch_is_reported_on_its_node(host):
+    """As an event, because it is known only when the model samples."""
     from comfy_api.latest import io
 
     class TakesOver(io.ComfyNode):
@@ -144,7 +144,7 @@ def test_a_lost_place_is_said_on_the_node_of_the_patch(host):
     nodes["foreign"] = node("TakesOver", model=["csa", 0])
     nodes["k"]["inputs"]["model"] = ["foreign", 0]
     with host.node(TakesOver):
-        (message,) = said(host.run(nodes))
+        (message,) = messages(host.run(nodes))
     assert "was applied after this node and replaces it" in message
 
 
@@ -164,7 +164,7 @@ def exact_model(host, monkeypatch):
 
 @pytest.fixture
 def sample(host):
-    """What KSampler and KSampler Advanced make of two images of 64 x 64 pixels."""
+    """KSampler and KSampler Advanced with two images of 64 x 64 pixels."""
     import nodes
     from harness import probe
 
@@ -192,8 +192,8 @@ def test_a_run_in_two_parts_draws_what_a_whole_one_draws(host, exact_model, samp
         keys = [set(), set()]
         once = draws.generator
         results = []
-        for found, parts in zip(keys, ([(0, 10)], [(0, split), (split, 10)]), strict=True):
-            draws.generator = lambda *key, found=found: (found.add(key), once(*key))[1]
+        for used, parts in zip(keys, ([(0, 10)], [(0, split), (split, 10)]), strict=True):
+            draws.generator = lambda *key, used=used: (used.add(key), once(*key))[1]
             latent = None
             try:
                 for first, last in parts:

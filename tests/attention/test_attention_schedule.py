@@ -1,4 +1,4 @@
-"""The phases of a run, the names of its steps, and what is said of settings without effect; without any host."""
+"""The phases of a run, the names of its steps, the messages about settings without effect; without any host."""
 
 import pytest
 from storyreel.core.attention.consistent import Phase, Settings
@@ -32,7 +32,7 @@ def of_preset(name, **changed):
     return Settings(SharingRules(anchors=values["anchors"]), **{name: values[name] for name in names}), percents
 
 
-def said(settings, percents, sigmas):
+def message_of(settings, percents, sigmas):
     return describe_steps(settings, percents, phases_of(percents, sigma_at, sigmas), sigmas)
 
 
@@ -41,8 +41,8 @@ def test_of_50_steps_the_published_first_ones_are_plain(preset, plain):
     _, percents = of_preset(preset)
     sigmas = run_of(50)
     phases = phases_of(percents, sigma_at, sigmas)
-    found = [phases.at(sigma - 1e-9) for sigma in sigmas[:-1]]  # published: the step of the start itself shares
-    assert found.count(Phase.BEFORE) == plain and found[:plain] == [Phase.BEFORE] * plain
+    per_step = [phases.at(sigma - 1e-9) for sigma in sigmas[:-1]]  # published: the step of the start itself shares
+    assert per_step.count(Phase.BEFORE) == plain and per_step[:plain] == [Phase.BEFORE] * plain
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -52,7 +52,7 @@ def test_a_run_of_few_steps_shares_in_its_later_ones_and_needs_no_message(preset
     sigmas = run_of(steps)
     phases = phases_of(percents, sigma_at, sigmas)
     assert sum(phases.at(sigma) in (Phase.EARLY, Phase.LATE) for sigma in sigmas[:-1]) >= max(1, steps - 1)
-    assert said(settings, percents, sigmas) is None
+    assert message_of(settings, percents, sigmas) is None
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_a_run_of_few_steps_shares_in_its_later_ones_and_needs_no_message(preset
     ],
 )
 def test_a_run_outside_of_the_range_is_counted_and_the_cause_named(changed, sigmas, message):
-    assert message in said(*of_preset("low-vram", **changed), sigmas)
+    assert message in message_of(*of_preset("low-vram", **changed), sigmas)
 
 
 def test_half_of_the_suggested_steps_is_enough():
     settings, percents = of_preset("custom", end_percent=0.5)
-    assert said(settings, percents, run_of(8)) is None
-    assert said(settings, percents, run_of(8, 0.25)) is None  # 3 of 8, and 4 are shared_fraction
-    assert "1 of 8 steps" in said(settings, percents, run_of(8, 0.45))
+    assert message_of(settings, percents, run_of(8)) is None
+    assert message_of(settings, percents, run_of(8, 0.25)) is None  # 3 of 8, and 4 are shared_fraction
+    assert "1 of 8 steps" in message_of(settings, percents, run_of(8, 0.45))
 
 
 @pytest.mark.parametrize(
@@ -86,20 +86,20 @@ def test_half_of_the_suggested_steps_is_enough():
         ({"end_percent": 0.0}, "start_percent 0.02 is not less than end_percent 0"),
     ],
 )
-def test_settings_that_never_share_say_why_once(changed, message):
+def test_settings_that_never_share_are_explained_once(changed, message):
     settings, percents = of_preset("low-vram", **changed)
     assert message in describe_idle(settings, percents) and shared_fraction(settings, percents) == 0
-    assert said(settings, percents, run_of(8)) is None
+    assert message_of(settings, percents, run_of(8)) is None
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_published_settings_have_nothing_to_say(preset):
+def test_published_settings_need_no_message(preset):
     assert describe_idle(*of_preset(preset)) is None
 
 
 def test_a_dense_early_read_shares_where_the_rest_does_not():
     settings, percents = of_preset("mask", dense_early_read=True, start_percent=0.9, sampling_rate=0.0)
-    assert shared_fraction(settings, percents) > 0.89 and said(settings, percents, run_of(4)) is None
+    assert shared_fraction(settings, percents) > 0.89 and message_of(settings, percents, run_of(4)) is None
 
 
 # Names of steps

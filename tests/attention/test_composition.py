@@ -1,4 +1,4 @@
-"""Consistent Self-Attention beside what else users put on a model: the host's own nodes, and patches of other packs."""
+"""Consistent Self-Attention with the other patches of a model: the host's own nodes and other packs."""
 
 import logging
 
@@ -22,7 +22,7 @@ def host_node(host, name, model, **inputs):
     return getattr(cls(), cls.FUNCTION)(model, **inputs)[0]
 
 
-def said(caplog):
+def messages(caplog):
     return [record.message for record in caplog.records if "Consistent Self-Attention" in record.message]
 
 
@@ -78,7 +78,7 @@ def test_pag(host, probe, model, conds, ours_first):
 
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_nag(host, probe, model, conds, ours_first):
-    """Both halves match the brute force before NAG mixes them; NAG then changes the cond half."""
+    """Cond and uncond match the brute force before NAG mixes them; NAG then changes cond."""
     nag = dict(nag_scale=5.0, nag_alpha=0.5, nag_tau=1.5)
     if ours_first:
         patched = host_node(host, "NAGuidance", probe.node(host, model), **nag)
@@ -92,7 +92,7 @@ def test_nag(host, probe, model, conds, ours_first):
 
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_hypertile(host, probe, model, conds, caplog, ours_first):
-    """Levels that HyperTile tiles keep to their own tokens and say so once; the others share."""
+    """Levels that HyperTile tiles use their own tokens, with one message; the others share."""
     tile = dict(tile_size=64, swap_size=2, max_depth=0, scale_depth=False)
     if ours_first:
         patched = host_node(host, "HyperTile", probe.node(host, model, "custom"), **tile)
@@ -105,14 +105,14 @@ def test_hypertile(host, probe, model, conds, caplog, ours_first):
     with caplog.at_level(logging.WARNING):
         ours = probe.sample(patched, *conds, latent, steps=1)
     assert ours.isfinite().all()
-    (message,) = said(caplog)
+    (message,) = messages(caplog)
     assert "another patch rearranges the 32 x 32 tokens of a level" in message
     assert not torch.equal(ours, probe.sample(alone, *conds, latent, steps=1)), "untiled levels share"
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_tome(host, probe, model, conds, ours_first):
-    """Token merging leaves fewer queries; each of them sees all borrowed keys."""
+    """Token merging leaves fewer queries; each of them attends to all shared keys."""
     if ours_first:
         patched = host_node(host, "TomePatchModel", probe.node(host, model, "custom"), ratio=0.3)
     else:
@@ -123,25 +123,25 @@ def test_tome(host, probe, model, conds, ours_first):
 
 
 def test_tome_with_a_mask(host, probe, model, conds, caplog):
-    """A mask cannot be laid on merged tokens: those levels keep to their own and say so once, the others share."""
+    """A mask does not fit merged tokens: those levels use their own, with one message; the others share."""
     alone = host_node(host, "TomePatchModel", model, ratio=0.3)
     patched = probe.node(host, alone, "custom", mask=left_half(0.5))
     with caplog.at_level(logging.WARNING):
         ours = probe.sample(patched, *conds, probe.latent(3, 16, 16), steps=1)
-    (message,) = said(caplog)
+    (message,) = messages(caplog)
     assert "merges 256 tokens into 180" in message and "the mask does not fit there" in message
     assert not torch.equal(ours, probe.sample(alone, *conds, probe.latent(3, 16, 16), steps=1))
 
 
 def test_an_area_with_a_mask(host, probe, model, caplog):
-    """A conditioning of an area shows the model that part alone, on which the mask of the whole cannot be laid."""
+    """A conditioning of an area gives the model that part alone, which the mask of the whole does not fit."""
     (positive,) = probe.conditioning(3, 768, 1)
     (part,) = host.nodes["ConditioningSetArea"]().append([positive], 64, 128, 64, 0, 1.0)[0]
     conds, latent = ([part], probe.conditioning(1, 768, 2)), probe.latent(3, 16, 16)
     plain = probe.sample(model, *conds, latent, steps=1, cfg=1.0)
     with caplog.at_level(logging.WARNING):
         masked = probe.sample(probe.node(host, model, "custom", mask=left_half(0.5)), *conds, latent, steps=1, cfg=1.0)
-    (message,) = said(caplog)
+    (message,) = messages(caplog)
     assert "an area of 16 x 8 of 16 x 16 latent pixels" in message and torch.equal(masked, plain)
     shared = probe.sample(probe.node(host, model, "custom"), *conds, latent, steps=1, cfg=1.0)
     assert not torch.equal(shared, plain), "without a mask, areas share"
@@ -245,7 +245,7 @@ def test_an_attention_override_is_called_for_each_of_our_attentions(host, probe,
     probe.sample(watch.model, *conds, probe.latent(3), steps=1)
     watch.check()
     ours = [1 for queries, keys in lengths if keys > queries and keys != 77]
-    assert len(ours) == 9 * 2 * 3  # up blocks, halves, images
+    assert len(ours) == 9 * 2 * 3  # up blocks, cond and uncond, images
 
 
 @pytest.mark.parametrize("key", [("output", 5), ("output", 5, 0)])
@@ -261,13 +261,13 @@ def test_a_foreign_replace_at_our_key_receives_the_extended_keys(host, probe, mo
     assert sorted(foreign.kinds) == [([0], 1)] * 3 + [([1], 1)] * 3
 
 
-def test_a_foreign_replace_takes_no_weights_and_that_is_said(host, probe, model, conds, caplog):
+def test_a_foreign_replace_takes_no_weights_and_is_reported(host, probe, model, conds, caplog):
     foreign = Calls()
     other = model.clone()
     other.set_model_attn1_replace(foreign, "output", 5)
     with caplog.at_level(logging.WARNING):
         probe.sample(probe.node(host, other, "custom", strength=0.5), *conds, probe.latent(3), steps=2)
-    assert len(said(caplog)) == 1 and "Calls does not support weights" in said(caplog)[0]
+    assert len(messages(caplog)) == 1 and "Calls does not support weights" in messages(caplog)[0]
 
 
 def test_a_foreign_replace_elsewhere_is_left_alone(host, probe, model, conds):
@@ -286,12 +286,12 @@ def test_a_patch_that_takes_our_place_is_named(host, probe, model, conds, caplog
     patched.set_model_attn1_replace(Calls(), *key)
     with caplog.at_level(logging.WARNING):
         probe.sample(patched, *conds, probe.latent(3), steps=1)
-    (message,) = said(caplog)
+    (message,) = messages(caplog)
     assert "Calls was applied after this node and replaces it at output 5" in message
 
 
 def test_a_patch_that_lengthens_the_context_is_kept(host, probe, model, conds, caplog):
-    """Another pack's attn1_patch hands every row more keys than it has tokens: we leave that level to it and say so."""
+    """Another pack's attn1_patch hands every row more keys than it has tokens: that level is left to it, with a message."""
     other = model.clone()
     other.set_model_attn1_patch(
         lambda n, context, value, extra: (
@@ -304,7 +304,7 @@ def test_a_patch_that_lengthens_the_context_is_kept(host, probe, model, conds, c
     with caplog.at_level(logging.WARNING):
         ours = probe.sample(probe.node(host, other, "custom"), *conds, probe.latent(3), steps=1)
     assert torch.equal(ours, plain)
-    assert said(caplog)
+    assert messages(caplog)
 
 
 # Ours, twice

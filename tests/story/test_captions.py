@@ -28,9 +28,9 @@ def story():
     ],
 )
 def test_a_line_is_the_caption_of_its_frame(text, captions):
-    told = with_captions(story(), text)
-    assert told.captions == captions
-    assert told.prompts == story().prompts and told.cast == story().cast
+    captioned = with_captions(story(), text)
+    assert captioned.captions == captions
+    assert captioned.prompts == story().prompts and captioned.cast == story().cast
 
 
 def test_more_lines_than_frames_are_refused():
@@ -48,12 +48,12 @@ def node(kind: str, /, **inputs) -> dict:
 
 
 def comic(captions: str, scenes: str = SCRIPT) -> dict:
-    told = dict(characters="[Pim] a blue hero", scenes=scenes, style="(No style)", negative="")
+    inputs = dict(characters="[Pim] a blue hero", scenes=scenes, style="(No style)", negative="")
     sampling = dict(seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)
     page = dict(layout="automatic", font="Comic Neue (bundled)", page_width=256)
     return {
         "world": node("StoryReelLoadStoryworld", precision="auto"),
-        "script": node("StoryReelScript", **told),
+        "script": node("StoryReelScript", **inputs),
         "text": node("StoryReelEncodeStory", clip=["world", 1], story=["script", 0]),
         "latent": node("StoryReelStoryLatent", story=["script", 0], width=64, height=64, noise="different"),
         "sampler": node(

@@ -155,7 +155,7 @@ def test_longer_captions_are_set_smaller_never_below_legible():
     assert sizes[0] > sizes[-1] == LEGIBLE
 
 
-def test_a_caption_that_cannot_fit_says_so_and_keeps_its_words():
+def test_a_caption_that_cannot_fit_is_flagged_and_keeps_its_words():
     lettering = letterer(ENGLISH).fit(" ".join([ENGLISH] * 30), 200, 100, 40)
     assert not lettering.fits
     assert lettering.size == LEGIBLE
@@ -277,11 +277,11 @@ def test_fonts_are_found_wherever_they_lie(tmp_path):
     collection.fonts = [TTFont(fonts.FOLDER / fonts.LATIN), TTFont(fonts.FOLDER / fonts.EUROPE)]
     collection.save(shared / "Both.ttc")
 
-    found = fonts.installed([own, shared, tmp_path / "missing"])
-    assert set(found) == {"Mine.otf", "Theirs.TTF", "Both.ttc", "Both.ttc (face 2)"}
-    assert found["Mine.otf"] == (own / "Mine.otf", 0)
-    second = fonts.Face(*found["Both.ttc (face 2)"])
-    assert second.covers("ж") and not fonts.Face(*found["Both.ttc"]).covers("ж")
+    faces = fonts.installed([own, shared, tmp_path / "missing"])
+    assert set(faces) == {"Mine.otf", "Theirs.TTF", "Both.ttc", "Both.ttc (face 2)"}
+    assert faces["Mine.otf"] == (own / "Mine.otf", 0)
+    second = fonts.Face(*faces["Both.ttc (face 2)"])
+    assert second.covers("ж") and not fonts.Face(*faces["Both.ttc"]).covers("ж")
     assert second.at(20).getlength("ж") > 0
 
 

@@ -350,7 +350,7 @@ def test_what_a_page_remarks_appears_on_the_node(host):
     assert run.values["3"][0].shape[0] == 1
 
 
-def test_what_the_inputs_alone_tell_is_refused_before_the_images_are_made(host):
+def test_wrong_settings_are_refused_before_the_images_are_sampled(host):
     first = len(host.events)
     with pytest.raises(RuntimeError, match="page_width is 256, which leaves no room for panels"):
         host.run(prompt(page_width=256, border=64))
@@ -367,7 +367,7 @@ def test_half_an_emoji_in_a_caption_is_a_page(host):
         text.encode("utf-8")
 
 
-def test_too_few_pictures_are_told_to_the_user(host):
+def test_too_few_images_are_refused(host):
     with pytest.raises(RuntimeError, match="there are 3 images for a story of 5 frames"):
         host.run(prompt(frames=5))
 

@@ -1,4 +1,4 @@
-"""The story script: what a reader of the syntax may rely on, and what a writer is told."""
+"""The story script: its syntax and its error messages."""
 
 import dataclasses
 import time
@@ -50,7 +50,7 @@ def test_style_and_negative_are_applied_once_for_any_number_of_characters():
     assert story.negative == "photo, ugly"
 
 
-def test_nc_shows_no_character_but_a_tag_beside_it_counts():
+def test_nc_shows_no_character_but_another_tag_counts():
     story = read(BOB, "[NC] rain\nsnow\n[NC][Bob] walks")
     assert story.cast == (frozenset(), frozenset(), frozenset({"Bob"}))
     assert story.prompts == ("rain", "snow", "a man in a black suit walks")
@@ -138,21 +138,21 @@ def test_a_name_is_the_same_in_composed_and_decomposed_form():
 
 
 def test_brackets_of_an_input_method_are_pointed_out():
-    found = problems("【小明】 一个男孩\n[小红] 一个女孩", "【小明】 跑步\n［小红］ 睡觉\n[NC] 书名【无关】")
-    assert [line.partition(":")[0] for line in found] == ["characters line 1", "scenes line 1", "scenes line 2"]
-    assert all("[小明]" in line or "[小红]" in line for line in found)
+    lines = problems("【小明】 一个男孩\n[小红] 一个女孩", "【小明】 跑步\n［小红］ 睡觉\n[NC] 书名【无关】")
+    assert [line.partition(":")[0] for line in lines] == ["characters line 1", "scenes line 1", "scenes line 2"]
+    assert all("[小明]" in line or "[小红]" in line for line in lines)
 
 
-# What a writer is told.
+# Error messages.
 
 
 def test_every_problem_is_reported_at_once_with_its_line():
-    found = problems(
+    lines = problems(
         "[Bob] a man\n[Bob] another man\n[Zoe]\n[Max a boy\nodd] [Tim] a dog\n[NC] nobody\n[] nothing",
         "[Bbo] walks\n\n[bob] sits\n[Bob sleeps\nBob] wakes\n[NC] #The end\n[Quentin] sings\n[] hums",
         "Inc",
     )
-    assert found == (
+    assert lines == (
         "characters line 2: [Bob] is described in line 1 already; keep one of the two",
         "characters line 3: [Zoe] has no description; write one after the tag",
         'characters line 4: the tag is not closed; "]" is missing',
@@ -192,7 +192,7 @@ def test_a_wrong_case_nc_is_understood_as_a_slip():
     assert problems(BOB, "[nc] rain") == ("scenes line 1: [nc] is not a character; did you mean [NC]?",)
 
 
-def test_a_two_letter_name_with_one_wrong_letter_is_found():
+def test_a_two_letter_name_with_one_wrong_letter_is_suggested():
     assert problems("[小明] 一个男孩", "[小民] 跑步") == (
         "scenes line 1: [小民] is not a character; did you mean [小明]?",
     )
@@ -203,7 +203,7 @@ def test_no_frames():
     assert line.startswith("the scenes text has no frames")
 
 
-def test_a_description_cannot_borrow_another():
+def test_a_description_cannot_refer_to_another():
     (line,) = problems("[Bob] the brother of [Alice]\n[Alice] a woman", "[Bob] sits")
     assert line.startswith("characters line 1:") and "[Alice]" in line
 
@@ -212,7 +212,7 @@ def test_a_name_in_a_broken_line_is_not_reported_again_in_every_frame():
     assert len(problems("[Bob a man", "[Bob] sits\n[Bob] runs")) == 1
 
 
-# Number signs, comments and what cannot be seen.
+# Number signs, comments and invisible characters.
 
 
 def test_an_escaped_number_sign_is_text_everywhere():
@@ -284,8 +284,8 @@ def test_a_byte_order_mark_is_no_text():
 
 
 def test_half_an_emoji_in_a_message_can_be_sent():
-    for found in (problems(BOB, "[B\ud83d] sits"), problems(BOB, "[Bob] sits", "I\ude00k")):
-        found[0].encode("utf-8")
+    for lines in (problems(BOB, "[B\ud83d] sits"), problems(BOB, "[Bob] sits", "I\ude00k")):
+        lines[0].encode("utf-8")
 
 
 # Sizes. Texts of 1 MB, as a server takes them.
@@ -342,7 +342,7 @@ def test_the_first_mistakes_are_spelled_out_and_the_others_counted():
 
 
 @pytest.mark.parametrize(
-    ("scenes", "said"),
+    ("scenes", "message"),
     [
         (f"[Bob] sits\n[Bob] runs #{'a' * (MOST_CAPTION + 1)}", "scenes line 2: the caption is 2001 characters long"),
         ("[Bob] sits\n" * (MOST_FRAMES + 1), "scenes line 10001:"),
@@ -351,9 +351,9 @@ def test_the_first_mistakes_are_spelled_out_and_the_others_counted():
     ],
     ids=["caption", "frames", "prompt", "caption that is the scene"],
 )
-def test_sizes_have_stated_bounds(scenes, said):
+def test_sizes_have_stated_bounds(scenes, message):
     (line,) = problems(BOB, scenes)
-    assert said in line
+    assert message in line
 
 
 def test_what_is_within_the_bounds_is_read():

@@ -1,4 +1,4 @@
-"""The script in the browser: choices and comments as in the host's own prompts, and a mistake told once."""
+"""The script in the browser: choices and comments as in the host's own prompts, and a mistake shown once."""
 
 import pytest
 from harness import workflows
@@ -32,12 +32,12 @@ SHOWN = (
 )
 
 
-def test_a_mistake_is_told_once_with_its_text_on_the_node(frontend):
-    said = "Story Script: scenes line 2: [Pom] is not a character; did you mean [Pim]?"
+def test_a_mistake_is_shown_once_with_its_text_on_the_node(frontend):
+    message = "Story Script: scenes line 2: [Pom] is not a character; did you mean [Pim]?"
     script = write(frontend, characters="[Pim] a blue hero", scenes="[Pim] waves\n[Pom] waves")
     failed = [event["detail"] for event in frontend.run() if event["type"] == "execution_error"]
-    assert [(error["node_id"], error["exception_message"].strip()) for error in failed] == [(script, said)]
+    assert [(error["node_id"], error["exception_message"].strip()) for error in failed] == [(script, message)]
     assert frontend.node_errors() == {}
-    assert frontend.page.evaluate(SHOWN, script) == said
+    assert frontend.page.evaluate(SHOWN, script) == message
     frontend.page.evaluate("() => { app.api.dispatchCustomEvent('execution_start', {}) }")
     assert frontend.page.evaluate(SHOWN, script) == ""

@@ -14,8 +14,8 @@ def latents(count=4):
 
 
 def numbers(tensor):
-    found = frames_in(tensor)
-    return found and list(found.numbers)
+    frames = frames_in(tensor)
+    return frames and list(frames.numbers)
 
 
 @pytest.mark.parametrize(
@@ -185,14 +185,14 @@ def test_two_of_three_frames_share_by_their_numbers(host, parts, story, conds, s
 def test_a_whole_story_is_drawn_as_if_its_conditioning_followed_nothing(story, conds, sample):
     from storyreel.host.common.frame_rows import without_frames
 
-    bare = [[[cond, without_frames(extras)] for cond, extras in half] for half in conds]
+    bare = [[[cond, without_frames(extras)] for cond, extras in cond] for cond in conds]
     latent = story_latent(story)
     usual = sample(bare, {**latent, "samples": plain(latent["samples"])})["samples"]
     assert torch.equal(sample(conds, latent)["samples"], usual)
-    assert all("hooks" not in extras for half in bare for _, extras in half)
+    assert all("hooks" not in extras for cond in bare for _, extras in cond)
 
 
-def test_both_halves_of_guidance_stay_in_one_call(parts, story, conds, sample):
+def test_cond_and_uncond_stay_in_one_call(parts, story, conds, sample):
     kinds = []
     counted = parts[0].clone()
     counted.set_model_attn2_patch(lambda q, k, v, extra: (kinds.append(len(extra["cond_or_uncond"])), (q, k, v))[1])
@@ -210,7 +210,7 @@ def test_batch_index_of_any_latent_is_followed(conds, sample, alone):
 
 
 def test_a_second_pass_knows_the_frames_of_the_first(story, conds, sample, alone):
-    """Sampled latents are taken out, enlarged, and sampled again, and so is a run that goes on without new noise."""
+    """Sampled latents are taken out, enlarged, and sampled again, and so is a run that continues without new noise."""
     first = sample(conds, story_latent(story))
     for frame in range(3):
         one = taken(first, frame)
@@ -246,12 +246,12 @@ def test_a_single_prompt_serves_any_number_of_images(parts, conds, sample):
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_it_works_beside_other_hooks(parts, story, conds, sample, alone, together):
-    """A hook on both halves leaves them in one call; the prompts follow all the same."""
+def test_it_works_with_other_hooks(parts, story, conds, sample, alone, together):
+    """A hook on cond and uncond leaves them in one call, and the frames keep their prompts."""
     import comfy.hooks
 
     hooks, cache = comfy.hooks.create_hook_lora({}, 1.0, 1.0), {}
-    hooked = [comfy.hooks.set_hooks_for_conditioning(half, hooks, cache=cache) for half in conds]
+    hooked = [comfy.hooks.set_hooks_for_conditioning(cond, hooks, cache=cache) for cond in conds]
     kinds = []
     counted = parts[0].clone()
     counted.set_model_attn2_patch(lambda q, k, v, extra: (kinds.append(len(extra["cond_or_uncond"])), (q, k, v))[1])
@@ -262,7 +262,7 @@ def test_it_works_beside_other_hooks(parts, story, conds, sample, alone, togethe
 
 
 def test_rows_that_another_pack_took_out_are_left_to_it(conds, sample, alone):
-    sliced = [[[cond[1:2], extras] for cond, extras in half] for half in conds]
+    sliced = [[[cond[1:2], extras] for cond, extras in cond] for cond in conds]
     assert torch.equal(sample(sliced, {"samples": EMPTY[:1]})["samples"], alone(1, 0))
 
 

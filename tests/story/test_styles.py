@@ -46,7 +46,7 @@ def test_own_styles_are_read():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "not valid JSON"),
         ("[{", "not valid JSON"),
@@ -59,17 +59,17 @@ def test_own_styles_are_read():
         ("[1" + "0" * 5_000 + "]", "not valid JSON"),
     ],
 )
-def test_a_file_without_entries_is_refused_in_one_sentence(text, said):
+def test_a_file_without_entries_is_refused_in_one_sentence(text, message):
     with pytest.raises(StyleFileError) as error:
         read_styles(text, "styles.json")
-    assert_sentence(str(error.value), "styles.json", said)
+    assert_sentence(str(error.value), "styles.json", message)
 
 
 GOOD = '{"name": "A", "prompt": "{prompt}"}'
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ('"B"', 'entry 2 is "B"'),
         ("null", "entry 2 is null"),
@@ -89,14 +89,14 @@ GOOD = '{"name": "A", "prompt": "{prompt}"}'
         (GOOD, 'entry 2: the name "A" is taken'),
     ],
 )
-def test_a_bad_entry_is_named_and_costs_no_other(entry, said):
+def test_a_bad_entry_is_named_and_costs_no_other(entry, message):
     styles, (fault,) = read_styles(f'[{GOOD}, {entry}, {{"name": "C", "prompt": "{{prompt}}"}}]', "styles.json")
     assert [style.name for style in styles] == ["A", "C"]
-    assert_sentence(fault, "styles.json", said)
+    assert_sentence(fault, "styles.json", message)
 
 
-def assert_sentence(message, start, said):
+def assert_sentence(message, start, part):
     assert message.startswith(start) and message.endswith(".")
-    assert said in message
+    assert part in message
     assert "\n" not in message and len(message) < 300
     message.encode("utf-8")

@@ -1,4 +1,4 @@
-"""A story's captions as subtitles: when each is seen, how it is broken, the track in the file that Save Video makes."""
+"""A story's captions as subtitles: their times, their line breaks, the track in the file of Save Video."""
 
 import io
 import re
@@ -27,7 +27,7 @@ def test_every_caption_has_an_equal_part_of_the_shots_and_the_last_one_stays():
 
 
 @pytest.mark.parametrize("caption", [LONG, CHINESE, "Donaudampfschifffahrtsgesellschaftskapitänswitwe " * 2])
-def test_a_long_caption_is_seen_two_lines_at_a_time(caption):
+def test_a_long_caption_is_shown_two_lines_at_a_time(caption):
     cues = spread([caption], 12.0, 12.0)
     lines = [line for cue in cues for line in cue.text.split("\n")]
     assert len(cues) > 1 and all(cue.text.count("\n") < subtitles.LINES for cue in cues)
@@ -54,12 +54,12 @@ def packets(file, kind: str) -> list[tuple]:
     """All there is to the packets of the only stream of a kind."""
     with av.open(file) as container:
         (stream,) = getattr(container.streams, kind)
-        found = [p for p in container.demux(stream) if p.dts is not None]
-        return [(bytes(p), p.pts, p.dts, p.duration, p.time_base, p.is_keyframe) for p in found]
+        selected = [p for p in container.demux(stream) if p.dts is not None]
+        return [(bytes(p), p.pts, p.dts, p.duration, p.time_base, p.is_keyframe) for p in selected]
 
 
 def track(file) -> list[Cue]:
-    """The subtitles of a file, as a player reads them; what says that nothing is seen is left out."""
+    """The subtitles of a file, as a player reads them; empty entries are left out."""
     samples = ((bytes(packet)[2:].decode(), float(pts * base), float(length * base))
                for packet, pts, _, length, base, _ in packets(file, "subtitles"))  # fmt: skip
     return [Cue(start, start + length, text) for text, start, length in samples if text]
@@ -67,7 +67,7 @@ def track(file) -> list[Cue]:
 
 @pytest.fixture(scope="module")
 def saved(host):
-    """The same film of 2.5 seconds as Save Video writes it, with subtitles and without, and the text that goes with it.
+    """A video of 2.5 seconds from Save Video with subtitles, the same without, and the SRT text.
 
     The story's own part of it is 1.5 seconds long.
     """
@@ -76,11 +76,11 @@ def saved(host):
         "frames": ("EmptyImage", dict(width=64, height=48, batch_size=20, color=0x204060)),
         "first": ("EmptyImage", dict(width=64, height=48, batch_size=12, color=0x204060)),
         "sound": ("EmptyAudio", dict(duration=2.5, sample_rate=22050, channels=1)),
-        "film": ("CreateVideo", dict(images=["frames", 0], audio=["sound", 0], fps=8.0)),
+        "video": ("CreateVideo", dict(images=["frames", 0], audio=["sound", 0], fps=8.0)),
         "shots": ("CreateVideo", dict(images=["first", 0], fps=8.0)),
-        "told": ("StoryReelSubtitles", dict(video=["film", 0], story=["story", 0], timing=["shots", 0])),
-        "with": ("SaveVideo", dict(video=["told", 0], filename_prefix="with", format="auto", codec="auto")),
-        "without": ("SaveVideo", dict(video=["film", 0], filename_prefix="without", format="auto", codec="auto")),
+        "subtitled": ("StoryReelSubtitles", dict(video=["video", 0], story=["story", 0], timing=["shots", 0])),
+        "with": ("SaveVideo", dict(video=["subtitled", 0], filename_prefix="with", format="auto", codec="auto")),
+        "without": ("SaveVideo", dict(video=["video", 0], filename_prefix="without", format="auto", codec="auto")),
     }
     run = host.run({id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in prompt.items()})
 
@@ -88,17 +88,17 @@ def saved(host):
         (file,) = run.outputs[node]["images"]
         return str(host.base / "output" / file["subfolder"] / file["filename"])
 
-    return path("with"), path("without"), run.values["told"][1]
+    return path("with"), path("without"), run.values["subtitled"][1]
 
 
-def test_a_saved_film_has_the_captions_as_a_track(saved):
-    film, plain, srt = saved
-    assert track(film) == [Cue(0.0, 0.5, CAPTIONS[0]), Cue(1.0, 2.5, CAPTIONS[1])]
+def test_a_saved_video_has_the_captions_as_a_track(saved):
+    video, plain, srt = saved
+    assert track(video) == [Cue(0.0, 0.5, CAPTIONS[0]), Cue(1.0, 2.5, CAPTIONS[1])]
     assert [line for line in srt.splitlines() if "-->" in line] == [
         "00:00:00,000 --> 00:00:00,500",
         "00:00:01,000 --> 00:00:02,500",
     ]
-    with av.open(film) as container:
+    with av.open(video) as container:
         assert [stream.codec.name for stream in container.streams] == ["h264", "aac", "mov_text"]
         assert container.duration == 2_500_000
         metadata = container.metadata
@@ -106,55 +106,55 @@ def test_a_saved_film_has_the_captions_as_a_track(saved):
         assert "prompt" in metadata and metadata == container.metadata and not container.streams.subtitles
 
 
-def test_pictures_and_sound_are_those_of_the_film_without_it(saved):
-    film, plain, _ = saved
+def test_image_and_sound_are_those_of_the_video_without_subtitles(saved):
+    video, plain, _ = saved
     for kind in ("video", "audio"):
-        assert packets(film, kind) == packets(plain, kind) != []
+        assert packets(video, kind) == packets(plain, kind) != []
 
 
 @pytest.fixture
 def streamed(host, tmp_path):
-    """A film in a file, with sound; it must not be read as a whole."""
+    """A video file with sound; it must not be read as a whole."""
     from storyreel.host.video.file import ExactVideo
 
     class Streamed(ExactVideo):
         def get_components(self):
-            raise AssertionError("the whole film was read into memory")
+            raise AssertionError("the whole video was read into memory")
 
     frames = np.random.default_rng(1).integers(0, 256, (16, 32, 48, 3), dtype=np.uint8)
     tone = np.sin(np.arange(44_100, dtype=np.float32) / 20)[None]
-    files.write_frames(tmp_path / "film.avi", frames, Fraction(8), Sound(tone, 22_050))
-    return Streamed(str(tmp_path / "film.avi")), frames
+    files.write_frames(tmp_path / "video.avi", frames, Fraction(8), Sound(tone, 22_050))
+    return Streamed(str(tmp_path / "video.avi")), frames
 
 
-def test_a_film_in_a_file_is_never_in_memory(streamed, tmp_path):
+def test_a_video_file_is_never_in_memory(streamed, tmp_path):
     from storyreel.host.video.file import open_video
     from storyreel.host.video.frames import frames_of
     from storyreel.host.video.subtitles import SubtitledVideo
 
     plain, frames = streamed
-    film = SubtitledVideo(plain, (Cue(0.25, 1.75, "露娜"),))
-    film.save_to(str(tmp_path / "film.mp4"))
+    video = SubtitledVideo(plain, (Cue(0.25, 1.75, "露娜"),))
+    video.save_to(str(tmp_path / "video.mp4"))
     plain.save_to(str(tmp_path / "plain.mp4"))
     for kind in ("video", "audio"):
-        assert packets(str(tmp_path / "film.mp4"), kind) == packets(str(tmp_path / "plain.mp4"), kind)
-    assert track(str(tmp_path / "film.mp4")) == [Cue(0.25, 1.75, "露娜")]
-    assert (film.get_dimensions(), film.get_frame_count(), film.get_frame_rate()) == ((48, 32), 16, 8)
-    # and goes on from there as if it had none
-    assert np.array_equal(np.stack(list(open_video(film, 8.0).frames())), frames)
-    assert len(list(frames_of(film)[1])) == 16
+        assert packets(str(tmp_path / "video.mp4"), kind) == packets(str(tmp_path / "plain.mp4"), kind)
+    assert track(str(tmp_path / "video.mp4")) == [Cue(0.25, 1.75, "露娜")]
+    assert (video.get_dimensions(), video.get_frame_count(), video.get_frame_rate()) == ((48, 32), 16, 8)
+    # frames and extensions are those of a video without subtitles
+    assert np.array_equal(np.stack(list(open_video(video, 8.0).frames())), frames)
+    assert len(list(frames_of(video)[1])) == 16
 
 
-def test_a_part_of_a_film_keeps_its_part_of_the_subtitles(streamed):
+def test_a_part_of_a_video_keeps_its_part_of_the_subtitles(streamed):
     from storyreel.host.video.subtitles import SubtitledVideo
 
-    film = SubtitledVideo(streamed[0], (Cue(0, 0.5, "a"), Cue(0.5, 1.25, "b"), Cue(1.25, 2, "c")))
+    video = SubtitledVideo(streamed[0], (Cue(0, 0.5, "a"), Cue(0.5, 1.25, "b"), Cue(1.25, 2, "c")))
     buffer = io.BytesIO()
-    film.as_trimmed(0.75, 1.0).save_to(buffer)
+    video.as_trimmed(0.75, 1.0).save_to(buffer)
     buffer.seek(0)
     assert track(buffer) == [Cue(0, 0.5, "b"), Cue(0.5, 1, "c")]
-    assert film.as_trimmed(-0.5, 0.5).cues == (Cue(0, 0.5, "c"),)
-    assert film.as_trimmed(1.5, 9.0) is None
+    assert video.as_trimmed(-0.5, 0.5).cues == (Cue(0, 0.5, "c"),)
+    assert video.as_trimmed(1.5, 9.0) is None
 
 
 def test_a_story_without_captions_has_no_subtitles(host, streamed):
@@ -167,7 +167,7 @@ def test_a_story_without_captions_has_no_subtitles(host, streamed):
         subtitle(streamed[0], story)
 
 
-def test_a_pyav_that_cannot_write_the_track_is_said_before_anything_is_saved(streamed, monkeypatch):
+def test_a_pyav_that_cannot_write_the_track_is_refused_before_anything_is_saved(streamed, monkeypatch):
     from storyreel.core.story.script import read_script
     from storyreel.host.story.styles import load_styles
     from storyreel.host.video.subtitles import subtitle
