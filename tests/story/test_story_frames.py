@@ -185,7 +185,7 @@ def test_two_of_three_frames_share_by_their_numbers(host, parts, story, conds, s
 def test_a_whole_story_is_drawn_as_if_its_conditioning_followed_nothing(story, conds, sample):
     from storyreel.host.common.frame_rows import without_frames
 
-    bare = [[[cond, without_frames(extras)] for cond, extras in cond] for cond in conds]
+    bare = [[[text, without_frames(extras)] for text, extras in cond] for cond in conds]
     latent = story_latent(story)
     usual = sample(bare, {**latent, "samples": plain(latent["samples"])})["samples"]
     assert torch.equal(sample(conds, latent)["samples"], usual)
@@ -262,7 +262,7 @@ def test_it_works_with_other_hooks(parts, story, conds, sample, alone, together)
 
 
 def test_rows_that_another_pack_took_out_are_left_to_it(conds, sample, alone):
-    sliced = [[[cond[1:2], extras] for cond, extras in cond] for cond in conds]
+    sliced = [[[text[1:2], extras] for text, extras in cond] for cond in conds]
     assert torch.equal(sample(sliced, {"samples": EMPTY[:1]})["samples"], alone(1, 0))
 
 
