@@ -291,7 +291,7 @@ def test_a_patch_that_takes_our_place_is_named(host, probe, model, conds, caplog
 
 
 def test_a_patch_that_lengthens_the_context_is_kept(host, probe, model, conds, caplog):
-    """Another pack's attn1_patch gives every row more keys than it has tokens: that level is left to it and reported."""
+    """Another pack gives every row more keys than it has tokens: its level is left unchanged, with a message."""
     other = model.clone()
     other.set_model_attn1_patch(
         lambda n, context, value, extra: (
