@@ -28,19 +28,19 @@ def load(network: torch.nn.Module, weights: dict[str, torch.Tensor]) -> torch.nn
 
 
 def unet_config(golden: Golden) -> UNetConfig:
-    """What the metadata say, in our words."""
-    said = golden.config["unet_config"]
+    """The network's configuration from the metadata."""
+    spec = golden.config["unet_config"]
     return UNetConfig(
-        in_channels=said["in_channels"],
-        out_channels=said["out_channels"],
-        model_channels=said["model_channels"],
-        channel_mult=tuple(said["channel_mult"]),
-        num_res_blocks=said["num_res_blocks"],
-        attention=tuple(2**level in said["attention_resolutions"] for level in range(len(said["channel_mult"]))),
-        head_channels=said["num_head_channels"],
-        context_dim=said["context_dim"],
-        learned_gate=said.get("image_cross_attention_scale_learnable", False),
-        default_fs=said["default_fs"],
+        in_channels=spec["in_channels"],
+        out_channels=spec["out_channels"],
+        model_channels=spec["model_channels"],
+        channel_mult=tuple(spec["channel_mult"]),
+        num_res_blocks=spec["num_res_blocks"],
+        attention=tuple(2**level in spec["attention_resolutions"] for level in range(len(spec["channel_mult"]))),
+        head_channels=spec["num_head_channels"],
+        context_dim=spec["context_dim"],
+        learned_gate=spec.get("image_cross_attention_scale_learnable", False),
+        default_fs=spec["default_fs"],
     )
 
 
@@ -98,15 +98,15 @@ def test_image_tokens_can_be_weakened_and_removed(path):
 @pytest.mark.parametrize("path", files(SYSTEM, "resampler_*.safetensors"))
 def test_resampler(path):
     golden = Golden(path)
-    said = golden.config["resampler_config"]
+    spec = golden.config["resampler_config"]
     config = ResamplerConfig(
         **{
-            name: said[name] for name in ("dim", "depth", "heads", "dim_head", "embedding_dim", "output_dim", "ff_mult")
+            name: spec[name] for name in ("dim", "depth", "heads", "dim_head", "embedding_dim", "output_dim", "ff_mult")
         },
-        queries=said["num_queries"] * (said["video_length"] or 1),
+        queries=spec["num_queries"] * (spec["video_length"] or 1),
     )
     weights = golden.weights()
-    assert read_resampler_config({name: tensor.shape for name, tensor in weights.items()}, said["dim_head"]) == config
+    assert read_resampler_config({name: tensor.shape for name, tensor in weights.items()}, spec["dim_head"]) == config
     resampler = load(Resampler(config), weights)
     with torch.no_grad():
         assert error(resampler(golden["x"]), golden["out"]) <= TOLERANCE
@@ -118,8 +118,8 @@ def run_block(name: str, golden: Golden) -> torch.Tensor:
     heads = config["channels"] // config["num_head_channels"]
     if name.startswith("spatial_transformer"):
         learned = any(key.endswith("alpha") for key in weights)
-        looks = TextImageAttention(x.shape[1], config["context_dim"], heads, learned)
-        block = load(blocks.SpatialTransformer(x.shape[1], heads, looks), weights)
+        cross_attention = TextImageAttention(x.shape[1], config["context_dim"], heads, learned)
+        block = load(blocks.SpatialTransformer(x.shape[1], heads, cross_attention), weights)
         context = golden[f"{name}.context"]
         return block(x, context[:, :77], context[:, 77:])
     if name == "resblock":
@@ -131,8 +131,8 @@ def run_block(name: str, golden: Golden) -> torch.Tensor:
         block = load(blocks.TemporalTransformer(x.shape[1], heads), weights)
         return to_clips(block(to_frames(x), clips), clips)
     if name == "init_attn":
-        said = config["init_attn"]
-        sizes = said["in_channels"], said["heads"], said["heads"] * said["d_head"]
+        spec = config["init_attn"]
+        sizes = spec["in_channels"], spec["heads"], spec["heads"] * spec["d_head"]
         block = load(blocks.TemporalTransformer(*sizes, linear=False), weights)
         return to_clips(block(to_frames(x), clips), clips)
     kind = {"downsample": blocks.Downsample, "upsample": blocks.Upsample}[name]
@@ -141,7 +141,7 @@ def run_block(name: str, golden: Golden) -> torch.Tensor:
 
 @pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
 def test_blocks(path):
-    """One by one, with inputs so small that a wrong epsilon of a norm is seen."""
+    """One by one, with inputs so small that a wrong epsilon of a norm shows."""
     golden = Golden(path)
     with torch.no_grad():
         errors = {name: error(run_block(name, golden), golden[f"{name}.out"]) for name in cases(golden)}

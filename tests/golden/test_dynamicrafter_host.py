@@ -156,15 +156,15 @@ def test_a_published_trajectory_through_the_nodes(path, opened, host):
 
     scale = config["unconditional_guidance_scale"]
     cfg_image = scale if config["cfg_img"] is None else config["cfg_img"]
-    told = {"model": ["data", 0], "positive": ["data", 1], "image_only": ["data", 2], "negative": ["data", 3]}
-    told |= {"cfg_text": scale, "cfg_image": cfg_image, "cfg_rescale": config["guidance_rescale"]}
+    scales = {"model": ["data", 0], "positive": ["data", 1], "image_only": ["data", 2], "negative": ["data", 3]}
+    scales |= {"cfg_text": scale, "cfg_image": cfg_image, "cfg_rescale": config["guidance_rescale"]}
     ddim = {"eta": config["eta"], "keep_clean": config["mask_clean_cond"]}
     sigmas = {"model": ["data", 0], "spacing": config["spacing"], "steps": config["S"]}
     sample = {"noise": ["data", 4], "guider": ["guider", 0], "sampler": ["noise", 0]}
     sample |= {"sigmas": ["sigmas", 0], "latent_image": ["data", 5]}
     prompt = {
         "data": {"class_type": "Data", "inputs": {}},
-        "guider": {"class_type": "StoryReelDynamiCrafterGuider", "inputs": told},
+        "guider": {"class_type": "StoryReelDynamiCrafterGuider", "inputs": scales},
         "ddim": {"class_type": "StoryReelDDIMSampler", "inputs": ddim},
         "noise": {"class_type": "PublishedNoise", "inputs": {"sampler": ["ddim", 0]}},
         "sigmas": {"class_type": "StoryReelDDIMSigmas", "inputs": sigmas},
@@ -252,18 +252,18 @@ def clip_vision(host):
     import comfy.clip_vision
 
     def clip_vision(golden: Golden):
-        said = golden.config["clip"]
+        spec = golden.config["clip"]
         config = dict(model_type="clip_vision_model", hidden_act="gelu", layer_norm_eps=1e-5, num_channels=3)
-        config |= dict(image_size=golden.config["image_size"], patch_size=said["patch"], projection_dim=40)
-        config |= dict(hidden_size=said["width"], intermediate_size=4 * said["width"])
-        config |= dict(num_hidden_layers=said["layers"], num_attention_heads=said["width"] // said["head_width"])
-        made = comfy.clip_vision.ClipVisionModel(config)
-        made.model.float()  # the host keeps encoders in half precision
+        config |= dict(image_size=golden.config["image_size"], patch_size=spec["patch"], projection_dim=40)
+        config |= dict(hidden_size=spec["width"], intermediate_size=4 * spec["width"])
+        config |= dict(num_hidden_layers=spec["layers"], num_attention_heads=spec["width"] // spec["head_width"])
+        encoder = comfy.clip_vision.ClipVisionModel(config)
+        encoder.model.float()  # the host keeps encoders in half precision
         prefix = "embedder.model.visual."
         weights = comfy.clip_vision.convert_to_transformers(tower(golden, prefix), prefix)
-        missing, _ = made.load_sd(weights)
+        missing, _ = encoder.load_sd(weights)
         assert not missing
-        return made
+        return encoder
 
     return clip_vision
 
@@ -298,20 +298,20 @@ def test_the_text_encoder_reads_as_published(path, host):
     import comfy.supported_models
 
     golden = Golden(path)
-    said = golden.config["clip"]
-    config = dict(hidden_act="gelu", hidden_size=said["ctx_w"], intermediate_size=4 * said["ctx_w"])
+    spec = golden.config["clip"]
+    config = dict(hidden_act="gelu", hidden_size=spec["ctx_w"], intermediate_size=4 * spec["ctx_w"])
     config |= dict(
-        num_attention_heads=said["ctx_heads"], num_hidden_layers=said["ctx_layers"], vocab_size=said["vocab"]
+        num_attention_heads=spec["ctx_heads"], num_hidden_layers=spec["ctx_layers"], vocab_size=spec["vocab"]
     )
-    config |= dict(max_position_embeddings=77, layer_norm_eps=1e-5, eos_token_id=said["vocab"] - 1, projection_dim=40)
+    config |= dict(max_position_embeddings=77, layer_norm_eps=1e-5, eos_token_id=spec["vocab"] - 1, projection_dim=40)
     encoder = comfy.sd1_clip.SDClipModel(layer="hidden", layer_idx=-2, textmodel_json_config=config)
     weights = comfy.supported_models.SD20({}).process_clip_state_dict(tower(golden, "cond_stage_model.model."))
     own = {name.removeprefix("clip_h.transformer."): t for name, t in weights.items() if "projection" not in name}
     rows = "text_model.embeddings.token_embedding.weight"  # the host's class always has CLIP's whole vocabulary
     own[rows] = torch.nn.functional.pad(
-        own[rows], (0, 0, 0, encoder.transformer.state_dict()[rows].shape[0] - said["vocab"])
+        own[rows], (0, 0, 0, encoder.transformer.state_dict()[rows].shape[0] - spec["vocab"])
     )
     missing, _ = encoder.transformer.load_state_dict(own, strict=False)
     assert missing == ["text_projection.weight"]
-    found = encoder.transformer(golden["text.tokens"], intermediate_output=-2, final_layer_norm_intermediate=True)[1]
-    assert error(found, golden["text.emb"]) <= 2e-5
+    output = encoder.transformer(golden["text.tokens"], intermediate_output=-2, final_layer_norm_intermediate=True)[1]
+    assert error(output, golden["text.emb"]) <= 2e-5

@@ -23,18 +23,18 @@ def test_schedules(path):
         bars = schedule.alpha_bars(zero_snr, config["linear_start"], config["linear_end"], config["timesteps"])
         assert error(bars.float(), golden[f"{kind}.alphas_cumprod"]) <= 1e-6
         assert bars[-1] == 0 or not zero_snr
-        seen = set()
+        tables = set()
         for name in golden.tensors:
             if match := re.fullmatch(rf"{kind}\.(\w+)\.(\d+)\.ddim_timesteps", name):
-                seen.add((match[1], int(match[2])))
+                tables.add((match[1], int(match[2])))
                 times = schedule.timesteps(match[1], int(match[2]), config["timesteps"])[::-1]
                 assert times == golden[name].tolist()
                 stem = name.removesuffix("timesteps")
                 torch.testing.assert_close(bars[times], golden[f"{stem}alphas"], rtol=1e-6, atol=1e-7)
                 if zero_snr:
                     assert error(scale[times].float(), golden[f"{stem}scale_arr"]) <= 1e-6
-        spacings = {spacing for spacing, _ in seen}
-        assert spacings and seen == {(spacing, steps) for spacing in spacings for steps in config["steps"]}
+        spacings = {spacing for spacing, _ in tables}
+        assert spacings and tables == {(spacing, steps) for spacing in spacings for steps in config["steps"]}
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "schedules.safetensors"))
@@ -52,8 +52,8 @@ def test_guidance_is_rescaled_over_the_whole_clip(path):
     assert outputs
     for name in outputs:
         share = float(name.removeprefix("out_"))
-        found = guidance.rescale_guidance(golden["noise_cfg"], golden["noise_pred_text"], share)
-        assert error(found, golden[name]) <= TOLERANCE
+        output = guidance.rescale_guidance(golden["noise_cfg"], golden["noise_pred_text"], share)
+        assert error(output, golden[name]) <= TOLERANCE
 
 
 def guided(golden: Golden, step: int) -> torch.Tensor:
@@ -90,8 +90,8 @@ def test_single_steps(path):
         x0 = x0_of(before, guided(golden, step), *shares)
         epsilon = prediction.epsilon_of_x0(before, x0, *shares)
         options = dict(alpha_bar=bars[now], alpha_bar_next=bars[then], rescale=rescale, eta=config["eta"])
-        found = ddim.ddim_step(before, x0, epsilon, golden["noise"][step], **options)
-        errors[f"x after step {step}"] = error(found, golden["x_steps"][step])
+        output = ddim.ddim_step(before, x0, epsilon, golden["noise"][step], **options)
+        errors[f"x after step {step}"] = error(output, golden["x_steps"][step])
         errors[f"x0 of step {step}"] = error(x0 * rescale, golden["pred_x0_steps"][step])
         before = golden["x_steps"][step]
     assert max(errors.values()) <= TOLERANCE, errors

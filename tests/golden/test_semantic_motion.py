@@ -22,8 +22,8 @@ SYSTEM = "semantic_motion"
 CLOSE = dict(atol=5e-5, rtol=1e-4)  # float32: the data's README
 
 
-def close(found: torch.Tensor, reference: torch.Tensor) -> None:
-    torch.testing.assert_close(found, reference, **CLOSE)
+def close(output: torch.Tensor, reference: torch.Tensor) -> None:
+    torch.testing.assert_close(output, reference, **CLOSE)
 
 
 def shapes(weights) -> dict[str, tuple[int, ...]]:
@@ -38,12 +38,12 @@ def listed(golden: Golden) -> dict[str, list[int]]:
 @torch.no_grad()
 def test_motion_module(path):
     golden = Golden(path)
-    said, tag = golden.config, golden.metadata["tag"]
+    spec, tag = golden.config, golden.metadata["tag"]
     weights = golden.weights("w.") or procedural(listed(golden), tag)
     x = golden["input"]
-    if "input_std" in said:
-        assert torch.equal(x, noise(f"{tag}:input", x.shape, said["input_std"]))
-    module = MotionModule(said["channels"], said["max_len"], said["heads"]).eval()
+    if "input_std" in spec:
+        assert torch.equal(x, noise(f"{tag}:input", x.shape, spec["input_std"]))
+    module = MotionModule(spec["channels"], spec["max_len"], spec["heads"]).eval()
     tables = {key: t for key, t in module.state_dict().items() if key.endswith("pos_encoder.pe")}
     assert tables and all(torch.equal(table, golden["pe"]) for table in tables.values())
     module.load_state_dict(weights | tables)
@@ -62,35 +62,35 @@ def test_positions_to_the_bit(path):
 @torch.no_grad()
 def test_projection_of_ip_adapter_plus(path):
     golden = Golden(path)
-    said, tag = golden.config, golden.metadata["tag"]
+    spec, tag = golden.config, golden.metadata["tag"]
     weights = golden.weights("w.")
     if not weights:
         with torch.device("meta"):
-            sizes = {key: value for key, value in said.items() if key not in ("input", "batch")}
+            sizes = {key: value for key, value in spec.items() if key not in ("input", "batch")}
             network = Resampler(read_projection(_shapes_of_resampler(sizes), sizes["dim_head"]))
         weights = procedural(shapes(network.state_dict()), tag)
     x = golden.tensors.get("input")
     if x is None:
-        tokens = int(re.search(r"\(batch, (\d+), ", said["input"])[1])
-        x = noise(f"{tag}:input", (said["batch"], tokens, said["embedding_dim"]))
-    config = read_projection(shapes(weights), said["dim_head"])
-    assert {name: getattr(config, name) for name in said if hasattr(config, name)} == {
-        name: value for name, value in said.items() if name not in ("input", "batch")
+        tokens = int(re.search(r"\(batch, (\d+), ", spec["input"])[1])
+        x = noise(f"{tag}:input", (spec["batch"], tokens, spec["embedding_dim"]))
+    config = read_projection(shapes(weights), spec["dim_head"])
+    assert {name: getattr(config, name) for name in spec if hasattr(config, name)} == {
+        name: value for name, value in spec.items() if name not in ("input", "batch")
     }
     network = build_projection(config).eval()
     network.load_state_dict(weights)
     close(network(x), golden["output"])
 
 
-def _shapes_of_resampler(said: dict) -> dict[str, tuple[int, ...]]:
+def _shapes_of_resampler(spec: dict) -> dict[str, tuple[int, ...]]:
     """Enough of them for the sizes to be read back."""
-    dim, inner = said["dim"], said["heads"] * said["dim_head"]
-    layers = {f"layers.{number}.0.to_q.weight": (inner, dim) for number in range(said["depth"])}
+    dim, inner = spec["dim"], spec["heads"] * spec["dim_head"]
+    layers = {f"layers.{number}.0.to_q.weight": (inner, dim) for number in range(spec["depth"])}
     return layers | {
-        "latents": (1, said["queries"], dim),
-        "proj_in.weight": (dim, said["embedding_dim"]),
-        "proj_out.weight": (said["output_dim"], dim),
-        "layers.0.1.1.weight": (said["ff_mult"] * dim, dim),
+        "latents": (1, spec["queries"], dim),
+        "proj_in.weight": (dim, spec["embedding_dim"]),
+        "proj_out.weight": (spec["output_dim"], dim),
+        "layers.0.1.1.weight": (spec["ff_mult"] * dim, dim),
     }
 
 
@@ -110,20 +110,20 @@ def test_projection_of_the_plain_ip_adapter(path):
 @torch.no_grad()
 def test_decoupled_attention(path):
     golden = Golden(path)
-    said, w = golden.config, golden.weights("w.")
-    layer = ImageLayer(said["context_dim"], said["dim"]).eval()
+    spec, w = golden.config, golden.weights("w.")
+    layer = ImageLayer(spec["context_dim"], spec["dim"]).eval()
     layer.load_state_dict({key: t for key, t in w.items() if "_ip." in key})
-    heads, q = said["heads"], golden["hidden"] @ w["to_q.weight"].T
+    heads, q = spec["heads"], golden["hidden"] @ w["to_q.weight"].T
 
-    def beside(context: torch.Tensor, scale: float) -> torch.Tensor:
+    def attended(context: torch.Tensor, scale: float) -> torch.Tensor:
         text = attend_plain(q, context @ w["to_k.weight"].T, context @ w["to_v.weight"].T, heads)
         out = text + scale * layer(q, golden["ip"], heads) if scale else text
         return out @ w["to_out.0.weight"].T + w["to_out.0.bias"]
 
-    close(beside(golden["text"], said["scale"]), golden["output"])
-    close(beside(golden["text"], said["scale"]), golden["output_sdpa"])
-    close(beside(golden["text"], 0.0), golden["output_scale0"])
-    close(beside(torch.cat([golden["text"], golden["ip"]], 1), 0.0), golden["output_concat"])
+    close(attended(golden["text"], spec["scale"]), golden["output"])
+    close(attended(golden["text"], spec["scale"]), golden["output_sdpa"])
+    close(attended(golden["text"], 0.0), golden["output_scale0"])
+    close(attended(torch.cat([golden["text"], golden["ip"]], 1), 0.0), golden["output_concat"])
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ class OneClip:
 
 @pytest.mark.parametrize("path", files(SYSTEM, "unet_*.io.safetensors"))
 def test_the_hosts_unet(path, opened):
-    """Without modules, with them, with tokens beside the text and through IP-Adapter's layers; and plain again."""
+    """Without modules, with them, with tokens appended to the text and through IP-Adapter's layers; and plain again."""
     from storyreel.host.motion import animatediff, apply
 
     golden = Golden(path)

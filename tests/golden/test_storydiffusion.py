@@ -187,8 +187,8 @@ def test_every_image_of_a_reading_batch_attends(path):
 
 @pytest.mark.parametrize("path", files(SYSTEM, "published_bug_lv_write_nocfg.safetensors"))
 def test_without_guidance_all_images_share(path):
-    """Published: rows without guidance are taken for two halves of it, and only those of a half share: of four, 0 with
-    1 and 2 with 3. Both halves draw the same tokens."""
+    """Published: rows without guidance are taken for uncond and cond, and rows share only within each: of four, 0 with
+    1 and 2 with 3. Both draw the same tokens."""
     golden = Golden(path)
     for (step, layer), hidden in golden.named(r"write_nocfg\.s(\d+)\.l(\d+)\.in").items():
         level, _, heads = golden.config["layers"][layer]

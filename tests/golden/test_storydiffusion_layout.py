@@ -15,8 +15,8 @@ FILE = FOLDER / "layout_cases.json"
 
 
 def cases():
-    found = json.loads(FILE.read_text(encoding="utf-8"))["cases"] if FILE.is_file() else []
-    named = [pytest.param(case, id=f"{case['kind']}-{case['images']}-{number}") for number, case in enumerate(found)]
+    recorded = json.loads(FILE.read_text(encoding="utf-8"))["cases"] if FILE.is_file() else []
+    named = [pytest.param(case, id=f"{case['kind']}-{case['images']}-{number}") for number, case in enumerate(recorded)]
     return named or [pytest.param(None, id="no layout_cases.json")]
 
 

@@ -1,7 +1,7 @@
 """Scripts against the published parser: text in, text out, recorded from the low-VRAM app and from the mask app.
 
 What the published program returns is compared up to white space. Its known oddities are recognised from a case's input,
-never by its name, and there the story must be mended as `core/story/script.py` says.
+never by its name, and there the story must be corrected as in `core/story/script.py`.
 """
 
 import json
@@ -19,20 +19,20 @@ BOTH_FILES = ("script_cases.json", "published_bug_script_cases.json")
 
 
 def cases(app, *files):
-    """Every recorded case of one of the apps, with the toy styles it was recorded under; a file without one fails."""
-    found = []
+    """Every recorded case of one of the apps, with the example styles of its file; a file without one fails."""
+    params = []
     for name in files:
         path = FOLDER / name
         recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        found += [
+        params += [
             pytest.param(case["input"], case["output"], recorded["styles"], id=f"{path.stem}:{case['name']}")
             for case in recorded.get(app, [])
         ] or [pytest.param(None, f"{path} has no {app} case", None, id=f"{path.stem}:none")]
-    return found
+    return params
 
 
 def same(published):
-    """Text up to white space: runs are one space, and beside punctuation and at the ends there is none."""
+    """Text up to white space: runs are one space, and next to punctuation and at the ends there is none."""
     return re.sub(r"\s+(?=[^\w\s])|(?<=[^\w\s])\s+", "", " ".join(published.split())).strip()
 
 
@@ -73,11 +73,11 @@ def expected_problems(characters, frames, style, styles):
         if has_stray_bracket(line.partition(tags(line)[0])[0] if tags(line) else line):
             problems.append(f"characters line {number}: ")
             broken.append(line)
-    seen = {NO_CHARACTER}
+    known_tags = {NO_CHARACTER}
     for number, tag, description in described(characters):
-        if tag in seen:
+        if tag in known_tags:
             problems.append(f"characters line {number}: {tag}")
-        seen.add(tag)
+        known_tags.add(tag)
         if not description.strip() or any(other in description for other in (*cast, NO_CHARACTER)):
             problems.append(f"characters line {number}: ")
     for _, number, line in frame_lines(frames):

@@ -27,13 +27,13 @@ def build(weights: dict[str, torch.Tensor], extra_rows: int = 0) -> UNet:
 @torch.no_grad()
 def test_ms_vid2vid(path):
     golden = Golden(path)
-    weights = keys.read_weights(procedural(golden.manifest(), golden.said("seed"), "v2v."))
+    weights = keys.read_weights(procedural(golden.manifest(), golden.value("seed"), "v2v."))
     unet = build(weights, extra_rows=1)
-    said = unet.config
-    assert said.model_channels == golden.said("dim") and said.head_channels == golden.said("head")
-    assert list(said.channel_mult) == golden.said("mult") and said.context_dim == golden.said("ctx")
-    found = unet(golden["in.x"], golden["in.t"], golden["in.context"])
-    assert difference(found, golden["out"]) <= WHOLE
+    config = unet.config
+    assert config.model_channels == golden.value("dim") and config.head_channels == golden.value("head")
+    assert list(config.channel_mult) == golden.value("mult") and config.context_dim == golden.value("ctx")
+    output = unet(golden["in.x"], golden["in.t"], golden["in.context"])
+    assert difference(output, golden["out"]) <= WHOLE
     assert difference(build(weights)(golden["in.x"], golden["in.t"], golden["in.context"]), golden["out"]) > 100 * WHOLE
 
 
@@ -46,9 +46,9 @@ def test_frame_encoder(path):
     golden = Golden(path)
     weights = golden.weights("w.")
     sizes = read_frame_encoder(shapes(weights))
-    said = golden.config
-    assert list(sizes["widths"]) == said["block_out_channels"] and sizes["out_channels"] == said["out_channels"]
-    assert sizes["normalized"] == said["use_normalization"]
+    spec = golden.config
+    assert list(sizes["widths"]) == spec["block_out_channels"] and sizes["out_channels"] == spec["out_channels"]
+    assert sizes["normalized"] == spec["use_normalization"]
     assert error(load(FrameEncoder(**sizes), weights)(golden["in.frames"]), golden["out.embedding"]) <= MODULE
 
 
@@ -62,11 +62,11 @@ def test_injector(path):
         injector = load(Injector(width, head_channels=golden.config["head_dim"]), weights)
         skip, memory = golden[f"in.{name}.skip"], golden[f"in.{name}.cam"]
         x, memory = skip.flatten(0, 1), memory.flatten(0, 1)
-        found = injector(x, memory, len(skip))
-        assert error(found, golden[f"out.{name}"].flatten(0, 1)) <= MODULE
+        output = injector(x, memory, len(skip))
+        assert error(output, golden[f"out.{name}"].flatten(0, 1)) <= MODULE
         assert torch.equal(injector(x, memory, len(skip), strength=0.0), x)
         halfway = injector(x, memory, len(skip), strength=0.5)
-        torch.testing.assert_close(halfway, (x + found) / 2)
+        torch.testing.assert_close(halfway, (x + output) / 2)
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "apm.safetensors"))
@@ -74,8 +74,8 @@ def test_injector(path):
 def test_token_expander(path):
     golden = Golden(path)
     weights = golden.weights("w.resampler.")
-    said, sizes = golden.said("resampler"), read_token_expander(shapes(weights))
-    assert sizes == dict(dim=said["cross_attention_dim"], inner=said["inner_dim"], count=said["expansion_factor"])
+    spec, sizes = golden.value("resampler"), read_token_expander(shapes(weights))
+    assert sizes == dict(dim=spec["cross_attention_dim"], inner=spec["inner_dim"], count=spec["expansion_factor"])
     expander = load(TokenExpander(**sizes), weights)
     assert error(expander(golden["in.clip_embed"]), golden["out.tokens"]) <= MODULE
     for (count,), frames in golden.named(r"in\.clip_embed_(\d+)frames").items():
@@ -86,10 +86,10 @@ def test_token_expander(path):
 @torch.no_grad()
 def test_appearance_attention(path):
     golden = Golden(path)
-    said, weights = golden.said("attention"), golden.weights("w.attn.")
+    spec, weights = golden.value("attention"), golden.weights("w.attn.")
     text_tokens, tokens = weights["conv.weight"].shape[:2]
     attention = AppearanceAttention(
-        said["query_dim"], said["context_dim"], said["heads"], text_tokens, tokens - text_tokens
+        spec["query_dim"], spec["context_dim"], spec["heads"], text_tokens, tokens - text_tokens
     )
     load(attention, weights)
     ((count,), context), *further = golden.named(r"in\.context(\d+)").items()
@@ -97,7 +97,7 @@ def test_appearance_attention(path):
     text, image = context.split([text_tokens, tokens - text_tokens], dim=1)
     assert error(attention.mix(text, image), golden["out.context_mixed"]) <= MODULE
     assert error(attention(golden["in.hidden"], text, image), golden["out.hidden"]) <= MODULE
-    plain = CrossAttention(said["query_dim"], said["context_dim"], said["heads"])
+    plain = CrossAttention(spec["query_dim"], spec["context_dim"], spec["heads"])
     load(plain, {key: t for key, t in weights.items() if key.startswith("to_")})
     without = attention(golden["in.hidden"], text, image, 0.0)
     assert torch.equal(without, plain(golden["in.hidden"], text))
@@ -108,32 +108,32 @@ def test_appearance_attention(path):
 def whole(request):
     """(data, model, the inputs behind the timestep)"""
     golden = Golden(request.param)
-    model = streaming_model(golden.manifest(), golden.said("seed"))
-    frames = golden["in.frames"].unflatten(0, (-1, golden.said("n_cond")))
+    model = streaming_model(golden.manifest(), golden.value("seed"))
+    frames = golden["in.frames"].unflatten(0, (-1, golden.value("n_cond")))
     with torch.no_grad():
-        seen = model.encode_frames(frames)
-    return golden, model, (golden["in.text"], golden["in.image_tokens"], seen)
+        features = model.encode_frames(frames)
+    return golden, model, (golden["in.text"], golden["in.image_tokens"], features)
 
 
 @torch.no_grad()
 def test_whole_network(whole):
-    golden, model, told = whole
-    said = golden.config
-    assert model.config.widths == said["block_out_channels"]
-    assert model.config.head_channels == said["attention_head_dim"]
-    assert list(model.streaming.frame_widths) == golden.said("cond_channels")
+    golden, model, conditioning = whole
+    spec = golden.config
+    assert model.config.widths == spec["block_out_channels"]
+    assert model.config.head_channels == spec["attention_head_dim"]
+    assert list(model.streaming.frame_widths) == golden.value("cond_channels")
     x = golden["in.latents"]
-    for timestep in golden.said("timesteps"):
-        found = model(x, torch.full((len(x),), timestep), *told)
-        assert difference(found, golden[f"out.eps_t{timestep}"]) <= WHOLE
+    for timestep in golden.value("timesteps"):
+        output = model(x, torch.full((len(x),), timestep), *conditioning)
+        assert difference(output, golden[f"out.eps_t{timestep}"]) <= WHOLE
 
 
 @torch.no_grad()
 def test_features_of_the_frames_before(whole):
-    golden, model, (text, _, seen) = whole
+    golden, model, (text, _, features) = whole
     x = golden["in.latents"]
-    times = torch.full((len(x),), golden.said("timesteps")[0])
-    features = model.extractor(x[:, :, : golden.said("n_cond")], times, text, seen)
+    times = torch.full((len(x),), golden.value("timesteps")[0])
+    features = model.extractor(x[:, :, : golden.value("n_cond")], times, text, features)
     for (number,), feature in golden.named(r"out\.cam_down_(\d+)").items():
         assert difference(features[number], feature) <= WHOLE
     assert difference(features[-1], golden["out.cam_mid"]) <= WHOLE
@@ -141,15 +141,15 @@ def test_features_of_the_frames_before(whole):
 
 @torch.no_grad()
 def test_strength_0_is_the_model_without(whole):
-    golden, model, (text, image, seen) = whole
+    golden, model, (text, image, features) = whole
     x = golden["in.latents"]
-    times = torch.full((len(x),), golden.said("timesteps")[0])
-    no_cam = model(x, times, text, image, seen, cam_strength=0.0)
+    times = torch.full((len(x),), golden.value("timesteps")[0])
+    no_cam = model(x, times, text, image, features, cam_strength=0.0)
     assert difference(no_cam, golden["out.eps_nocam"]) <= WHOLE
     assert torch.equal(no_cam, model(x, times, text, image))
-    assert torch.equal(model(x, times, text, image, seen, apm_strength=0.0), model(x, times, text, None, seen))
+    assert torch.equal(model(x, times, text, image, features, apm_strength=0.0), model(x, times, text, None, features))
     base = UNet(model.config)
     load(base, {name: t for name, t in model.state_dict().items() if name in base.state_dict()})
-    neither = model(x, times, text, image, seen, cam_strength=0.0, apm_strength=0.0)
+    neither = model(x, times, text, image, features, cam_strength=0.0, apm_strength=0.0)
     assert torch.equal(neither, base(x, times, text))
     assert difference(neither, no_cam) > 100 * WHOLE

@@ -20,10 +20,10 @@ class StreamingSVD:
         from storyreel.core.networks.streaming.frame_encoder import FrameEncoder
         from storyreel.core.networks.streaming.injector import Injector
 
-        weights = procedural(golden.manifest(), golden.said("seed"))
-        said, unet = golden.said("unet"), part(weights, "model.diffusion_model.")
-        self.frames, self.memory_frames = golden.said("F"), golden.said("n_cond")
-        self.unet = svd_unet(unet, said["num_head_channels"])
+        weights = procedural(golden.manifest(), golden.value("seed"))
+        spec, unet = golden.value("unet"), part(weights, "model.diffusion_model.")
+        self.frames, self.memory_frames = golden.value("F"), golden.value("n_cond")
+        self.unet = svd_unet(unet, spec["num_head_channels"])
         injectors = keys.read_injectors(unet)
         widths = [injectors[f"{number}.norm.weight"].shape[0] for number in range(len(self.unet.input_blocks) + 1)]
         self.injectors = torch.nn.ModuleList([Injector(width) for width in widths])
@@ -33,39 +33,39 @@ class StreamingSVD:
         sizes = read_frame_encoder({name: tensor.shape for name, tensor in encoder.items()})
         self.frame_encoder = FrameEncoder(**sizes)
         self.frame_encoder.load_state_dict(encoder)
-        self.extractor = svd_unet(unet | control, said["num_head_channels"])
+        self.extractor = svd_unet(unet | control, spec["num_head_channels"])
         self.extractor.output_blocks, self.extractor.out = torch.nn.ModuleList(), torch.nn.Identity()
 
-    def features(self, frames, x, **told) -> list[torch.Tensor]:
-        """x and what is told: of all frames of both halves of the guidance, of which each half's first see."""
+    def features(self, frames, x, **conditioning) -> list[torch.Tensor]:
+        """CAM's features. x and conditioning: of all frames of uncond and cond, of which the first of each are used."""
         clips = len(x) // self.frames
 
         def first(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.unflatten(0, (clips, -1))[:, : self.memory_frames].flatten(0, 1)
 
-        seen = self.frame_encoder(frames.expand(clips, -1, -1, -1, -1).flatten(0, 1))
+        frame_features = self.frame_encoder(frames.expand(clips, -1, -1, -1, -1).flatten(0, 1))
         left = []
 
-        def look(h, options):
-            left.append(h + seen if options["block"] == ("input", 0) else h)
+        def add_frames(h, options):
+            left.append(h + frame_features if options["block"] == ("input", 0) else h)
             return left[-1]
 
-        told = {name: first(tensor) for name, tensor in told.items()}
-        middle = call(self.extractor, first(x), self.memory_frames, {"input_block_patch": [look]}, **told)
+        conditioning = {name: first(tensor) for name, tensor in conditioning.items()}
+        middle = call(self.extractor, first(x), self.memory_frames, {"input_block_patch": [add_frames]}, **conditioning)
         return [*left, middle]
 
-    def __call__(self, x, memory=None, **told) -> torch.Tensor:
+    def __call__(self, x, memory=None, **conditioning) -> torch.Tensor:
         clips = len(x) // self.frames
 
         def behind_middle(state):
             return state | {"h": self.injectors[-1](state["h"], memory[-1], clips)}
 
-        def beside_output(h, skip, options):
+        def after_output(h, skip, options):
             number = len(memory) - 2 - options["block"][1]
             return h, self.injectors[number](skip, memory[number], clips)
 
-        patches = {"middle_block_after_patch": [behind_middle], "output_block_patch": [beside_output]}
-        return call(self.unet, x, self.frames, patches if memory else {}, **told)
+        patches = {"middle_block_after_patch": [behind_middle], "output_block_patch": [after_output]}
+        return call(self.unet, x, self.frames, patches if memory else {}, **conditioning)
 
 
 def svd_unet(weights: dict, head_channels: int):
@@ -84,8 +84,8 @@ def svd_unet(weights: dict, head_channels: int):
 def call(unet, x, frames, patches, *, c_noise, concat, crossattn, vector) -> torch.Tensor:
     indicator = torch.zeros(len(x) // frames, frames)
     options = {"patches": patches}
-    told = dict(num_video_frames=frames, image_only_indicator=indicator, transformer_options=options)
-    return unet(torch.cat([x, concat], dim=1), c_noise, crossattn, vector, **told)
+    arguments = dict(num_video_frames=frames, image_only_indicator=indicator, transformer_options=options)
+    return unet(torch.cat([x, concat], dim=1), c_noise, crossattn, vector, **arguments)
 
 
 @pytest.fixture(params=files(SYSTEM, "svd_unet_cam.safetensors"))
@@ -94,20 +94,20 @@ def streaming(request, host):
     return golden, StreamingSVD(golden)
 
 
-BLANK = ("concat", "crossattn")  # of what the unconditional half is told
-TOLD = ("c_noise", "concat", "crossattn", "vector")
+BLANK = ("concat", "crossattn")  # zeros in the unconditional input
+CONDITIONING = ("c_noise", "concat", "crossattn", "vector")
 
 
 @torch.no_grad()
-def test_cam_beside_the_hosts_own_unet(streaming):
+def test_cam_with_the_hosts_own_unet(streaming):
     golden, model = streaming
-    x, told = golden["in.x"], {name: golden[f"in.{name}"] for name in TOLD}
-    assert difference(model(x, **told), golden["out.v_nocam"]) <= WHOLE
-    memory = model.features(golden["in.ctrl_frames"], x, **told)
+    x, conditioning = golden["in.x"], {name: golden[f"in.{name}"] for name in CONDITIONING}
+    assert difference(model(x, **conditioning), golden["out.v_nocam"]) <= WHOLE
+    memory = model.features(golden["in.ctrl_frames"], x, **conditioning)
     assert difference(memory[0], golden["out.cam_0"]) <= WHOLE
     assert difference(memory[-2], golden["out.cam_last"]) <= WHOLE
     assert difference(memory[-1], golden["out.cam_mid"]) <= WHOLE
-    assert difference(model(x, memory, **told), golden["out.v"]) <= WHOLE
+    assert difference(model(x, memory, **conditioning), golden["out.v"]) <= WHOLE
 
 
 @torch.no_grad()
@@ -117,8 +117,9 @@ def test_a_whole_chunk_of_streamingsvd(streaming, host):
     import comfy.model_sampling
 
     golden, model = streaming
-    told = {name: golden[f"in.{name}"].chunk(2)[1] for name in TOLD}
-    told = {name: torch.cat([torch.zeros_like(t) if name in BLANK else t, t]) for name, t in told.items()}
+    conditioning = {name: golden[f"in.{name}"].chunk(2)[1] for name in CONDITIONING}
+    uncond = {name: torch.zeros_like(t) if name in BLANK else t for name, t in conditioning.items()}
+    conditioning = {name: torch.cat([uncond[name], t]) for name, t in conditioning.items()}
     sampling = comfy.model_sampling.V_PREDICTION()
     sampling.sigma_data = 1.0
     scales = golden["sample.guider_scale"].flatten()
@@ -128,9 +129,9 @@ def test_a_whole_chunk_of_streamingsvd(streaming, host):
         assert difference(torch.linspace(table[0], table[-1], len(table)), table) <= 1e-6
 
     def denoise(x, sigma):
-        told["c_noise"] = (0.25 * sigma.log()).repeat(2)
+        conditioning["c_noise"] = (0.25 * sigma.log()).repeat(2)
         scaled = sampling.calculate_input(sigma, x).repeat(2, 1, 1, 1)
-        v = model(scaled, model.features(golden["in.ctrl_frames"], scaled, **told), **told)
+        v = model(scaled, model.features(golden["in.ctrl_frames"], scaled, **conditioning), **conditioning)
         uncond, cond = sampling.calculate_denoised(sigma.repeat(2), v, x.repeat(2, 1, 1, 1)).chunk(2)
         return uncond + scales[:, None, None, None] * (cond - uncond)
 
@@ -148,8 +149,8 @@ def test_blending_under_the_hosts_own_sampler(path, case, host):
     import comfy.model_sampling
 
     golden = Golden(path)
-    toy = Refiner(golden)
-    sigmas = golden["sigmas_k"]  # a Brownian path tells apart levels that differ by rounding
+    refiner = Refiner(golden)
+    sigmas = golden["sigmas_k"]  # a Brownian path distinguishes levels that differ by rounding
     offsets = iter(golden[f"{case}.offsets"].tolist())
 
     class Model:
@@ -159,10 +160,10 @@ def test_blending_under_the_hosts_own_sampler(path, case, host):
 
         def __call__(self, x, sigma, **_):
             k = sigma[0].item()
-            return toy.denoised(x / (k**2 + 1) ** 0.5, nearest_timestep(k), next(offsets))
+            return refiner.denoised(x / (k**2 + 1) ** 0.5, nearest_timestep(k), next(offsets))
 
     noise = iter(golden[f"{case}.step_noise"]) if case == "multi" else None
-    clip = toy.noised() * sigmas[0]
+    clip = refiner.noised() * sigmas[0]
     sampled = comfy.k_diffusion.sampling.sample_dpmpp_2m_sde(
         Model(),
         clip,
@@ -184,6 +185,6 @@ def test_the_hosts_node_gives_the_noise_levels_of_streamingsvd(host, path):
     tables = golden.named(r"tables\.ays_sigmas_(\d+)")
     assert all(len(table) == steps + 1 for (steps,), table in tables.items())
     for table in (*tables.values(), golden["sample.sigmas"]):
-        (found,) = AlignYourStepsScheduler.execute("SVD", len(table) - 2, 1.0).result
-        torch.testing.assert_close(found[:-1], table[:-2], rtol=1e-5, atol=0)
-        assert found[-1] == table[-1] == 0
+        (sigmas,) = AlignYourStepsScheduler.execute("SVD", len(table) - 2, 1.0).result
+        torch.testing.assert_close(sigmas[:-1], table[:-2], rtol=1e-5, atol=0)
+        assert sigmas[-1] == table[-1] == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from harness.golden import Golden, difference, files, procedural
-from harness.streaming import Toy, shapes, write
+from harness.streaming import LinearNetwork, shapes, write
 
 SYSTEM = "streamingt2v"
 WHOLE, SAMPLED = 1e-4, 1e-3  # absolute: the data's README
@@ -42,24 +42,25 @@ def test_a_published_chunk(path, opened):
     from storyreel.host.streaming import modelscope as names
 
     golden = Golden(path)
-    seed, said = golden.said("seed"), golden.said("resampler")
+    seed, spec = golden.value("seed"), golden.value("resampler")
     weights = procedural(Golden(path.with_name("unet_cam.safetensors")).manifest(), seed)
-    expander = TokenExpander(said["cross_attention_dim"], said["inner_dim"], said["expansion_factor"])
-    prefix = said["prefix"]
+    expander = TokenExpander(spec["cross_attention_dim"], spec["inner_dim"], spec["expansion_factor"])
+    prefix = spec["prefix"]
     listed = shapes(expander.state_dict())
     weights |= {prefix + key: t for key, t in procedural(listed, seed, prefix).items()}
     model = opened(weights)
 
-    def told(text: str, embed: str) -> list:
+    def conditioning(text: str, embed: str) -> list:
         frames = (golden["in.frames"][0].movedim(1, -1) + 1) / 2
         return [[golden[text], {names.CAM_FRAMES: frames, names.ANCHOR_EMBEDS: golden[embed][None]}]]
 
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(
-        told("in.prompt_embeds", "in.clip_embed_cond"), told("in.negative_prompt_embeds", "in.clip_embed_uncond")
+        conditioning("in.prompt_embeds", "in.clip_embed_cond"),
+        conditioning("in.negative_prompt_embeds", "in.clip_embed_uncond"),
     )
-    guider.set_cfg(golden.said("cfg"))
-    sigmas = sampling.sigmas_of(model, "leading", golden.said("steps"))
+    guider.set_cfg(golden.value("cfg"))
+    sigmas = sampling.sigmas_of(model, "leading", golden.value("steps"))
     assert [model.get_model_object("model_sampling").timestep(s).item() for s in sigmas[:-1]] == golden[
         "timesteps"
     ].tolist()
@@ -68,7 +69,7 @@ def test_a_published_chunk(path, opened):
     samples = guider.sample(
         noise,
         torch.zeros_like(noise),
-        sampling.DDIM(golden.said("eta"), noise=lambda step, like: golden["in.step_noise"][step]),
+        sampling.DDIM(golden.value("eta"), noise=lambda step, like: golden["in.step_noise"][step]),
         sigmas,
         callback=lambda step, denoised, x, total: steps.append(x.clone()),
         seed=0,
@@ -91,27 +92,27 @@ def test_a_published_chunk_of_streamingsvd(path, opened, monkeypatch):
     from storyreel.host.streaming import modelscope as names
 
     golden = Golden(path)
-    heads = {"num_head_channels": golden.said("unet")["num_head_channels"]}
+    heads = {"num_head_channels": golden.value("unet")["num_head_channels"]}
     monkeypatch.setattr(
         comfy.supported_models.SVD_img2vid,
         "unet_extra_config",
         comfy.supported_models.SVD_img2vid.unet_extra_config | heads,
     )
     vector = golden["in.vector"].chunk(2)[1]
-    monkeypatch.setattr(comfy.model_base.SVD_img2vid, "encode_adm", lambda self, **told: vector)
-    model = opened(procedural(golden.manifest(), golden.said("seed")))
+    monkeypatch.setattr(comfy.model_base.SVD_img2vid, "encode_adm", lambda self, **conditioning: vector)
+    model = opened(procedural(golden.manifest(), golden.value("seed")))
     scales = golden["sample.guider_scale"].flatten()
     guided = nodes.NODE_CLASS_MAPPINGS["VideoLinearCFGGuidance"]().patch(model, scales[0].item())[0]
 
     frames = (golden["in.ctrl_frames"][0].movedim(1, -1) + 1) / 2
     cond = {name: golden[f"in.{name}"].chunk(2)[1] for name in ("crossattn", "concat")}
 
-    def told(scale: float) -> list:
+    def conditioning(scale: float) -> list:
         more = {names.CAM_FRAMES: frames, "concat_latent_image": scale * cond["concat"]}
         return [[scale * cond["crossattn"], more]]
 
     guider = comfy.samplers.CFGGuider(guided)
-    guider.set_conds(told(1.0), told(0.0))
+    guider.set_conds(conditioning(1.0), conditioning(0.0))
     guider.set_cfg(scales[-1].item())
     noise = golden["sample.noise"]
     samples = guider.sample(
@@ -126,7 +127,7 @@ def test_a_published_chunk_of_streamingsvd(path, opened, monkeypatch):
     assert difference(samples * factor, golden["sample.out"]) <= SAMPLED
 
 
-def toy_model(golden: Golden, dim: int):
+def linear_model(golden: Golden, dim: int):
     """The data's linear network as a MODEL with MS-Vid2Vid's schedule. dim: of its latents, along which frames lie."""
     import comfy.latent_formats
     import comfy.model_base
@@ -135,7 +136,7 @@ def toy_model(golden: Golden, dim: int):
     from storyreel.host.common.video_model import ClipCondition
     from storyreel.host.streaming.modelscope import RefinementSampling
 
-    toy = Toy(golden)
+    network = LinearNetwork(golden)
 
     class Network(torch.nn.Module):
         def __init__(self, dtype=None, device=None, operations=None):
@@ -145,10 +146,10 @@ def toy_model(golden: Golden, dim: int):
         def forward(self, x, timesteps, context, transformer_options, **kwargs):
             if dim == 2:
                 rows = zip(x, timesteps, context, strict=True)
-                return torch.cat([toy.net(clip[None], time, y) for clip, time, y in rows])
+                return torch.cat([network.net(clip[None], time, y) for clip, time, y in rows])
             clips = x.unflatten(0, (len(context), -1)).transpose(1, 2)
-            made = [toy.net(clip[None], timesteps[0], y) for clip, y in zip(clips, context, strict=True)]
-            return torch.cat(made).transpose(1, 2).flatten(0, 1)
+            outputs = [network.net(clip[None], timesteps[0], y) for clip, y in zip(clips, context, strict=True)]
+            return torch.cat(outputs).transpose(1, 2).flatten(0, 1)
 
     class Config(comfy.supported_models_base.BASE):
         unet_extra_config = {}
@@ -174,28 +175,28 @@ def toy_model(golden: Golden, dim: int):
 def test_a_published_refinement_through_the_nodes(path, case, dim, host):
     """Both nodes and the host's DPM++ 2M SDE; the data's offsets are put in, and its noise where it holds any.
 
-    A Brownian path tells apart noise levels that differ by rounding, and layouts: there the levels are the data's.
+    A Brownian path distinguishes noise levels that differ by rounding, and layouts: there the levels are the data's.
     """
     import comfy.samplers
     from storyreel.nodes.blending import StoryReelRandomizedBlending, StoryReelRefineSigmas
 
     golden = Golden(path)
-    said, start = golden.said, golden.said("tnl") - 1
+    value, start = golden.value, golden.value("tnl") - 1
 
     def laid(clip: torch.Tensor) -> torch.Tensor:
         return clip if dim == 2 else in_frames(clip)
 
-    model = toy_model(golden, dim)
-    model, sigmas = run_node(StoryReelRefineSigmas, model, said("steps"), start, True)
+    model = linear_model(golden, dim)
+    model, sigmas = run_node(StoryReelRefineSigmas, model, value("steps"), start, True)
     assert ((sigmas - golden["sigmas_k"]).abs() <= 1e-5 * golden["sigmas_k"]).all()
-    settings = said("chunk"), said("ov"), said("cfg"), said("resc"), 0
+    settings = value("chunk"), value("ov"), value("cfg"), value("resc"), 0
     (model,) = run_node(StoryReelRandomizedBlending, model, *settings)
-    offsets, told_of = iter(golden[f"{case}.offsets"].tolist()), []
-    model.model_options["context_handler"].draw = lambda *seen: told_of.append(seen) or [0, *next(offsets)]
+    offsets, drawn = iter(golden[f"{case}.offsets"].tolist()), []
+    model.model_options["context_handler"].draw = lambda *arguments: drawn.append(arguments) or [0, *next(offsets)]
 
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(*([[golden[name][None], {}]] for name in ("toy.y", "toy.y_neg")))
-    guider.set_cfg(1.0)  # which counts for nothing
+    guider.set_cfg(1.0)  # which has no effect
     noise = iter(golden["multi.step_noise"])
     options = {"noise_sampler": lambda sigma, then: laid(next(noise))} if case == "multi" else {}
     samples = guider.sample(
@@ -207,7 +208,8 @@ def test_a_published_refinement_through_the_nodes(path, case, dim, host):
         disable_pbar=True,
     )
     assert difference(samples, laid(golden[f"{case}.out"])) <= WHOLE
-    assert next(offsets, None) is None and {tuple(starts) for starts, _ in told_of} == {tuple(Toy(golden).starts)}
+    assert next(offsets, None) is None
+    assert {tuple(starts) for starts, _ in drawn} == {tuple(LinearNetwork(golden).starts)}
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "vid2vid_unet.safetensors"))
@@ -220,10 +222,10 @@ def test_ms_vid2vid_through_the_nodes(path, opened):
 
     golden = Golden(path)
     time = int(golden["in.t"])
-    weights = procedural(golden.manifest(), golden.said("seed"), "v2v.")
+    weights = procedural(golden.manifest(), golden.value("seed"), "v2v.")
     refiner = opened(weights, "vid2vid.safetensors")
     model, sigmas = run_node(StoryReelRefineSigmas, refiner, 1, time, False)
-    (model,) = run_node(StoryReelRandomizedBlending, model, golden.said("F"), 1, 1.0, 0.0, 0)
+    (model,) = run_node(StoryReelRandomizedBlending, model, golden.value("F"), 1, 1.0, 0.0, 0)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds([[golden["in.context"], {}]], [[golden["in.context"], {}]])
     guider.set_cfg(1.0)

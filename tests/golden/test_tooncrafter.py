@@ -36,14 +36,14 @@ def references(golden: Golden) -> list[torch.Tensor]:
 @torch.no_grad()
 def test_a_clip_is_decoded_with_its_end_pictures(decoded):
     golden, _, decoder = decoded
-    seen = {}
-    decoder.mid.block_2.register_forward_hook(lambda *call: seen.update({"out.mid": call[2]}))
+    outputs = {}
+    decoder.mid.block_2.register_forward_hook(lambda *call: outputs.update({"out.mid": call[2]}))
     refined = golden.named(r"out\.refined_(\d+)")
     for (level,) in refined:
         name = f"out.refined_{level}"
-        decoder.attn_refinement[level].register_forward_hook(lambda *call, name=name: seen.update({name: call[2]}))
-    seen["out.images"] = decoder(golden["in.z"], references(golden))
-    errors = {name: error(tensor, golden[name]) for name, tensor in seen.items()}
+        decoder.attn_refinement[level].register_forward_hook(lambda *call, name=name: outputs.update({name: call[2]}))
+    outputs["out.images"] = decoder(golden["in.z"], references(golden))
+    errors = {name: error(tensor, golden[name]) for name, tensor in outputs.items()}
     assert len(errors) == 2 + len(refined) and max(errors.values()) <= TOLERANCE, errors
 
 
@@ -64,8 +64,8 @@ def test_two_clips_are_decoded_as_one_by_one(decoded):
     golden, _, decoder = decoded
     z = torch.cat([golden["in.z"], golden["in.z"].flip(0)])
     both = [torch.cat([reference, reference.flip(2)]) for reference in references(golden)]
-    halves = torch.cat([decoder(golden["in.z"], references(golden)), decoder(z.chunk(2)[1], [r[1:] for r in both])])
-    assert error(decoder(z, both), halves) <= TOLERANCE
+    one_by_one = torch.cat([decoder(golden["in.z"], references(golden)), decoder(z.chunk(2)[1], [r[1:] for r in both])])
+    assert error(decoder(z, both), one_by_one) <= TOLERANCE
 
 
 @torch.no_grad()
@@ -85,8 +85,8 @@ def test_the_hosts_encoder_gives_the_end_pictures_features(decoded, host):
         z_channels=4,
     ).eval()
     encoder.load_state_dict(part(weights, "encoder."))
-    found = tooncrafter.encoder_features(encoder, golden["in.frames"].transpose(0, 1)[None])
-    errors = [error(*pair) for pair in zip(found, references(golden), strict=True)]
+    features = tooncrafter.encoder_features(encoder, golden["in.frames"].transpose(0, 1)[None])
+    errors = [error(*pair) for pair in zip(features, references(golden), strict=True)]
     assert max(errors) <= TOLERANCE, errors
 
 
@@ -131,7 +131,7 @@ def test_the_temporal_layer_alone(path):
 
 @pytest.mark.parametrize("path", files(SYSTEM, "blocks.safetensors"))
 @torch.no_grad()
-def test_the_last_convolution_looks_along_time(path):
+def test_the_last_convolution_reads_along_time(path):
     golden = Golden(path)
     x, clips = golden["conv_out.x"], len(golden["fusion.context"])
     conv = tooncrafter.DualReferenceDecoder(x.shape[1], (1, 1), 1).conv_out

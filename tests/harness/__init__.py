@@ -1,1 +1,1 @@
-"""The test harness: a real host in the process, a real server beside it, a real browser before it, tiny checkpoints."""
+"""The test harness: a real host in the process, a real server, a real browser, tiny checkpoints."""

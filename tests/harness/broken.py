@@ -1,4 +1,4 @@
-"""Broken and hostile files of weights: each kind made of a whole file's bytes, or of nothing."""
+"""Broken and hostile files of weights: each kind is built from a whole file's bytes, or from nothing."""
 
 import io
 import json
@@ -36,8 +36,8 @@ def changed(change: Callable[[dict, str], object]) -> Callable[[bytes], bytes]:
     return edit
 
 
-def entry(**told) -> Callable[[bytes], bytes]:
-    return changed(lambda header, key: header[key].update(told))
+def entry(**changes) -> Callable[[bytes], bytes]:
+    return changed(lambda header, key: header[key].update(changes))
 
 
 def twice(data: bytes) -> bytes:
@@ -82,7 +82,7 @@ SAFETENSORS: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda data: data[: len(data) - 100],
     "half": lambda data: data[: len(data) // 2],
     "cut in the header": lambda data: data[:60],
-    "longer than it says": lambda data: data + bytes(64),
+    "longer than its header states": lambda data: data + bytes(64),
     "a key twice": twice,
     "metadata of numbers": changed(lambda header, key: header.update({"__metadata__": {"a": 3}})),
     "a name of many lines": changed(lambda header, key: header.update({"a\nb\ud800" * 400: 3})),
@@ -101,9 +101,9 @@ def saved(value, older: bool = False) -> bytes:
 
 def archive(files: dict[str, bytes], packed: bool = False) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as made:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as zip_file:
         for name, data in files.items():
-            made.writestr(name, data)
+            zip_file.writestr(name, data)
     return file.getvalue()
 
 
@@ -111,10 +111,10 @@ class Calls:
     """Pickled as a call."""
 
     def __init__(self, function, *arguments):
-        self.told = function, arguments
+        self.call = function, arguments
 
     def __reduce__(self):
-        return self.told
+        return self.call
 
 
 class Claimed:
@@ -138,8 +138,8 @@ def claiming(value, older: bool = False) -> bytes:
     class Pickler(pickle.Pickler):
         def persistent_id(self, thing):
             if isinstance(thing, _Storage):
-                told = "storage", torch.FloatStorage, "0", "cpu", thing.count
-                return (*told, None) if older else told
+                storage = "storage", torch.FloatStorage, "0", "cpu", thing.count
+                return (*storage, None) if older else storage
             return None
 
     file = io.BytesIO()
@@ -229,5 +229,5 @@ def bombs() -> dict[str, Callable[[], bytes]]:
 
 
 def saved_pickle() -> bytes:
-    with zipfile.ZipFile(io.BytesIO(saved({"a": torch.zeros(2**24)}))) as made:
-        return made.read("archive/data.pkl")
+    with zipfile.ZipFile(io.BytesIO(saved({"a": torch.zeros(2**24)}))) as zip_file:
+        return zip_file.read("archive/data.pkl")

@@ -20,11 +20,11 @@ def sources_of(frame, casts, anchors):
     """Published rule. anchors 0: everyone who shares a character; k: the k first frames of it alone."""
     if not anchors:
         return {j for j in casts if j != frame and casts[j] & casts[frame]}
-    found = set()
+    frames = set()
     for name in casts[frame]:
         alone = [j for j in sorted(casts) if casts[j] == {name}] or [j for j in sorted(casts) if name in casts[j]]
-        found |= set(alone[:anchors])
-    return found - {frame}
+        frames |= set(alone[:anchors])
+    return frames - {frame}
 
 
 def published(q, k, v, heads, frames, casts, anchors, drawn, strength=1.0):

@@ -71,16 +71,16 @@ def write_for_workflows(name: str, folder: Path) -> Path:
     return path
 
 
-def write_storyworld(path: Path, frames: int, **said) -> Path:
-    """A tiny DynamiCrafter between Storyworld's encoders and its autoencoder. said: what else the file says of itself,
+def write_storyworld(path: Path, frames: int, **metadata) -> Path:
+    """A tiny DynamiCrafter between Storyworld's encoders and its autoencoder. metadata: more for the file's metadata,
     head_channels, image_tokens and dim_head among it."""
     width, channels = 96, 12
     sizes = replace(SIZES, in_channels=2 * channels, out_channels=channels, context_dim=width)
-    sizes = replace(sizes, head_channels=said["head_channels"], init_head_channels=8)
-    projection = ResamplerConfig(64, 2, 3, said["dim_head"], said["image_tokens"] * frames, width, width, 2)
+    sizes = replace(sizes, head_channels=metadata["head_channels"], init_head_channels=8)
+    projection = ResamplerConfig(64, 2, 3, metadata["dim_head"], metadata["image_tokens"] * frames, width, width, 2)
     latents = {"spread": 0.8, "rgb": [[0.1, 0.2, 0.3]] * (channels + 1)}
     kind = {"name": "storyworld", "interpolates": True, "frames": frames, "size": [128, 128], "latents": latents}
-    return write(path, random(UNet(sizes)), random(Resampler(projection), 1), kind | said)
+    return write(path, random(UNet(sizes)), random(Resampler(projection), 1), kind | metadata)
 
 
 def toon_vae() -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -1,4 +1,4 @@
-"""Image encoders of the host, real and tiny, and what looks at their embeddings."""
+"""Image encoders of the host, real and tiny, and what reads their embeddings."""
 
 import torch
 
@@ -11,10 +11,10 @@ def image_encoder(width: int, **sizes):
     config = dict(model_type="clip_vision_model", hidden_act="quick_gelu", image_size=32, patch_size=16)
     config |= dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, num_channels=3)
     config |= dict(projection_dim=width, layer_norm_eps=1e-5, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    made = comfy.clip_vision.ClipVisionModel(config | sizes)
-    for parameter in made.model.parameters():
+    encoder = comfy.clip_vision.ClipVisionModel(config | sizes)
+    for parameter in encoder.model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return made
+    return encoder
 
 
 def aesthetic_predictor() -> torch.nn.ModuleDict:

@@ -101,7 +101,7 @@ def as_json(table: dict) -> str:
 
 
 def memory(root: psutil.Process) -> int:
-    """Bytes in use by a process and all that it started; what several share counts once where the system says so."""
+    """Bytes in use by a process and all that it started; shared memory counts once where the system reports it."""
     total = 0
     for process in (root, *root.children(recursive=True)):
         try:

@@ -38,10 +38,10 @@ def folder(system: str) -> Path:
 
 def files(system: str, pattern: str) -> list:
     """The files as parameters of a test. A pattern that matches nothing gives one that fails."""
-    found = sorted(folder(system).glob(pattern))
+    paths = sorted(folder(system).glob(pattern))
     if "GOLDEN_DIR" not in os.environ and (system, pattern) in LEFT_OUT:
         return [pytest.param(pattern, id=pattern, marks=pytest.mark.skip("only with the whole data, see GOLDEN_DIR"))]
-    return [pytest.param(path, id=path.stem) for path in found] or [pytest.param(pattern, id=f"no {pattern}")]
+    return [pytest.param(path, id=path.stem) for path in paths] or [pytest.param(pattern, id=f"no {pattern}")]
 
 
 def to_clips(x: torch.Tensor, clips: int) -> torch.Tensor:
@@ -64,13 +64,13 @@ class Golden:
             self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             self.metadata = file.metadata()
 
-    def said(self, name: str):
+    def value(self, name: str):
         """A value of the metadata."""
         return json.loads(self.metadata[name])
 
     @property
     def config(self) -> dict:
-        return self.said("config")
+        return self.value("config")
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.tensors[name]
@@ -78,12 +78,12 @@ class Golden:
     def named(self, pattern: str) -> dict[tuple[int, ...], torch.Tensor]:
         """Tensors by the numbers in their names: the groups of a regular expression. Where none matches, that fails."""
         matches = {name: re.fullmatch(pattern, name) for name in self.tensors}
-        found = {tuple(map(int, match.groups())): self[name] for name, match in matches.items() if match}
-        assert found, f"{self.path.name} holds no {pattern}"
-        return found
+        tensors = {tuple(map(int, match.groups())): self[name] for name, match in matches.items() if match}
+        assert tensors, f"{self.path.name} holds no {pattern}"
+        return tensors
 
     def manifest(self) -> dict[str, list[int]]:
-        """Keys and shapes of weights that are not in the file, from the list beside it."""
+        """Keys and shapes of weights that are not in the file, from its manifest."""
         return json.loads(self.path.with_name(f"{self.path.stem}_manifest.json").read_text())
 
     def weights(self, prefix: str = "weights.") -> dict[str, torch.Tensor]:
@@ -114,19 +114,19 @@ def part(weights: dict, prefix: str) -> dict:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def error(found: torch.Tensor, reference: torch.Tensor) -> float:
-    """max|found - reference| / max|reference|"""
-    assert found.shape == reference.shape
-    return ((found.double() - reference.double()).abs().max() / reference.double().abs().max()).item()
+def error(output: torch.Tensor, reference: torch.Tensor) -> float:
+    """max|output - reference| / max|reference|"""
+    assert output.shape == reference.shape
+    return ((output.double() - reference.double()).abs().max() / reference.double().abs().max()).item()
 
 
-def noise(found: torch.Tensor, reference: torch.Tensor) -> float:
-    """Root mean square of found - reference, as a share of the reference's spread."""
-    assert found.shape == reference.shape
-    return ((found.double() - reference.double()).square().mean().sqrt() / reference.double().std()).item()
+def noise(output: torch.Tensor, reference: torch.Tensor) -> float:
+    """Root mean square of output - reference, divided by the reference's standard deviation."""
+    assert output.shape == reference.shape
+    return ((output.double() - reference.double()).square().mean().sqrt() / reference.double().std()).item()
 
 
-def difference(found: torch.Tensor, reference: torch.Tensor) -> float:
-    """max|found - reference|"""
-    assert found.shape == reference.shape
-    return (found.double() - reference.double()).abs().max().item()
+def difference(output: torch.Tensor, reference: torch.Tensor) -> float:
+    """max|output - reference|"""
+    assert output.shape == reference.shape
+    return (output.double() - reference.double()).abs().max().item()

@@ -136,7 +136,7 @@ class Host:
     def run(self, prompt: dict, cached: bool = False) -> Run:
         """Validate and execute a prompt in API form. Raises InvalidPrompt, or RuntimeError with the node's own message.
 
-        Every run computes everything anew; `cached=True` keeps the host's cache from the last such run, as its queue
+        Every run computes everything again; `cached=True` keeps the host's cache from the last such run, as its queue
         does. `values` holds each executed node's outputs (tensors and the like; a list output stays a list).
         """
         import execution
@@ -154,14 +154,14 @@ class Host:
             raise InterruptedError("the host was interrupted")
 
         async def collect():
-            found = {}
+            values = {}
             for node in prompt:
                 entry = await executor.caches.outputs.get(node)
                 if isinstance(entry, execution.CacheEntry):
                     cls = self.nodes[prompt[node]["class_type"]]
                     lists = getattr(cls, "OUTPUT_IS_LIST", (False,) * len(entry.outputs))
-                    found[node] = tuple(v if many else v[0] for v, many in zip(entry.outputs, lists, strict=True))
-            return found
+                    values[node] = tuple(v if many else v[0] for v, many in zip(entry.outputs, lists, strict=True))
+            return values
 
         return Run(executor.history_result["outputs"], events, self._wait(collect()))
 

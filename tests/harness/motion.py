@@ -98,10 +98,10 @@ class GoldenUNet:
     def __init__(self, golden: Golden):
         import comfy.utils
 
-        said = golden.config
-        transformers = [1] * (len(said["channels"]) - 1) + [0]  # the last level has none
-        sizes = said["layers_per_block"], transformers, said["context_dim"], said["heads"]
-        self.sizes = sd15_sizes(said["channels"], *sizes)
+        spec = golden.config
+        transformers = [1] * (len(spec["channels"]) - 1) + [0]  # the last level has none
+        sizes = spec["layers_per_block"], transformers, spec["context_dim"], spec["heads"]
+        self.sizes = sd15_sizes(spec["channels"], *sizes)
         stem = golden.path.name.removesuffix(".io.safetensors")
         stored = {path: load_file(path) for path in sorted(golden.path.parent.glob(f"{stem}.*.safetensors"))}
         stored = {key: t for path, weights in stored.items() if path != golden.path for key, t in weights.items()}
@@ -113,7 +113,7 @@ class GoldenUNet:
         weights = procedural(shapes, golden.metadata["tag"])
         attentions = {key: t for key, t in weights.items() if ".attention_blocks." in key and "to_q" in key}
         tables = {key.replace(".to_q.weight", POSITIONS): len(t) for key, t in attentions.items()}
-        weights |= {key: sinusoids(said["max_len"], width) for key, width in tables.items()}
+        weights |= {key: sinusoids(spec["max_len"], width) for key, width in tables.items()}
         self.motion, self.adapter = part_named(weights, "motion_modules."), part(weights, "ip_adapter.")
         names = comfy.utils.unet_to_diffusers(dict(self.sizes))
         self.base = {names[key]: t for key, t in weights.items() if key in names}

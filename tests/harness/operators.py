@@ -1,4 +1,4 @@
-"""torchvision's nms where its compiled library does not load, beside a torch without CUDA: see tools/torch_cpu_shim."""
+"""torchvision's nms where its compiled library does not load, with torch without CUDA: see tools/torch_cpu_shim."""
 
 import torch
 

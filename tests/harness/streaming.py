@@ -37,14 +37,14 @@ def streaming_model(listed: dict, seed: int) -> StreamingT2V:
     return load(model, unet | {f"extractor.{key}": weight for key, weight in extractor.items()})
 
 
-class Toy:
+class LinearNetwork:
     """The data's linear network, which predicts velocity, and the starts of its chunks."""
 
     def __init__(self, golden: Golden):
         self.golden = golden
-        self.length, self.overlap, self.frames = (golden.said(name) for name in ("chunk", "ov", "total_frames"))
+        self.length, self.overlap, self.frames = (golden.value(name) for name in ("chunk", "ov", "total_frames"))
         self.starts = blending.chunk_starts(self.frames, self.length, self.overlap)
-        assert len(self.starts) == golden.said("n")
+        assert len(self.starts) == golden.value("n")
 
     def parts(self, clip: torch.Tensor) -> list[torch.Tensor]:
         return [clip[:, :, start : start + self.length] for start in self.starts]
@@ -54,12 +54,12 @@ class Toy:
         return mixed * (1 - 0.5 * timestep / 1000) + y[:, None, None, None] * self.golden["toy.bias"]
 
     def guided(self, x: torch.Tensor, timestep: float, scale: float, added=0.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """(guided, conditional). added: to what the network is told."""
+        """(guided, conditional). added: to the conditioning."""
         cond, uncond = (self.net(x, timestep, self.golden[name] + added) for name in ("toy.y", "toy.y_neg"))
         return uncond + scale * (cond - uncond), cond
 
 
-class Refiner(Toy):
+class Refiner(LinearNetwork):
     """MS-Vid2Vid's denoised clip, blended."""
 
     def __init__(self, golden: Golden):
@@ -67,14 +67,14 @@ class Refiner(Toy):
         self.signal, self.noise = refinement.signal_and_noise()
 
     def noised(self) -> torch.Tensor:
-        start = self.golden.said("tnl") - 1
+        start = self.golden.value("tnl") - 1
         return (self.signal[start] * self.golden["in.x0"] + self.noise[start] * self.golden["in.noise"]).float()
 
     def denoised(self, x: torch.Tensor, timestep: int, offsets: list[int]) -> torch.Tensor:
         chunks = []
         for chunk in self.parts(x):
-            v, cond = self.guided(chunk, timestep, self.golden.said("cfg"))
-            v = guidance.rescale_guidance(v, cond, self.golden.said("resc"))
+            v, cond = self.guided(chunk, timestep, self.golden.value("cfg"))
+            v = guidance.rescale_guidance(v, cond, self.golden.value("resc"))
             chunks.append(prediction.x0_of_v(chunk, v, self.signal[timestep], self.noise[timestep]).float())
         return blending.blend(chunks, self.starts, [0, *offsets])
 
@@ -122,12 +122,12 @@ def merger_name(key: str, count: int, blocks: str = "down_blocks") -> str:
     return f"{MERGER}{place}.temporal_transformer.{rest}"
 
 
-def write(path: Path, weights: dict[str, torch.Tensor], said: dict | None = None) -> Path:
-    """A file of the host's: safetensors, or a pickle by its name. said: what a safetensors file says of itself."""
+def write(path: Path, weights: dict[str, torch.Tensor], metadata: dict | None = None) -> Path:
+    """A file of the host's: safetensors, or a pickle by its name. metadata: of a safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {key: tensor.contiguous() for key, tensor in weights.items()}
     if path.suffix == ".safetensors":
-        save_file(weights, path, said and {"storyreel_streaming": json.dumps(said)})
+        save_file(weights, path, metadata and {"storyreel_streaming": json.dumps(metadata)})
     else:
         torch.save({"state_dict": weights}, path)
     return path

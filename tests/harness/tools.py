@@ -1,4 +1,4 @@
-"""The modules of tools, which is no package, and of experiments, which is one beside the pack."""
+"""The modules of tools, which is no package, and of experiments, which is a package outside the pack."""
 
 import contextlib
 import importlib
@@ -14,7 +14,7 @@ TOOLS = ROOT / "tools"
 @contextlib.contextmanager
 def _on_path(*folders: Path):
     """Behind the host's own folder, which has modules of the same names. The folders stay for as long: what the modules
-    import later, and the processes that they start, is found there, too."""
+    import later, and the processes that they start, is loaded from there, too."""
     entries = [str(folder) for folder in folders]
     sys.path += entries
     try:

@@ -7,7 +7,7 @@ MEMORY = 8
 
 
 def conditioning(seed: int, tokens: int = 77, **more) -> list:
-    """A CONDITIONING for the tiny models. more: what StreamingT2V is told, see `cam_apm`."""
+    """A CONDITIONING for the tiny models. more: StreamingT2V's conditioning, see `cam_apm`."""
     return [[torch.randn(1, tokens, 64, generator=torch.Generator().manual_seed(seed)), more]]
 
 
@@ -32,7 +32,7 @@ def sample(
     import nodes
 
     conds = conditioning(1, **(more or {})), conditioning(2, **(more or {}))
-    found = nodes.common_ksampler(
+    result = nodes.common_ksampler(
         model, seed, steps, cfg, sampler, scheduler, *conds, empty(frames, size), denoise=part
     )
-    return found[0]["samples"]
+    return result[0]["samples"]
