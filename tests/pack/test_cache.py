@@ -4,7 +4,7 @@ import pytest
 from harness.cache import cached, digest_of
 
 
-def test_a_folder_is_filled_once_and_anew_when_a_source_changes(tmp_path):
+def test_a_folder_is_filled_once_and_again_when_a_source_changes(tmp_path):
     source, cache, runs = tmp_path / "source", tmp_path / "cache", []
     (source / "deep").mkdir(parents=True)
     (source / "deep" / "a.py").write_text("1")

@@ -58,9 +58,9 @@ def combos(nodes: dict, prefix: str = ""):
 def test_the_users_files_come_first_and_shipped_ones_last(host, own):
     from storyreel.host.common.choices import NOTHING
 
-    found = {where: options for where, options in combos(host.nodes, "StoryReel") if SHIPPED & set(options)}
-    assert len(found) >= 8, found
-    for where, options in found.items():
+    choices = {where: options for where, options in combos(host.nodes, "StoryReel") if SHIPPED & set(options)}
+    assert len(choices) >= 8, choices
+    for where, options in choices.items():
         count = len(SHIPPED & set(options))
         assert set(options[-count:]) <= SHIPPED, where
         before = options[:-count]

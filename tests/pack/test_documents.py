@@ -14,8 +14,8 @@ INTERVAL = re.compile(r"[\d.]+ \([\d.]+ to [\d.]+\)")
 
 def broken_links(path: Path) -> list[str]:
     """Links to files that are not there."""
-    found = (link or image for link, image in LINK.findall(path.read_text(encoding="utf-8")))
-    local = (target.partition("#")[0] for target in found if "://" not in target)
+    links = (link or image for link, image in LINK.findall(path.read_text(encoding="utf-8")))
+    local = (target.partition("#")[0] for target in links if "://" not in target)
     return [target for target in local if target and not (path.parent / target).exists()]
 
 
@@ -24,7 +24,7 @@ def test_links_lead_to_files(path):
     assert broken_links(path) == []
 
 
-def test_a_broken_link_is_seen(tmp_path):
+def test_a_broken_link_is_reported(tmp_path):
     page = tmp_path / "page.md"
     page.write_text('[here](page.md) [gone](gone.md#part) <img src="gone.png"> [web](https://example.com)')
     assert broken_links(page) == ["gone.md", "gone.png"]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.programs
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = ".".join(map(str, sys.version_info[:2]))
 
-# an index at which nobody listens, and no other place to look
+# an index at which nobody listens, and no other source
 OFFLINE = {
     "PIP_CONFIG_FILE": os.devnull,
     "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
@@ -65,7 +65,7 @@ def test_a_second_start_is_quick():
     assert time.monotonic() - started < 20  # a tenth of a second on a quiet machine
 
 
-def test_without_network_it_says_so_and_starts_anew_next_time(clone):
+def test_without_network_it_fails_clearly_and_restarts_next_time(clone):
     for _ in range(2):
         process = command(clone, "--setup", **OFFLINE)
         out, err = process.communicate(timeout=300)
@@ -77,7 +77,7 @@ def test_without_network_it_says_so_and_starts_anew_next_time(clone):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_broken_off_halfway_it_starts_anew(clone):
+def test_after_an_interrupt_it_restarts(clone):
     process = command(clone, "--setup")
     while (clone / ".venv" / "pyvenv.cfg").exists() is False:
         assert process.poll() is None
@@ -115,11 +115,11 @@ def test_an_environment_of_somebody_else_is_left_alone(clone):
 @pytest.mark.parametrize("version", [(3, 9), (3, 13)])
 def test_another_python_is_refused(clone, version):
     code = f"import sys; sys.version_info = {version}; import environment\n" + REFUSAL.format("environment.prepare()")
-    said = python(clone, code)
-    assert said == f"StoryReel needs Python 3.10 to 3.12, and this is 3.{version[1]}: start it with one of those.\n"
+    message = python(clone, code)
+    assert message == f"StoryReel needs Python 3.10 to 3.12, and this is 3.{version[1]}: start it with one of those.\n"
 
 
-def test_a_full_disk_is_seen_before_anything_is_made(clone):
+def test_a_full_disk_is_refused_before_anything_is_written(clone):
     code = "import environment; environment.DISK_GB = 10**9\n" + REFUSAL.format("environment.prepare()")
     assert "GB of free disk" in python(clone, code)
     assert not (clone / ".venv").exists()
@@ -127,18 +127,18 @@ def test_a_full_disk_is_seen_before_anything_is_made(clone):
 
 def test_a_comfyui_path_without_comfyui_is_named(clone):
     code = "import environment\n" + REFUSAL.format("environment.find_host()")
-    said = python(clone, code, COMFYUI_PATH=str(clone))
-    assert said == f"COMFYUI_PATH is {clone}, and there is no ComfyUI (no main.py) in it.\n"
+    message = python(clone, code, COMFYUI_PATH=str(clone))
+    assert message == f"COMFYUI_PATH is {clone}, and there is no ComfyUI (no main.py) in it.\n"
 
 
 def test_an_archive_with_another_hash_is_refused(clone):
     spoil = "import sys, environment; environment.HOST_SHA256 = '0' * 64; environment.CACHE.mkdir()\n"
-    said = python(clone, spoil + REFUSAL.format("environment._unpack_host(environment.Path(sys.executable))"))
-    assert "SHA-256 differs" in said
+    message = python(clone, spoil + REFUSAL.format("environment._unpack_host(environment.Path(sys.executable))"))
+    assert "SHA-256 differs" in message
     assert not (clone / ".cache" / "host-0.30.0").exists()
 
 
-def test_torchvision_and_torchaudio_work_beside_this_torch():
+def test_torchvision_and_torchaudio_work_with_this_torch():
     """They are CUDA builds: a torch without CUDA needs torch_cpu_shim.py before it can import them."""
     import torch
     import torchaudio

@@ -77,18 +77,18 @@ def test_the_message_names_folder_need_and_rest_and_the_next_run_is_the_same(hos
     kept.write_bytes(b"finished")
     with pytest.raises(OSError) as caught:
         write(path)
-    said = str(caught.value)
-    assert caught.value.errno == errno.ENOSPC and "\n" not in said and len(said) < 400 + len(str(path))
-    assert said.startswith(f"There is no room for {name} in {path.parent}: {needed} needed, ")
-    assert "bytes were written and" in said and "are left. Make room there and run again" in said
+    message = str(caught.value)
+    assert caught.value.errno == errno.ENOSPC and "\n" not in message and len(message) < 400 + len(str(path))
+    assert message.startswith(f"There is no room for {name} in {path.parent}: {needed} needed, ")
+    assert "bytes were written and" in message and "are left. Make room there and run again" in message
     assert not path.exists() and not list(small_disk.rglob("*.part"))
     assert kept.read_bytes() == b"finished"
     subprocess.run(["mount", "-o", f"remount,size={40 * ROOM}k", small_disk], check=True)
     write(path)
     write(tmp_path / name)
     if name.endswith("safetensors"):
-        found, expected = load_file(path), load_file(tmp_path / name)
-        assert all(torch.equal(found[key], expected[key]) for key in expected) and found.keys() == expected.keys()
+        written, expected = load_file(path), load_file(tmp_path / name)
+        assert all(torch.equal(written[key], expected[key]) for key in expected) and written.keys() == expected.keys()
     else:
         assert path.read_bytes() == (tmp_path / name).read_bytes()
 
@@ -104,7 +104,7 @@ def test_a_disk_without_any_room(small_disk):
                 write(small_disk / "new" / name)
 
 
-def test_other_errors_are_not_said_to_be_a_full_disk(tmp_path):
+def test_other_errors_are_not_reported_as_a_full_disk(tmp_path):
     with pytest.raises(ValueError, match="^another fault$"), files.appearing(tmp_path / "a.npy") as unfinished:
         unfinished.write_bytes(b"begun")
         raise ValueError("another fault")

@@ -1,6 +1,6 @@
 """Every loader refuses every kind of broken file in one sentence, before it takes time, memory or orders from it.
 
-A file is judged by what its header says. The sentence names the file, what was found and what was expected.
+A file is judged by its header. The error names the file, its content and what was expected.
 """
 
 import json
@@ -75,11 +75,11 @@ def storyworld_part(part: str, load: str) -> Loader:
     return Loader("storyworld", write, opened, "config", False, f"{part}.safetensors")
 
 
-def opens(module: str, function: str, *told) -> Callable:
+def opens(module: str, function: str, *arguments) -> Callable:
     def opened(name: str):
         import importlib
 
-        return getattr(importlib.import_module(f"storyreel.host.{module}"), function)(name, *told)
+        return getattr(importlib.import_module(f"storyreel.host.{module}"), function)(name, *arguments)
 
     return opened
 
@@ -108,7 +108,7 @@ def write_head(path: Path) -> None:
 LOADERS = {
     "dynamicrafter": Loader(
         "checkpoints",
-        lambda path: dynamicrafter.write(path, kind={"name": "toy", "frames": 16, "dim_head": 64}),
+        lambda path: dynamicrafter.write(path, kind={"name": "tiny", "frames": 16, "dim_head": 64}),
         opens("dynamicrafter.loader", "load"),
         "storyreel_dynamicrafter",
     ),
@@ -159,7 +159,7 @@ def whole(host, tmp_path_factory):
 
 @pytest.fixture
 def put(host, monkeypatch):
-    """put(loader, bytes, ending) -> the name of a file where the loader looks, gone after the test."""
+    """put(loader, bytes, ending) -> the name of a file in the loader's folder, deleted after the test."""
     import folder_paths
     from storyreel.host import storyworld
 
@@ -170,10 +170,10 @@ def put(host, monkeypatch):
         written = []
 
         def place(loader: str, ending: str = ".safetensors") -> Path:
-            told = LOADERS[loader]
-            inside = Path(folder) if told.folder == "storyworld" else host.base / "models" / told.folder
+            spec = LOADERS[loader]
+            inside = Path(folder) if spec.folder == "storyworld" else host.base / "models" / spec.folder
             inside.mkdir(exist_ok=True)
-            written.append(inside / (told.name or f"hostile{ending}"))
+            written.append(inside / (spec.name or f"hostile{ending}"))
             return written[-1]
 
         def write(loader: str, data: bytes, ending: str = ".safetensors") -> str:
@@ -191,11 +191,11 @@ def refusal(loader: str, name: str, *others: type) -> str:
     """The sentence in which a loader refuses a file."""
     with pytest.raises((ValueError, *others)) as caught:
         LOADERS[loader].load(name)
-    said = str(caught.value)
+    message = str(caught.value)
     assert type(caught.value) in (ValueError, *others)
-    assert name in said and said.endswith((".", ".pt")) and said.isprintable() and len(said) < 400, said
-    assert not [raw for raw in RAW if raw in said], said
-    return said
+    assert name in message and message.endswith((".", ".pt")) and message.isprintable() and len(message) < 400, message
+    assert not [raw for raw in RAW if raw in message], message
+    return message
 
 
 @pytest.mark.parametrize("loader", [*BUILT, "i3d"])
@@ -206,33 +206,33 @@ def test_a_whole_file_is_taken(put, whole, loader):
 @pytest.mark.parametrize("loader", OF_WEIGHTS)
 def test_broken_safetensors(put, whole, loader):
     for kind, breaks in broken.SAFETENSORS.items():
-        said = refusal(loader, put(loader, breaks(whole(loader))))
-        assert "bytes, is no safetensors file, or not a whole one: " in said, kind
+        message = refusal(loader, put(loader, breaks(whole(loader))))
+        assert "bytes, is no safetensors file, or not a whole one: " in message, kind
 
 
 @pytest.mark.parametrize("loader", OF_PICKLES)
 def test_broken_pickles(put, loader, tmp_path):
     mark = tmp_path / "ran"
-    for kind, made in broken.pickles(mark).items():
-        said = refusal(loader, put(loader, made(), ".pt"))
-        assert "expected" in said or "is no checkpoint" in said or "is no motion predictor" in said, kind
+    for kind, build in broken.pickles(mark).items():
+        message = refusal(loader, put(loader, build(), ".pt"))
+        assert "expected" in message or "is no checkpoint" in message or "is no motion predictor" in message, kind
         assert not mark.exists(), kind
 
 
-def test_the_sentence_says_what_was_found(put, tmp_path):
+def test_the_error_names_the_content(put, tmp_path):
     """Of some kinds, by one loader."""
-    found = {
-        kind: refusal("ip_adapter", put("ip_adapter", made(), ".pt"))
-        for kind, made in broken.pickles(tmp_path / "ran").items()
+    messages = {
+        kind: refusal("ip_adapter", put("ip_adapter", build(), ".pt"))
+        for kind, build in broken.pickles(tmp_path / "ran").items()
     }
-    assert "holds a list; a checkpoint's weights were expected" in found["a list"] == found["an older list"]
-    assert "holds a tensor; a checkpoint's weights were expected" in found["a tensor"]
-    assert "holds weights under 0, which is no name; weights by names were expected" in found["numbers for names"]
-    assert "holds a program's objects beside weights, posix.system among them" in found["a program"]
-    assert "holds a program's objects beside weights, numpy" in found["numpy inside"]
+    assert "holds a list; a checkpoint's weights were expected" in messages["a list"] == messages["an older list"]
+    assert "holds a tensor; a checkpoint's weights were expected" in messages["a tensor"]
+    assert "holds weights under 0, which is no name; weights by names were expected" in messages["numbers for names"]
+    assert "holds a program's objects beside weights, posix.system among them" in messages["a program"]
+    assert "holds a program's objects beside weights, numpy" in messages["numpy inside"]
     assert (
         "is an archive of 1 files, a.npy among them; a checkpoint of torch.save was expected"
-        in found["numpy's archive"]
+        in messages["numpy's archive"]
     )
 
 
@@ -243,7 +243,7 @@ def growth(call: Callable) -> int:
     def read(name: str) -> int:
         return 1024 * int(status.read_text().partition(f"{name}:")[2].split()[0])
 
-    reset.write_text("5")  # the peak starts anew
+    reset.write_text("5")  # resets the peak
     before = read("VmRSS")
     call()
     return read("VmHWM") - before
@@ -261,7 +261,7 @@ def test_a_bomb_takes_neither_memory_nor_time(put, bombs, loader):
 
 @pytest.fixture(scope="module")
 def bombs() -> dict[str, bytes]:
-    return {kind: made() for kind, made in broken.bombs().items()}
+    return {kind: build() for kind, build in broken.bombs().items()}
 
 
 def test_a_small_file_of_full_shapes_is_no_bomb(host, put):
@@ -356,9 +356,15 @@ SIZED = (  # that sizes are read from
 
 def damaged(weights: dict, key: str) -> list[torch.Tensor]:
     """Others in the place of a weight: a longer last side, a side more, none, nothing, whole numbers."""
-    found = weights[key]
-    wider = torch.zeros(*found.shape[:-1], found.shape[-1] + 1) if found.ndim else torch.zeros(3)
-    return [wider, found[None, None], torch.zeros(()) if found.ndim else torch.zeros(2), torch.zeros(0), found.long()]
+    weight = weights[key]
+    wider = torch.zeros(*weight.shape[:-1], weight.shape[-1] + 1) if weight.ndim else torch.zeros(3)
+    return [
+        wider,
+        weight[None, None],
+        torch.zeros(()) if weight.ndim else torch.zeros(2),
+        torch.zeros(0),
+        weight.long(),
+    ]
 
 
 @pytest.mark.parametrize("loader", [*BUILT, "aesthetic"])
@@ -376,8 +382,8 @@ def test_one_wrong_shape(put, whole, loader):
     for place, key in enumerate(dict.fromkeys([*filter(None, sized), *some(keys, 3)])):
         others = damaged(weights, key)
         other = others[place % len(others)]
-        said = refusal(loader, put(loader, rewritten(data, lambda found, to=(key, other): found.update([to]))))
-        assert "expected" in said or "is not whole" in said, (key, other.shape, said)
+        message = refusal(loader, put(loader, rewritten(data, lambda tensors, to=(key, other): tensors.update([to]))))
+        assert "expected" in message or "is not whole" in message, (key, other.shape, message)
 
 
 @pytest.mark.parametrize("loader", ["dynamicrafter", "streaming_t2v", "streaming_svd"])
@@ -391,8 +397,9 @@ def test_one_wrong_shape_in_an_encoder(put, whole, loader):
     for end in ("decoder.conv_out.weight", "encoder.down.0.block.0.conv1.weight", "quant_conv.weight"):
         (key,) = (key for key in vae if key.endswith(end) and "post" not in key)
         wrong = vae | {key: torch.zeros(vae[key].shape[0] + 1, *vae[key].shape[1:])}
-        said = refusal(loader, put(loader, rewritten(whole(loader), lambda found, wrong=wrong: found.update(wrong))))
-        assert "expected" in said
+        data = rewritten(whole(loader), lambda tensors, wrong=wrong: tensors.update(wrong))
+        message = refusal(loader, put(loader, data))
+        assert "expected" in message
 
 
 @pytest.mark.parametrize("loader", BUILT)
@@ -409,10 +416,10 @@ def test_many_weights_do_not_build_for_long(put, whole, loader):
         "motion_module": "down_blocks.{}.motion_modules.0.temporal_transformer.norm.weight",
     }.get(loader, "blocks.{}.weight")
     more = {promised.format(number + 2): torch.zeros(1, 1, 1, 1) for number in range(3000)}
-    data = rewritten(whole(loader), lambda found: found.update({k: t for k, t in more.items() if k not in found}))
+    data = rewritten(whole(loader), lambda tensors: tensors.update({k: t for k, t in more.items() if k not in tensors}))
     began = time.process_time()
     if loader.startswith("storyworld") and loader != "storyworld_vae":
-        LOADERS[loader].load(put(loader, data))  # what the host does not look for is left alone
+        LOADERS[loader].load(put(loader, data))  # the host ignores unknown keys
     else:
         refusal(loader, put(loader, data))
     assert time.process_time() - began < 10
@@ -425,7 +432,7 @@ def test_too_many_weights(put):
         assert "holds 32,769 weights; 32,768 at most were expected" in refusal("ip_adapter", path.name)
 
 
-# What files of ours say of themselves
+# Metadata of our own files
 
 TEXTS = {
     "no JSON": "{frames}",
@@ -525,9 +532,9 @@ def test_absurd_numbers(put, whole, loader):
             if value == "8" and path[-1] in NAMES or value in (2.5, -7) and set(path) & set(REAL):
                 continue
             text, began = json.dumps(with_value(stated, path, value)), time.process_time()
-            said = refusal(loader, put(loader, stating(data, key, text)))
+            message = refusal(loader, put(loader, stating(data, key, text)))
             assert time.process_time() - began < 10, (path, value)
-            assert "expected" in said or "does not know" in said or "no list of" in said, said
+            assert "expected" in message or "does not know" in message or "no list of" in message, message
 
 
 @pytest.mark.parametrize(
@@ -567,11 +574,13 @@ def test_a_predictors_training(put, whole):
     data = whole("predictor")
     for text in ("{", "[]", "3", '{"tokens_of": 3}', '{"tokens_of": "a\\nb"}', '{"beats_interpolation": "no"}'):
         refusal("predictor", put("predictor", stating(data, TRAINING, text)))
-    said = LOADERS["predictor"].load(put("predictor", stating(data, TRAINING, '{"tokens_of": "another"}'))).description
-    assert "trained on tokens of another" in said
+    message = (
+        LOADERS["predictor"].load(put("predictor", stating(data, TRAINING, '{"tokens_of": "another"}'))).description
+    )
+    assert "trained on tokens of another" in message
 
 
 def test_a_predictor_of_other_sizes_is_none_of_this_space(put, whole):
     other = replace(CONFIG, tokens=5)
-    said = refusal("predictor", put("predictor", stating(whole("predictor"), PREDICTOR, json.dumps(other.__dict__))))
-    assert "was trained for ip-plus (5 x 48), and IP-Adapter-Plus makes ip-plus (3 x 48)" in said
+    message = refusal("predictor", put("predictor", stating(whole("predictor"), PREDICTOR, json.dumps(other.__dict__))))
+    assert "was trained for ip-plus (5 x 48), and IP-Adapter-Plus makes ip-plus (3 x 48)" in message

@@ -35,20 +35,20 @@ def forbidden_imports(path: Path, source: str) -> list[str]:
     package = ["storyreel", *path.parent.parts]
     room = path.parts[0].removesuffix(".py")
     rooms, modules = MAY_IMPORT[room]
-    found = []
+    wrong = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
             names = [base + [alias.name] for alias in node.names] if len(base) < 2 else [base]
-            found += [".".join(name) for name in names if name[0] != "storyreel" or name[1] not in rooms]
+            wrong += [".".join(name) for name in names if name[0] != "storyreel" or name[1] not in rooms]
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
             ours_or_host = {"storyreel", "core", "host", "tests", "tools"} | COMFY_API | INSIDE_COMFY
-            found += [name for name in names if name.split(".")[0] in ours_or_host - modules]
-    return found
+            wrong += [name for name in names if name.split(".")[0] in ours_or_host - modules]
+    return wrong
 
 
-# Rooms of host/ and core/: what each may import of its own floor. A room is a folder, or a file beside the folders.
+# Rooms of host/ and core/: what each may import of its own floor. A room is a folder, or a file next to the folders.
 BELOW = {
     "host/common": set(),
     "host/video": {"host/common"},
@@ -86,13 +86,13 @@ def arrows_upwards(path: Path, source: str) -> list[str]:
     floor, room = path.parts[0], room_of(path.parts)
     if floor not in ("host", "core") or len(path.parts) == 2 and path.stem == "__init__":
         return []
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = [*path.parent.parts[: len(path.parts) - node.level], *(node.module or "").split(".")]
             names = [[part for part in base if part] + [alias.name] for alias in node.names]
-            found |= {room_of(name) for name in names if name[0] == floor}
-    return sorted(found - {room} - BELOW[room])
+            imported |= {room_of(name) for name in names if name[0] == floor}
+    return sorted(imported - {room} - BELOW[room])
 
 
 def node_ids(path: Path, source: str) -> list[str]:
@@ -132,7 +132,7 @@ def test_node_ids_are_known_in_nodes_alone():
         ("core/rng.py", "from .attention import draws"),
     ],
 )
-def test_an_arrow_between_rooms_is_seen(path, source):
+def test_an_arrow_between_rooms_is_reported(path, source):
     assert arrows_upwards(Path(path), source)
 
 
@@ -151,8 +151,8 @@ def test_an_arrow_down_passes(path, source):
 def offenders(check) -> dict[str, list]:
     """{shipped file: what `check(path, source)` finds in it} of the files in which it finds anything."""
     names = (path.relative_to(ROOT) for path in SHIPPED)
-    found = {name.as_posix(): check(name, (ROOT / name).read_text(encoding="utf-8")) for name in names}
-    return {name: entries for name, entries in found.items() if entries}
+    reports = {name.as_posix(): check(name, (ROOT / name).read_text(encoding="utf-8")) for name in names}
+    return {name: entries for name, entries in reports.items() if entries}
 
 
 def test_arrows_run_one_way():
@@ -174,7 +174,7 @@ def test_arrows_run_one_way():
         ("__init__.py", "from .core import attention"),
     ],
 )
-def test_a_wrong_arrow_is_seen(path, source):
+def test_a_wrong_arrow_is_reported(path, source):
     assert forbidden_imports(Path(path), source)
 
 
@@ -246,14 +246,14 @@ def titled_errors(path: Path, source: str) -> list[str]:
     """Functions that raise an error which begins with a node's title, as a text or as the constant NODE."""
     texts = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "nodes").glob("*.py"))
     titles = tuple(f"{title}: " for title in re.findall(r'display_name="(.+) \(StoryReel\)"', texts))
-    found = {}  # by statement: the innermost function comes last
+    titled = {}  # by statement: the innermost function comes last
     for function in ast.walk(ast.parse(source)):
         for node in ast.walk(function) if isinstance(function, ast.FunctionDef) else ():
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 text = re.sub(r"^f?['\"]", "", ast.unparse(node.exc.args[0]))
                 if text.startswith(("{NODE}: ", *titles)):
-                    found[node] = function.name
-    return sorted(set(found.values()))
+                    titled[node] = function.name
+    return sorted(set(titled.values()))
 
 
 def test_the_title_of_a_node_is_put_before_its_errors_once():
@@ -276,9 +276,9 @@ def test_shipped_code_logs_and_never_prints():
 def pack_nodes(host) -> dict:
     """{node id: class} of what the host took from the pack."""
     assert host.pack_loaded, host.pack_log
-    found = {name: cls for name, cls in host.nodes.items() if cls.__module__.startswith("storyreel.")}
-    assert found
-    return found
+    nodes = {name: cls for name, cls in host.nodes.items() if cls.__module__.startswith("storyreel.")}
+    assert nodes
+    return nodes
 
 
 def test_node_ids_are_ours(pack_nodes):
@@ -351,13 +351,13 @@ def required_modules() -> set[str]:
 
 def imported_modules(source: str) -> set[str]:
     """Modules outside the pack that a file imports, at its top or inside a function."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(node.module.split(".")[0])
-    return found
+            modules.add(node.module.split(".")[0])
+    return modules
 
 
 def test_every_requirement_is_imported_by_what_ships():

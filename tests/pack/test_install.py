@@ -1,4 +1,4 @@
-"""The pack as users get it: what the registry is given, unpacked, renamed, beside another pack, by the Manager."""
+"""The pack as users get it: the archive for the registry, unpacked, renamed, with another pack, by the Manager."""
 
 import io
 import shutil
@@ -45,7 +45,7 @@ def checkout(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def comfy(tmp_path_factory, checkout):
-    """comfy(*arguments) runs comfy-cli in the checkout, with a home of its own; returns what it said."""
+    """comfy(*arguments) runs comfy-cli in the checkout, with its own home folder; returns its output."""
     home = tmp_path_factory.mktemp("home")
     tool = environment.publisher()
 
@@ -64,9 +64,9 @@ def packed(comfy, checkout) -> Path:
 
 
 def test_the_registry_accepts_it(comfy):
-    said = comfy("node", "validate")
-    assert "All validation checks passed" in said
-    assert "Warning" not in said and "Error" not in said
+    output = comfy("node", "validate")
+    assert "All validation checks passed" in output
+    assert "Warning" not in output and "Error" not in output
 
 
 def test_the_zip_holds_the_pack_and_no_more(packed):
@@ -146,7 +146,7 @@ def frames(client, *patches: dict) -> np.ndarray:
     links = dict(model=[last, 0], positive=["text", 0], negative=["text", 0], latent_image=["latent", 0])
     prompt["sample"] = {"class_type": "KSampler", "inputs": {**sampling, **links}}
     prompt["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["model", 2]}}
-    prompt["save"] = {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "beside"}}
+    prompt["save"] = {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "two_packs"}}
     result = client.run(prompt)
     assert result.status == "success", result.message
     files = [client.view(image) for image in result.outputs["save"]["images"]]
@@ -162,7 +162,7 @@ OVERRIDE = {"class_type": "ForeignOverride", "inputs": {}}
 
 
 @pytest.mark.parametrize("chain", [(REPLACE, OURS), (OVERRIDE, OURS), (OURS, OVERRIDE)], ids=["replace", "1st", "2nd"])
-def test_it_works_beside_a_pack_that_patches_attention(crowded, chain):
+def test_it_works_with_a_pack_that_patches_attention(crowded, chain):
     """The other pack computes plain attention of what it is handed, so our picture must come out as without it."""
     client = crowded.client()
     plain, ours, both = frames(client), frames(client, OURS), frames(client, *chain)

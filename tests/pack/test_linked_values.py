@@ -23,30 +23,30 @@ def pack(host) -> dict:
     """{node id: class}, but for the inner nodes of expansions, which run nowhere else."""
     from storyreel.nodes.node import InnerNode
 
-    found = {name: cls for name, cls in host.nodes.items() if name.startswith("StoryReel")}
-    assert len(found) > 25
-    return {name: cls for name, cls in found.items() if not issubclass(cls, InnerNode)}
+    classes = {name: cls for name, cls in host.nodes.items() if name.startswith("StoryReel")}
+    assert len(classes) > 25
+    return {name: cls for name, cls in classes.items() if not issubclass(cls, InnerNode)}
 
 
 def declared(cls) -> list[tuple[str, object, callable]]:
     """(name, input, how a value of it is given) of all inputs, those within the options of a choice, too."""
     from comfy_api.latest import io
 
-    found = []
+    inputs = []
     for entry in cls.GET_SCHEMA().inputs:
-        found.append((entry.id, entry, lambda value, entry=entry: {entry.id: value}))
+        inputs.append((entry.id, entry, lambda value, entry=entry: {entry.id: value}))
         for option in entry.options if isinstance(entry, io.DynamicCombo.Input) else ():
             for inner in option.inputs:
 
                 def wrapped(value, entry=entry, option=option, inner=inner):
                     return {entry.id: {entry.id: option.key, inner.id: value}}
 
-                found.append((inner.id, inner, wrapped))
-    return found
+                inputs.append((inner.id, inner, wrapped))
+    return inputs
 
 
 def refusal(cls, values: dict) -> str:
-    """The sentence with which a node refuses values, before it looks at any other input."""
+    """The error with which a node refuses values, before it reads any other input."""
     if cls.GET_SCHEMA().is_input_list:
         values = {name: [value] for name, value in values.items()}
     with pytest.raises(ValueError) as refused:
@@ -77,14 +77,14 @@ def test_every_number_choice_switch_and_text_is_held_against_its_schema(pack):
     for node, cls in pack.items():
         for name, entry, give in declared(cls):
             for value in wrong_values(entry):
-                said = refusal(cls, give(value))
-                assert said.startswith(f"{title_of(cls)}: {name} is ") and " expected." in said, (
+                message = refusal(cls, give(value))
+                assert message.startswith(f"{title_of(cls)}: {name} is ") and " expected." in message, (
                     node,
                     name,
                     value,
-                    said,
+                    message,
                 )
-                assert len(said) < 400 and said.count("\n") == 0
+                assert len(message) < 400 and message.count("\n") == 0
                 tried += 1
     assert tried > 800
 
@@ -152,8 +152,13 @@ def test_every_tensor_is_refused_at_the_door_by_name(pack, kind):
                 for what, value in tensors(kind).items():
                     if kind == "VIDEO" and entry.get_io_type() != "VIDEO":
                         continue
-                    said = refusal(cls, give(value))
-                    assert said.startswith(f"{title_of(cls)}: {name}") and what in said, (node, name, what, said)
+                    message = refusal(cls, give(value))
+                    assert message.startswith(f"{title_of(cls)}: {name}") and what in message, (
+                        node,
+                        name,
+                        what,
+                        message,
+                    )
                     tried += 1
     assert tried
 
@@ -182,10 +187,11 @@ def test_images_of_any_depth_become_the_same_three_channels(host, depth):
             prompt[f"show {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"page {name}", 0]}}
             joined = dict(images=[name, 0], fps=8.0, shared_ends=False, loop=False)
             prompt[f"join {name}"] = {"class_type": "StoryReelJoinClips", "inputs": joined}
-            prompt[f"look {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"join {name}", 1]}}
-        found = host.run(prompt).values
-    assert torch.equal(found["page plain"][0], found["page other"][0])
-    assert torch.equal(found["join plain"][1], found["join other"][1]) and found["join plain"][1].shape[-1] == 3
+            prompt[f"show frames {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [f"join {name}", 1]}}
+        outputs = host.run(prompt).values
+    assert torch.equal(outputs["page plain"][0], outputs["page other"][0])
+    assert torch.equal(outputs["join plain"][1], outputs["join other"][1])
+    assert outputs["join plain"][1].shape[-1] == 3
 
 
 FORMS = {
@@ -201,7 +207,7 @@ def node(kind: str, /, **inputs) -> dict:
 
 
 def in_every_node(images: list, start: list, end: list) -> dict:
-    """Nodes that look at images, by the included models."""
+    """Nodes that read images, with the included models."""
     text = {"positive": ["text", 0], "negative": ["text", 0]}
     size = dict(mode="interpolate", width=64, height=64, frames=3, fs=0)
     tokens = {"token_space": "IP-Adapter", "token_space.ip_adapter": "storyworld_ip_adapter.safetensors"}
@@ -224,14 +230,14 @@ def in_every_node(images: list, start: list, end: list) -> dict:
         "video": node("CreateVideo", images=images, fps=8.0),
         "figures": node("StoryReelMeasureVideo", video=["video", 0], reference_image=start, **figures),
         "titles": node("StoryReelSubtitles", video=["video", 0], story=["story", 0]),
-        "save": node("SaveVideo", video=["titles", 0], filename_prefix="forms/film", format="auto", codec="auto"),
-        **{f"see {id}": node("PreviewAny", source=[id, slot]) for id, slot in (("shot", 0), ("motion", 0))},
-        "see likeness": node("PreviewAny", source=["likeness", 0]),
+        "save": node("SaveVideo", video=["titles", 0], filename_prefix="forms/video", format="auto", codec="auto"),
+        **{f"show {id}": node("PreviewAny", source=[id, slot]) for id, slot in (("shot", 0), ("motion", 0))},
+        "show likeness": node("PreviewAny", source=["likeness", 0]),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_node_sees_the_same_in_images_of_any_form(host, form):
+def test_every_node_reads_images_of_any_form_equally(host, form):
     """DynamiCrafter's conditioning, a predicted motion, figures of a story and of a video, a video with subtitles."""
     plain = (images() * 255).round() / 255
     if form == "gray":
@@ -239,14 +245,14 @@ def test_every_node_sees_the_same_in_images_of_any_form(host, form):
     if form == "half":
         plain = plain.half().float()
 
-    def made(given_images: torch.Tensor) -> list:
+    def results(given_images: torch.Tensor) -> list:
         with given(host, images=given_images, start=given_images[:1], end=plain[1:]) as values:
-            found = host.run(values | in_every_node(["images", 0], ["start", 0], ["end", 0])).values
-        (text, told), (_, report) = found["shot"][0][0], (None, found["figures"][0])
-        return [text, *(value for value in told.values() if isinstance(value, torch.Tensor)), found["motion"][0].tokens,
-                found["likeness"][0], report]  # fmt: skip
+            outputs = host.run(values | in_every_node(["images", 0], ["start", 0], ["end", 0])).values
+        (text, extras), (_, report) = outputs["shot"][0][0], (None, outputs["figures"][0])
+        tensors = [value for value in extras.values() if isinstance(value, torch.Tensor)]
+        return [text, *tensors, outputs["motion"][0].tokens, outputs["likeness"][0], report]
 
-    for first, second in zip(made(plain), made(FORMS[form](plain)), strict=True):
+    for first, second in zip(results(plain), results(FORMS[form](plain)), strict=True):
         same = torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
         assert same
 
@@ -269,14 +275,14 @@ def test_what_is_plain_already_is_not_copied():
 
 
 @pytest.mark.parametrize(
-    ("node", "name", "value", "said"),
+    ("node", "name", "value", "message"),
     [
         ("StoryReelComicPage", "page_width", 1_000_000, "page_width is 1000000; 256 to 8192 is expected"),
         ("StoryReelComicPage", "layout", "evil", "layout is 'evil'; one of automatic, four panel, classic is expected"),
         ("StoryReelStoryLatent", "width", math.nan, "width is nan; a whole number is expected"),
     ],
 )
-def test_a_wrong_value_by_a_link_is_one_sentence_in_the_host(host, node, name, value, said):
+def test_a_wrong_value_by_a_link_is_one_sentence_in_the_host(host, node, name, value, message):
     story = dict(characters="a cat", scenes="runs\nsleeps", style="(No style)", negative="")
     inputs = {
         "StoryReelComicPage": dict(images=["pictures", 0], layout="automatic", font="Comic Neue (bundled)"),
@@ -288,5 +294,5 @@ def test_a_wrong_value_by_a_link_is_one_sentence_in_the_host(host, node, name, v
             "node": {"class_type": node, "inputs": {**inputs, "story": ["story", 0], name: ["value", 0]}},
             "any": {"class_type": "PreviewAny", "inputs": {"source": ["node", 0]}},
         }
-        with pytest.raises(RuntimeError, match=f"{title_of(host.nodes[node])}: {said}"):
+        with pytest.raises(RuntimeError, match=f"{title_of(host.nodes[node])}: {message}"):
             host.run(prompt)

@@ -10,9 +10,9 @@ def prompt(characters: str, scenes: str) -> dict:
     def node(kind: str, **inputs) -> dict:
         return {"class_type": kind, "inputs": inputs}
 
-    told = dict(characters=characters, scenes=scenes, style="(No style)", negative="")
+    story = dict(characters=characters, scenes=scenes, style="(No style)", negative="")
     return {
-        "story": node("StoryReelScript", **told),
+        "story": node("StoryReelScript", **story),
         "picture": node("EmptyImage", width=64, height=64, batch_size=1, color=0),
         "page": node("StoryReelComicPage", images=["picture", 0], story=["story", 0], layout="automatic")
         | {"_meta": {"title": HALF}},
@@ -28,11 +28,11 @@ def client(server):
 
 
 def run(client, characters: str, scenes: str, pairs: bool = False):
-    told = prompt(characters, scenes)
-    told["page"]["inputs"]["font"] = "Comic Neue (bundled)"
+    graph = prompt(characters, scenes)
+    graph["page"]["inputs"]["font"] = "Comic Neue (bundled)"
     if not pairs:
-        del told["shots"], told["text"]
-    return client.run(told, seconds=120)
+        del graph["shots"], graph["text"]
+    return client.run(graph, seconds=120)
 
 
 @pytest.mark.parametrize("scenes", [f"a cat #half {HALF} here", f"a {HALF} cat #x", f"[Bob] runs #{HALF}\ude00"])
@@ -50,18 +50,18 @@ def test_a_story_with_half_an_emoji_becomes_a_page(client, scenes):
     ],
 )
 def test_an_error_about_half_an_emoji_arrives_and_the_next_prompt_runs(client, characters, scenes):
-    """Whether it comes from the checks or from the run, and also where another node fails beside it."""
+    """Whether it comes from the checks or from the run, and also where another node fails too."""
     try:
         result = run(client, characters, scenes)
         assert result.status == "error"
-        said = result.error["exception_message"]
+        message = result.error["exception_message"]
     except ValueError as refused:  # by the checks
-        said = str(refused)
-    said.encode("utf-8")
+        message = str(refused)
+    message.encode("utf-8")
     assert run(client, "[Bob] a man", "[Bob] runs #fine").status == "success"
 
 
-def test_an_error_beside_half_an_emoji_arrives(client):
+def test_another_nodes_error_arrives_with_half_an_emoji(client):
     """Keyframe Pairs fails for one picture, with the text in the same graph."""
     result = run(client, "[Bob] a man", f"a cat #{HALF}", pairs=True)
     assert result.status == "error" and "at least 2 are expected" in result.message

@@ -20,7 +20,7 @@ def drawn(height: int, width: int, count: int = 3) -> np.ndarray:
 
 
 def smooth(height: int, width: int, count: int = 3) -> torch.Tensor:
-    """Pictures that H.264 keeps nearly as they are."""
+    """Images that H.264 keeps nearly as they are."""
     ramp = torch.linspace(0.2, 0.8, height)[:, None].expand(-1, width)
     return ramp[None, :, :, None].expand(count, -1, -1, 3).contiguous()
 
@@ -31,14 +31,14 @@ def decoded(path) -> np.ndarray:
     return np.stack(list(files.read_frames(path)))
 
 
-def assert_made_even(path, pictures: torch.Tensor) -> None:
+def assert_even(path, pictures: torch.Tensor) -> None:
     """The frames, with their last column and row twice where there is an odd number of them."""
     height, width = pictures.shape[1:3]
-    found = torch.from_numpy(decoded(path)).float() / 255
-    assert found.shape == (len(pictures), height + height % 2, width + width % 2, 3)
+    frames = torch.from_numpy(decoded(path)).float() / 255
+    assert frames.shape == (len(pictures), height + height % 2, width + width % 2, 3)
     expected = pictures[:, [*range(height), height - 1]][:, : height + height % 2]
     expected = expected[:, :, [*range(width), width - 1]][:, :, : width + width % 2]
-    assert (found - expected).abs().mean() < 0.02
+    assert (frames - expected).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -57,12 +57,12 @@ def test_a_video_in_our_files_is_saved_as_h264(size, host, tmp_path):
     files.write_frames(path, files.to_bytes(pictures), Fraction(8), Sound(np.zeros((1, 3000), np.float32), 8000))
     video = ExactVideo(str(path))
     video.save_to(str(tmp_path / "saved.mp4"))
-    assert_made_even(tmp_path / "saved.mp4", pictures)
+    assert_even(tmp_path / "saved.mp4", pictures)
     with av.open(str(tmp_path / "saved.mp4")) as container:
         assert container.streams.audio[0].codec.name == "aac" and container.streams.video[0].average_rate == 8
     assert video.get_components().images.shape == pictures.shape, "to every other node it is what it was"
     video.as_trimmed(1 / 8, 1 / 8).save_to(str(tmp_path / "part.mp4"))
-    assert_made_even(tmp_path / "part.mp4", pictures[1:2])
+    assert_even(tmp_path / "part.mp4", pictures[1:2])
 
 
 class Clips:
@@ -98,12 +98,12 @@ JOIN = dict(images=["given", 0], fps=8.0, shared_ends=True, loop=False)
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_join_clips_to_save_video(size, host):
-    """And the node says once what will be in the file."""
+    """And the node shows once the size in the file."""
     clips = smooth(*size), smooth(*size)
     height, width = size
     with host.node(Clips.of(*clips)):
         run, path = saved(host, {"given": ("Given", {}), "join": ("StoryReelJoinClips", JOIN)})
-    assert_made_even(path, torch.cat([clips[0], clips[1][1:]]))
+    assert_even(path, torch.cat([clips[0], clips[1][1:]]))
     even = f"{width + width % 2} x {height + height % 2}"
     (line,) = run.outputs["join"]["text"]
     assert f"{width} x {height}" in line and even in line
@@ -123,28 +123,28 @@ def test_even_sides_are_saved_as_by_the_host(host, tmp_path):
 
 
 def test_subtitles_of_a_video_with_odd_sides(host):
-    """One of the host's, which alone ends in an error of its encoder when it is saved."""
+    """A video of the host, which alone cannot be saved: its encoder fails."""
     kinds = {
         "story": (
             "StoryReelScript",
             dict(characters="[Runa] a girl", scenes="[Runa] sits #It rains.", style="(No style)", negative=""),
         ),
         "given": ("Given", {}),
-        "film": ("CreateVideo", dict(images=["given", 0], fps=8.0)),
-        "told": ("StoryReelSubtitles", dict(video=["film", 0], story=["story", 0])),
+        "video": ("CreateVideo", dict(images=["given", 0], fps=8.0)),
+        "subtitled": ("StoryReelSubtitles", dict(video=["video", 0], story=["story", 0])),
     }
     with host.node(Clips.of(smooth(33, 65))):
         run, path = saved(host, kinds)
-    assert_made_even(path, smooth(33, 65))
+    assert_even(path, smooth(33, 65))
     with av.open(str(path)) as container:
         assert [stream.codec.name for stream in container.streams.subtitles] == ["mov_text"]
-    (line,) = run.outputs["told"]["text"]
+    (line,) = run.outputs["subtitled"]["text"]
     assert "65 x 33" in line and "66 x 34" in line
-    joined = kinds | {"film": ("StoryReelJoinClips", JOIN), "told": kinds["told"]}
+    joined = kinds | {"video": ("StoryReelJoinClips", JOIN), "subtitled": kinds["subtitled"]}
     with host.node(Clips.of(smooth(33, 65))):
         run, path = saved(host, joined)
-    assert_made_even(path, smooth(33, 65))
-    assert len(run.outputs["film"]["text"]) == 1 and "text" not in run.outputs.get("told", {}), "said once"
+    assert_even(path, smooth(33, 65))
+    assert len(run.outputs["video"]["text"]) == 1 and "text" not in run.outputs.get("subtitled", {}), "reported once"
 
 
 # Nothing at all

@@ -1,4 +1,4 @@
-"""Where files go: whatever a graph says, inside the folder that they belong to, or nowhere."""
+"""Where files go: whatever a graph asks for, inside their folder, or nowhere."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_a_name_outside_is_refused_before_anything_is_created(host, tmp_path, na
 
 
 def test_a_name_inside_is_taken_through_links_of_the_users_own(host, tmp_path):
-    """An output folder on another disk, say."""
+    """Such as an output folder on another disk."""
     from storyreel.host.common.folders import inside
 
     (tmp_path / "disk").mkdir()
@@ -85,9 +85,9 @@ def test_every_inner_node_asks_who_runs_it(host):
 def test_figures_stay_in_the_output_folder(host, name):
     """Measure Video's file, by a link."""
     before = set(Path(host.base).rglob("*"))
-    told = dict(video=["frames", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5)
+    settings = dict(video=["frames", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5)
     with given(host, frames=torch.rand(3, 16, 16, 3), name=name) as values:
-        measure = {"class_type": "StoryReelMeasureVideo", "inputs": told | {"filename_prefix": ["name", 0]}}
+        measure = {"class_type": "StoryReelMeasureVideo", "inputs": settings | {"filename_prefix": ["name", 0]}}
         with pytest.raises(RuntimeError, match="Measure Video: filename_prefix "):
             host.run(values | {"measure": measure})
     assert set(Path(host.base).rglob("*")) == before and not Path("/tmp/storyreel_escaped").exists()

@@ -1,4 +1,4 @@
-"""What inputs alone tell is refused before anything is sampled: the images, the film and the shots are not made."""
+"""Wrong inputs are refused before anything is sampled: no image, no video and no shot is computed."""
 
 import copy
 
@@ -23,7 +23,7 @@ class Late(GiveValue):
 
 @pytest.fixture
 def refused(host):
-    """refused(node) -> the sentence; fails if what the node gets from `late` was made."""
+    """refused(node) -> the error; fails if the node's input from `late` was computed."""
     Late.asked.clear()
     base = {
         "late": node("Late", name="images"),
@@ -50,7 +50,7 @@ def refused(host):
             used = needed(prompt, "show")
             with pytest.raises(RuntimeError) as error:
                 host.run({id: entry for id, entry in prompt.items() if id in used})
-        assert Late.asked == [], "it was made first"
+        assert Late.asked == [], "it was computed first"
         return str(error.value)
 
     return run
@@ -70,7 +70,7 @@ LONG |= dict(cfg=1.0, cam_strength=1.0, apm_strength=1.0, color_match=0.0, outpu
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (dict(width=72), "The video is 72 x 64 pixels. Width and height must be multiples of"),
         (dict(frames=["million", 0]), "Animate Story: frames is 1000000; 3 to 4096 is expected"),
@@ -79,12 +79,12 @@ LONG |= dict(cfg=1.0, cam_strength=1.0, apm_strength=1.0, color_match=0.0, outpu
         (dict(model=["world", 0]), "a DynamiCrafter model is expected"),
     ],
 )
-def test_a_shot_that_cannot_be_is_refused_before_its_keyframes_are_made(refused, changed, said):
-    assert said in refused("StoryReelAnimateStory", **SHOT | changed)
+def test_an_impossible_shot_is_refused_before_its_keyframes(refused, changed, message):
+    assert message in refused("StoryReelAnimateStory", **SHOT | changed)
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (dict(overlap=4), "chunk_length is 4 and overlap 4, so|continues from 1 frame"),
         (dict(model=["world", 0]), "cannot continue a clip"),
@@ -92,24 +92,24 @@ def test_a_shot_that_cannot_be_is_refused_before_its_keyframes_are_made(refused,
         (dict(chunks=["million", 0]), "Extend Video: chunks is 1000000"),
     ],
 )
-def test_chunks_that_cannot_be_are_refused_before_the_film_is_made(refused, changed, said):
+def test_impossible_chunks_are_refused_before_the_video(refused, changed, message):
     text = refused("StoryReelExtendVideo", **LONG | changed)
-    assert any(part in text for part in said.split("|")), text
+    assert any(part in text for part in message.split("|")), text
 
 
-def test_subtitles_of_a_story_without_captions_are_refused_before_the_film_is_made(refused):
+def test_subtitles_without_captions_are_refused_before_the_video(refused):
     assert "the STORY has no captions" in refused("StoryReelSubtitles", video=["late", 0], story=["story", 0])
 
 
-def test_a_file_for_figures_that_cannot_be_is_refused_before_the_video_is_made(host, refused):
-    told = dict(video=["late", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5)
-    assert "filename_prefix is '../x'" in refused("StoryReelMeasureVideo", **told, filename_prefix="../x")
+def test_a_wrong_results_file_is_refused_before_the_video(host, refused):
+    settings = dict(video=["late", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5)
+    assert "filename_prefix is '../x'" in refused("StoryReelMeasureVideo", **settings, filename_prefix="../x")
 
 
 def test_with_right_inputs_the_images_are_asked_for(host):
     """Else the tests above could never fail."""
     Late.asked.clear()
-    told = dict(video=["late", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5, filename_prefix="x")
+    settings = dict(video=["late", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5, filename_prefix="x")
     with host.node(Late):
-        host.run({"late": node("Late", name="images"), "tested": node("StoryReelMeasureVideo", **told)})
+        host.run({"late": node("Late", name="images"), "tested": node("StoryReelMeasureVideo", **settings)})
     assert Late.asked == ["images"]

@@ -1,4 +1,4 @@
-"""Settings of video nodes that have no effect where they are used say so, and those that have one say nothing."""
+"""Settings of video nodes without effect are reported, and those with an effect are not."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ FRAMES = 16
 
 
 @pytest.fixture
-def said(host):
-    """said(make) -> what is said while `make()` runs, and what it returns."""
+def reported(host):
+    """reported(make) -> the messages while `make()` runs, and what it returns."""
     from storyreel.host.common import messages
 
-    def said(make):
+    def reported(make):
         with messages.collecting("a node") as texts, torch.no_grad():
-            made = make()
-        return texts, made
+            result = make()
+        return texts, result
 
-    return said
+    return reported
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +48,29 @@ def crafter_sample(model, cfg=5.0, sampler="euler", mask=None):
     guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, denoise_mask=mask, seed=0, disable_pbar=True)
 
 
-def test_guidance_rescale(crafter, said):
+def test_guidance_rescale(crafter, reported):
     from storyreel.host.dynamicrafter.sampling import patch_rescale
 
-    (text,), _ = said(lambda: patch_rescale(crafter, 0.0))
+    (text,), _ = reported(lambda: patch_rescale(crafter, 0.0))
     assert text == "cfg_rescale is 0, so this node has no effect."
-    nothing, patched = said(lambda: patch_rescale(crafter, 0.7))
-    (text,), _ = said(lambda: crafter_sample(patched, cfg=1.0))
+    nothing, patched = reported(lambda: patch_rescale(crafter, 0.7))
+    (text,), _ = reported(lambda: crafter_sample(patched, cfg=1.0))
     assert nothing == [] and "cfg is 1, so there is no guidance to rescale" in text
-    assert said(lambda: crafter_sample(patched))[0] == []
+    assert reported(lambda: crafter_sample(patched))[0] == []
 
 
-def test_what_ddim_is_to_keep_clean(crafter, said):
+def test_what_ddim_is_to_keep_clean(crafter, reported):
     from storyreel.host.dynamicrafter.sampling import DDIM
 
-    (text,), _ = said(lambda: crafter_sample(crafter, sampler=DDIM(1.0, keep_clean=True)))
+    (text,), _ = reported(lambda: crafter_sample(crafter, sampler=DDIM(1.0, keep_clean=True)))
     assert "keep_clean has no effect: the LATENT has no noise mask" in text
     mask = torch.ones(FRAMES, 1, 8, 8)
-    assert said(lambda: crafter_sample(crafter, sampler=DDIM(1.0, keep_clean=True), mask=mask))[0] == []
-    assert said(lambda: crafter_sample(crafter, sampler=DDIM(1.0)))[0] == []
+    assert reported(lambda: crafter_sample(crafter, sampler=DDIM(1.0, keep_clean=True), mask=mask))[0] == []
+    assert reported(lambda: crafter_sample(crafter, sampler=DDIM(1.0)))[0] == []
 
 
 @pytest.mark.parametrize("frames, silent", [(4, False), (6, False), (7, True)])
-def test_blending_of_a_single_chunk(host, said, frames, silent):
+def test_blending_of_a_single_chunk(host, reported, frames, silent):
     import comfy.samplers
     from harness import extending
     from storyreel.host.streaming.blending import patch_blending
@@ -81,7 +81,7 @@ def test_blending_of_a_single_chunk(host, said, frames, silent):
     guider.set_conds(text, text)
     noise = torch.zeros(1, 16, frames, 4, 6)
     sigmas = torch.tensor([0.9, 0.0])
-    texts, _ = said(
+    texts, _ = reported(
         lambda: guider.sample(noise, noise, comfy.samplers.sampler_object("euler"), sigmas, seed=0, disable_pbar=True)
     )
     assert (texts == []) == silent
@@ -102,20 +102,20 @@ class MeanEncoder:
         return None
 
 
-def test_prediction_without_a_predictor(host, said):
+def test_prediction_without_a_predictor(host, reported):
     from storyreel.host.motion.predict import Predictor, predict
 
     predictor = Predictor(MeanEncoder(), None, "interpolation")
     pictures = [torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 3)]
-    (text,), _ = said(lambda: predict(predictor, None, pictures, [0, 7], 8, strength=0.5))
+    (text,), _ = reported(lambda: predict(predictor, None, pictures, [0, 7], 8, strength=0.5))
     assert "strength 0.5 has no effect because no predictor is loaded" in text
-    (text,), _ = said(lambda: predict(predictor, None, pictures[:1], [0], 8))
+    (text,), _ = reported(lambda: predict(predictor, None, pictures[:1], [0], 8))
     assert "start_image is the only image, so all frames have the same tokens" in text
-    assert said(lambda: predict(predictor, None, pictures, [0, 7], 8))[0] == []
+    assert reported(lambda: predict(predictor, None, pictures, [0, 7], 8))[0] == []
 
 
 @pytest.mark.parametrize("strength, silent", [(0.0, False), (0.5, True)])
-def test_motion_of_strength_0(host, said, strength, silent):
+def test_motion_of_strength_0(host, reported, strength, silent):
     from harness import motion as tiny
     from storyreel.core.motion.trajectory import Trajectory
     from storyreel.host.motion import ip_adapter
@@ -123,9 +123,9 @@ def test_motion_of_strength_0(host, said, strength, silent):
 
     tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "effects_plus.safetensors")
     model = tiny.sd15(tiny.SIZES)
-    encoder, found = ip_adapter.load_token_encoder("effects_plus.safetensors"), []
+    encoder, models = ip_adapter.load_token_encoder("effects_plus.safetensors"), []
     motion = Trajectory(torch.zeros(4, *encoder.shape), encoder.token_space, None, "")
-    texts, _ = said(lambda: found.append(apply_to_sd15(model, motion, None, "effects_plus.safetensors", strength)))
+    texts, _ = reported(lambda: models.append(apply_to_sd15(model, motion, None, "effects_plus.safetensors", strength)))
     assert (texts == []) == silent and (silent or "strength is 0, so the motion has no effect" in texts[0])
 
 
@@ -155,10 +155,10 @@ def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expecte
     from storyreel.host.extend import families
     from storyreel.host.extend.extender import ChunkInputs
 
-    told = ChunkInputs(
+    inputs = ChunkInputs(
         model=None, vae=None, sampler=None, sigmas=None, positive=None, negative=None, clip_vision=None, chunk_length=9,
         overlap=1, cfg=1.0, seed=0, **changed,
     )  # fmt: skip
-    found = getattr(families, kind)(told).describe_ignored(anchor)
-    assert len(found) == len(expected)
-    assert all(text in message for text, message in zip(expected, found, strict=True))
+    messages = getattr(families, kind)(inputs).describe_ignored(anchor)
+    assert len(messages) == len(expected)
+    assert all(text in message for text, message in zip(expected, messages, strict=True))

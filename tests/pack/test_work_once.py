@@ -1,4 +1,4 @@
-"""Long work is named by what it reads: nothing is made again for what it does not read, and what is gone is made again.
+"""Long work is named by what it reads: other changes repeat nothing, and a missing file is computed again.
 
 A story's shots by the included video model and Extend Video behind them, in the host, with its cache and without.
 """
@@ -19,12 +19,12 @@ def node(kind: str, /, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs}
 
 
-def film(scenes=SCENES, characters: str = CHARACTERS, colors=COLORS, long: bool = False, **shot) -> dict:
+def video(scenes=SCENES, characters: str = CHARACTERS, colors=COLORS, long: bool = False, **shot) -> dict:
     """Three images, two shots between them; long: and one chunk behind them."""
-    told = dict(characters=characters, scenes="\n".join(scenes), style="(No style)", negative="")
+    inputs = dict(characters=characters, scenes="\n".join(scenes), style="(No style)", negative="")
     prompt = {
         "world": node("StoryReelLoadStoryworld", precision="auto"),
-        "story": node("StoryReelScript", **told),
+        "story": node("StoryReelScript", **inputs),
         "text": node("StoryReelEncodeStory", clip=["world", 1], story=["story", 0]),
         "model": node(
             "StoryReelDynamiCrafterLoader",
@@ -58,8 +58,8 @@ def film(scenes=SCENES, characters: str = CHARACTERS, colors=COLORS, long: bool 
 
 
 @pytest.fixture
-def made(host, tmp_path):
-    """made(prompt, cached=False) runs it in a folder that starts empty: the names of the files that it wrote."""
+def written(host, tmp_path):
+    """written(prompt, cached=False) runs it in a folder that starts empty: the names of the files that it wrote."""
     import folder_paths
 
     output = tmp_path / "output"
@@ -81,17 +81,18 @@ def made(host, tmp_path):
     folder_paths.set_output_directory(before)
 
 
-def test_what_shots_do_not_read_makes_none_again(made):
-    assert shots_of(made(film())) == ["shot_001", "shot_002"]
-    names = {path.name for path in made.output.rglob("shot_*.avi")}
+def test_changes_that_shots_do_not_read_repeat_none(written):
+    assert shots_of(written(video())) == ["shot_001", "shot_002"]
+    names = {path.name for path in written.output.rglob("shot_*.avi")}
     assert len(names) == 2
-    assert made(film([scene.replace("wrold", "world") for scene in SCENES])) == [], "a mended caption"
-    assert made(film(characters=CHARACTERS + " # a remark\n[Pom] a red hero")) == [], "a remark, an unused character"
-    assert made({f"n{id}": renamed(entry) for id, entry in film().items()}) == [], "other node ids"
-    titled = film()
-    titled["shots"]["_meta"] = {"title": "My film"}
-    assert made(titled) == [], "another title"
-    assert {path.name for path in made.output.rglob("shot_*.avi")} == names
+    assert written(video([scene.replace("wrold", "world") for scene in SCENES])) == [], "a corrected caption"
+    more = CHARACTERS + " # a comment\n[Pom] a red hero"
+    assert written(video(characters=more)) == [], "a comment, an unused character"
+    assert written({f"n{id}": renamed(entry) for id, entry in video().items()}) == [], "other node ids"
+    titled = video()
+    titled["shots"]["_meta"] = {"title": "My video"}
+    assert written(titled) == [], "another title"
+    assert {path.name for path in written.output.rglob("shot_*.avi")} == names
 
 
 def renamed(entry: dict) -> dict:
@@ -105,34 +106,34 @@ def shots_of(names: list[str]) -> list[str]:
     return [name for name in names if name.startswith("shot")]
 
 
-def test_what_a_shot_reads_makes_that_shot_again(made):
-    assert len(shots_of(made(film()))) == 2
+def test_a_change_that_a_shot_reads_repeats_it(written):
+    assert len(shots_of(written(video()))) == 2
     scenes = [SCENES[0], SCENES[1].replace("sitting", "waving")]
-    assert shots_of(made(film(scenes))) == ["shot_002"], "the prompt of the second"
-    assert shots_of(made(film(colors=(0xFF0001, *COLORS[1:])))) == ["shot_001"], "the image that it starts from"
-    assert shots_of(made(film(seed=4))) == ["shot_001", "shot_002"]
-    assert shots_of(made(film(cfg_image=2.0))) == ["shot_001", "shot_002"]
-    assert shots_of(made(film(fps=12.0))) == []
+    assert shots_of(written(video(scenes))) == ["shot_002"], "the prompt of the second"
+    assert shots_of(written(video(colors=(0xFF0001, *COLORS[1:])))) == ["shot_001"], "the image that it starts from"
+    assert shots_of(written(video(seed=4))) == ["shot_001", "shot_002"]
+    assert shots_of(written(video(cfg_image=2.0))) == ["shot_001", "shot_002"]
+    assert shots_of(written(video(fps=12.0))) == []
 
 
-def test_a_mended_caption_leaves_the_chunks_behind_a_film(made):
-    assert [name for name in made(film(long=True)) if name.startswith("chunk")] == ["chunk_00"]
-    assert made(film([scene.replace("wrold", "world") for scene in SCENES], long=True)) == []
+def test_a_corrected_caption_leaves_the_chunks_of_a_video(written):
+    assert [name for name in written(video(long=True)) if name.startswith("chunk")] == ["chunk_00"]
+    assert written(video([scene.replace("wrold", "world") for scene in SCENES], long=True)) == []
     scenes = [SCENES[0].replace("waving", "sitting"), SCENES[1]]
-    changed = made(film(scenes, long=True))
+    changed = written(video(scenes, long=True))
     assert shots_of(changed) == ["shot_001"] and "chunk_00" in changed
 
 
 @pytest.mark.parametrize("long", [False, True])
-def test_a_file_that_is_gone_is_made_again(made, long):
+def test_a_missing_file_is_computed_again(written, long):
     """With an unchanged graph, whose results the host has in its cache: also behind Extend Video."""
-    prompt = film(long=long)
-    first = made(prompt, cached=True)
-    assert made(prompt, cached=True) == []
-    for entry in made.output.iterdir():
+    prompt = video(long=long)
+    first = written(prompt, cached=True)
+    assert written(prompt, cached=True) == []
+    for entry in written.output.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    assert made(prompt, cached=True) == first
-    (saved,) = made.output.glob("once_*")
+    assert written(prompt, cached=True) == first
+    (saved,) = written.output.glob("once_*")
     with av.open(str(saved)) as container:
         assert len(list(container.decode(video=0))) == 2 * FRAMES - 1 + 2 * long
-    assert made(prompt, cached=True) == []
+    assert written(prompt, cached=True) == []

@@ -11,8 +11,8 @@ EVERY_WORKFLOW = pytest.mark.parametrize("name", workflows.NAMES)
 
 @pytest.fixture(scope="module")
 def modules():
-    with workflow_tools("graph", "layout", "normalize") as found:
-        yield found
+    with workflow_tools("graph", "layout", "normalize") as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_node_that_a_preview_would_cover_moves_down_with_its_group(layout):
 
 
 @pytest.mark.parametrize("target", [(-400, 0), (0, -300), (200, -300)], ids=["left", "above", "above, further right"])
-def test_a_wire_that_runs_back_is_found(layout, target):
+def test_a_wire_that_runs_back_is_reported(layout, target):
     workflow = linked(node(1, (0, 0)), node(2, target))
     assert layout.faults(workflow, {}) == ["VAEDecode (1) is not left of VAEDecode (2), or above it."]
 
