@@ -1,7 +1,6 @@
-"""The chain from a story to a long film, its models put in by their loaders.
+"""The chain from a story to a long video, with each model from its loader.
 
-Tiny video models of random weights stand in the places of Storyworld's own. What counts is that all parts fit together,
-and that each does its part.
+Tiny video models of random weights replace Storyworld's own: all parts fit together, and each does its part.
 """
 
 import av
@@ -18,13 +17,13 @@ VIDEO_MODEL, STREAMING_MODEL = (GRAPH[id]["widgets_values"][0] for id in (20, 30
 
 
 @pytest.fixture(scope="module")
-def toys(host, tmp_path_factory):
+def demo_host(host, tmp_path_factory):
     """The host, with the stand-ins among Storyworld's files."""
     import folder_paths
     from storyreel.host import storyworld
     from storyreel.host.common import folders
 
-    folder = tmp_path_factory.mktemp("toys")
+    folder = tmp_path_factory.mktemp("stand_ins")
     frames = workflows.SHOT["frames"]
     dynamicrafter.write_storyworld(folder / VIDEO_MODEL, frames, image_tokens=3, dim_head=16, head_channels=32)
     streaming.write_storyworld(folder / STREAMING_MODEL)
@@ -39,18 +38,18 @@ def toys(host, tmp_path_factory):
     motion.write_lora(folder / "loras" / storyworld.DOMAIN_ADAPTER, layer, channels)
     kinds = {kind: folder / kind for kind in ("animatediff_models", "ipadapter", "semantic_motion")}
     for kind in kinds:
-        folders.file_names(kind)  # from now on the host knows of it
+        folders.file_names(kind)  # from now on the host has it in its list
     with pytest.MonkeyPatch.context() as patch:
         for kind, place in {**kinds, storyworld.FOLDER: folder}.items():
             known = folder_paths.folder_names_and_paths[kind]
             patch.setitem(folder_paths.folder_names_and_paths, kind, ([str(place), *known[0]], known[1]))
         yield host
-    for kind in (*kinds, storyworld.FOLDER):  # the host would go on listing what it found
+    for kind in (*kinds, storyworld.FOLDER):  # the host would still list these files
         folder_paths.filename_list_cache.pop(kind, None)
 
 
 def by_motion(name: str, muted: int | None = None) -> dict:
-    """As a user does it: the group of semantic motion is no longer muted, and maybe another node is."""
+    """As a user does it: the group of semantic motion is not muted; another node may be."""
     graph = workflows.workflow(name)
     (group,) = (group for group in graph["groups"] if group["title"] == MOTION_GROUP)
     left, top, width, height = group["bounding"]
@@ -71,7 +70,7 @@ def small(graph: dict, **extending) -> dict:
 
 
 def extended_by_dynamicrafter(graph: dict) -> dict:
-    """The small prompt with the model of shots in the place of the streaming model, and without refinement."""
+    """The small prompt with the shots' model as the streaming model, and without refinement."""
     prompt = small(graph, overlap=1)
     loader = prompt["30"]["inputs"] | {"checkpoint": VIDEO_MODEL}
     prompt["30"] = {"class_type": "StoryReelDynamiCrafterLoader", "inputs": loader}
@@ -81,29 +80,29 @@ def extended_by_dynamicrafter(graph: dict) -> dict:
     return {id: node for id, node in prompt.items() if int(id) not in range(40, 50)}
 
 
-def film(host, run) -> str:
+def saved_path(host, run) -> str:
     """The file that was saved."""
     (saved,) = run.outputs["50"]["images"]
     return str(host.base / "output" / saved["subfolder"] / saved["filename"])
 
 
 def played(host, run) -> list[tuple[int, int]]:
-    """The sizes of the frames of the film that was saved."""
-    with av.open(film(host, run)) as container:
+    """The sizes of the saved video's frames."""
+    with av.open(saved_path(host, run)) as container:
         return [(frame.width, frame.height) for frame in container.decode(video=0)]
 
 
-def told(host, run) -> list[tuple[str, float]]:
-    """(text, second at which it is seen) of the film that was saved."""
-    with av.open(film(host, run)) as container:
+def subtitles(host, run) -> list[tuple[str, float]]:
+    """(text, second of its start) of the saved video's subtitles."""
+    with av.open(saved_path(host, run)) as container:
         packets = [packet for packet in container.demux(container.streams.subtitles[0]) if packet.dts is not None]
         return [(bytes(p)[2:].decode(), float(p.pts * p.time_base)) for p in packets if len(bytes(p)) > 2]
 
 
-def test_a_story_becomes_a_long_video_that_is_refined(toys):
-    """Two pictures, a shot of each, two chunks of the streaming model, and all of it refined by that model."""
+def test_a_story_becomes_a_long_video_that_is_refined(demo_host):
+    """Two images, one shot of each, two chunks of the streaming model, and all frames refined by that model."""
     prompt = small(workflows.workflow(NAME))
-    run = toys.run(prompt)
+    run = demo_host.run(prompt)
     shots, long = (
         run.values[workflows.find(prompt, f"StoryReel{name}")][0] for name in ("AnimateStory", "ExtendVideo")
     )
@@ -113,19 +112,19 @@ def test_a_story_becomes_a_long_video_that_is_refined(toys):
     assert shots.get_frame_count() == count and long.get_frame_count() == count + added == len(rough)
     assert torch.equal(rough[:count], shots.get_components().images)
     assert fine.shape == rough.shape and not torch.equal(fine, rough)
-    assert played(toys, run) == [(64, 64)] * (count + added)
-    half = workflows.SHOT["frames"] / 8  # each picture's shot at 8 frames a second
-    assert told(toys, run) == [("Pim had never seen the sea.", 0.0), ("Through the town,", half)]
+    assert played(demo_host, run) == [(64, 64)] * (count + added)
+    half = workflows.SHOT["frames"] / 8  # each image's shot at 8 frames a second
+    assert subtitles(demo_host, run) == [("Pim had never seen the sea.", 0.0), ("Through the town,", half)]
 
 
-def test_the_loader_decides_which_model_extends(toys):
-    """The same chain by the model of shots, from the last frame; nothing refines."""
+def test_the_loader_decides_which_model_extends(demo_host):
+    """The same chain with the shots' model from the last frame, without refinement."""
     prompt = extended_by_dynamicrafter(workflows.workflow(NAME))
-    run = toys.run(prompt)
+    run = demo_host.run(prompt)
     count = 2 * workflows.SHOT["frames"] + workflows.LONG["chunks"] * (workflows.LONG["chunk_length"] - 1)
-    assert played(toys, run) == [(64, 64)] * count
+    assert played(demo_host, run) == [(64, 64)] * count
     assert workflows.find_all(prompt, "StoryReelRandomizedBlending") == []
-    assert len(told(toys, run)) == 2
+    assert len(subtitles(demo_host, run)) == 2
 
 
 def along_motion(pictures: int) -> dict:
@@ -136,9 +135,9 @@ def along_motion(pictures: int) -> dict:
     return prompt
 
 
-def test_shots_follow_predicted_motion_where_that_is_chosen(toys):
-    """Three pictures, two transitions. DynamiCrafter's way is there, and is not gone. Where a run ended after the first
-    transition, the next one begins with the second."""
+def test_shots_follow_predicted_motion_where_that_is_chosen(demo_host):
+    """Three images, two transitions. DynamiCrafter's branch is in the graph and does not run. A run that ended after
+    the first transition resumes with the second."""
     prompt = along_motion(pictures=3)
     (maker,) = workflows.find_all(prompt, "StoryReelAnimateStoryByMotion")
     prompt[maker]["inputs"]["steps"] = 7
@@ -146,37 +145,37 @@ def test_shots_follow_predicted_motion_where_that_is_chosen(toys):
     def sampled(run) -> int:
         return sum(kind == "progress" and data["value"] == data["max"] == 7 for kind, data in run.events)
 
-    kept = toys.base / "output" / "story" / "shots"
+    kept = demo_host.base / "output" / "story" / "shots"
     before = set(kept.glob("*"))
-    run = toys.run(prompt)
+    run = demo_host.run(prompt)
     (folder,) = set(kept.glob("*")) - before
     first, second = sorted(folder.glob("shot_*.avi"))
     (whole,) = folder.glob("all_*.avi")
     stamp = first.stat().st_mtime_ns
     second.unlink()
     whole.unlink()
-    resumed = toys.run(prompt)
+    resumed = demo_host.run(prompt)
     assert (sampled(run), sampled(resumed)) == (2, 1) and first.stat().st_mtime_ns == stamp
     both = (each.values["28"][0].get_components().images for each in (run, resumed))
     assert torch.equal(*both)
     count = 2 * (workflows.SHOT["frames"] - 1) + 1
     added = workflows.LONG["chunks"] * (workflows.LONG["chunk_length"] - 1)
-    said = [shown["text"][0] for id, shown in run.outputs.items() if id.startswith(f"{maker}.")]
-    assert len(said) == 2 and all("predicted by" in text for text in said)
+    messages = [shown["text"][0] for id, shown in run.outputs.items() if id.startswith(f"{maker}.")]
+    assert len(messages) == 2 and all("predicted by" in text for text in messages)
     assert "26" in prompt and "26" not in run.values
-    assert played(toys, run) == [(64, 64)] * (count + added) and len(told(toys, run)) == 3
+    assert played(demo_host, run) == [(64, 64)] * (count + added) and len(subtitles(demo_host, run)) == 3
     shots = run.values["28"][0].get_components().images
     assert len(shots) == count and not torch.equal(shots[1], shots[workflows.SHOT["frames"]])
 
 
-def test_one_picture_has_no_transition(toys):
+def test_one_picture_has_no_transition(demo_host):
     with pytest.raises(RuntimeError, match="keyframes holds 1 image; a transition needs at least 2"):
-        toys.run(along_motion(pictures=1))
+        demo_host.run(along_motion(pictures=1))
 
 
 @pytest.mark.parametrize("chosen", ["DynamiCrafter", "motion", "motion without DynamiCrafter's file"])
 def test_published_models_make_either_kind_of_shots(host, tmp_path, chosen):
-    """The host takes the graph where the files that it asks for are in their folders, and no others."""
+    """The host accepts the graph if its model files are in their folders, and no others."""
     import folder_paths
     from storyreel.host.common import folders
 

@@ -35,7 +35,7 @@ STYLES = {NO_STYLE: Style(NO_STYLE, PLACE)}
 
 
 def alone(seed: int = 0, **changes) -> Picture:
-    """A picture of one hero in the middle who looks ahead and stands, but for `changes` of the figure."""
+    """A picture of one hero who stands in the middle and looks ahead, except for `changes` of the figure."""
     picture = sample_picture(seed, 0, twins=0, triplets=0)
     usual = {"action": "standing", "facing": "ahead", "x": 0.5, "size": "big", "height": 0.66, "ground": 0.9}
     return replace(picture, figures=(replace(picture.figures[0], **(usual | changes)),))
@@ -110,7 +110,7 @@ class TestTruth:
             differs = (a.image != b.image).any(-1)
             covered = (a.masks[0] > 0) | (b.masks[0] > 0)
             far = np.abs(a.image.astype(int) - b.image).max(-1) > 40
-            assert far.sum() > 60, "the two are told apart by many pixels"
+            assert far.sum() > 60, "many pixels differ between the two"
             assert not (differs & ~covered).any(), "and by nothing outside the hero"
             if "color" in name:
                 assert np.array_equal(a.masks, b.masks)
@@ -157,19 +157,19 @@ class TestTruth:
             changed = (render_picture(recoloured).image != drawn.image).any(-1)
             assert not (changed & (total == 0)).any()
             for mask, head, feet in zip(drawn.masks, drawn.heads, drawn.feet, strict=True):
-                assert mask.astype(float).sum() / 255 > 500, "a hero is large enough to be seen"
+                assert mask.astype(float).sum() / 255 > 500, "a hero is large enough to be visible"
                 column, row = np.clip((head * 128).astype(int), 0, 127)
                 assert drawn.masks[:, row, column].max() == 255
                 assert head[1] < feet[1]
 
     def test_nearer_heroes_stand_before_farther_ones(self):
         picture = sample_picture(0, 0, twins=1, triplets=0)
-        beside = [
+        pair = [
             replace(figure, x=x, action="standing") for figure, x in zip(picture.figures, (0.45, 0.55), strict=True)
         ]
         sums = []
         for grounds in ((0.85, 0.93), (0.93, 0.85)):
-            figures = tuple(replace(figure, ground=ground) for figure, ground in zip(beside, grounds, strict=True))
+            figures = tuple(replace(figure, ground=ground) for figure, ground in zip(pair, grounds, strict=True))
             sums.append(render_picture(replace(picture, figures=figures)).masks.astype(float).sum((1, 2)))
         assert sums[0][0] < sums[1][0] and sums[0][1] > sums[1][1]
 
@@ -187,7 +187,7 @@ class TestCaptions:
             for picture in (sample_picture(3, index), sample_clip(3, index, twins=0.3, triplets=0.1)):
                 yield picture, choose_named(Random(index), picture)
 
-    def test_captions_say_exactly_what_is_named_and_true(self):
+    def test_captions_hold_exactly_the_named_true_values(self):
         for picture, named in self.samples():
             truth = {name: value for name, value in attributes(picture).items() if name in named | {"number"}}
             assert read(caption(picture, named)) == truth
@@ -226,9 +226,9 @@ class TestCaptions:
     def test_the_words_are_closed(self):
         known = vocabulary()
         assert list(known) == sorted(set(known)) and len(known) < 100
-        said = {word for picture, named in self.samples() for word in caption(picture, named).replace(",", "").split()}
-        assert said <= set(known)
-        assert set(known) - said == set(), "no word that captions never say"
+        used = {word for picture, named in self.samples() for word in caption(picture, named).replace(",", "").split()}
+        assert used <= set(known)
+        assert set(known) - used == set(), "no word that captions never use"
 
     def test_words_from_outside_are_listed_once_and_in_order(self):
         prompt = "A (blue:1.2) dragon, waving at the Hero's dragon on a beach; don't panic"
@@ -297,8 +297,8 @@ class TestBalance:
 
 class TestMotion:
     @pytest.mark.parametrize("index", range(3))
-    def test_frame_0_tells_nothing(self, index):
-        """Whatever the hero is about to do, and wherever the view is about to go, the first picture is the same."""
+    def test_frame_0_is_independent_of_the_action(self, index):
+        """The first image is the same for every action of the hero and every pan."""
         first = render_clip(doing("standing", index=index), 1).image
         for action in words.CLIP_ACTIONS:
             assert np.array_equal(render_clip(doing(action, index=index), 1).image, first)

@@ -1,4 +1,4 @@
-"""What Storyworld's video model learns from: clips that tell nothing before the caption does, and what it is told."""
+"""The training data of Storyworld's video model: clips whose start is independent of the action, and conditioning."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_start_of_a_clip_tells_nothing_of_its_action(lab):
+def test_the_start_of_a_clip_is_independent_of_its_action(lab):
     """Every start comes with every gentle action about equally often, and so does every part of the picture."""
     recipe = lab.train.clips.ClipRecipe(seed=1, count=8000, wide=0.0)
     clips = [recipe.sample(index)[0] for index in range(recipe.count)]
@@ -50,8 +50,8 @@ def test_a_training_resumes_and_ends_the_same(lab, tmp_path):
 
         def loss(generator: torch.Generator):
             steps.append(folder.name)
-            found = modules["trained"](modules["frozen"](torch.randn(config.batch_size, 4, generator=generator)))
-            return found.square().mean(), {"size": found.abs().mean().item()}
+            output = modules["trained"](modules["frozen"](torch.randn(config.batch_size, 4, generator=generator)))
+            return output.square().mean(), {"size": output.abs().mean().item()}
 
         trainer.train("net", modules, loss, config, folder, stop_after=stop_after)
         return modules
@@ -72,9 +72,9 @@ def test_a_training_resumes_and_ends_the_same(lab, tmp_path):
     assert steps.count("whole") == 7 and all(torch.equal(tensor, whole[name]) for name, tensor in again.items())
 
 
-def test_what_other_processes_draw_comes_in_order(lab):
-    found = lab.train.drawing.in_order(divmod, 20, [7, 3, 6, 9])
-    assert list(found) == [divmod(20, start) for start in (7, 3, 6, 9)]
+def test_results_of_other_processes_come_in_order(lab):
+    results = lab.train.drawing.in_order(divmod, 20, [7, 3, 6, 9])
+    assert list(results) == [divmod(20, start) for start in (7, 3, 6, 9)]
 
 
 def test_motion_is_where_something_moves(lab):
@@ -87,28 +87,28 @@ def test_motion_is_where_something_moves(lab):
     assert not motion.any()
 
 
-def test_everything_is_left_out_in_a_share_of_the_clips(lab):
+def test_each_condition_is_dropped_in_a_share_of_the_clips(lab):
     from storyreel.core.storyworld.attributes import attributes
 
     video = lab.train.video
     rng = Random(1)
     clip, _ = video.DATA.sample(0)
-    told = [video.sample_inputs(rng, clip) for _ in range(4000)]
-    modes = Counter(one.mode for one in told)
+    inputs = [video.sample_inputs(rng, clip) for _ in range(4000)]
+    modes = Counter(one.mode for one in inputs)
     for mode, share in video.MODES.items():
-        assert abs(modes[mode] / len(told) - share) < 0.03
-    seeing = [one for one in told if one.mode != video.BLIND]
-    without_text, without_image = ([not one.text for one in seeing], [one.image is None for one in seeing])
+        assert abs(modes[mode] / len(inputs) - share) < 0.03
+    usual = [one for one in inputs if one.mode != video.BLIND]
+    without_text, without_image = ([not one.text for one in usual], [one.image is None for one in usual])
     both = np.logical_and(without_text, without_image).mean()
     assert abs(both - video.DROP_BOTH) < 0.02
     assert abs(np.mean(without_text) - video.DROP_BOTH - video.DROP_TEXT) < 0.02
     assert abs(np.mean(without_image) - video.DROP_BOTH - video.DROP_IMAGE) < 0.02
-    blind = [one for one in told if one.mode == video.BLIND]
+    blind = [one for one in inputs if one.mode == video.BLIND]
     assert all(one.text and one.image is not None for one in blind)
     of_colours = [attributes(clip)[name] for name in ("colour", "hat colour", "scarf colour")]
-    sighted, unsighted = (np.mean([any(map(one.text.count, of_colours)) for one in some]) for some in (seeing, blind))
-    assert unsighted > 0.6 and 0.1 < sighted < video.LOOKS_SAID
-    loops = [one.order for one in told if one.mode == video.LOOP]
+    named, named_blind = (np.mean([any(map(one.text.count, of_colours)) for one in some]) for some in (usual, blind))
+    assert named_blind > 0.6 and 0.1 < named < video.LOOKS_SAID
+    loops = [one.order for one in inputs if one.mode == video.LOOP]
     assert all(len(order) == video.FRAMES and order == order[::-1] for order in loops)
 
 
@@ -122,21 +122,20 @@ def test_much_noise_is_met_as_often_as_is_asked(lab, noisier):
     torch.testing.assert_close(signal * noisy - sigma * velocity, clean)
 
 
-def test_semantic_motion_is_not_told_in_words(lab):
-    """What the hero does and where it is are for the tokens to say."""
+def test_prompts_of_semantic_motion_name_no_motion(lab):
+    """The hero's action and place come from the tokens."""
     motion, rng = lab.train.motion, Random(1)
     clips = [motion.DATA.sample(index)[0] for index in range(200)]
-    told = [motion.sample_prompt(rng, clip) for clip in clips for _ in range(4)]
-    texts = " ".join(text for text, _ in told)
-    assert " in a " in texts and "hat" in texts and len({sees for _, sees in told}) == 2
+    prompts = [motion.sample_prompt(rng, clip) for clip in clips for _ in range(4)]
+    texts = " ".join(text for text, _ in prompts)
+    assert " in a " in texts and "hat" in texts and len({flag for _, flag in prompts}) == 2
     for word in ("ing left", "ing right", "waving", "sitting", "on the left", "on the right"):
         assert word not in texts
 
 
 @torch.no_grad()
-def test_what_there_is_to_say_of_a_frame(lab):
-    """Of the whole clip what captions say, and of the frame where the hero is and which way it looks: between words,
-    and as it moves."""
+def test_descriptions_of_a_frame(lab):
+    """They hold the caption of the clip, and for the frame the hero's place and facing, interpolated as it moves."""
     work = lab.train.workspace.Workspace(ROOT / "models" / "storyworld")
     vocabulary = work.vocabulary
     read = lab.train.unet.Captions(work.towers, vocabulary)
@@ -150,19 +149,19 @@ def test_what_there_is_to_say_of_a_frame(lab):
     hero = replace(hero, action="walking right", facing="right", x=0.38)
     clips = [replace(clip, figures=(replace(hero, x=x),)) for x in (0.26, 0.38, 0.74)]
     descriptions = lab.train.init.FrameDescriptions(clips, 16, read)
-    found = descriptions.of(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long))
-    assert found.shape == (3, 6, lab.train.towers.WIDTH)
+    tokens = descriptions.of(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.long))
+    assert tokens.shape == (3, 6, lab.train.towers.WIDTH)
     left, middle, right = (state(f"a hero {where}") for where in ("on the left", "in the middle", "on the right"))
-    torch.testing.assert_close(found[:, -2], torch.stack([left, (left + middle) / 2, right]), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(tokens[:, -2], torch.stack([left, (left + middle) / 2, right]), atol=0.02, rtol=0.02)
     ahead, looking = (state(f"a hero looking {way}") for way in ("ahead", "right"))
-    turned = [(row - ahead).dot(looking - ahead) / (looking - ahead).square().sum() for row in found[:, -1]]
+    turned = [(row - ahead).dot(looking - ahead) / (looking - ahead).square().sum() for row in tokens[:, -1]]
     assert min(turned) > 0.8  # a start differs from another a little
     later = descriptions.of(torch.tensor([0, 0]), torch.tensor([0, 15]))
     assert not torch.allclose(*later[:, -2], atol=0.05) and torch.equal(*later[:, :-2])
 
 
 def test_queries_are_asked_where_they_are(lab):
-    """Of queries that tell it there is little to be missed, of those that do not about the variance of places."""
+    """With queries that hold the place the error is near 0; without it, about the variance of places."""
     places = lab.train.init.Places(["1"], 2)
     line = torch.linspace(-1, 1, 8)
     known = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).view(1, 64, 2).expand(3, -1, -1)
@@ -211,7 +210,7 @@ def test_the_domain_adapter_is_a_lora_to_the_host(lab, host):
     torch.testing.assert_close(answer(plain), answer(put), atol=5e-3, rtol=5e-3)
 
 
-def test_what_stands_beside_the_noise(lab):
+def test_concat_latents_by_mode(lab):
     video = lab.train.video
     clean = torch.randn(5, 2, 3, 3)
     assert torch.equal(video.concat_latents(clean, video.ANIMATE), clean[:1].expand(5, -1, -1, -1))
@@ -221,9 +220,9 @@ def test_what_stands_beside_the_noise(lab):
 
 
 @torch.no_grad()
-def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
-    """Text, image tokens, the picture of those who see none, and latents: alike from the host's nodes and in training,
-    but for bfloat16 and float16 in training."""
+def test_the_host_conditions_the_model_as_in_training(lab, tmp_path):
+    """Text, image tokens, the gray image of uncond, and latents are equal from the host's nodes and in training, except
+    for bfloat16 and float16 in training."""
     from storyreel.core.storyworld import world
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter import conditioning
@@ -237,7 +236,7 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
     text = "a red hero waving in a forest"
     texts = Captions(work.towers, work.vocabulary)([text, ""])
     encoding, pictures = lab.train.encoding, np.concatenate([frames[:1], lab.train.video.gray_picture()])
-    seen = encoding.vision_output(work.towers.vision, pictures, encoding.LAST)
+    tokens = encoding.vision_output(work.towers.vision, pictures, encoding.LAST)
     latents = encoding.encode(work.autoencoder, frames[:1])
 
     host_clip, vision, vae = storyworld.load_clip(), storyworld.load_clip_vision(), storyworld.load_vae()
@@ -248,69 +247,69 @@ def test_the_host_tells_the_model_what_it_was_trained_on(lab, tmp_path):
     )
     pairs = [(positive[0][0], texts[:1]), (negative[0][0], texts[1:])]
     pairs += [
-        (conds[0][1][keys.VISION_TOKENS], one[None]) for conds, one in zip((positive, negative), seen, strict=True)
+        (conds[0][1][keys.VISION_TOKENS], one[None]) for conds, one in zip((positive, negative), tokens, strict=True)
     ]
     pairs += [(positive[0][1][keys.CONCAT_LATENTS][:1], latents)]
-    for found, trained in pairs:
-        assert found.shape == trained.shape
-        assert (found - trained.float()).std() < 0.03 * found.std()
+    for output, trained in pairs:
+        assert output.shape == trained.shape
+        assert (output - trained.float()).std() < 0.03 * output.std()
 
 
 def untrained(lab) -> tuple:
-    """A video model none of whose layers is silent, and what two clips tell it."""
+    """A video model without idle layers, and the conditioning of two clips."""
     video = lab.train.video
     torch.manual_seed(0)
     model = video.VideoModel().eval()
     for weight in model.parameters():
         weight.add_(0.02 * torch.randn_like(weight))
-    noisy, beside = torch.randn(2, 2, video.FRAMES, video.LATENT_CHANNELS, 8, 8)
+    noisy, concat = torch.randn(2, 2, video.FRAMES, video.LATENT_CHANNELS, 8, 8)
     times = torch.tensor([999, 400])
     alphas = video.alpha_bars(zero_snr=True).float()[times]
-    told = torch.randn(2, 77, video.WIDTH), torch.randn(2, 65, video.WIDTH), torch.tensor([6, 9])
-    return model, noisy, beside, times, alphas, told
+    conditioning = torch.randn(2, 77, video.WIDTH), torch.randn(2, 65, video.WIDTH), torch.tensor([6, 9])
+    return model, noisy, concat, times, alphas, conditioning
 
 
 @torch.no_grad()
-def test_training_sees_the_clean_latents_that_the_host_makes_of_the_networks_own_layers(lab):
+def test_training_and_the_host_give_the_same_clean_latents(lab):
     from storyreel.core.networks.dynamicrafter.resampler import Resampler
     from storyreel.core.networks.dynamicrafter.unet import UNet
     from storyreel.core.storyworld.keeping import keep_still, still_clip
 
     video = lab.train.video
-    model, noisy, beside, times, alphas, told = untrained(lab)
-    text, seen, fs = told
+    model, noisy, concat, times, alphas, conditioning = untrained(lab)
+    text, vision_tokens, fs = conditioning
     plain, projection = UNet(video.UNET), Resampler(video.RESAMPLER)
     plain.load_state_dict(model.model["diffusion_model"].state_dict())
     projection.load_state_dict(model.image_proj_model.state_dict())
-    velocity = model(noisy, beside, times, alphas, *told)
+    velocity = model(noisy, concat, times, alphas, *conditioning)
     signal, noise = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
-    found = (signal * noisy - noise * velocity).transpose(1, 2)
-    noisy, beside = noisy.transpose(1, 2), beside.transpose(1, 2)
-    said = plain(torch.cat([noisy, beside], 1), times, torch.cat([text, projection(seen)], 1), fs)
-    predicted, keep = said.tensor_split([video.LATENT_CHANNELS], dim=1)
+    trained = (signal * noisy - noise * velocity).transpose(1, 2)
+    noisy, concat = noisy.transpose(1, 2), concat.transpose(1, 2)
+    output = plain(torch.cat([noisy, concat], 1), times, torch.cat([text, projection(vision_tokens)], 1), fs)
+    predicted, keep = output.tensor_split([video.LATENT_CHANNELS], dim=1)
     assert keep.sigmoid().std() > 0.05
-    expected = keep_still(signal * noisy - noise * predicted, still_clip(beside), keep)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    expected = keep_still(signal * noisy - noise * predicted, still_clip(concat), keep)
+    torch.testing.assert_close(trained, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 @torch.no_grad()
-def test_a_single_frame_is_told_what_it_is_told_in_its_clip(lab):
+def test_a_single_frame_has_the_conditioning_of_its_clip(lab):
     """Without layers of time, both ways to train give the same velocities."""
-    model, noisy, beside, times, alphas, told = untrained(lab)
-    beside[0, 1:] = 0.0  # one is given its first frame alone
-    with_time = model(noisy, beside, times, alphas, *told)
+    model, noisy, concat, times, alphas, conds = untrained(lab)
+    concat[0, 1:] = 0.0  # one has its first frame alone
+    with_time = model(noisy, concat, times, alphas, *conds)
     with lab.train.layers.without_time(model):
-        whole = model(noisy, beside, times, alphas, *told)
+        whole = model(noisy, concat, times, alphas, *conds)
         for only in (torch.tensor([0, 15]), torch.tensor([7, 3])):
             single = noisy[torch.arange(2), only][:, None]
-            alone = model(single, beside, times, alphas, *told, only)
+            alone = model(single, concat, times, alphas, *conds, only)
             expected = whole[torch.arange(2), only][:, None]
             torch.testing.assert_close(alone, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
         trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     every = dict(model.named_parameters())
     assert trained and not any("temopral_conv" in name for name in trained) and trained < every.keys()
     assert all(weight.requires_grad for weight in every.values())
-    assert torch.equal(model(noisy, beside, times, alphas, *told), with_time) and not torch.equal(with_time, whole)
+    assert torch.equal(model(noisy, concat, times, alphas, *conds), with_time) and not torch.equal(with_time, whole)
 
 
 def test_the_file_is_small(lab):
@@ -327,7 +326,7 @@ def test_every_gentle_action_is_asked_of_the_same_picture(lab):
 
 
 def test_no_two_rows_of_a_table_are_the_same(lab):
-    """A row's name says what differs from the plain setting."""
+    """A row's name states the difference from the plain setting."""
     kinds = lab.evaluate.pictures.Pictures, lab.evaluate.video.Video, lab.evaluate.streaming.Streaming
     for kind in (*kinds, lab.evaluate.motion.Motion):
         assert len({setting.key for setting in kind.settings}) == len(kind.settings)
@@ -363,17 +362,20 @@ def test_likeness_is_of_each_frame_with_the_first_and_with_the_one_before(host, 
     frames = torch.from_numpy(world.render_clip(clip, 4).image).float() / 255
     same = likeness(vision, frames[:1].expand(3, -1, -1, -1))
     assert same == pytest.approx(dict(clip_first=1, patches_first=0, clip_frames=1, patches_frames=0), abs=1e-5)
-    found, seen = likeness(vision, frames), [vision.encode_image(frame[None]) for frame in frames]
+    similarity, embeds = likeness(vision, frames), [vision.encode_image(frame[None]) for frame in frames]
     for name, pairs in (("first", [(0, 1), (0, 2), (0, 3)]), ("frames", [(0, 1), (1, 2), (2, 3)])):
         cosines, distances = [], []
         for a, b in pairs:
-            cosines.append(torch.cosine_similarity(seen[a]["image_embeds"], seen[b]["image_embeds"]).item())
-            left, right = (seen[at]["penultimate_hidden_states"][0, 1:] for at in (a, b))
+            cosines.append(torch.cosine_similarity(embeds[a]["image_embeds"], embeds[b]["image_embeds"]).item())
+            left, right = (embeds[at]["penultimate_hidden_states"][0, 1:] for at in (a, b))
             apart = [(x / x.norm() - y / y.norm()).norm().item() ** 2 for x, y in zip(left, right, strict=True)]
             distances.append(np.mean(apart))
-        assert found[f"clip_{name}"] == pytest.approx(np.mean(cosines), abs=1e-4)
-        assert found[f"patches_{name}"] == pytest.approx(np.mean(distances), rel=1e-3)
-    assert found["patches_frames"] < found["patches_first"] and found["clip_first"] < found["clip_frames"] < 1
+        assert similarity[f"clip_{name}"] == pytest.approx(np.mean(cosines), abs=1e-4)
+        assert similarity[f"patches_{name}"] == pytest.approx(np.mean(distances), rel=1e-3)
+    assert (
+        similarity["patches_frames"] < similarity["patches_first"]
+        and similarity["clip_first"] < similarity["clip_frames"] < 1
+    )
 
 
 def test_missed_targets_are_named(lab):
@@ -381,5 +383,5 @@ def test_missed_targets_are_named(lab):
     row = dict(video.TARGETS)
     row |= {f"{name}_{end}": value for name, value in video.TARGETS.items() for end in ("low", "high")}
     assert video.missed({video.PLAIN.key: row}) == []
-    (said,) = video.missed({video.PLAIN.key: row | {"action": 0.5, "action_low": 0.4, "action_high": 0.6}})
-    assert said.startswith("action is 0.50 (0.40 to 0.60)") and "at least 0.9" in said
+    (message,) = video.missed({video.PLAIN.key: row | {"action": 0.5, "action_low": 0.4, "action_high": 0.6}})
+    assert message.startswith("action is 0.50 (0.40 to 0.60)") and "at least 0.9" in message

@@ -1,4 +1,4 @@
-"""What Storyworld's small StreamingT2V learns from and begins with, and what is measured of its videos."""
+"""The data, the initial weights and the measurements of Storyworld's small StreamingT2V."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_each_part_begins_by_adding_nothing(lab):
 
 @torch.no_grad()
 def test_cam_begins_with_what_is_alike(lab):
-    """With a single frame to look at, that is what every frame is given; of several, the one that is most like it."""
+    """With a single source frame every frame receives it; with several, the most similar one."""
     injector = lab.train.streaming.StreamingModel().network.injectors[0]
     lab.train.init.look_at_what_is_alike(injector)
     injector.proj_out.load_state_dict({"weight": torch.eye(96), "bias": torch.zeros(96)})
@@ -64,13 +64,13 @@ def test_cam_begins_with_what_is_alike(lab):
 
 
 @torch.no_grad()
-def test_apm_begins_behind_the_words(lab):
-    """The image's tokens stand where paddings were, as they are, and what is said before them stays."""
-    look = lab.train.streaming.AppearanceAttention(8, 6, 1, text_tokens=5, image_tokens=2)
-    lab.train.init.append_text_tokens(look, torch.tensor(2.0))
+def test_apm_begins_after_the_text_tokens(lab):
+    """The image's tokens replace the padding unchanged, and the text before them stays."""
+    attention = lab.train.streaming.AppearanceAttention(8, 6, 1, text_tokens=5, image_tokens=2)
+    lab.train.init.append_text_tokens(attention, torch.tensor(2.0))
     text, away = torch.randn(1, 5, 6), torch.randn(1, 2, 6)
     image = text[:, 3:] + 2 * torch.nn.functional.layer_norm(away, (6,))
-    torch.testing.assert_close(look.mix(text, image), torch.cat([text[:, :3], image], 1), rtol=0, atol=1e-3)
+    torch.testing.assert_close(attention.mix(text, image), torch.cat([text[:, :3], image], 1), rtol=0, atol=1e-3)
 
 
 def test_every_weight_belongs_to_one_part(lab):
@@ -90,9 +90,9 @@ def test_a_setting_knows_its_frames_and_borders(lab):
     assert (by_name["both-blend-shared"].mode, by_name["both-blend-shared"].blend) == ("both", "shared")
 
 
-def test_a_hero_that_jumps_at_a_border_is_seen(lab):
-    """A drawn clip moves as much at a border as elsewhere. With the hero of another clip behind the border it does not,
-    and that is a cut."""
+def test_a_hero_that_jumps_at_a_border_is_measured(lab):
+    """A drawn clip moves as much at a border as elsewhere. With the hero of another clip after it, it moves more: a
+    cut."""
     measure = lab.evaluate.streaming
     first, second = (torch.from_numpy(measure.make_task(0, index).draw(32)).float() / 255 for index in (0, 1))
     whole, drift = lab.evaluate.frames.per_frame_results(first, [16])
