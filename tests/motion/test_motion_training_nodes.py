@@ -445,7 +445,7 @@ def test_a_folders_tokens_fit_no_other_space(host, clips, encoder, encoder_folde
     image = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=f"clip_vision is empty, and {ADAPTER} reads its features; connect CLIP ViT-H"):
         predict(Predictor(encoder), None, [image, image], [0, 5], FRAMES)
-    with messages.collecting() as texts:
+    with messages.collecting("Predict Motion") as texts:
         motion = predict(Predictor(tokens), clip_vision, [image, image.flip(1)], [0, 5], FRAMES)
     assert texts == ["clip_vision has no effect, since the tokens come from the image encoder dinov2_tiny."]
     sd15 = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
