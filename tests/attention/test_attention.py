@@ -120,7 +120,7 @@ def test_gather_equals_mask():
 
 @pytest.mark.parametrize("rules", PUBLISHED + PAPER, ids=str)
 def test_permuting_the_batch_permutes_the_result(rules):
-    """Draws belong to frames, so the order in which frames lie in the batch makes no difference."""
+    """Draws belong to frames, so the order of frames in the batch makes no difference."""
     settings = Settings(rules=rules)
     frames = list(range(len(STORY)))
     q, k, v = tokens(len(frames), 24)
@@ -178,7 +178,7 @@ def test_a_character_that_never_stands_alone_is_anchored_in_its_first_frames():
 
 
 def test_fewer_queries_than_keys():
-    """Token merging leaves fewer queries; every one of them still sees all keys."""
+    """Token merging leaves fewer queries; every one of them still attends to all keys."""
     q, k, v = tokens(3, 24)
     whole = attend(q, k, v, Settings(), range(3), None)
     some = attend(q[:, :5], k, v, Settings(), range(3), None)

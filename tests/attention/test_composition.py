@@ -160,7 +160,7 @@ def test_freeu(host, probe, model, conds, ours_first):
 
 
 def test_lora(host, probe, model, conds):
-    """A LoRA on the very layers that share; its weights are in the keys that are borrowed."""
+    """A LoRA on the very layers that share; its weights are in the shared keys."""
     name = "lora_unet_output_blocks_{}_1_transformer_blocks_0_attn1_to_k.lora_{}.weight"
     generator = torch.Generator().manual_seed(0)
     lora = {}

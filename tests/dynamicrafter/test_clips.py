@@ -9,7 +9,7 @@ from storyreel.core.video.clips import join, pairs
 
 
 def clip(*values: float, size=(4, 6)) -> torch.Tensor:
-    """Frames of one colour each."""
+    """Frames of one color each."""
     return torch.stack([torch.full((*size, 3), value) for value in values])
 
 

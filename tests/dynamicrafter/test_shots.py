@@ -13,7 +13,7 @@ from harness import workflows
 from hosting.server import Server
 from storyreel.core.video.files import read_frames, to_bytes, to_images, write_frames
 
-STEPS, COLOURS = 7, (0xFF0000, 0x00FF00, 0x0000FF, 0xFFFFFF)
+STEPS, COLORS = 7, (0xFF0000, 0x00FF00, 0x0000FF, 0xFFFFFF)
 
 
 def frames(count: int = 5, size=(34, 50), seed: int = 0) -> np.ndarray:
@@ -171,8 +171,8 @@ def animation(seed: int = 5) -> dict:
     prompt = workflows.small_prompt("story_to_shots", seed)
     node = prompt[workflows.find(prompt, "StoryReelAnimateStory")]
     pictures = {
-        f"p{colour}": {"class_type": "EmptyImage", "inputs": dict(width=96, height=64, batch_size=1, color=colour)}
-        for colour in COLOURS
+        f"p{rgb}": {"class_type": "EmptyImage", "inputs": dict(width=96, height=64, batch_size=1, color=rgb)}
+        for rgb in COLORS
     }
     batch = {f"images.image{i}": [id, 0] for i, id in enumerate(pictures)}
     node["inputs"]["keyframes"] = ["batch", 0]
@@ -254,7 +254,7 @@ def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, t
 def test_each_image_is_animated(stocked_server):
     """With a checkpoint that animates: one shot for each image, joined without shared frames."""
     prompt = animate(animation(seed=7), mode="animate", keyframes=["two", 0])
-    pictures = {"images.image0": [f"p{COLOURS[0]}", 0], "images.image1": [f"p{COLOURS[1]}", 0]}
+    pictures = {"images.image0": [f"p{COLORS[0]}", 0], "images.image1": [f"p{COLORS[1]}", 0]}
     prompt["two"] = {"class_type": "BatchImagesNode", "inputs": pictures}
     prompt[workflows.find(prompt, "StoryReelDynamiCrafterLoader")]["inputs"]["checkpoint"] = (
         "dynamicrafter_1024_stand_in.ckpt"
@@ -270,6 +270,6 @@ def test_each_image_is_animated(stocked_server):
 
 
 def test_one_picture_has_no_transition(stocked_server):
-    prompt = animate(animation(seed=8), keyframes=[f"p{COLOURS[0]}", 0])
+    prompt = animate(animation(seed=8), keyframes=[f"p{COLORS[0]}", 0])
     result = stocked_server.client().run(prompt)
     assert result.status == "error" and "keyframes holds 1 image; interpolate needs at least 2" in result.message

@@ -34,10 +34,10 @@ def prompt(**changed) -> dict:
     return graph | {"lora": extending.node("LoraLoaderModelOnly", **lora)}
 
 
-def write_first_frame(folder: Path, colour: tuple):
+def write_first_frame(folder: Path, color: tuple):
     path, size = folder / "input" / "first.png", extending.SIZE
-    Image.new("RGB", (size, size), colour).save(path)
-    os.utime(path, (sum(colour), sum(colour)))  # a copy on another machine is the same file
+    Image.new("RGB", (size, size), color).save(path)
+    os.utime(path, (sum(color), sum(color)))  # a copy on another machine is the same file
 
 
 @pytest.fixture(scope="module")

@@ -261,28 +261,28 @@ def test_without_cam_and_apm_it_is_the_model_without_them(host, tmp_path):
         inputs = chunk_inputs(host, "streaming_t2v", **strengths)
         return run(inputs, tmp_path / name, pictures(6, clip), pictures(1, anchor), chunks=1)[0][0]
 
-    both, blind, free = extended("both"), extended("blind", cam_strength=0.0), extended("free", apm_strength=0.0)
-    assert torch.equal(extended("blind to another", clip=1, cam_strength=0.0), blind)
+    both, without_cam, free = extended("both"), extended("no CAM", cam_strength=0.0), extended("free", apm_strength=0.0)
+    assert torch.equal(extended("no CAM, another clip", clip=1, cam_strength=0.0), without_cam)
     assert torch.equal(extended("free of another", anchor=9, apm_strength=0.0), free)
     assert not torch.equal(extended("another clip", clip=1), both)
     assert not torch.equal(extended("another anchor", anchor=9), both)
-    assert not torch.equal(blind, both) and not torch.equal(free, both)
+    assert not torch.equal(without_cam, both) and not torch.equal(free, both)
 
 
 def test_streamingsvd_without_cam_is_the_hosts_own(host, tmp_path):
     import comfy.model_base
 
-    found, _ = run(chunk_inputs(host, "streaming_svd", cam_strength=0.0), tmp_path / "1")
+    chunks, _ = run(chunk_inputs(host, "streaming_svd", cam_strength=0.0), tmp_path / "1")
     inputs = chunk_inputs(host, "streaming_svd")
     inputs = replace(inputs, model=inputs.model.clone())
     inputs.model.remove_wrappers_with_key("diffusion_model", "storyreel_cam")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(inputs.model.model), "extra_conds", comfy.model_base.SVD_img2vid.extra_conds)
         plain, _ = run(inputs, tmp_path / "2")
-    assert all(torch.equal(*pair) for pair in zip(found, plain, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(chunks, plain, strict=True))
 
 
-def test_colours_stay_those_of_the_anchor(host, tmp_path):
+def test_colors_stay_those_of_the_anchor(host, tmp_path):
     from storyreel.core.video.color import pull_colours
 
     frames, anchor = 0.2 * pictures(5) + 0.1, 0.3 * pictures(1, 4) + 0.4
@@ -300,7 +300,7 @@ def test_colours_stay_those_of_the_anchor(host, tmp_path):
     held, store = run(inputs, tmp_path / "held", anchor=blue, color_match=1.0)
     for number, new in enumerate(held):
         assert (new.mean((0, 1, 2)) - blue[0, 0, 0]).abs().max() < 0.1
-        assert torch.equal(store.last(number), new[-3:])  # what the next chunk sees is held, too
+        assert torch.equal(store.last(number), new[-3:])  # the input of the next chunk is matched, too
     assert (free[1].mean((0, 1, 2)) - blue[0, 0, 0]).abs().max() > 0.1
 
 
@@ -352,7 +352,7 @@ def names(inputs, chunks: int = 3) -> list[str]:
 
 def test_a_chunk_is_named_by_what_its_model_reads(host):
     """Not by tokens behind those that DynamiCrafter reads, which are there if any prompt of the story is long; nor by
-    latents that Stable Video Diffusion's conditioning draws anew each time, and that are not used."""
+    latents that Stable Video Diffusion's conditioning draws again each time, and that are not used."""
     padded = [[torch.cat([text, text[:, :5]], 1), extras] for text, extras in words(1)]
     plain = names(chunk_inputs(host, "dynamicrafter"))
     assert names(chunk_inputs(host, "dynamicrafter", positive=padded)) == plain
@@ -491,5 +491,5 @@ def test_only_changed_chunks_are_regenerated(world):
     assert [path[-21:-17] for path in names_of(world, scenes, **settings)] == ["0004", "0005"]
     assert [path[-21:-17] for path in names_of(world, chunks=7, **settings)] == ["0006", "0007"]
     assert names_of(world, chunks=2, fps=12.0, images=True, **settings) == []
-    for changed in (dict(seed=78), dict(cam_strength=0.5), dict(colours=(0x3070C0, 0x4080D0, 0x5090E1))):
+    for changed in (dict(seed=78), dict(cam_strength=0.5), dict(colors=(0x3070C0, 0x4080D0, 0x5090E1))):
         assert len(names_of(world, chunks=1, **settings | changed)) == 1, changed

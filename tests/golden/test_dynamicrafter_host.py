@@ -286,8 +286,8 @@ def test_the_image_encoder_sees_pictures_as_published(path, clip_vision):
         pixels = clip_pixels(picture(golden, case), golden.config["image_size"])
         assert error(pixels, golden[f"{case}.preprocessed"]) <= 1e-4
         assert error(vision_tokens(encoder, picture(golden, case)), golden[f"{case}.tokens"]) <= 2e-5
-    grey = torch.full_like(picture(golden, cases[0]), 0.5)
-    assert error(vision_tokens(encoder, grey), golden["uncond.tokens"]) <= 2e-5
+    gray = torch.full_like(picture(golden, cases[0]), 0.5)
+    assert error(vision_tokens(encoder, gray), golden["uncond.tokens"]) <= 2e-5
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "clip_towers.safetensors"))

@@ -1,6 +1,6 @@
 """Scripts against the published parser: text in, text out, recorded from the low-VRAM app and from the mask app.
 
-What the published program returns is compared up to white space. Its known oddities are recognised from a case's input,
+What the published program returns is compared up to white space. Its known oddities are recognized from a case's input,
 never by its name, and there the story must be corrected as in `core/story/script.py`.
 """
 

@@ -128,7 +128,7 @@ def test_a_published_chunk_of_streamingsvd(path, opened, monkeypatch):
 
 
 def linear_model(golden: Golden, dim: int):
-    """The data's linear network as a MODEL with MS-Vid2Vid's schedule. dim: of its latents, along which frames lie."""
+    """The data's linear network as a MODEL with MS-Vid2Vid's schedule. dim: the axis of frames in its latents."""
     import comfy.latent_formats
     import comfy.model_base
     import comfy.supported_models_base

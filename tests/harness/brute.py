@@ -28,7 +28,7 @@ def sources_of(frame, casts, anchors):
 
 
 def published(q, k, v, heads, frames, casts, anchors, drawn, strength=1.0):
-    """Low-vram and mask: own tokens once, of each lender the tokens drawn for it. q, k, v [B, N, C] -> [B, N, C]."""
+    """Low-vram and mask: own tokens once, of each source frame its drawn tokens. q, k, v [B, N, C] -> [B, N, C]."""
     casts = {frame: casts[frame] for frame in frames}
     out = []
     for row, frame in enumerate(frames):

@@ -10,7 +10,7 @@ from .streaming import write_storyworld
 FILE = "streaming_storyworld_tiny.safetensors"
 CHUNK, OVERLAP, STEPS, SIZE = 6, 3, 2, 64
 SCENES = ("waving on a beach", "walking in a forest", "jumping at night", "waving in a room", "walking in a town")
-CLIP = (0x3070C0, 0x4080D0, 0x5090E0)  # colours of its frames
+CLIP = (0x3070C0, 0x4080D0, 0x5090E0)  # colors of its frames
 
 
 def write_model(models: Path) -> Path:
@@ -22,11 +22,10 @@ def node(class_type: str, **inputs) -> dict:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def pictures(colours) -> dict:
-    """A clip of one-coloured frames, as node "clip"."""
+def pictures(colors) -> dict:
+    """A clip of one-colored frames, as node "clip"."""
     nodes = {
-        f"f{i}": node("EmptyImage", width=SIZE, height=SIZE, batch_size=1, color=colour)
-        for i, colour in enumerate(colours)
+        f"f{i}": node("EmptyImage", width=SIZE, height=SIZE, batch_size=1, color=rgb) for i, rgb in enumerate(colors)
     }
     batch = {f"images.image{i}": [id, 0] for i, id in enumerate(nodes)}
     return nodes | {"clip": node("BatchImagesNode", **batch)}
@@ -42,7 +41,7 @@ def parts(file: str = FILE) -> dict:
     }
 
 
-def extend(scenes=SCENES, colours=CLIP, **inputs) -> dict:
+def extend(scenes=SCENES, colors=CLIP, **inputs) -> dict:
     """Nodes "extend", with one of `scenes` a chunk, all before it, and "save" behind it."""
     lines = "\n".join(f"[Hero] {scene}" for scene in scenes)
     story = dict(characters="[Hero] a big blue hero", scenes=lines, style="(No style)", negative="")
@@ -53,7 +52,7 @@ def extend(scenes=SCENES, colours=CLIP, **inputs) -> dict:
     video = {"filename_prefix": "extended", "format": "auto", "codec": "auto"}
     return {
         **parts(),
-        **pictures(colours),
+        **pictures(colors),
         "story": node("StoryReelScript", **story),
         "rows": node("StoryReelEncodeStory", clip=["world", 1], story=["story", 0]),
         "extend": node("StoryReelExtendVideo", **settings | inputs),
@@ -72,7 +71,7 @@ def tiny_vae():
 
 
 def tiny_wan_vae():
-    """Wan's VAE, as the host recognises it."""
+    """Wan's VAE, as the host recognizes it."""
     import comfy.sd
     from comfy.ldm.wan.vae import WanVAE
 

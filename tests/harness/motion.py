@@ -189,7 +189,7 @@ def write_lora(path: Path, layer: str, width: int) -> Path:
 
 
 def write_video(path: Path, places: Sequence[tuple[float, float]]) -> None:
-    """A disc on grey at places from 0 to 1."""
+    """A disc on gray at places from 0 to 1."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = []
     for x, y in places:
@@ -202,6 +202,6 @@ def write_video(path: Path, places: Sequence[tuple[float, float]]) -> None:
 
 def swing(number: int, frames: int) -> list[tuple[float, float]]:
     """Half a turn around a clip's own place."""
-    centre, radius = 0.5 + 0.02 * (number % 5 - 2), 0.3 + 0.01 * (number % 3)
+    center, radius = 0.5 + 0.02 * (number % 5 - 2), 0.3 + 0.01 * (number % 3)
     angles = [math.pi * i / (frames - 1) for i in range(frames)]
-    return [(centre + radius * math.cos(a), centre + radius * math.sin(a)) for a in angles]
+    return [(center + radius * math.cos(a), center + radius * math.sin(a)) for a in angles]

@@ -44,8 +44,8 @@ class Layers:
         return x @ self.w[f"{name}.weight"].T + self.w.get(f"{name}.bias", 0)
 
     def norm(self, x, name):
-        centred = x - x.mean(-1, keepdim=True)
-        unit = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        centered = x - x.mean(-1, keepdim=True)
+        unit = centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt()
         return unit * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
 
     def attention(self, x, name, heads):
@@ -247,8 +247,8 @@ def test_pictures_between_are_met_at_their_frames(easing):
 def test_easing_and_holding():
     times = {easing: trajectory.timing([0, 10], 11, easing) for easing in trajectory.EASINGS}
     assert torch.equal(times["linear"], torch.arange(11).double())
-    for clock in times.values():
-        assert clock[0] == 0 and clock[-1] == 10 and (clock.diff() > 0).all()
+    for indices in times.values():
+        assert indices[0] == 0 and indices[-1] == 10 and (indices.diff() > 0).all()
     assert (times["ease in"] <= times["linear"]).all() and times["ease in"][5] < 5
     assert (times["ease out"] >= times["linear"]).all() and times["ease out"][5] > 5
     smooth = times["ease in and out"]

@@ -1,4 +1,4 @@
-"""Set-up: quick when done, safe when broken off or started twice, and one sentence when it cannot go on."""
+"""Set-up: quick when done, safe when interrupted or started twice, and one sentence when it cannot continue."""
 
 import os
 import shutil

@@ -166,7 +166,7 @@ def test_it_works_with_a_pack_that_patches_attention(crowded, chain):
     """The other pack computes plain attention of what it is handed, so our picture must come out as without it."""
     client = crowded.client()
     plain, ours, both = frames(client), frames(client, OURS), frames(client, *chain)
-    assert np.abs(ours - plain).mean() > 1  # grey level
+    assert np.abs(ours - plain).mean() > 1  # gray level
     assert np.abs(both - ours).max() <= 2
 
 

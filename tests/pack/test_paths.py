@@ -59,7 +59,7 @@ def shot_prompt(values: dict, **changed) -> dict:
 
 @pytest.mark.parametrize("changed", [{}, {"shot": ["path", 0]}, {"run": ["path", 0]}])
 def test_inner_nodes_run_nowhere_but_inside_ours(host, tmp_path, changed):
-    """As a shared graph may hold them: no file is written, by whatever name."""
+    """As a shared graph may hold them: no file is written under any name."""
     output = host.base / "output"
     before = set(output.rglob("*"))
     target = tmp_path / "escaped"

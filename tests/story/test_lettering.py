@@ -235,15 +235,15 @@ def test_the_bundled_fonts_write_the_national_character_sets(encoding, leads, le
     assert set(letterer().missing("".join(sorted(characters)))) <= {"≒"}  # which Noto Sans CJK does not have either
 
 
-def test_the_bundled_fonts_are_small_and_carry_their_licences():
+def test_the_bundled_fonts_are_small_and_carry_their_licenses():
     files = [path for path in fonts.FOLDER.iterdir() if path.suffix in (".otf", ".ttf")]
     assert {path.name for path in files} == {fonts.LATIN, fonts.EUROPE, fonts.CJK, fonts.CJK_JAPAN}
     assert sum(path.stat().st_size for path in files) < 6_000_000
     readme = (fonts.FOLDER / "README.md").read_text(encoding="utf-8")
-    licences = {path.name: path.read_text(encoding="utf-8") for path in fonts.FOLDER.glob("OFL-*.txt")}
+    licenses = {path.name: path.read_text(encoding="utf-8") for path in fonts.FOLDER.glob("OFL-*.txt")}
     for path in files:
         assert path.name in readme
-        assert any(path.name in text and "SIL OPEN FONT LICENSE Version 1.1" in text for text in licences.values())
+        assert any(path.name in text and "SIL OPEN FONT LICENSE Version 1.1" in text for text in licenses.values())
         with TTFont(path, lazy=True) as font:
             assert "SIL Open Font License" in font["name"].getDebugName(13)
             assert path.name == fonts.LATIN or "Noto" not in font["name"].getDebugName(4)

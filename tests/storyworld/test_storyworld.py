@@ -1,5 +1,5 @@
 """Storyworld: the same pictures everywhere, a truth that the pixels bear out, captions that are scripts, and chance
-that favours nothing."""
+that favors nothing."""
 
 import hashlib
 import subprocess
@@ -115,15 +115,15 @@ class TestTruth:
             if "color" in name:
                 assert np.array_equal(a.masks, b.masks)
 
-    def test_colours_repeat_at_boots_and_mittens(self):
-        """A colour that is unnamed can be read at two places."""
+    def test_colors_repeat_at_boots_and_mittens(self):
+        """A color that is unnamed can be read at two places."""
         base = alone()
         feet = render_picture(base).feet[0]
         for name, rows in (
             ("hat_color", slice(round(feet[1] * 128) - 7, None)),
             ("scarf_color", slice(90, 105)),
         ):
-            a, b = (render_picture(base.with_look(**{name: colour})).image[rows] for colour in ("red", "blue"))
+            a, b = (render_picture(base.with_look(**{name: color})).image[rows] for color in ("red", "blue"))
             assert (a != b).any(-1).sum() > 20
 
     @pytest.mark.parametrize("scene", words.SCENES)
@@ -153,8 +153,8 @@ class TestTruth:
             assert drawn.masks.shape == (len(picture.figures), 128, 128)
             total = drawn.masks.astype(int).sum(0)
             assert total.max() <= 258, "no pixel belongs to two heroes, but for rounding"
-            recoloured = picture.with_look(color="red" if picture.look.color != "red" else "blue")
-            changed = (render_picture(recoloured).image != drawn.image).any(-1)
+            recolored = picture.with_look(color="red" if picture.look.color != "red" else "blue")
+            changed = (render_picture(recolored).image != drawn.image).any(-1)
             assert not (changed & (total == 0)).any()
             for mask, head, feet in zip(drawn.masks, drawn.heads, drawn.feet, strict=True):
                 assert mask.astype(float).sum() / 255 > 500, "a hero is large enough to be visible"

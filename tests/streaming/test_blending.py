@@ -1,4 +1,4 @@
-"""Randomized blending: where chunks lie, when they hand over, and what becomes of their frames."""
+"""Randomized blending: starts of chunks, offsets of their seams, and the blended frames."""
 
 import pytest
 import torch

@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def inputs(model):
-    """(clip, text, image tokens, what CAM sees)"""
+    """(clip, text, image tokens, features of CAM's frames)"""
     with torch.no_grad():
         features = model.encode_frames(draw(2, 4, 3, 64, 96, seed=4).clamp(-1, 1))
     return draw(2, 4, 6, 8, 12, seed=1), draw(2, 7, 24, seed=2), draw(2, 3, 24, seed=3), features
