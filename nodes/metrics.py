@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..core import plot as charts
+from ..core.metrics.registry import found
 from ..core.metrics.story_report import in_words
 from ..host.common import messages
 from ..host.metrics.encoders import encoder_folders, load_encoder
@@ -64,7 +65,7 @@ class StoryReelMeasureStory(PreflightNode):
     @classmethod
     def execute(cls, images, story, clip_vision=None, clip=None, encoder_folder=NONE) -> io.NodeOutput:
         cls.preflight(clip_vision, encoder_folder)
-        encoder = load_encoder(None if encoder_folder == NONE else encoder_folder, clip_vision, clip)
+        encoder = found(load_encoder(None if encoder_folder == NONE else encoder_folder, clip_vision, clip))
         scores, not_computed = measure(story, images, encoder)
         series = {score.column: score.frames for score in scores.values()}
         labels = [str(number) for number in range(1, len(images) + 1)]

@@ -1,6 +1,7 @@
 """The figures of a video in words, and in curves."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -36,7 +37,7 @@ COLOUR_OF = {"red": "tab:red", "green": "tab:green", "blue": "tab:blue"}
 def collect(size: tuple[int, int, int], metrics: Sequence[Metric], not_computed: Mapping[str, str]) -> dict:
     """All that was found, fit for JSON. size: number of frames, height, width."""
     count, height, width = size
-    found = {"frames": count, "width": width, "height": height}
+    found: dict[str, Any] = {"frames": count, "width": width, "height": height}
     figures = {metric: metric.results() for metric in metrics}
     found |= {metric.name: figures for metric, figures in figures.items() if not metric.not_computed}
     unfit = {measure: why for metric in metrics for measure, why in metric.not_computed.items()}

@@ -28,9 +28,11 @@ class Encoder(Protocol):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """[F, d] of images [F, H, W, 3]."""
+        ...
 
     def embed_prompts(self, prompts: tuple[str, ...]) -> Tensor:
         """[F, d]. Raises ValueError for a text encoder that does not fit."""
+        ...
 
 
 class LinkedEncoder:

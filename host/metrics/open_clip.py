@@ -5,6 +5,7 @@ open_clip builds the network and reads prompts. The weights are read here, as al
 """
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import torch
@@ -34,7 +35,7 @@ class OpenClip:
 
     source = "encoder_folder"
 
-    def __init__(self, folder: str, network: nn.Module, config: dict, preprocess: dict, tokenizer):
+    def __init__(self, folder: str, network: Any, config: dict, preprocess: dict, tokenizer):
         vision = config["vision_cfg"]
         sizes = vision["width"], vision["layers"], vision["patch_size"], vision["image_size"]
         self.architecture = name_of_sizes("clip", sizes)
@@ -103,10 +104,10 @@ def import_open_clip():
 def _config(folder: str, stated: dict) -> dict:
     """The arguments of open_clip's CLIP. Raises ValueError for a network that needs other packages, or downloads."""
     config = stated.get("model_cfg")
-    parts = [config.get(name) for name in ("vision_cfg", "text_cfg")] if isinstance(config, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts):
+    config = config if isinstance(config, dict) else {}
+    vision, text = config.get("vision_cfg"), config.get("text_cfg")
+    if not isinstance(vision, dict) or not isinstance(text, dict):
         raise ValueError(f"{folder} states no vision_cfg and text_cfg in {CONFIG}; {EXPECTED}.")
-    vision, text = parts
     for name in ("timm_model_name", "hf_model_name", "hf_tokenizer_name"):
         if found := vision.get(name) or text.get(name):
             raise ValueError(f"{folder} states {name} {shown(found)}; {EXPECTED}, with open_clip's own two encoders.")
@@ -134,7 +135,7 @@ def _preprocess(folder: str, stated: dict) -> dict:
     return found
 
 
-def _build(open_clip, folder: str, config: dict, weights: dict[str, Tensor], file: str) -> nn.Module:
+def _build(open_clip, folder: str, config: dict, weights: dict[str, Tensor], file: str) -> Any:
     weights = {key: weight.float() for key, weight in weights.items() if key not in NOT_WEIGHTS}
 
     def network(device: str) -> nn.Module:

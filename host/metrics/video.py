@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import comfy.model_management
 import comfy.utils
@@ -45,7 +46,7 @@ def measure(video, reference_image: Tensor | None, **inputs) -> tuple[dict, Slic
 
     metrics, not_computed = compute_available(METRICS, VideoInputs(anchor, read, **inputs))
     size = evaluate(_counted(chain([first], frames), bar), list(metrics.values()))
-    return report.collect(size, list(metrics.values()), not_computed), metrics[SLICE]
+    return report.collect(size, list(metrics.values()), not_computed), cast(Slice, metrics[SLICE])
 
 
 def _counted(frames: Iterable[Tensor], bar: comfy.utils.ProgressBar) -> Iterator[Tensor]:

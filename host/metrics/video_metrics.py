@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 from torch import Tensor
@@ -41,7 +42,7 @@ class VideoInputs:
     read: Callable[[object], Iterator[Tensor]]
     encoder: Encoder | None = None
     prompt: str = ""
-    reference: object | None = None
+    reference: Any = None
     chunks: Chunks | None = None
     optical_flow: object | None = None
     slice_height: float = 0.5
