@@ -1,4 +1,4 @@
-"""What the tests of attention in the real host share."""
+"""Fixtures of the tests of attention in the real host."""
 
 import pytest
 from harness import tiny

@@ -14,7 +14,7 @@ def node(class_type, **inputs):
 
 
 def prompt(scenes=SCENES, settings=None, mask=None, sampling=None, denoise=None, ours=True):
-    """A story with node "csa" on its model and "k" that samples it. denoise: of a second pass behind a plain first."""
+    """A story with node "csa" on its model and "k" that samples it. denoise: of a second pass after a plain first."""
     settings = {"preset": "low-vram", "strength": 1.0, "seed": 3} | (settings or {})
     sampling = dict(seed=5, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0) | (sampling or {})
     characters = "[Pim] a blue hero with a yellow pointed hat\n[Mo] a red hero"

@@ -113,7 +113,7 @@ def test_a_call_between_two_levels_belongs_to_the_earlier_one():
     assert step_of(3.0, []) == 3.0  # no schedule
 
 
-def test_a_step_has_one_name_in_a_run_and_in_its_parts_and_wherever_it_was_computed():
+def test_a_step_has_one_name_in_a_run_and_in_its_parts_despite_rounding():
     levels = [14.614646, 6.0241537, 2.0532114, 0.0291675, 0.0]
     for first in range(4):
         for sigma in levels[first:4]:

@@ -14,7 +14,7 @@ def conds(probe):
 
 
 def host_node(host, name, model, **inputs):
-    """What one of the host's nodes makes of a model."""
+    """A model patched by one of the host's nodes."""
     cls = host.nodes[name]
     if hasattr(cls, "GET_SCHEMA"):
         out = cls.execute(model=model, **inputs)
@@ -27,7 +27,7 @@ def messages(caplog):
 
 
 class Calls:
-    """A patch of another pack, at a block of its own or ours: remembers what it was given, attends plainly."""
+    """A patch of another pack, at a block of its own or ours: records its inputs and runs plain attention."""
 
     def __init__(self):
         self.shapes = []
@@ -46,7 +46,7 @@ class Calls:
 
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_pag(host, probe, model, conds, ours_first):
-    """The perturbed pass has PAG's identity attention in the middle block, also where our patch stands there."""
+    """The perturbed pass has PAG's identity attention in the middle block, also with our patch in that place."""
     weights = dict(preset="custom", blocks="all")
     if ours_first:
         patched = host_node(host, "PerturbedAttentionGuidance", probe.node(host, model, **weights), scale=3.0)
@@ -310,7 +310,7 @@ def test_a_patch_that_lengthens_the_context_is_kept(host, probe, model, conds, c
 # Ours, twice
 
 
-def test_applied_again_it_takes_its_own_place(host, probe, model, conds):
+def test_a_second_application_replaces_the_first(host, probe, model, conds):
     once = probe.node(host, model, "custom", seed=4)
     twice = probe.node(host, probe.node(host, model, "paper"), "custom", seed=4)
     assert torch.equal(
@@ -319,7 +319,7 @@ def test_applied_again_it_takes_its_own_place(host, probe, model, conds):
     )
 
 
-def test_strength_zero_takes_an_earlier_application_out(host, probe, model, conds):
+def test_strength_zero_removes_an_earlier_application(host, probe, model, conds):
     foreign = Calls()
     other = model.clone()
     other.set_model_attn1_replace(foreign, "output", 5)
@@ -328,7 +328,7 @@ def test_strength_zero_takes_an_earlier_application_out(host, probe, model, cond
     assert torch.equal(probe.sample(undone, *conds, probe.latent(3)), probe.sample(other, *conds, probe.latent(3)))
 
 
-def test_the_model_that_goes_in_is_not_changed(host, probe, model, conds):
+def test_the_input_model_is_not_changed(host, probe, model, conds):
     before = probe.sample(model, *conds, probe.latent(3))
     probe.node(host, model, "custom", blocks="all")
     assert torch.equal(probe.sample(model, *conds, probe.latent(3)), before)

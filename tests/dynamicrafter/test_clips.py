@@ -1,4 +1,4 @@
-"""Pairs of pictures and clips joined, alone and through the host's list mapping."""
+"""Pairs of images and joined clips, alone and through the host's list mapping."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_clips_of_different_sizes_are_refused():
 
 
 def test_a_story_passes_through_list_mapping(host, tmp_path):
-    """Three pictures become two transitions, each of which the stock nodes work on, and one clip again."""
+    """Three images become two transitions, which stock nodes process one by one, and one clip again."""
     joined = {"images": ["3", 0], "fps": 8, "shared_ends": True, "loop": False}
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 3, "color": 0xFF0000}},

@@ -21,7 +21,7 @@ def frames(count: int = 5, size=(34, 50), seed: int = 0) -> np.ndarray:
 
 
 def test_frames_come_back_from_disk_exactly(tmp_path):
-    """Odd sizes, which most codecs refuse, too."""
+    """Odd sizes too, which most codecs refuse."""
     for name, size in (("even", (34, 50)), ("odd", (33, 51))):
         written = frames(size=size)
         write_frames(tmp_path / "new folder" / f"{name}.avi", written, Fraction(25, 2))
@@ -65,7 +65,7 @@ def test_shots_are_one_exact_video_that_players_show(host, tmp_path):
 
 
 def key(prompt: dict, node: str = "9", **values) -> str:
-    """Of a node with an object, a MODEL for instance, at its input `positive`."""
+    """The run key of a node with an object, such as a MODEL, at its input `positive`."""
     from comfy_execution.graph import DynamicPrompt
     from storyreel.host.common import run_folder
 
@@ -111,7 +111,7 @@ def test_a_nodes_fingerprint_counts(host):
 
 
 def test_a_model_patched_with_a_story_counts_by_what_patches_read_of_it(host):
-    """Consistent Self-Attention reads who is in which frame: a caption, a remark or an unused character is not read."""
+    """Consistent Self-Attention reads who is in which frame: not captions, comments or unused characters."""
 
     def patched(scenes: str, characters: str = "[Pim] a blue hero") -> dict:
         inputs = dict(characters=characters, scenes=scenes, style="(No style)", negative="")
@@ -167,7 +167,7 @@ def test_the_size_is_that_of_the_512_checkpoints(host, id):
 
 
 def animation(seed: int = 5) -> dict:
-    """Four pictures, three transitions, on the stand-ins of the published files."""
+    """Four images, three transitions, with the stand-ins of the published files."""
     prompt = workflows.small_prompt("story_to_shots", seed)
     node = prompt[workflows.find(prompt, "StoryReelAnimateStory")]
     pictures = {
@@ -203,7 +203,7 @@ def played(client, result) -> list[bytes]:
         return [frame.to_ndarray(format="rgb24").tobytes() for frame in container.decode(video=0)]
 
 
-def test_killed_in_the_second_shot_it_goes_on_from_there(stocked_server, base, tmp_path):
+def test_killed_in_the_second_shot_it_resumes_there(stocked_server, base, tmp_path):
     """kill -9 of a real server; the first shot is not sampled again, and the video is that of an unbroken run."""
     from environment import ROOT
     from hosting.folders import link, make_base
@@ -269,7 +269,7 @@ def test_each_image_is_animated(stocked_server):
     assert "of type 1024, which does not support interpolate" in refused.message
 
 
-def test_one_picture_has_no_transition(stocked_server):
+def test_one_image_has_no_transition(stocked_server):
     prompt = animate(animation(seed=8), keyframes=[f"p{COLORS[0]}", 0])
     result = stocked_server.client().run(prompt)
     assert result.status == "error" and "keyframes holds 1 image; interpolate needs at least 2" in result.message

@@ -173,7 +173,7 @@ def test_an_interrupt_within_a_chunk(server, models):
 
 
 def test_previews_while_a_chunk_samples(server, models):
-    """One a step of every chunk, if the user has previews on."""
+    """One for each step of every chunk, if previews are on."""
     write_first_frame(server.base, (70, 90, 160))
     result = server.client().run(prompt(chunks=2), extra_data={"preview_method": "latent2rgb"})
     assert result.status == "success", result.message

@@ -135,7 +135,7 @@ def test_each_kind_resumes(kind, host, tmp_path):
     assert run(inputs, tmp_path / "broken")[0] == []
 
 
-def test_a_prompt_a_chunk_and_a_seed_a_chunk(kind, host, tmp_path):
+def test_each_chunk_has_its_own_prompt_and_seed(kind, host, tmp_path):
     inputs = chunk_inputs(host, kind)
     chunks, _ = run(inputs, tmp_path / "1")
     other, _ = run(chunk_inputs(host, kind, seed=6), tmp_path / "2", chunks=1)
@@ -402,7 +402,7 @@ def world(host):
 
 
 def clip_with_sound(path, frames: int = 6, rate: int = 12):
-    """A file of a clip with a second of sound, 16000 samples, as VIDEO; and the sound."""
+    """(a clip with one second of sound, 16000 samples, as a VIDEO of a file; the sound)"""
     from storyreel.core.video import files
     from storyreel.core.video.sound import Sound
     from storyreel.host.video.file import ExactVideo
@@ -413,7 +413,7 @@ def clip_with_sound(path, frames: int = 6, rate: int = 12):
 
 
 def test_a_video_in_and_out(world, tmp_path):
-    """Streamed: its frame rate and its frames stay, and its sound on its part."""
+    """Streamed: the clip's frame rate, frames and sound stay as they are."""
     from comfy_api.latest import io
 
     video, samples = clip_with_sound(tmp_path / "clip.avi")
@@ -473,7 +473,7 @@ def test_frames_are_read_into_memory_when_asked_for(world):
 
 
 def names_of(world, scenes=extending.SCENES, **changed) -> tuple[str, list[str]]:
-    """(the run's folder, the chunks' files) of a prompt, as they come to be on disk."""
+    """(the run's folder, the chunks' files) of a prompt, as written to disk."""
     before = set((world.base / "output" / "story" / "long").glob("*/*"))
     world.run(extending.extend(scenes, **changed))
     files = {path for path in (world.base / "output" / "story" / "long").glob("*/chunk_*.avi")} - before

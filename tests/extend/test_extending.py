@@ -47,7 +47,7 @@ def test_what_cannot_be_extended_is_refused():
 
 
 def panning(frames: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture that moves to the right, and its flow."""
+    """(a clip of an image that moves to the right, its flow)"""
     picture = torch.rand(3, 12, 40, generator=torch.Generator().manual_seed(1)) * 255
     clip = torch.stack([picture.roll(step * number, dims=-1) for number in range(frames)])
     return clip, torch.tensor([float(step), 0.0])[None, :, None, None].expand(frames - 1, 2, 12, 40)

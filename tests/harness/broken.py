@@ -118,7 +118,7 @@ class Calls:
 
 
 class Claimed:
-    """Pickled as a tensor that claims what it likes."""
+    """Pickled as a tensor that claims any size."""
 
     def __init__(self, held: int, offset: int = 0, size=(10**12,), stride=(1,)):
         self.held, self.view = held, (offset, size, stride)
@@ -133,7 +133,7 @@ class _Storage:
 
 
 def claiming(value, older: bool = False) -> bytes:
-    """A file whose one storage holds four numbers, whatever it claims."""
+    """A file whose one storage holds four numbers, whatever size it claims."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, thing):

@@ -1,4 +1,4 @@
-"""Masks of pictures."""
+"""Masks of images."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Files in the input folder that workflows name: a picture, which a fresh host has, clips, and a folder of clips."""
+"""Files in the input folder that workflows name: an image, which a fresh host has, clips, and a folder of clips."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def write_example(folder: Path) -> Path:
 
 
 def write_clip(image: Image.Image, path: Path) -> None:
-    """The picture, panned."""
+    """The image, panned."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("h264", rate=CLIP_RATE)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"

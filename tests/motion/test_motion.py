@@ -14,7 +14,7 @@ MODULE, ADAPTER = "tiny_v2.ckpt", "tiny_plus.safetensors"
 
 @pytest.fixture(scope="module")
 def files(host):
-    """Tiny files in the folders of the host's models, which are new to it."""
+    """Tiny files in new model folders of the host."""
     from storyreel.host.common.folders import file_names
     from storyreel.host.motion import animatediff, ip_adapter
 
@@ -60,7 +60,7 @@ def prompt(seed: int, frames: int = 1) -> list:
 
 @torch.no_grad()
 def sample(model, frames=FRAMES, *, cfg=5.0, seed=1, negative=3, sampler="euler", start=None):
-    """What the stock KSampler returns."""
+    """The latents from the stock KSampler."""
     import nodes
 
     latent = {"samples": torch.zeros(frames, 4, *SIZE) if start is None else start}
@@ -133,7 +133,7 @@ def test_modules_are_loaded_and_unloaded_with_the_model(model):
 
 
 def test_partial_offload_gives_the_same(model):
-    """The host's low-memory path, for the modules as well: weights stay behind and are fetched layer by layer."""
+    """The host's low-memory path, for the modules as well: weights stay in memory and are loaded layer by layer."""
     import comfy.model_management
     from storyreel.host.motion.apply import MODULES
 
@@ -159,7 +159,7 @@ def test_half_precision(model, way):
 # What the frames see
 
 
-def test_frames_know_of_each_other_through_the_modules_alone(model):
+def test_frames_depend_on_each_other_through_the_modules_alone(model):
     motion = following()
     moved = Trajectory(motion.tokens.clone(), motion.token_space, motion.uncond)
     moved.tokens[-1] += 1
@@ -171,8 +171,8 @@ def test_frames_know_of_each_other_through_the_modules_alone(model):
 
 
 @pytest.mark.parametrize("adapter", [ADAPTER, None])
-def test_the_negative_sees_no_picture(model, adapter):
-    """With the same text on both sides guidance has an effect if, and only if, the tokens are others."""
+def test_the_negative_reads_no_image(model, adapter):
+    """With the same text in both prompts guidance has an effect if, and only if, the tokens differ."""
     ways = dict(module=None, adapter=adapter)
     still = Trajectory(following().tokens[:1].expand(FRAMES, -1, -1), "ip-plus", following().tokens[0])
     alike = apply(model, still, **ways)
@@ -309,7 +309,7 @@ def test_what_replaces_it_later_is_named(model, caplog):
 
 
 def test_a_lora_on_the_unet(model):
-    """It changes the weights that it names, also those that modules move for a while, and nothing once it is off."""
+    """It changes the weights that it names, also those that modules move during a run, none after its removal."""
     import comfy.sd
 
     moved = apply(model)
@@ -352,8 +352,8 @@ def test_the_schedule_of_the_modules(model):
     assert type(apply(model).get_model_object("model_sampling")) is type(model.get_model_object("model_sampling"))
 
 
-def test_a_sampling_node_before_or_behind(host, model):
-    """Its kind of prediction stays, and put behind, its schedule does, too; what it had put there comes back."""
+def test_a_sampling_node_before_or_after(host, model):
+    """Its prediction type stays, and after ours its schedule too; removal restores its settings."""
     change = host.nodes["ModelSamplingDiscrete"]().patch
     velocity = change(model, "v_prediction", True)[0]
     before = velocity.get_model_object("model_sampling")

@@ -167,8 +167,8 @@ def error_of(tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_it_is_that_of_the_error(error_of, joint, way):
-    """As long as the error is steep; some consecutive frames of the window have one, the others none."""
+def test_the_gradient_is_that_of_the_error(error_of, joint, way):
+    """Where the error is steep; consecutive frames of the window have a gradient, the others none."""
     asked, step = joint(decoder=way, loss_weight=2.0), 0.05
     _, gradient = error_of(asked, TOKENS)
     direction = gradient / gradient.norm()
@@ -179,7 +179,7 @@ def test_it_is_that_of_the_error(error_of, joint, way):
 
 
 def test_it_does_not_depend_on_how_the_model_runs(error_of, joint, parts, monkeypatch):
-    """With another pack's attention, which has none; with weights that are streamed; in half precision."""
+    """With another pack's attention, which has no gradient; with streamed weights; in half precision."""
 
     def without(attend, *args, **kwargs):
         return attend(*args, **kwargs).detach()
@@ -208,7 +208,7 @@ def test_it_does_not_depend_on_how_the_model_runs(error_of, joint, parts, monkey
 
 
 def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, encoder, clip_vision, clips, work):
-    """On training clips its error falls below where a training without it leaves it; the model is as it was."""
+    """On training clips its error falls below where a training without it leaves it; the model is unchanged."""
     from storyreel.host.motion.clips import latent_paths, make_tokens, token_paths
     from storyreel.host.motion.decoder_training import FrozenVideo
     from storyreel.host.motion.job import TokenSpec
@@ -350,7 +350,7 @@ class JointParts:
 
 
 def test_the_node(host, clips):
-    """In the host's inference mode, with what its nodes loaded there."""
+    """In the host's inference mode, with models that its nodes loaded in it."""
     settings = dict(clips="joint", name="by_both", frames=FRAMES, stride=1, conditioning_mode="start and end", steps=2)
     settings["batch_size"] = 2
     settings |= dict(learning_rate=1e-3, seed=0, validation_split=HELD_OUT, width=64, depth=1, cosine_loss_weight=1.0)

@@ -73,7 +73,7 @@ def load(name: str, encoder):
 
 
 def test_folders_of_the_users_own(files, tmp_path, monkeypatch):
-    """As extra_model_paths.yaml names them, for folders that other packs know, too."""
+    """As in extra_model_paths.yaml, also for folders that other packs register."""
     import folder_paths
     from storyreel.host.common.folders import file_names, path_of
     from utils.extra_config import load_extra_path_config
@@ -143,7 +143,7 @@ def test_a_trained_predictor_adds_what_it_learnt(plus, clip_vision):
 
 @torch.no_grad()
 def test_easing_retimes_the_whole_path(plus, clip_vision):
-    """Also what the predictor added: every frame lies on the path at its own time."""
+    """The predictor's part too: every frame is on the path at its own time."""
     trained, pictures = load("plus.safetensors", plus), (picture(1), picture(2))
     path = predict(trained, clip_vision, *pictures).tokens
     eased = predict(trained, clip_vision, *pictures, easing="ease in", hold_end=2).tokens
@@ -152,7 +152,7 @@ def test_easing_retimes_the_whole_path(plus, clip_vision):
     assert torch.equal(eased[-3], path[-1])
 
 
-def test_where_pictures_stand():
+def test_positions_of_images():
     from storyreel.host.motion.predict import collect_images, parse_keyframe_indices
 
     assert parse_keyframe_indices(0, "", True, 16) == [0, 15] and parse_keyframe_indices(0, " ", False, 16) == [0]
@@ -258,7 +258,7 @@ def conditions(clip_vision, start: torch.Tensor, frames: int) -> tuple[list, lis
 
 @torch.no_grad()
 def sample(model, conds, frames=FRAMES):
-    """What the stock KSampler returns."""
+    """The latents from the stock KSampler."""
     import nodes
 
     empty = {"samples": torch.zeros(frames, 4, *SIZE)}
@@ -267,7 +267,7 @@ def sample(model, conds, frames=FRAMES):
 
 @torch.no_grad()
 def guided(model, conds):
-    """By text and picture apart."""
+    """With separate guidance for text and image."""
     from storyreel.host.dynamicrafter import sampling
 
     guider = sampling.TextImageGuider(model)
@@ -280,7 +280,7 @@ def guided(model, conds):
 
 @pytest.fixture
 def follow(crafter, clip_vision):
-    """follow(start, end, frames) -> the DynamiCrafter model on the way between two pictures"""
+    """follow(start, end, frames) -> the DynamiCrafter model with the motion between two images"""
     from storyreel.host.motion.apply import apply_to_dynamicrafter
     from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
@@ -292,7 +292,7 @@ def follow(crafter, clip_vision):
     return follow
 
 
-def test_untrained_from_a_picture_to_itself_is_plain_dynamicrafter_to_the_last_bit(crafter, clip_vision, follow):
+def test_an_untrained_motion_to_the_same_image_is_plain_dynamicrafter_to_the_last_bit(crafter, clip_vision, follow):
     start = picture(1)
     conds = conditions(clip_vision, start, FRAMES)
     still = follow(start, start)
@@ -312,7 +312,7 @@ def test_dynamicrafter_follows(crafter, clip_vision, follow):
 
 @torch.no_grad()
 def test_each_frame_has_its_own_slot(crafter, clip_vision, follow):
-    """K_s and K_e of frame i are what the checkpoint makes for frame i."""
+    """K_s and K_e of frame i are the checkpoint's tokens for frame i."""
     from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     def slots(seed: int) -> torch.Tensor:
@@ -350,7 +350,7 @@ def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision,
 
 
 def test_two_branches_of_one_graph(host, files, tiny_checkpoint):
-    """One samples the model as it is, the other with motion; each gives what it gives alone."""
+    """One samples the plain model, the other with motion; each result is the same as alone."""
     from storyreel.host.motion import animatediff, ip_adapter
 
     tiny_checkpoint("sd15")

@@ -94,7 +94,7 @@ def test_other_keyframes(tmp_path, config):
     assert all(is_keyframe[0] and is_keyframe[-1] == (config.ends == 2) for is_keyframe in draws)
 
 
-def test_result_are_those_of_the_formulas(tmp_path):
+def test_results_are_those_of_the_formulas(tmp_path):
     """Errors over the frames between alone, in every whole window; each clip counts once; the interval holds them."""
     clips = write_clips(tmp_path, curved, (8, 3, 17))
     network = seeded(lambda: MotionPredictor(SMALL), 1)
@@ -164,10 +164,10 @@ def test_held_out_clips_are_not_trained_on():
 
 
 class Stopped(BaseException):
-    """As the host's interruption, no Exception."""
+    """Like the host's interruption, not an Exception."""
 
 
-def test_a_stopped_run_goes_on_and_ends_the_same(tmp_path):
+def test_a_stopped_run_resumes_with_the_same_result(tmp_path):
     """To the last bit, its log as well, wherever it stopped: before the first step, between two points of the log."""
     clips = write_clips(tmp_path, curved)
     plan = replace(PLAN, steps=130)

@@ -177,7 +177,7 @@ def test_tokens_of_dynamicrafter(clip_vision, host, tmp_path):
 # Refusals
 
 
-def test_what_is_no_clip_is_refused_by_name(learn, tmp_path):
+def test_files_that_are_no_clips_are_refused_by_name(learn, tmp_path):
     folder = tmp_path / "clips"
     folder.mkdir()
     with pytest.raises(ValueError, match="the folder has no clips; video files are expected"):
@@ -243,7 +243,7 @@ def test_unusable_files_are_skipped_with_one_warning_each(learn, tmp_path, caplo
         learn("none.safetensors", folder=folder, plan=plan)
 
 
-def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, encoder, clip_vision, tmp_path, caplog):
+def test_a_broken_clip_is_used_up_to_its_break(learn, encoder, clip_vision, tmp_path, caplog):
     """As in the host's Load Video: its tokens are those of the frames before."""
     from storyreel.core.video import files
     from storyreel.host.motion.clips import token_paths
@@ -264,7 +264,7 @@ def test_a_clip_that_breaks_off_is_learnt_up_to_there(learn, encoder, clip_visio
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_a_phones_clip_is_learnt_upright(encoder, clip_vision, tmp_path, degrees):
+def test_a_rotated_clip_is_used_upright(encoder, clip_vision, tmp_path, degrees):
     from storyreel.core.video import files
     from storyreel.host.motion.clips import make_tokens, token_paths
     from storyreel.host.motion.job import TokenSpec
@@ -332,7 +332,7 @@ def graph(name: str, **changed) -> dict:
 
 
 def test_the_node(host, clips):
-    """In the host's inference mode; its bars run to their ends; the file is there for the loader."""
+    """In the host's inference mode; its progress bars reach their ends; the loader lists the file."""
     done = host.run(graph("by_the_node"))
     predictor, report, curve = done.values["train"]
     assert predictor.description.startswith("predicted by by_the_node.safetensors") and curve.shape[-1] == 3

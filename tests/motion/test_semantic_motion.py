@@ -25,7 +25,7 @@ def given(frames: int, *keyframe_indices: int) -> torch.Tensor:
 
 
 def predictor(config: PredictorConfig = SMALL) -> MotionPredictor:
-    """Trained, as far as a test needs: no layer is idle."""
+    """A predictor without idle layers, as if trained."""
     network = MotionPredictor(config).eval()
     network.load_state_dict(random(network))
     return network
@@ -101,7 +101,7 @@ def test_an_untrained_predictor_is_the_interpolation_to_the_last_bit(config):
 
 
 @torch.no_grad()
-def test_given_pictures_keep_their_tokens():
+def test_keyframes_keep_their_tokens():
     keys, known = noise(1, 9, 3, 20), given(9, 5)
     output = predictor()(keys, known)
     assert torch.equal(output[:, known], keys[:, known])
@@ -110,7 +110,7 @@ def test_given_pictures_keep_their_tokens():
 
 
 @torch.no_grad()
-def test_every_token_sees_every_frame_and_knows_its_own():
+def test_every_token_attends_to_every_frame_and_depends_on_its_own():
     network, keys, known = predictor(), noise(1, 6, 3, 20), given(6)
     output = network.difference(keys, known)
     moved = keys.clone()
@@ -144,7 +144,7 @@ def test_sizes_travel_in_the_metadata():
         ({METADATA: json.dumps({"ends": 3})}, "ends are 3; 1 or 2"),
     ],
 )
-def test_metadata_that_make_no_sense_are_refused(stated, sentence):
+def test_invalid_metadata_are_refused(stated, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_config(stated)
 
@@ -223,7 +223,7 @@ def test_a_straight_line_at_even_steps(frames):
 
 @pytest.mark.parametrize("easing", trajectory.EASINGS)
 @pytest.mark.parametrize("own", [False, True], ids=["shared tokens", "tokens of their own"])
-def test_two_equal_pictures_stand_still_to_the_last_bit(easing, own):
+def test_two_equal_images_stand_still_to_the_last_bit(easing, own):
     picture = noise(*(7, 3, 5) if own else (3, 5))
     times = trajectory.timing([0, 6], 7, easing, hold_start=1, hold_end=2)
     path = trajectory.interpolate(torch.stack([picture, picture]), [0, 6], times)
@@ -238,7 +238,7 @@ def test_frames_may_have_tokens_of_their_own():
 
 
 @pytest.mark.parametrize("easing", trajectory.EASINGS)
-def test_pictures_between_are_met_at_their_frames(easing):
+def test_keyframes_are_reached_at_their_frames(easing):
     pictures, keyframe_indices = noise(4, 3, 5), [0, 3, 4, 11]
     path = trajectory.interpolate(pictures, keyframe_indices, trajectory.timing(keyframe_indices, 12, easing))
     assert torch.equal(path[keyframe_indices], pictures)
@@ -267,7 +267,7 @@ def test_retimed_at_its_own_frames_a_path_is_itself():
     torch.testing.assert_close(half[1], path[7] * 0.75 + path[8] * 0.25)
 
 
-def test_where_pictures_stand_by_themselves():
+def test_default_positions_of_keyframes():
     assert (
         trajectory.spread_evenly(1, 16) == [0]
         and trajectory.spread_evenly(2, 16) == [0, 15]
@@ -279,7 +279,7 @@ def test_where_pictures_stand_by_themselves():
     trajectory.check_keyframe_indices([0, 4, 15], 16)
 
 
-def test_splicing():
+def test_concatenation():
     one, two = (Trajectory(noise(frames, 3, 5, seed=frames), "ip-plus", description=f"{frames}") for frames in (6, 9))
     whole = trajectory.concat(one, two, 2)
     assert len(whole) == 13 and torch.equal(whole.tokens[:4], one.tokens[:4])

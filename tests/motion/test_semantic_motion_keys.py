@@ -75,7 +75,7 @@ def test_ip_adapter(name, unet):
 
 
 def test_numbers_of_cross_attention_layers(unet):
-    """The published list: down, up and last the middle, which a forward pass meets between the two."""
+    """The published list: down, up and last the middle, which runs between the two in a forward pass."""
     from storyreel.host.motion import ip_adapter
 
     order, cross_attention = listed("ip_adapter_index_order"), ip_adapter.cross_attention_layers(unet)

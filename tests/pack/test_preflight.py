@@ -12,7 +12,7 @@ def node(kind: str, /, **inputs) -> dict:
 
 
 class Late(GiveValue):
-    """Gives images, and notes that it was asked to: it stands for a long sampling."""
+    """Returns images and records each call: it stands for a long sampling."""
 
     asked: list[str] = []
 
@@ -107,7 +107,7 @@ def test_a_wrong_results_file_is_refused_before_the_video(host, refused):
 
 
 def test_with_right_inputs_the_images_are_asked_for(host):
-    """Else the tests above could never fail."""
+    """Otherwise the tests above could never fail."""
     Late.asked.clear()
     settings = dict(video=["late", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5, filename_prefix="x")
     with host.node(Late):

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def picture(seed: int) -> dict:
-    """The smallest graph that goes from a checkpoint to pictures."""
+    """The smallest graph from a checkpoint to images."""
     sampling = dict(seed=seed, steps=2, cfg=5.0, sampler_name="euler", scheduler="normal", denoise=1.0)
     links = dict(model=["1", 0], positive=["2", 0], negative=["2", 0], latent_image=["3", 0])
     return {

@@ -1,6 +1,6 @@
 """Long work is named by what it reads: other changes repeat nothing, and a missing file is computed again.
 
-A story's shots by the included video model and Extend Video behind them, in the host, with its cache and without.
+A story's shots by the included video model, then Extend Video, in the host, with its cache and without.
 """
 
 import copy
@@ -20,7 +20,7 @@ def node(kind: str, /, **inputs) -> dict:
 
 
 def video(scenes=SCENES, characters: str = CHARACTERS, colors=COLORS, long: bool = False, **shot) -> dict:
-    """Three images, two shots between them; long: and one chunk behind them."""
+    """Three images, two shots between them; long: and one chunk after them."""
     inputs = dict(characters=characters, scenes="\n".join(scenes), style="(No style)", negative="")
     prompt = {
         "world": node("StoryReelLoadStoryworld", precision="auto"),
@@ -126,7 +126,7 @@ def test_a_corrected_caption_leaves_the_chunks_of_a_video(written):
 
 @pytest.mark.parametrize("long", [False, True])
 def test_a_missing_file_is_computed_again(written, long):
-    """With an unchanged graph, whose results the host has in its cache: also behind Extend Video."""
+    """With an unchanged graph, whose results the host has in its cache; also with Extend Video."""
     prompt = video(long=long)
     first = written(prompt, cached=True)
     assert written(prompt, cached=True) == []

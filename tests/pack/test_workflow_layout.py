@@ -83,7 +83,7 @@ def test_a_wire_that_runs_back_is_reported(layout, target):
 
 
 def test_links_get_stable_numbers(graph):
-    """By what they lead to, whatever numbers an edit in the frontend has left. Nodes keep theirs."""
+    """By their targets, whatever numbers an edit in the frontend has left. Nodes keep theirs."""
     workflow = linked(node(7, (0, 0)), node(3, (400, 0)), node(5, (800, 0)))
     graph.renumber(workflow)
     assert workflow["links"] == [[1, 7, 0, 3, 0, "IMAGE"], [2, 3, 0, 5, 0, "IMAGE"]]

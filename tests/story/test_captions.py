@@ -1,4 +1,4 @@
-"""Captions on a path of their own: editing one runs the page and the subtitles, and no sampler."""
+"""Captions in their own node: editing one runs the page and the subtitles, and no sampler."""
 
 import copy
 

@@ -28,7 +28,7 @@ def assert_sound(pages, count, size, border):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_any_number_of_pictures_fills_automatic_pages(size):
+def test_any_number_of_images_fills_automatic_pages(size):
     for count in (*range(1, 14), 20, 33, 47):
         for seed, border, width in ((0, 10, 1536), (1, 0, 700), (2, 25, 2048)):
             pages = every_page(count, size, seed=seed, border=border, page_width=width)
@@ -38,7 +38,7 @@ def test_any_number_of_pictures_fills_automatic_pages(size):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_every_row_reaches_both_edges(size):
-    """No picture is left over in a row that it does not fill."""
+    """No image is left over in a row that it does not fill."""
     for count, seed in itertools.product(range(1, 17), range(4)):
         for page in every_page(count, size, seed=seed, panels_per_page=20):
             for row in {panel.y + panel.height // 4 for panel in page.panels}:
@@ -47,7 +47,7 @@ def test_every_row_reaches_both_edges(size):
                 assert max(panel.x + panel.width for panel in cut) >= page.width - 20 - EDGE
 
 
-def test_square_and_tall_pictures_never_end_on_a_giant():
+def test_square_and_tall_images_never_end_on_a_giant():
     for size, count, seed in itertools.product([(1024, 1024), (832, 1216)], range(2, 20), range(10)):
         (page,) = every_page(count, size, seed=seed, panels_per_page=20)
         assert page.panels[-1].width < 0.75 * page.width

@@ -120,7 +120,7 @@ def test_what_is_measured_grows_with_the_text_alone(text):
 
 
 def ink_box(letters, lettering):
-    """Where a lettering's ink lies, relative to the upper left corner of its block, as drawn."""
+    """The bounds of a lettering's ink, relative to the upper left corner of its block."""
     room = 200
     sheet = Image.new("L", (lettering.width + 2 * room, lettering.height + 2 * room))
     pen = ImageDraw.Draw(sheet)
@@ -135,7 +135,7 @@ def ink_box(letters, lettering):
 
 @pytest.mark.parametrize("text", [*TEXTS, "Ấy, Ňőļž gjpqy", "—"], ids=[*NAMES, "tall", "dash"])
 @pytest.mark.parametrize("room", [(700, 500), (300, 220), (160, 300)], ids=str)
-def test_the_ink_lies_within_the_measured_block(text, room):
+def test_the_ink_is_within_the_measured_block(text, room):
     letters = letterer(text)
     lettering = letters.fit(text, *room, 40)
     left, top, right, bottom = ink_box(letters, lettering)

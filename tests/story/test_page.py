@@ -1,4 +1,4 @@
-"""Comic pages as pictures: pixels kept, every caption in its panel, one clear sentence where it cannot be."""
+"""Comic pages as images: pixels kept, every caption in its panel, one clear sentence where that is impossible."""
 
 import shutil
 import time
@@ -340,7 +340,7 @@ def test_the_host_refuses_bad_values_by_name(host):
             host.validate(prompt(**{name: value}))
 
 
-def test_what_a_page_remarks_appears_on_the_node(host):
+def test_a_pages_messages_appear_on_the_node(host):
     story = prompt()
     story["1"]["inputs"]["scenes"] = "[Bob] waves #Hello \U0010fffd\n[Bob] sits #\n[Bob] runs #" + "tale " * 390
     run = host.run(story)

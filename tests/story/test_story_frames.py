@@ -138,7 +138,7 @@ def story_latent(story, noise="different"):
 
 
 def taken(latent, first, length=1):
-    """What the host's Latent From Batch makes of it."""
+    """The result of the host's Latent From Batch."""
     import nodes
 
     return nodes.LatentFromBatch().frombatch(latent, first, length)[0]
@@ -158,7 +158,7 @@ def test_a_frame_taken_out_is_drawn_with_its_own_prompt(story, conds, sample, al
     assert not torch.equal(drawn, alone((frame + 1) % 3, latent["batch_index"][0]))
 
 
-def test_so_it_is_behind_our_patch_too(host, parts, story, conds, sample, alone):
+def test_a_frame_taken_out_works_with_our_patch_too(host, parts, story, conds, sample, alone):
     drawn = sample(conds, taken(story_latent(story), 1), patched(host, parts, story))["samples"]
     assert torch.equal(drawn, alone(1, 1))
 
@@ -261,7 +261,7 @@ def test_it_works_with_other_hooks(parts, story, conds, sample, alone, together)
     torch.testing.assert_close(plain(drawn)[-1:], plain(alone(2, 2)), rtol=0, atol=1e-4)
 
 
-def test_rows_that_another_pack_took_out_are_left_to_it(conds, sample, alone):
+def test_rows_that_another_pack_took_out_are_unchanged(conds, sample, alone):
     sliced = [[[text[1:2], extras] for text, extras in cond] for cond in conds]
     assert torch.equal(sample(sliced, {"samples": EMPTY[:1]})["samples"], alone(1, 0))
 
@@ -288,7 +288,7 @@ def test_frames_are_picked_from_picked_ones(conds, sample, alone):
 
 
 def test_picked_prompts_serve_latents_from_elsewhere(conds, sample, alone):
-    """An encoded image stays as it is, whichever frame it is drawn as."""
+    """An encoded image stays as it is, drawn as any frame."""
     *prompts, latent = picked(conds, {"samples": EMPTY[:1]}, "2")
     assert torch.equal(sample(prompts, latent)["samples"], alone(1, 0))
     *prompts, latent = picked(conds, {"samples": EMPTY[:2]}, "2-3")

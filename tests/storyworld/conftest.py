@@ -1,4 +1,4 @@
-"""What the tests of the included demo model share."""
+"""Fixtures of the tests of the included demo model."""
 
 import pytest
 from harness.tools import experiments

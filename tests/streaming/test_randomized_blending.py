@@ -75,7 +75,7 @@ def blended(model, length=LENGTH, overlap=OVERLAP, guidance=4.0, rescale=0.0, se
 
 @torch.no_grad()
 def sample(family, model, noise, *, steps=1, cfg=4.0, sampler="euler", sigmas=None, guider=None):
-    """The host's sampler; after one step of Euler the sample is what was denoised first."""
+    """The host's sampler; after one step of Euler the sample is the first denoised output."""
     import comfy.samplers
 
     if sigmas is None:
@@ -101,8 +101,8 @@ def close(output, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize("frames", [15, 17])
 @pytest.mark.parametrize("rescale", [0.0, 0.4])
-def test_one_evaluation_is_its_chunks_handed_over(family, frames, rescale):
-    """By hand, from samples of the chunks alone; 17 frames do not divide, and the last chunk moves back."""
+def test_one_evaluation_is_the_blend_of_its_chunks(family, frames, rescale):
+    """Computed here from samples of single chunks; 17 frames do not divide, and the last chunk moves back."""
     import comfy.samplers
     from storyreel.core.diffusion import blending
 
@@ -121,7 +121,7 @@ def test_one_evaluation_is_its_chunks_handed_over(family, frames, rescale):
 
 
 def test_a_clip_of_one_chunk(family):
-    """Guidance here is the sampler's own; left to the sampler, nothing changes at all."""
+    """Guidance in the node equals the sampler's own; with the sampler's own guidance nothing changes."""
     family, model = family
     noise = family.noise(LENGTH)
     plain = sample(family, model, noise, steps=3, cfg=4.0)
@@ -131,7 +131,7 @@ def test_a_clip_of_one_chunk(family):
     assert torch.equal(sample(family, blended(model, guidance=1.0), noise, steps=3, cfg=9.0), alone)
 
 
-def test_guidance_here_is_the_samplers_own_where_nothing_is_rescaled(family):
+def test_guidance_without_rescale_is_the_samplers_own(family):
     family, model = family
     noise = family.noise(15)
     here = sample(family, blended(model, guidance=4.0), noise, steps=3, cfg=1.0)
@@ -147,7 +147,7 @@ def test_samplers_of_the_host(family, sampler):
 
 
 def test_cond_and_uncond_together_or_apart(family, monkeypatch):
-    """Offsets are equal for both, in whatever order they come."""
+    """Offsets are equal for both, in any order."""
     family, model = family
     noise, patched = family.noise(15), blended(model, rescale=0.3)
     together = sample(family, patched, noise, steps=3)
@@ -170,7 +170,7 @@ def test_the_seed_moves_the_seams_and_nothing_else(family):
 
 
 def test_the_rescale_is_that_of_dynamicrafters_nodes(host):
-    """Which compare outputs of the model, too: for a model of velocity."""
+    """They compare outputs of the model too: for a model of velocity."""
     from harness import dynamicrafter
     from harness.sampled.dynamicrafter import sample as shot
     from storyreel.host.dynamicrafter import loader
@@ -183,7 +183,7 @@ def test_the_rescale_is_that_of_dynamicrafters_nodes(host):
 
 
 def test_a_guider_of_three(host):
-    """DynamiCrafter's guider guides by itself; guidance here is refused."""
+    """DynamiCrafter's guider applies its own guidance; guidance in the node is refused."""
     from harness import dynamicrafter
     from harness.sampled.dynamicrafter import conditioning
     from storyreel.host.dynamicrafter import loader
@@ -225,7 +225,7 @@ def test_what_cannot_be_blended_is_refused(family, host):
 
 
 def test_applied_twice_the_last_one_counts(family):
-    """And memory is budgeted for one chunk, once."""
+    """Memory is budgeted for one chunk, once."""
     import comfy.patcher_extension
 
     family, model = family

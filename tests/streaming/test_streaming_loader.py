@@ -37,7 +37,7 @@ def loader(host):
 
 @pytest.fixture
 def put(host):
-    """put(name, weights) -> the name of a file among the host's, gone after the test."""
+    """put(name, weights) -> the name of a file in the host's folder, deleted after the test."""
     from harness import streaming
 
     written = []
@@ -78,7 +78,7 @@ def same(loaded, expected) -> bool:
         ),
     ],
 )
-def test_a_file_is_taken_for_what_it_is(loader, file, name, kind):
+def test_the_type_of_a_file_is_detected(loader, file, name, kind):
     weights = diffusers_unet() if file == "diffusers" else manifest(file)
     detected, why = loader.detect(name, weights)
     assert detected.name == kind and why.startswith("its keys")
@@ -93,7 +93,7 @@ def test_a_choice_overrides_the_name_and_nothing_else(loader):
         loader.detect("x.ckpt", manifest("streaming_t2v"), "vid2vid")
 
 
-def test_another_file_is_refused_by_what_it_is(loader, put, tiny_checkpoint):
+def test_another_file_is_refused_by_its_type(loader, put, tiny_checkpoint):
     expected = "a checkpoint of StreamingT2V, StreamingSVD, ModelScope text-to-video or MS-Vid2Vid was expected"
     tiny_checkpoint("sd15")
     with pytest.raises(ValueError, match=f"sd15.ckpt is a checkpoint of another model; {expected}"):
@@ -369,7 +369,7 @@ def test_every_input_and_output_has_a_tooltip(host):
 
 @torch.no_grad()
 def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
-    """Of 224 pixels, where nothing is resized, as the host's own node sees it; and the model takes what comes."""
+    """At 224 pixels, where nothing is resized, it equals the host's own node; the model accepts the result."""
     from storyreel.core.networks.streaming.appearance import TokenExpander
     from storyreel.host.common.clip_vision import GRAY, anchor_embeds
     from storyreel.host.streaming import modelscope as names

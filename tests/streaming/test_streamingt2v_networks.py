@@ -69,7 +69,7 @@ def test_clips_together_are_as_one_by_one(model, inputs):
 
 @torch.no_grad()
 def test_memory_is_of_the_frames_before_and_of_the_chunks_first_frames(model, inputs):
-    """A change behind those that stand for the frames before is not remembered, one among them is."""
+    """A change after those that replace the frames before has no effect, a change among them has."""
     x, text, _, features = inputs
     frames = len(features) // len(x)
 
@@ -120,15 +120,15 @@ def test_another_number_of_tokens_is_refused(model, inputs, text, image):
 @pytest.mark.parametrize("size", [(8, 8), (11, 13), (9, 16), (17, 10)])
 @pytest.mark.parametrize("extra_rows", [0, 1])
 @torch.no_grad()
-def test_pictures_of_any_size(size, extra_rows):
-    """The published refiner knows 90 rows only: others do not meet their skips on the way up."""
+def test_images_of_any_size(size, extra_rows):
+    """The published refiner supports 90 rows only: others do not fit their skips in the decoder."""
     sizes = dict(model_channels=32, head_channels=16, context_dim=24, num_res_blocks=1, channel_mult=(1, 1, 1, 1))
     network = UNet(UNetConfig(**sizes, extra_rows=extra_rows)).eval()
     assert network(draw(1, 4, 3, *size), TIMES[:1], draw(1, 7, 24)).shape == (1, 4, 3, *size)
 
 
 @torch.no_grad()
-def test_a_single_frame_passes_the_first_temporal_layer_by(model, inputs):
+def test_a_single_frame_bypasses_the_first_temporal_layer(model, inputs):
     network, picture = UNet(UNET), inputs[0][:1, :, :1]
     load(network, random(network))
     conditions = TIMES[:1], inputs[1][:1]

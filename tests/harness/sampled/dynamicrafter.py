@@ -23,7 +23,7 @@ def empty(frames: int = FRAMES, size=(8, 12)) -> dict:
 def sample(
     model, frames=FRAMES, *, steps=3, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=(8, 12), **given
 ):
-    """What the stock KSampler returns."""
+    """The latents from the stock KSampler."""
     import nodes
 
     conds = conditioning(1, frames, size, **given), conditioning(2, frames, size, **given)
@@ -32,7 +32,7 @@ def sample(
 
 @torch.no_grad()
 def by_euler(model, noise: torch.Tensor, sigmas: torch.Tensor, positive: list, negative: list) -> torch.Tensor:
-    """What the host samples from this very noise, guided by 5."""
+    """The host's sample from this noise with cfg 5."""
     import comfy.samplers
 
     given = 5.0, model.load_device, comfy.samplers.sampler_object("euler"), sigmas, model.model_options

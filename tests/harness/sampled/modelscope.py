@@ -28,7 +28,7 @@ def empty(frames: int = FRAMES, size=SIZE) -> dict:
 def sample(
     model, frames=FRAMES, *, steps=3, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=SIZE, more=None, part=1
 ):
-    """What the stock KSampler returns. part: of the noise that it begins with, as its `denoise`."""
+    """The latents from the stock KSampler. part: its `denoise`."""
     import nodes
 
     conds = conditioning(1, **(more or {})), conditioning(2, **(more or {}))

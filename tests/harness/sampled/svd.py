@@ -7,7 +7,7 @@ NAME = "streaming_svd_tiny.safetensors"
 
 
 def conditioning(seed: int, cam_seed: int | None = None, size=SIZE, **more) -> list:
-    """What the host's SVD_img2vid_Conditioning makes, and CAM's frames. seed 0: of nothing."""
+    """The conditioning of the host's SVD_img2vid_Conditioning, and CAM's frames. seed 0: zeros."""
     from storyreel.host.streaming import modelscope as names
 
     generator = torch.Generator().manual_seed(seed)
