@@ -9,6 +9,8 @@ import pytest
 from harness import workflows
 from harness.setup import open_browser
 from PIL import Image
+from workflows.graph import reroutes_in_order
+from workflows.wires import SLOT, sampled
 
 ROOT = Path(__file__).resolve().parents[2]
 RENDERERS = ("classic", "vue")
@@ -147,6 +149,7 @@ def page(browser, stocked_server):
     """The frontend: one page for both renderers, since a page that nobody looks at draws itself all the same."""
     opened = browser.open(stocked_server.url)
     opened.set("Comfy.Minimap.Visible", False)  # it covers a corner of the graph
+    opened.page.evaluate(KEEP_POINTS)
     return opened
 
 
@@ -201,21 +204,63 @@ def overlaps(boxes: dict[str, list[float]]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairs if not apart(boxes[a], boxes[b]) and not apart(boxes[b], boxes[a])]
 
 
+# Lets a drawn path keep its points, and reads those of every wire: [source, target, [splines]].
+KEEP_POINTS = """() => {
+  const {moveTo, bezierCurveTo} = Path2D.prototype;
+  Path2D.prototype.moveTo = function (x, y) { this.at = [x, y]; this.splines = []; moveTo.call(this, x, y); };
+  Path2D.prototype.bezierCurveTo = function (a, b, c, d, x, y) {
+    this.splines?.push([this.at, [a, b], [c, d], [x, y]]);
+    this.at = [x, y];
+    bezierCurveTo.call(this, a, b, c, d, x, y);
+  };
+}"""
+WIRES = """() => {
+  app.canvas.draw(true, true);
+  const title = id => app.graph.getNodeById(id).title;
+  return [...app.graph.links.values()].map(link => {
+    const parts = [link];
+    for (let id = link.parentId; id !== undefined; id = parts.at(-1).parentId) parts.push(app.graph.reroutes.get(id));
+    return [title(link.origin_id), title(link.target_id), parts.flatMap(part => part.path.splines)];
+  });
+}"""
+
+
+def hidden_wires(wires: list, boxes: dict[str, list[float]]) -> list[tuple[str, str, str]]:
+    """(source, target, node) of wires that run behind a node. A slot lies within the node that it belongs to."""
+    found = []
+    for source, target, splines in wires:
+        points = [point for spline in splines for point in sampled(spline)]
+        for node, (x, y, width, height) in boxes.items():
+            left, right = x + SLOT * (node == target), x + width - SLOT * (node == source)
+            if any(left < px < right and y < py < y + height for px, py in points):
+                found.append((source, target, node))
+    return found
+
+
+def check_layout(frontend, renderer):
+    """No node hides another, and none hides a wire, of which every one is drawn."""
+    boxes, wires = frontend.page.evaluate(BOXES, renderer), frontend.page.evaluate(WIRES)
+    assert len(boxes) == len(frontend.page.evaluate("() => app.graph.nodes.map(node => node.id)"))
+    assert overlaps(boxes) == []
+    assert all(splines for *_, splines in wires) and hidden_wires(wires, boxes) == []
+
+
 @EVERY_WORKFLOW
 def test_it_opens(frontend, renderer, name, look):
-    """Nothing is missing but published files, which the frontend offers to download; no node hides another."""
+    """Nothing is missing but published files, which the frontend offers to download."""
     saved = workflows.workflow(name)
     frontend.load(saved, name)
     assert workflows.missing_nodes(frontend) == []
     assert frontend.export() == workflows.prompt(name)
-    now = {node["id"]: node for node in frontend.save()["nodes"]}
+    again = frontend.save()
+    assert reroutes_in_order(again["extra"]) == saved["extra"]
+    now = {node["id"]: node for node in again["nodes"]}
     for node in saved["nodes"]:
         assert now[node["id"]].get("widgets_values", []) == node.get("widgets_values", []), node["type"]
         assert now[node["id"]]["properties"] == node["properties"]
 
     look(name)
-    boxes = frontend.page.evaluate(BOXES, renderer)
-    assert len(boxes) == len(saved["nodes"]) and overlaps(boxes) == []
+    check_layout(frontend, renderer)
 
     models = workflows.models(name)
     if models:
@@ -273,13 +318,13 @@ def test_it_runs_from_the_run_button(frontend, name, look, stocked_server):
     assert events[-1]["type"] == "execution_success", events[-1]
 
     run = events[-1]["detail"]["prompt_id"]
-    sampled = [event["detail"] for event in events if event["type"] == "progress"]
+    progressed = [event["detail"] for event in events if event["type"] == "progress"]
     for sampler in workflows.samplers(prompt):
-        progress = [detail for detail in sampled if detail["node"] == sampler]
+        progress = [detail for detail in progressed if detail["node"] == sampler]
         assert progress[-1]["value"] == progress[-1]["max"] == workflows.STEPS
         assert {detail["prompt_id"] for detail in progress} == {run}
     for extender in workflows.find_all(prompt, "StoryReelExtendVideo"):
-        last = [detail for detail in sampled if detail["node"] == extender][-1]
+        last = [detail for detail in progressed if detail["node"] == extender][-1]
         assert last["value"] == last["max"] == workflows.LONG["chunks"] * workflows.STEPS
     check_outputs(stocked_server.client(), prompt, run)
     loaders = [id for kind in ("LoadImage", "LoadVideo") for id in workflows.find_all(prompt, kind)]

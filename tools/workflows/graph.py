@@ -31,8 +31,17 @@ def renumber(workflow: dict):
             entry["links"] = sorted(numbers[link] for link in entry.get("links") or []) or None
     for number, group in enumerate(workflow["groups"], 1):
         group["id"] = number
+    _renumber_reroutes(workflow["extra"], numbers)
     workflow["last_node_id"] = max(node["id"] for node in workflow["nodes"])
     workflow["last_link_id"] = len(numbers)
+
+
+def _renumber_reroutes(extra: dict, numbers: dict[int, int]):
+    """The same for reroutes, by the links that go through them."""
+    for extension in extra.get("linkExtensions") or []:
+        extension["id"] = numbers[extension["id"]]
+    for entry in extra.get("reroutes") or []:
+        entry["linkIds"] = sorted(numbers[link] for link in entry["linkIds"])
 
 
 def clean(workflow: dict, name: str):
@@ -40,7 +49,7 @@ def clean(workflow: dict, name: str):
     run. Without a saved view the frontend fits the graph into the window that opens it."""
     workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"comfyui-storyreel/{name}"))
     workflow["revision"] = 0
-    workflow["extra"] = {}
+    workflow["extra"] = reroutes_in_order(workflow["extra"])
     for node in workflow["nodes"]:
         node["pos"] = [round(value) for value in node["pos"]]
         node["size"] = [math.ceil(value) for value in node["size"]]
@@ -50,6 +59,25 @@ def clean(workflow: dict, name: str):
                 values[place] = "fixed"
     for group in workflow["groups"]:
         group["bounding"] = [round(value) for value in group["bounding"]]
+
+
+def reroutes_in_order(extra: dict) -> dict:
+    """What a saved `extra` says of reroutes, in one order."""
+    entries = sorted(extra.get("reroutes") or [], key=lambda entry: entry["id"])
+    if not entries:
+        return {}
+    return {
+        "linkExtensions": sorted(extra["linkExtensions"], key=lambda extension: extension["id"]),
+        "reroutes": [
+            {
+                "id": entry["id"],
+                **({"parentId": entry["parentId"]} if entry.get("parentId") is not None else {}),
+                "pos": [round(value) for value in entry["pos"]],
+                "linkIds": sorted(entry["linkIds"]),
+            }
+            for entry in entries
+        ],
+    }
 
 
 def describe(workflow: dict, shipped: set[str], versions: dict[str, str]):

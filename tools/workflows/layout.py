@@ -2,13 +2,15 @@
 
 1. No node covers another, however large a run makes it: previews, players, messages.
 2. A graph flows from left to right, and within a column downwards.
+3. No wire runs behind a node.
 """
 
 from __future__ import annotations
 
 import itertools
 
-from .graph import INPUT, OUTPUT, SOURCE, TARGET, label  # noqa: F401
+from . import wires
+from .graph import LINK_ID, SOURCE, TARGET, label
 
 HEADER, GAP = 30, 30  # of a node, above its position; to the neighbor on the right
 SLOT, WIDGET = 20, 30  # rows of the newer renderer, which draws a node as tall as these need
@@ -50,6 +52,12 @@ def grown(node: dict, declared: dict) -> tuple[float, float, float, float]:
     return x, y - HEADER, x + width + GAP, y + max(height, least)
 
 
+def boxes(workflow: dict, declared: dict) -> dict[int, wires.Box]:
+    """{node: where it is after a run}"""
+    grown_boxes = {node["id"]: grown(node, declared) for node in workflow["nodes"]}
+    return {node: (left, top, right - GAP, bottom) for node, (left, top, right, bottom) in grown_boxes.items()}
+
+
 def covered(workflow: dict, declared: dict) -> list[tuple[dict, dict]]:
     """Pairs of nodes of which one covers the other."""
     boxes = [(node, grown(node, declared)) for node in workflow["nodes"]]
@@ -73,10 +81,16 @@ def backward(workflow: dict) -> list[tuple[dict, dict]]:
     return [(source, target) for source, target in links if not follows(source, target)]
 
 
-def faults(workflow: dict, declared: dict) -> list[str]:
-    """What breaks a rule, a sentence each."""
+def faults(workflow: dict, declared: dict, slots: dict[int, dict]) -> list[str]:
+    """What breaks a rule, a sentence each. slots: see `wires.ends`."""
     found = [f"{label(one)} and {label(other)} overlap after a run." for one, other in covered(workflow, declared)]
-    return found + [f"{label(one)} is not left of {label(other)}, or above it." for one, other in backward(workflow)]
+    found += [f"{label(one)} is not left of {label(other)}, or above it." for one, other in backward(workflow)]
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[LINK_ID]: link for link in workflow["links"]}
+    for link, node in wires.behind(workflow, slots, boxes(workflow, declared)):
+        source, target = (label(nodes[links[link][end]]) for end in (SOURCE, TARGET))
+        found.append(f"The wire from {source} to {target} runs behind {label(nodes[node])}.")
+    return found
 
 
 def repair(workflow: dict, declared: dict):

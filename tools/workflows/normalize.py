@@ -5,8 +5,8 @@
 
 The graph is edited in ComfyUI: open the .json, change it, save it over the old one, run this. A real frontend loads the
 file, which fills in inputs that nodes have gained, and exports the API form. Here links get stable numbers, nodes the
-names of packs and model files, and the layout is repaired as far as `layout.repair` can. What is left to a person is
-listed. A normalized file is not changed.
+names of packs and model files, the layout is repaired as far as `layout.repair` can, and wires that run behind a node
+get reroutes. What is left to a person is listed. A normalized file is not changed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ if __name__ == "__main__":  # a script finds its own folder only
 import environment  # noqa: E402
 from environment import ROOT, SetupError  # noqa: E402
 
-from tools.workflows import frontend, graph, layout  # noqa: E402
+from tools.workflows import frontend, graph, layout, reroutes  # noqa: E402
 
 WORKFLOWS = ROOT / "workflows"
+
+SLOTS = """() => Object.fromEntries(app.graph.nodes.map(node => {
+  const from = ([x, y]) => [x - node.pos[0], y - node.pos[1]];
+  const inputs = (node.inputs ?? []).map((_, number) => from(node.getInputPos(number)));
+  return [node.id, {inputs, outputs: (node.outputs ?? []).map((_, number) => from(node.getOutputPos(number)))}];
+}))"""
 
 
 def main(arguments: list[str]) -> int:
@@ -41,9 +47,9 @@ def main(arguments: list[str]) -> int:
         declared = {kind: about["input"] for kind, about in info.items()}
         page = browser.open(server.url)
         for name in names_of(options.names):
-            files = normalized(name, page, declared)
+            files, faults = normalized(name, page, declared)
             changed += [path for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text]
-            wrong += [f"{name}: {fault}" for fault in layout.faults(json.loads(files[path_of(name)]), declared)]
+            wrong += [f"{name}: {fault}" for fault in faults]
             if not options.check:
                 for path, text in files.items():
                     path.write_text(text, encoding="utf-8")
@@ -65,8 +71,8 @@ def path_of(name: str) -> Path:
     return WORKFLOWS / f"{name}.json"
 
 
-def normalized(name: str, page, declared: dict) -> dict[Path, str]:
-    """{file: its text} of a workflow and its API form."""
+def normalized(name: str, page, declared: dict) -> tuple[dict[Path, str], list[str]]:
+    """{file: its text} of a workflow and its API form, and what a person has to repair."""
     saved = json.loads(path_of(name).read_text(encoding="utf-8"))
     if missing := sorted({node["type"] for node in saved["nodes"]} - declared.keys() - set(graph.FRONTEND_NODES)):
         raise SetupError(f"{name}: ComfyUI {environment.HOST_VERSION} and this pack have no {', '.join(missing)}.")
@@ -80,7 +86,11 @@ def normalized(name: str, page, declared: dict) -> dict[Path, str]:
     except graph.Broken as error:
         raise SetupError(f"{name}: {error}") from error
     layout.repair(workflow, declared)
-    return {path_of(name): text_of(workflow), WORKFLOWS / "api" / f"{name}.json": text_of(page.export())}
+    slots = {int(node): places for node, places in page.page.evaluate(SLOTS).items()}
+    reroutes.reroute(workflow, slots, layout.boxes(workflow, declared))
+    faults = layout.faults(workflow, declared, slots)
+    workflow["extra"] = graph.reroutes_in_order(workflow["extra"])
+    return {path_of(name): text_of(workflow), WORKFLOWS / "api" / f"{name}.json": text_of(page.export())}, faults
 
 
 def text_of(value: dict) -> str:

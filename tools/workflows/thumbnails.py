@@ -35,7 +35,8 @@ PRESENT = """async margin => {
     await set(name, false);
   await app.extensionManager.command.execute('Workspace.ToggleFocusMode');
   await new Promise(done => setTimeout(done, 1000));
-  const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect);
+  const items = [...app.graph.nodes, ...app.graph.groups, ...app.graph.reroutes.values()];
+  const boxes = items.map(item => item.boundingRect);
   const [left, top] = [0, 1].map(i => Math.min(...boxes.map(box => box[i])) - margin);
   const [right, bottom] = [0, 1].map(i => Math.max(...boxes.map(box => box[i] + box[i + 2])) + margin);
   app.canvas.ds.scale = 1;
