@@ -1,4 +1,4 @@
-"""The cache of the tests fills a folder once for what fills it, and never keeps one that is half full."""
+"""The cache of the tests fills a folder once for each digest, and never keeps an unfinished one."""
 
 import pytest
 from harness.cache import cached, digest_of

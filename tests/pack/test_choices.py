@@ -1,4 +1,4 @@
-"""What a drop-down of files offers: the user's own first, and the included demo model never by itself."""
+"""Drop-down lists of files: the user's own first, and the included demo model never selected by default."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ KINDS = ("checkpoints", "diffusion_models", "ipadapter", "animatediff_models", "
 
 
 def only_below(patch, root: Path, *kinds: str) -> None:
-    """Of these kinds the host knows the folders `root`/kind alone, whatever other tests have put into its own."""
+    """For these kinds the host lists only the folders `root`/kind, whatever other tests have put into its own."""
     import folder_paths
     from storyreel.host.common import folders
 
@@ -28,7 +28,7 @@ def only_below(patch, root: Path, *kinds: str) -> None:
 
 @pytest.fixture(params=[False, True], ids=["no file", "a file"])
 def own(request, host, tmp_path):
-    """Whether the user has a file of his own in each folder, and has nothing else there."""
+    """Whether the user has one own file in each folder, and nothing else."""
     with pytest.MonkeyPatch.context() as patch:
         only_below(patch, tmp_path, *KINDS)
         for kind in KINDS:

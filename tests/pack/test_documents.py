@@ -1,4 +1,4 @@
-"""What the documents promise: links that lead somewhere, figures that were measured, a README that stays short."""
+"""The documents: every link has a target, every figure was measured, and the README stays short."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ INTERVAL = re.compile(r"[\d.]+ \([\d.]+ to [\d.]+\)")
 
 
 def broken_links(path: Path) -> list[str]:
-    """Links to files that are not there."""
+    """Links to missing files."""
     links = (link or image for link, image in LINK.findall(path.read_text(encoding="utf-8")))
     local = (target.partition("#")[0] for target in links if "://" not in target)
     return [target for target in local if target and not (path.parent / target).exists()]
@@ -35,7 +35,7 @@ def test_the_readme_is_short():
 
 
 def test_the_readme_shows_measured_figures():
-    """Each figure of its results stands in a table of docs/benchmarks.md, which the measuring commands fill."""
+    """Each figure of its results is in a table of docs/benchmarks.md, which the measuring commands fill."""
     results = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Results")[2].partition("## ")[0]
     cells = {cell.strip() for line in results.splitlines() if line.startswith("|") for cell in line.split("|")}
     figures = {cell for cell in cells if INTERVAL.fullmatch(cell)}

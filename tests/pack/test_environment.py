@@ -30,7 +30,7 @@ OFFLINE = {
 
 @pytest.fixture
 def clone(tmp_path) -> Path:
-    """The files that set-up needs, in a folder where nothing was ever set up."""
+    """The files that set-up needs, in a folder without an environment."""
     shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "requirements.txt", tmp_path)
     return tmp_path
@@ -43,7 +43,7 @@ def command(folder: Path, *arguments: str, **environ: str) -> subprocess.Popen:
 
 
 def python(folder: Path, code: str, **environ: str) -> str:
-    """What `code` prints, with the clone's environment.py imported."""
+    """The output of `code`, with the clone's environment.py imported."""
     env = {**environment.clean_environ(), **environ, "PYTHONPATH": str(folder / "tools")}
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
 

@@ -1,4 +1,4 @@
-"""The clone may have any name: also one that a module of tools has."""
+"""The clone may have any name, also that of a module of tools."""
 
 import shutil
 import subprocess

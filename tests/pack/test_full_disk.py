@@ -21,7 +21,7 @@ ROOM = 300  # kB
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of its own."""
+    """A folder on its own small disk."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
@@ -35,7 +35,7 @@ def small_disk(tmp_path):
 
 
 def noise(count: int) -> list[np.ndarray]:
-    """Frames that no codec makes small."""
+    """Frames that no codec compresses."""
     return list(np.random.default_rng(0).integers(0, 255, (count, 96, 96, 3), dtype=np.uint8))
 
 

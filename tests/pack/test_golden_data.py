@@ -18,7 +18,7 @@ def test_tensors_are_selected_by_the_numbers_in_their_names(tmp_path):
 
 @pytest.mark.parametrize("of_a_system", [True, False])
 def test_a_folder_without_the_files_fails(of_a_system, tmp_path, monkeypatch):
-    """GOLDEN_DIR, relative to where pytest is started."""
+    """GOLDEN_DIR, relative to the folder in which pytest is started."""
     (tmp_path / "data" / "tooncrafter").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOLDEN_DIR", "data/tooncrafter" if of_a_system else "data")

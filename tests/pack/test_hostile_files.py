@@ -1,4 +1,4 @@
-"""Every loader refuses every kind of broken file in one sentence, before it takes time, memory or orders from it.
+"""Every loader refuses every kind of broken file in one sentence, before the file costs time or memory or runs code.
 
 A file is judged by its header. The error names the file, its content and what was expected.
 """
@@ -41,7 +41,7 @@ CONFIG = PredictorConfig(
 
 @dataclass(frozen=True)
 class TokenEncoder:
-    """The one that the predictor's file is for."""
+    """The encoder that the predictor's file was trained for."""
 
     name: str = "IP-Adapter-Plus"
     token_space: str = CONFIG.token_space
@@ -89,7 +89,7 @@ def write_weights(weights: Callable[[], dict]) -> Callable:
 
 
 def write_others(path: Path) -> None:
-    """In the place of FaceNet's 110 MB."""
+    """Instead of FaceNet's 110 MB."""
     save_file({"last_linear.weight": torch.zeros(4, 4)}, path)
 
 
@@ -144,7 +144,7 @@ OF_PICKLES = [name for name, loader in LOADERS.items() if loader.pickles]
 
 @pytest.fixture(scope="module")
 def whole(host, tmp_path_factory):
-    """whole(loader) -> the bytes of a file that it takes."""
+    """whole(loader) -> the bytes of a valid file."""
     known = {}
 
     def read(name: str) -> bytes:
@@ -188,7 +188,7 @@ def put(host, monkeypatch):
 
 
 def refusal(loader: str, name: str, *others: type) -> str:
-    """The sentence in which a loader refuses a file."""
+    """The error with which a loader refuses a file."""
     with pytest.raises((ValueError, *others)) as caught:
         LOADERS[loader].load(name)
     message = str(caught.value)
@@ -220,7 +220,7 @@ def test_broken_pickles(put, loader, tmp_path):
 
 
 def test_the_error_names_the_content(put, tmp_path):
-    """Of some kinds, by one loader."""
+    """For some kinds, with one loader."""
     messages = {
         kind: refusal("ip_adapter", put("ip_adapter", build(), ".pt"))
         for kind, build in broken.pickles(tmp_path / "ran").items()
@@ -275,7 +275,7 @@ def test_a_small_file_of_full_shapes_is_no_bomb(host, put):
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_what_is_no_file(put, loader):
+def test_a_path_that_is_no_file(put, loader):
     """A directory, a link to nothing, and a file that the system will not read."""
     path = put.place(loader, ".pt" if LOADERS[loader].script else ".safetensors")
     path.mkdir()
@@ -355,7 +355,7 @@ SIZED = (  # that sizes are read from
 
 
 def damaged(weights: dict, key: str) -> list[torch.Tensor]:
-    """Others in the place of a weight: a longer last side, a side more, none, nothing, whole numbers."""
+    """Replacements of a weight: a longer last axis, one more axis, none, an empty tensor, integers."""
     weight = weights[key]
     wider = torch.zeros(*weight.shape[:-1], weight.shape[-1] + 1) if weight.ndim else torch.zeros(3)
     return [
@@ -369,7 +369,7 @@ def damaged(weights: dict, key: str) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("loader", [*BUILT, "aesthetic"])
 def test_one_wrong_shape(put, whole, loader):
-    """Of the keys that sizes are read from, and of some others."""
+    """Of keys that sizes are read from, and of some others."""
     data = whole(loader)
     keys = sorted(key for key in broken.header_of(data)[0] if key != "__metadata__")
     if "storyworld_text" in loader or "storyworld_vision" in loader:
@@ -388,7 +388,7 @@ def test_one_wrong_shape(put, whole, loader):
 
 @pytest.mark.parametrize("loader", ["dynamicrafter", "streaming_t2v", "streaming_svd"])
 def test_one_wrong_shape_in_an_encoder(put, whole, loader):
-    """Of the parts that the host builds: its own raw words do not come through."""
+    """Of the parts that the host builds: its own raw errors are not shown."""
     prefix = {"dynamicrafter": "first_stage_model.", "streaming_t2v": "vae.", "streaming_svd": "first_stage_model."}[
         loader
     ]
@@ -404,7 +404,7 @@ def test_one_wrong_shape_in_an_encoder(put, whole, loader):
 
 @pytest.mark.parametrize("loader", BUILT)
 def test_many_weights_do_not_build_for_long(put, whole, loader):
-    """Names that promise a great network, in a small file."""
+    """Keys of a large network, in a small file."""
     promised = {
         "dynamicrafter": "model.diffusion_model.input_blocks.{}.0.in_layers.2.weight",
         "streaming_t2v": "base_model.input_blocks.{}.0.in_layers.2.weight",
@@ -461,7 +461,7 @@ def stated_by(loader: str, data: bytes) -> dict:
 
 
 @pytest.mark.parametrize("loader", STATED)
-def test_metadata_that_make_no_sense(put, whole, loader):
+def test_invalid_metadata(put, whole, loader):
     for kind, text in TEXTS.items():
         if "storyworld_vae" in loader and kind == "nothing":
             continue
@@ -469,7 +469,7 @@ def test_metadata_that_make_no_sense(put, whole, loader):
 
 
 def places(value, path=()) -> list[tuple]:
-    """Of every value in nested dictionaries and the first entries of lists."""
+    """Paths of every value in nested dictionaries and the first entries of lists."""
     if isinstance(value, dict):
         return [place for key, entry in value.items() for place in places(entry, (*path, key))]
     if isinstance(value, list) and value:
@@ -517,7 +517,7 @@ NAMES = ("name", "use", "token_space", "licence")
 
 @pytest.mark.parametrize("loader", STATED)
 def test_absurd_numbers(put, whole, loader):
-    """In every field: too large, negative, NaN, of another type. Nothing is built of them."""
+    """In every field: too large, negative, NaN, of another type. No network is built from them."""
     data, key = whole(loader), LOADERS[loader].stated
     stated = stated_by(loader, data) | FULL.get(loader, {})
     if loader == "storyworld_vae":
@@ -563,7 +563,7 @@ def test_absurd_numbers(put, whole, loader):
         ("storyworld_vision", ("vision", "num_attention_heads"), (5,)),
     ],
 )
-def test_numbers_are_held_against_the_shapes(put, whole, loader, path, values):
+def test_numbers_must_fit_the_shapes(put, whole, loader, path, values):
     data, key = whole(loader), LOADERS[loader].stated
     for value in values:
         text = json.dumps(with_value(stated_by(loader, data) | FULL.get(loader, {}), path, value))
@@ -580,7 +580,7 @@ def test_a_predictors_training(put, whole):
     assert "trained on tokens of another" in message
 
 
-def test_a_predictor_of_other_sizes_is_none_of_this_space(put, whole):
+def test_a_predictor_of_other_sizes_is_refused_for_this_space(put, whole):
     other = replace(CONFIG, tokens=5)
     message = refusal("predictor", put("predictor", stating(whole("predictor"), PREDICTOR, json.dumps(other.__dict__))))
     assert "was trained for ip-plus (5 x 48), and IP-Adapter-Plus makes ip-plus (3 x 48)" in message

@@ -31,7 +31,7 @@ MAY_IMPORT = {  # room: (rooms of the pack, modules of the host)
 
 
 def forbidden_imports(path: Path, source: str) -> list[str]:
-    """What the file at `path`, relative to the repository, imports against the arrows nodes -> host -> core."""
+    """Imports of the file at `path`, relative to the repository, against the arrows nodes -> host -> core."""
     package = ["storyreel", *path.parent.parts]
     room = path.parts[0].removesuffix(".py")
     rooms, modules = MAY_IMPORT[room]
@@ -82,7 +82,7 @@ def room_of(parts: tuple[str, ...] | list[str]) -> str:
 
 
 def arrows_upwards(path: Path, source: str) -> list[str]:
-    """Rooms of its own floor that the file imports and may not: see BELOW."""
+    """Rooms of its own floor that the file must not import, and does: see BELOW."""
     floor, room = path.parts[0], room_of(path.parts)
     if floor not in ("host", "core") or len(path.parts) == 2 and path.stem == "__init__":
         return []
@@ -96,7 +96,7 @@ def arrows_upwards(path: Path, source: str) -> list[str]:
 
 
 def node_ids(path: Path, source: str) -> list[str]:
-    """Ids of the pack's nodes in a file below nodes/, which is to know none."""
+    """Ids of the pack's nodes in a file of host/ or core/, where none may appear."""
     return [] if path.parts[0] not in ("host", "core") else re.findall(r"\bStoryReel(?!Sans)[A-Z]\w*", source)
 
 
@@ -149,7 +149,7 @@ def test_an_arrow_down_passes(path, source):
 
 
 def offenders(check) -> dict[str, list]:
-    """{shipped file: what `check(path, source)` finds in it} of the files in which it finds anything."""
+    """{shipped file: the list of `check(path, source)`} of the files with a list that is not empty."""
     names = (path.relative_to(ROOT) for path in SHIPPED)
     reports = {name.as_posix(): check(name, (ROOT / name).read_text(encoding="utf-8")) for name in names}
     return {name: entries for name, entries in reports.items() if entries}
@@ -220,7 +220,7 @@ for path in sorted((root / "core").rglob("*.py")):
 
 
 def test_importing_the_pack_imports_nothing(tmp_path):
-    """The door does no work: the host lists a pack before it knows whether anyone will use it."""
+    """The entry does no work: the host lists a pack before it knows whether anyone will use it."""
     code = f"""
 import sys
 before = set(sys.modules)
@@ -274,7 +274,7 @@ def test_shipped_code_logs_and_never_prints():
 
 @pytest.fixture(scope="module")
 def pack_nodes(host) -> dict:
-    """{node id: class} of what the host took from the pack."""
+    """{node id: class} of the host's nodes that come from the pack."""
     assert host.pack_loaded, host.pack_log
     nodes = {name: cls for name, cls in host.nodes.items() if cls.__module__.startswith("storyreel.")}
     assert nodes

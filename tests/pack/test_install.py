@@ -31,7 +31,7 @@ def run(*command, cwd: Path, **environ: str) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A git repository with the files of this one as they are now, whether committed or not."""
+    """A git repository with the present files of this one, committed or not."""
     folder = tmp_path_factory.mktemp("checkout")
     names = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
     for name in filter(None, names):
@@ -131,7 +131,7 @@ def test_it_loads_under_another_folder_name(crowded):
 
 
 def frames(client, *patches: dict) -> np.ndarray:
-    """Two frames, drawn with the model that comes out of a chain of patch nodes."""
+    """Two frames, drawn with the model behind a chain of patch nodes."""
     sampling = dict(seed=3, steps=2, cfg=5.0, sampler_name="euler", scheduler="normal", denoise=1.0)
     prompt = {
         "model": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15_full.ckpt"}},
@@ -163,7 +163,7 @@ OVERRIDE = {"class_type": "ForeignOverride", "inputs": {}}
 
 @pytest.mark.parametrize("chain", [(REPLACE, OURS), (OVERRIDE, OURS), (OURS, OVERRIDE)], ids=["replace", "1st", "2nd"])
 def test_it_works_with_a_pack_that_patches_attention(crowded, chain):
-    """The other pack computes plain attention of what it is handed, so our picture must come out as without it."""
+    """The other pack computes plain attention of its inputs, so our image must be the same as without it."""
     client = crowded.client()
     plain, ours, both = frames(client), frames(client, OURS), frames(client, *chain)
     assert np.abs(ours - plain).mean() > 1  # gray level

@@ -1,4 +1,4 @@
-"""Values by links, which the host does not check: every node checks them by its own schema before it works."""
+"""Linked values, which the host does not check: every node checks them by its own schema before it works."""
 
 import math
 
@@ -20,7 +20,7 @@ def title_of(cls) -> str:
 
 @pytest.fixture(scope="module")
 def pack(host) -> dict:
-    """{node id: class}, but for the inner nodes of expansions, which run nowhere else."""
+    """{node id: class}, except the inner nodes of expansions, which run nowhere else."""
     from storyreel.nodes.node import InnerNode
 
     classes = {name: cls for name, cls in host.nodes.items() if name.startswith("StoryReel")}
@@ -29,7 +29,7 @@ def pack(host) -> dict:
 
 
 def declared(cls) -> list[tuple[str, object, callable]]:
-    """(name, input, how a value of it is given) of all inputs, those within the options of a choice, too."""
+    """(name, input, function from a value to the node's arguments) of all inputs, those in options of a choice too."""
     from comfy_api.latest import io
 
     inputs = []
@@ -71,8 +71,8 @@ def wrong_values(entry) -> list:
     return []
 
 
-def test_every_number_choice_switch_and_text_is_held_against_its_schema(pack):
-    """About 1,500 tries: one sentence with the node, the input, what came and what was expected."""
+def test_every_number_choice_switch_and_text_is_checked_by_its_schema(pack):
+    """About 1,500 tries: one sentence with the node, the input, the value and what was expected."""
     tried = 0
     for node, cls in pack.items():
         for name, entry, give in declared(cls):
@@ -90,7 +90,7 @@ def test_every_number_choice_switch_and_text_is_held_against_its_schema(pack):
 
 
 def test_long_names_make_no_long_sentence():
-    """As files have them."""
+    """Such as names of files."""
     from storyreel.core.inputs import read_choice
 
     with pytest.raises(ValueError) as refused:
@@ -143,8 +143,8 @@ def tensors(kind: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["IMAGE", "MASK", "LATENT", "SIGMAS", "CONDITIONING", "VIDEO"])
-def test_every_tensor_is_refused_at_the_door_by_name(pack, kind):
-    """NaN and infinity with the number of the frame; what is no such value at all with what it is."""
+def test_every_wrong_tensor_is_refused_by_name(pack, kind):
+    """NaN and infinity with the number of the frame; a value of another type with its type."""
     tried = 0
     for node, cls in pack.items():
         for name, entry, give in declared(cls):
@@ -165,7 +165,7 @@ def test_every_tensor_is_refused_at_the_door_by_name(pack, kind):
 
 @pytest.mark.parametrize("depth", ["gray", "alpha", "half", "bfloat16", "bytes"])
 def test_images_of_any_depth_become_the_same_three_channels(host, depth):
-    """Through Comic Page and Join Clips, in the host: what comes out is what the plain images give."""
+    """Through Comic Page and Join Clips, in the host: the result is that of the plain images."""
     plain = (images() * 255).round() / 255
     if depth == "gray":
         plain = plain[..., :1].expand(-1, -1, -1, 3)
@@ -265,7 +265,7 @@ def test_masks_are_taken_as_the_hosts_own_nodes_take_them(shape):
     assert torch.equal(read_masks("mask", mask), mask.reshape(1, 32, 32))
 
 
-def test_what_is_plain_already_is_not_copied():
+def test_plain_values_are_not_copied():
     from storyreel.core.inputs import read_images, read_latent, read_masks
 
     plain, latent = images(), {"samples": torch.zeros(1, 4, 8, 8)}
@@ -282,7 +282,7 @@ def test_what_is_plain_already_is_not_copied():
         ("StoryReelStoryLatent", "width", math.nan, "width is nan; a whole number is expected"),
     ],
 )
-def test_a_wrong_value_by_a_link_is_one_sentence_in_the_host(host, node, name, value, message):
+def test_a_wrong_linked_value_is_one_sentence_in_the_host(host, node, name, value, message):
     story = dict(characters="a cat", scenes="runs\nsleeps", style="(No style)", negative="")
     inputs = {
         "StoryReelComicPage": dict(images=["pictures", 0], layout="automatic", font="Comic Neue (bundled)"),

@@ -1,4 +1,4 @@
-"""Half of an emoji in a text, as programs leave it that cut by 16-bit units: it costs its own mark, and no server."""
+"""Half an emoji in a text, from programs that cut by 16-bit units: its own glyph is lost, and no server stops."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_an_error_about_half_an_emoji_arrives_and_the_next_prompt_runs(client, c
 
 
 def test_another_nodes_error_arrives_with_half_an_emoji(client):
-    """Keyframe Pairs fails for one picture, with the text in the same graph."""
+    """Keyframe Pairs fails for one image, with the text in the same graph."""
     result = run(client, "[Bob] a man", f"a cat #{HALF}", pairs=True)
     assert result.status == "error" and "at least 2 are expected" in result.message
     assert run(client, "[Bob] a man", "[Bob] runs #fine").status == "success"

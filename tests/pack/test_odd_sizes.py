@@ -66,7 +66,7 @@ def test_a_video_in_our_files_is_saved_as_h264(size, host, tmp_path):
 
 
 class Clips:
-    """Nodes whose output is the given pictures."""
+    """Nodes whose output is the given images."""
 
     @staticmethod
     def of(*clips: torch.Tensor):
@@ -85,7 +85,7 @@ class Clips:
 
 
 def saved(host, kinds: dict) -> tuple:
-    """(the run, the path of what Save Video wrote)"""
+    """(the run, the path of the file from Save Video)"""
     save = dict(filename_prefix="odd", format="auto", codec="auto")
     kinds = kinds | {"save": ("SaveVideo", dict(video=[list(kinds)[-1], 0], **save))}
     run = host.run({name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in kinds.items()})

@@ -50,7 +50,7 @@ def test_a_shot_cannot_leave_its_run(host, shot):
 
 
 def shot_prompt(values: dict, **changed) -> dict:
-    """Keep Shot by itself in a graph, with a text where its run or shot belongs."""
+    """Keep Shot alone in a graph, with a text as its run or shot."""
     inputs = dict(samples=["latent", 0], vae=["vae", 0], start_image=["picture", 0], run=RUN, shot=SHOT, fps=8.0)
     keep = {"class_type": "StoryReelKeepShot", "inputs": inputs | {"expansion": "1"} | changed}
     show = {"class_type": "PreviewAny", "inputs": {"source": ["keep", 0]}}
@@ -70,8 +70,8 @@ def test_inner_nodes_run_nowhere_but_inside_ours(host, tmp_path, changed):
     assert set(output.rglob("*")) == before and list(tmp_path.iterdir()) == []
 
 
-def test_every_inner_node_asks_who_runs_it(host):
-    """All that are hidden from users, and each with no prompt around it at all."""
+def test_every_inner_node_checks_its_caller(host):
+    """All nodes that are hidden from users, each also without a prompt."""
     from storyreel.nodes.node import InnerNode
 
     inner = [cls for name, cls in host.nodes.items() if name.startswith("StoryReel") and cls.GET_SCHEMA().is_dev_only]
@@ -83,7 +83,7 @@ def test_every_inner_node_asks_who_runs_it(host):
 
 @pytest.mark.parametrize("name", [*OUTSIDE, "story/", 7, math.nan])
 def test_figures_stay_in_the_output_folder(host, name):
-    """Measure Video's file, by a link."""
+    """Measure Video's file, from a linked name."""
     before = set(Path(host.base).rglob("*"))
     settings = dict(video=["frames", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5)
     with given(host, frames=torch.rand(3, 16, 16, 3), name=name) as values:
