@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_said(host, output, quick, tiny_checkpoint, carphon
 
 @pytest.mark.parametrize("prefix", ["../escaped", "/etc/escaped", "", "story/.."])
 def test_the_file_stays_in_the_output_folder(output, prefix, carphone):
-    with pytest.raises(ValueError, match="^filename_prefix"):
+    with pytest.raises(ValueError, match="^Measure Video: filename_prefix"):
         measure(carphone, filename_prefix=prefix)
     assert list(output.rglob("*.json")) == [] == list(output.parent.glob("escaped*"))
 
