@@ -1,4 +1,4 @@
-"""Measure what the pack is made of, each thing beside its alternatives in one run.
+"""Measure parts of the pack, each against its alternatives in one run.
 
 python tools/bench.py attention            Consistent Self-Attention at the shapes of SDXL's two levels
 python tools/bench.py dynamicrafter        DynamiCrafter's UNet at its full width, on random weights

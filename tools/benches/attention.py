@@ -1,4 +1,4 @@
-"""Consistent Self-Attention at the shapes of SDXL's two levels, beside plain attention and the published forms."""
+"""Consistent Self-Attention at the shapes of SDXL's two levels, against plain attention and the published forms."""
 
 import argparse
 import json
@@ -11,11 +11,11 @@ FORMS = ("plain", "ours", "dense_mask", "gather_first")
 
 
 class Attention:
-    """One self-attention layer, projections included, on a batch of one half of guidance, in four forms.
+    """One self-attention layer, projections included, on a batch of cond or uncond, in four forms.
 
     plain: every image by itself. ours: gathered after projection. dense_mask: the whole batch as one sequence under a
-    boolean mask, as the published mask version has it. gather_first: borrowed tokens are gathered before projection and
-    so projected once for every borrower, as the published low-vram version has it.
+    boolean mask, as the published mask version has it. gather_first: shared tokens are gathered before projection and
+    so projected once for every target frame, as the published low-vram version has it.
     """
 
     def __init__(self, batch: int, tokens: int, rate: float, memory: int, device: str):

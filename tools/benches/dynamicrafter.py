@@ -1,4 +1,4 @@
-"""DynamiCrafter's UNet at its published width on random weights, beside a plain forward pass in the published order.
+"""DynamiCrafter's UNet at its published width on random weights, against a plain forward pass in the published order.
 
 ours: as the pack runs it, with the host's optimized attention. plain: the same weights, attention as an explicit
 softmax(Q K^T) V, text and image tokens repeated for every frame. Each form runs in a process of its own; memory is the
@@ -61,11 +61,11 @@ def measure(case: Case, forms: list[str], rounds: int) -> dict:
         process.start()
         workers[form] = here
         here.recv()  # loaded; the next one loads then, so that their peaks do not meet
-    told = {form: [] for form in forms}
+    results = {form: [] for form in forms}
     for _ in range(rounds):
         for form, pipe in workers.items():
             pipe.send("run")
-            told[form].append(pipe.recv())
+            results[form].append(pipe.recv())
     profiles = {}
     for form, pipe in workers.items():
         pipe.send("profile")
@@ -73,12 +73,12 @@ def measure(case: Case, forms: list[str], rounds: int) -> dict:
         pipe.send("stop")
     row = {"case": str(case)}
     for form in FORMS:
-        runs = told.get(form)
+        runs = results.get(form)
         row[f"{form}_seconds"] = min(run["seconds"] for run in runs) if runs else None
         row[f"{form}_peak_bytes"] = max(run["bytes"] for run in runs) if runs else None
         row[f"{form}_profile"] = profiles.get(form)
     if len(forms) == 2:
-        ours, plain = (told[form][0]["output"] for form in FORMS)
+        ours, plain = (results[form][0]["output"] for form in FORMS)
         difference = ((ours - plain).abs().max() / plain.abs().max()).item()
         assert difference <= (TOLERANCE if case.dtype == "float32" else 2e-2), f"the outputs differ by {difference}"
         row["difference"] = difference
@@ -111,7 +111,7 @@ def table(row: dict) -> str:
 
 
 def work(pipe, case: Case, form: str) -> None:
-    """A process that holds one form and runs it whenever it is told to."""
+    """A process that holds one form and runs it on each message "run"."""
     import environment
     import pack
     import torch
@@ -207,7 +207,7 @@ def repeat_context(unet, frames: int) -> None:
 
 
 class Memory:
-    """The most that this process holds since `start`, less what it held when this was made."""
+    """The peak memory of this process since `start`, less its memory at creation."""
 
     def __init__(self, device: str):
         self.device = device
@@ -251,9 +251,9 @@ def profile(run, device: str) -> dict[str, float]:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profiler:
         run()
-    found = dict.fromkeys((*KINDS, "other"), 0.0)
+    seconds = dict.fromkeys((*KINDS, "other"), 0.0)
     for event in profiler.key_averages():
         took = event.self_cpu_time_total if device == "cpu" else event.self_device_time_total
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "other")
-        found[kind] += took / 1e6
-    return found
+        seconds[kind] += took / 1e6
+    return seconds

@@ -61,7 +61,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
     model = loader.build_streaming(streaming.tiny_streaming(streaming.STORYWORLD), torch.float32)
     generator = torch.Generator().manual_seed(0)
     words = [[[torch.randn(1, 77, 96, generator=generator), {}]] for _ in range(2)]
-    told = ChunkInputs(
+    inputs = ChunkInputs(
         model=model,
         vae=storyworld.load_vae(),
         clip_vision=storyworld.load_clip_vision(),
@@ -72,7 +72,7 @@ def measure(chunks: int, size: int, steps: int) -> dict:
         positive=words[0],
         negative=words[1],
     )
-    extender = extender_of(told)
+    extender = extender_of(inputs)
     clip = video_file.open_video(torch.rand(FIRST, size, size, 3, generator=generator), 8.0)
     held, ends = [], [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

@@ -18,7 +18,7 @@ from .folders import host_source
 
 START_SECONDS = 300  # 10 on a quiet machine; a loaded one has taken 30 times that
 RUN_SECONDS = 600
-PREVIEW = 4  # kind of binary frame: a picture behind JSON that says whose it is
+PREVIEW = 4  # kind of binary frame: an image after JSON that names its node
 
 
 class Server:
@@ -133,13 +133,13 @@ class Result:
     error: dict | None = None
 
     def pictures(self, node: str) -> list[bytes]:
-        """The preview pictures of a node, as files."""
-        found = []
+        """The preview images of a node, as files."""
+        images = []
         for frame in self.previews:
             kind, length = (int.from_bytes(frame[start : start + 4], "big") for start in (0, 4))
             if kind == PREVIEW and json.loads(frame[8 : 8 + length])["node_id"] == node:
-                found.append(frame[8 + length :])
-        return found
+                images.append(frame[8 + length :])
+        return images
 
     @property
     def message(self) -> str:

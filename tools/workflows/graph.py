@@ -14,7 +14,7 @@ LINK_ID, SOURCE, OUTPUT, TARGET, INPUT = range(5)  # places in a saved link
 
 
 class Broken(Exception):
-    """A workflow that cannot be shipped; the message says which part of it, and why."""
+    """A workflow that cannot be shipped; the message names the part and the reason."""
 
 
 def renumber(workflow: dict):

@@ -22,7 +22,7 @@ GROUP_MARGIN, GROUP_TITLE = 15, 75  # of a group around its nodes; above them is
 
 
 def growth(kind: str) -> int:
-    """What a run adds to a node: a preview; on nodes of ours a message; and progress in words beside previews."""
+    """Height that a run adds to a node: a preview; on our nodes a message; and progress text with previews."""
     if kind in SAMPLERS or kind in PLAYERS:
         return PREVIEW
     if kind in MAKERS:
@@ -39,13 +39,13 @@ def content(node: dict, declared: dict) -> int:
     options = {name: entry[1] for name, entry in inputs.items() if len(entry) > 1 and isinstance(entry[1], dict)}
     widgets = [entry["name"] for entry in node["inputs"] if "widget" in entry]
     shown = [name for name in widgets if not options.get(name, {}).get("advanced")]
-    seeds = sum(name in ("seed", "noise_seed") for name in shown)  # with a widget of what comes after a run
+    seeds = sum(name in ("seed", "noise_seed") for name in shown)  # with a widget for the value after a run
     slots = max(len(node["inputs"]) - len(widgets), len(node["outputs"]))
     return HEADER + SLOT * slots + WIDGET * (len(shown) + seeds)
 
 
 def grown(node: dict, declared: dict) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a node that a run has made as large as it gets, and the gap on its right."""
+    """(left, top, right, bottom) of a node at its largest, after a run, and the gap on its right."""
     (x, y), (width, height) = node["pos"], node["size"]
     free = height - PREVIEW if node["type"] in PLAYERS else height
     least = max(content(node, declared) - HEADER, free) + growth(node["type"])
@@ -53,7 +53,7 @@ def grown(node: dict, declared: dict) -> tuple[float, float, float, float]:
 
 
 def boxes(workflow: dict, declared: dict) -> dict[int, wires.Box]:
-    """{node: where it is after a run}"""
+    """{node: its box after a run}"""
     grown_boxes = {node["id"]: grown(node, declared) for node in workflow["nodes"]}
     return {node: (left, top, right - GAP, bottom) for node, (left, top, right, bottom) in grown_boxes.items()}
 
@@ -83,14 +83,14 @@ def backward(workflow: dict) -> list[tuple[dict, dict]]:
 
 def faults(workflow: dict, declared: dict, slots: dict[int, dict]) -> list[str]:
     """What breaks a rule, a sentence each. slots: see `wires.ends`."""
-    found = [f"{label(one)} and {label(other)} overlap after a run." for one, other in covered(workflow, declared)]
-    found += [f"{label(one)} is not left of {label(other)}, or above it." for one, other in backward(workflow)]
+    problems = [f"{label(one)} and {label(other)} overlap after a run." for one, other in covered(workflow, declared)]
+    problems += [f"{label(one)} is not left of {label(other)}, or above it." for one, other in backward(workflow)]
     nodes = {node["id"]: node for node in workflow["nodes"]}
     links = {link[LINK_ID]: link for link in workflow["links"]}
     for link, node in wires.behind(workflow, slots, boxes(workflow, declared)):
         source, target = (label(nodes[links[link][end]]) for end in (SOURCE, TARGET))
-        found.append(f"The wire from {source} to {target} runs behind {label(nodes[node])}.")
-    return found
+        problems.append(f"The wire from {source} to {target} runs behind {label(nodes[node])}.")
+    return problems
 
 
 def repair(workflow: dict, declared: dict):

@@ -63,7 +63,7 @@ def main(names: list[str]) -> int:
 
 
 def view(workflow: dict, name: str, page, client) -> bytes:
-    """The picture of which a thumbnail is made."""
+    """The screenshot for a thumbnail."""
     prompt = page.export()
     included = not any(node["properties"].get("models") for node in workflow["nodes"])
     saved = [node["inputs"].get("filename_prefix") for node in prompt.values()]
