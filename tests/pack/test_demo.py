@@ -106,10 +106,9 @@ def kept():
 
 @pytest.mark.skipif(os.name == "nt", reason="a group of processes is killed as POSIX does it")
 def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path, kept):
-    """In a few steps. And it resumes where it was killed: in the chunks behind the shots of two pictures."""
+    """And it resumes where it was killed: in the chunks behind the shots of two pictures."""
     (tmp_path / "story.txt").write_text(TOY_STORY, encoding="utf-8")
     told = ["--story", "story.txt", "--output", "here", "--seed", time.time_ns() % 2**32]
-    told += ["--steps", "6"]
     finished = killed_after_a_chunk(*told, cwd=tmp_path)
     assert sum(path.name.startswith("shot_") for path in finished) == 2
     done = demo(*told, cwd=tmp_path)
