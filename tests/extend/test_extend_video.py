@@ -460,7 +460,7 @@ def test_a_video_in_memory_keeps_its_sound(host):
     assert torch.equal(torch.stack([file.to_tensor(frame) for frame in clip.frames()]), pictures(5))
 
 
-def test_frames_are_read_into_memory_when_asked_for(world):
+def test_frames_are_read_into_memory_on_request(world):
     """Otherwise a node behind the IMAGE output fails with an error."""
     prompt = extending.extend(chunks=1) | {"preview": extending.node("PreviewImage", images=["extend", 1])}
     run = world.run(prompt)

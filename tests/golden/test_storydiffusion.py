@@ -28,11 +28,11 @@ class Golden(GoldenFile):
     def layers(self):
         return [(number, *layer) for number, layer in enumerate(self.config["layers"])]
 
-    def rows(self, phase, step, layer, half, end="in"):
-        """Input or output of one half of guidance, [B, N, C]."""
+    def rows(self, phase, step, layer, branch, end="in"):
+        """Input or output of one branch of guidance, 0 or 1, [B, N, C]."""
         tensor = self[f"{phase}.s{step}.l{layer}.{end}"]
         images = len(tensor) // 2
-        return tensor[half * images : (half + 1) * images]
+        return tensor[branch * images : (branch + 1) * images]
 
     def drawn(self, level, step):
         """The sampled tokens of each image of a step that the file holds them for."""
@@ -71,9 +71,9 @@ def test_low_vram(path):
             assert len(active) == 1, "the published coins are the same in all phases"
             index = golden.drawn(level, step)
             samples = [[index[row % golden.images] for row in group.sources] for group in groups]
-            for half in (0, 1):
-                hidden = torch.cat([golden.rows(phase, step, layer, half) for phase in phases])
-                published = torch.cat([golden.rows(phase, step, layer, half, "out") for phase in phases])
+            for branch in (0, 1):
+                hidden = torch.cat([golden.rows(phase, step, layer, branch) for phase in phases])
+                published = torch.cat([golden.rows(phase, step, layer, branch, "out") for phase in phases])
                 shared = (groups, samples) if active == {True} else (None, None)
                 assert_close(golden.attention(layer, hidden, *shared, heads), published)
 
@@ -84,10 +84,10 @@ def test_what_the_published_bank_keeps_is_what_our_pool_gathers(path):
     for name in golden.config["characters"]:
         for step in golden.config["saved_steps"]:
             for layer, level, *_ in golden.layers():
-                for half in (0, 1):
-                    hidden = golden.rows(f"write_{name}", step, layer, half)
+                for branch in (0, 1):
+                    hidden = golden.rows(f"write_{name}", step, layer, branch)
                     ours = [hidden[j, golden.drawn(level, step)[j]] for j in range(golden.images)]
-                    assert torch.equal(torch.cat(ours), golden[f"bank_{name}.s{step}.l{layer}"][half])
+                    assert torch.equal(torch.cat(ours), golden[f"bank_{name}.s{step}.l{layer}"][branch])
 
 
 def mask_case(golden):
@@ -115,9 +115,9 @@ def test_mask(path):
             elif not early and active == {True}:
                 row = golden[f"row{level}.s{step}"].view(golden.images + 1, -1)
                 shared = (groups, [[row[image].nonzero().flatten() for image in group.sources] for group in groups])
-            for half in (0, 1):
-                hidden = torch.cat([golden.rows(phase, step, layer, half) for phase in phases])
-                published = torch.cat([golden.rows(phase, step, layer, half, "out") for phase in phases])
+            for branch in (0, 1):
+                hidden = torch.cat([golden.rows(phase, step, layer, branch) for phase in phases])
+                published = torch.cat([golden.rows(phase, step, layer, branch, "out") for phase in phases])
                 assert_close(golden.attention(layer, hidden, *shared, heads), published)
 
 
@@ -170,15 +170,15 @@ def test_every_image_of_a_reading_batch_attends(path):
         heads, published = config["layers"][layer][2], golden[f"read_batch{images}.s{step}.l{layer}.out"]
         assert images == len(hidden) // 2 > 1
         bank = golden[f"bank_{config['characters'][0]}.s{step}.l{layer}"]
-        for half in (0, 1):
-            rows = hidden[half * images : (half + 1) * images]
+        for branch in (0, 1):
+            rows = hidden[branch * images : (branch + 1) * images]
             # What was kept of the written frames comes in frames of the usual size, the last one padded.
-            kept = bank[half].split(rows.shape[1])
+            kept = bank[branch].split(rows.shape[1])
             sources = [torch.nn.functional.pad(part, (0, 0, 0, rows.shape[1] - len(part))) for part in kept]
             groups = find_groups(range(len(sources) + images), None, SharingRules(anchors=len(sources)))
             samples = [[torch.arange(len(kept[source])) for source in group.sources] for group in groups]
             ours = golden.attention(layer, torch.stack([*sources, *rows]), groups, samples, heads)[len(sources) :]
-            reference = published[half * images : (half + 1) * images]
+            reference = published[branch * images : (branch + 1) * images]
             assert_close(ours[0], reference[0])
             assert torch.equal(reference[1:], rows[1:]), "the published bug"
             for attended, row in zip(ours[1:], rows[1:], strict=True):
@@ -200,6 +200,6 @@ def test_without_guidance_all_images_share(path):
             samples = [[index[frames[row] % images] for row in group.sources] for group in groups]
             return golden.attention(layer, hidden[frames], groups, samples, heads)
 
-        for half in (range(images), range(images, 2 * images)):
-            assert_close(run(list(half)), published[list(half)])
+        for branch in (range(images), range(images, 2 * images)):
+            assert_close(run(list(branch)), published[list(branch)])
         assert (run(list(range(len(hidden)))) - published).abs().max() > 0.1 * published.abs().max()

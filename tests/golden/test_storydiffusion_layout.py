@@ -83,7 +83,7 @@ def test_pages_equal_the_published_ones(case):
 
 
 @pytest.mark.parametrize("case", cases())
-def test_every_picture_has_its_panel_captioned_or_not_there(case):
+def test_every_image_has_its_panel_with_or_without_captions(case):
     assert case is not None, f"{FOLDER} has no layout_cases.json with cases"
     placed = [panel.frame for page in ours(case) for panel in page.panels]
     assert placed == list(range(case["images"]))

@@ -169,13 +169,13 @@ def error_of(tmp_path):
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_the_gradient_is_that_of_the_error(error_of, joint, way):
     """Where the error is steep; consecutive frames of the window have a gradient, the others none."""
-    asked, step = joint(decoder=way, loss_weight=2.0), 0.05
-    _, gradient = error_of(asked, TOKENS)
+    config, step = joint(decoder=way, loss_weight=2.0), 0.05
+    _, gradient = error_of(config, TOKENS)
     direction = gradient / gradient.norm()
-    after, before = (error_of(asked, TOKENS + sign * step * direction)[0] for sign in (1, -1))
+    after, before = (error_of(config, TOKENS + sign * step * direction)[0] for sign in (1, -1))
     assert (after - before) / (2 * step) == pytest.approx(gradient.norm().item(), rel=0.02)
     frames = gradient.flatten(1).any(1).nonzero().flatten().tolist()
-    assert frames == list(range(frames[0], frames[0] + asked.frames))
+    assert frames == list(range(frames[0], frames[0] + config.frames))
 
 
 def test_it_does_not_depend_on_how_the_model_runs(error_of, joint, parts, monkeypatch):
@@ -207,7 +207,7 @@ def test_it_does_not_depend_on_how_the_model_runs(error_of, joint, parts, monkey
 # What is learnt
 
 
-def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, encoder, clip_vision, clips, work):
+def test_the_predictor_reduces_the_video_models_error(learn, joint, parts, encoder, clip_vision, clips, work):
     """On training clips its error falls below where a training without it leaves it; the model is unchanged."""
     from storyreel.host.motion.clips import latent_paths, make_tokens, token_paths
     from storyreel.host.motion.decoder_training import FrozenVideo
@@ -216,8 +216,8 @@ def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, en
     model, vae = parts
     plain = sample(model)
     before, modules = {key: t.clone() for key, t in model.model.state_dict().items()}, list(model.model.modules())
-    plan, asked = replace(PLAN, steps=40, learning_rate=5e-3), joint(loss_weight=30.0)
-    trained = [learn("alone", plan=plan), learn("together", asked, plan)]
+    plan, config = replace(PLAN, steps=40, learning_rate=5e-3), joint(loss_weight=30.0)
+    trained = [learn("alone", plan=plan), learn("together", config, plan)]
 
     assert torch.equal(sample(model), plain)
     after = model.model.state_dict()
@@ -245,10 +245,10 @@ def test_the_predictor_learns_what_the_video_model_wants(learn, joint, parts, en
                 window = training.make_batch([clip.read(0, FRAMES)], [0, FRAMES - 1])
                 predicted = network(window.interpolated, window.is_keyframe)[0]
                 errors.append(error(predicted, clip, 0, torch.Generator().manual_seed(number)).item())
-            means.append(sum(errors) / len(errors) / asked.loss_weight)
+            means.append(sum(errors) / len(errors) / config.loss_weight)
         return means
 
-    alone, together = FrozenVideo(asked, CONFIG).run(latents, 0, mean_error)
+    alone, together = FrozenVideo(config, CONFIG).run(latents, 0, mean_error)
     assert together < 0.98 * alone, (alone, together)
 
 
@@ -306,7 +306,7 @@ def test_the_metadata_identifies_the_video_model(joint, parts):
 # Refusals
 
 
-def test_what_cannot_serve_is_refused_by_name(joint, host):
+def test_unusable_video_models_are_refused_by_name(joint, host):
     from storyreel.host.motion import ip_adapter
     from storyreel.host.motion.decoder_training import FrozenVideo
 
@@ -318,17 +318,17 @@ def test_what_cannot_serve_is_refused_by_name(joint, host):
         "strength is 0, so the video model ignores the tokens": joint(decoder=dict(strength=0.0)),
         "expects tokens of width 64, and the motion's have 48": joint(decoder=dict(adapter="joint_wide.safetensors")),
     }
-    for sentence, asked in refused.items():
+    for sentence, config in refused.items():
         with pytest.raises(ValueError, match=sentence):
-            FrozenVideo(asked, CONFIG)
+            FrozenVideo(config, CONFIG)
     known = tiny.motion_config("v1").frames
-    long, asked = (
+    long, config = (
         replace(CONFIG, frames=known + 1),
         replace(joint(decoder=dict(module="joint_v1.ckpt")), frames=known + 1),
     )
     with pytest.raises(ValueError, match=f"{known + 1} frames go through .* supports {known}; set the video"):
-        FrozenVideo(asked, long)
-    FrozenVideo(asked, CONFIG)  # whose windows are shorter
+        FrozenVideo(config, long)
+    FrozenVideo(config, CONFIG)  # whose windows are shorter
     with pytest.raises(ValueError, match="has tokens of width 64, and this MODEL expects width 48"):
         FrozenVideo(joint(decoder=dict(adapter=None)), replace(CONFIG, token_width=64))
     with pytest.raises(ValueError, match="the predictor is for DynamiCrafter, and video_model supports SD1.5 only"):

@@ -199,7 +199,7 @@ def refusal(loader: str, name: str, *others: type) -> str:
 
 
 @pytest.mark.parametrize("loader", [*BUILT, "i3d"])
-def test_a_whole_file_is_taken(put, whole, loader):
+def test_a_whole_file_is_loaded(put, whole, loader):
     LOADERS[loader].load(put(loader, whole(loader), ".pt" if LOADERS[loader].script else ".safetensors"))
 
 

@@ -258,7 +258,7 @@ def test_every_node_reads_images_of_any_form_equally(host, form):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (1, 32, 32), (1, 1, 32, 32)])
-def test_masks_are_taken_as_the_hosts_own_nodes_take_them(shape):
+def test_masks_are_read_as_by_the_hosts_own_nodes(shape):
     from storyreel.core.inputs import read_masks
 
     mask = torch.rand(shape)

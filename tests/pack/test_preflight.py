@@ -106,7 +106,7 @@ def test_a_wrong_results_file_is_refused_before_the_video(host, refused):
     assert "filename_prefix is '../x'" in refused("StoryReelMeasureVideo", **settings, filename_prefix="../x")
 
 
-def test_with_right_inputs_the_images_are_asked_for(host):
+def test_with_valid_inputs_the_images_are_computed(host):
     """Otherwise the tests above could never fail."""
     Late.asked.clear()
     settings = dict(video=["late", 0], chunk_length=0, overlap=8, prompt="", slice_height=0.5, filename_prefix="x")

@@ -264,7 +264,7 @@ def test_every_system_has_its_font_folders():
     assert windows == [Path("D:\\Bob", "Microsoft", "Windows", "Fonts"), Path("D:\\Win", "Fonts")]
 
 
-def test_fonts_are_found_wherever_they_lie(tmp_path):
+def test_fonts_are_listed_from_all_folders(tmp_path):
     own, shared = tmp_path / "own", tmp_path / "shared"
     (shared / "deep" / "er").mkdir(parents=True)
     own.mkdir()

@@ -59,7 +59,7 @@ def test_pictures_at_their_own_size_keep_every_pixel():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_caption_stands_in_the_lower_part_of_its_own_panel(layout):
+def test_each_caption_is_in_the_lower_part_of_its_own_panel(layout):
     """Drawn one at a time: stacked panels at half size have theirs, and none reaches beyond its panel's lower half."""
     images = pictures(6, 640, 480)
     bare = compose(images, [""] * 6, layout, seed=5)

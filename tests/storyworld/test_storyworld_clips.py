@@ -113,7 +113,7 @@ def test_each_condition_is_dropped_in_a_share_of_the_clips(lab):
 
 
 @pytest.mark.parametrize("noisier", [1.0, 4.0])
-def test_much_noise_is_met_as_often_as_is_asked(lab, noisier):
+def test_much_noise_is_drawn_as_often_as_configured(lab, noisier):
     alphas, clean = torch.linspace(1, 0, 1000), torch.randn(8000, 2)
     noisy, times, velocity = lab.train.unet.noised(clean, alphas, torch.Generator().manual_seed(1), noisier)
     late = (times >= 950).float().mean().item() / 0.05
@@ -160,7 +160,7 @@ def test_descriptions_of_a_frame(lab):
     assert not torch.allclose(*later[:, -2], atol=0.05) and torch.equal(*later[:, :-2])
 
 
-def test_queries_are_asked_where_they_are(lab):
+def test_the_place_is_read_from_queries(lab):
     """With queries that hold the place the error is near 0; without it, about the variance of places."""
     places = lab.train.init.Places(["1"], 2)
     line = torch.linspace(-1, 1, 8)
@@ -316,7 +316,7 @@ def test_the_file_is_small(lab):
     assert 2 * sum(weight.numel() for weight in lab.train.video.VideoModel().parameters()) <= 16e6
 
 
-def test_every_gentle_action_is_asked_of_the_same_picture(lab):
+def test_every_gentle_action_starts_from_the_same_image(lab):
     measure = lab.evaluate.video
     tasks = measure.make_tasks(measure.PLAIN, 0, 0)
     assert [task.clip.figures[0].action for task in tasks] == list(measure.attributes.GENTLE_ACTIONS)
