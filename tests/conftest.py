@@ -1,4 +1,4 @@
-"""What every test may ask for: the pack as `storyreel`, a real host, tiny checkpoints, a real server, a real browser.
+"""Fixtures for every test: the pack as `storyreel`, a real host, tiny checkpoints, a real server, a real browser.
 
 The pack is imported from the repository's folder under the name `storyreel`, and the repository itself stays off
 sys.path, where its `nodes` would stand before the host's. Nothing of the host is imported until a test asks for it, so
@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _free_the_folders_name():
-    """pytest has imported the pack by the name of the clone's folder, which may be that of a module of tools."""
+    """pytest imports the pack under the name of the clone's folder, which may be that of a module of tools."""
     module = sys.modules.get(ROOT.name)
     if module is not None and Path(getattr(module, "__file__", None) or "").parent == ROOT:
         del sys.modules[ROOT.name]
@@ -77,7 +77,7 @@ RUNNING_SERVER = pytest.StashKey()
 
 @pytest.fixture(scope="module", autouse=True)
 def _leave_nothing_behind(request):
-    """Models of one module are not held while the next runs: together they would fill a machine."""
+    """Models of one module are freed before the next runs: together they would fill the memory."""
     yield
     if server := request.config.stash.get(RUNNING_SERVER, None):
         server.client().post("/free", {"unload_models": True, "free_memory": True})
@@ -90,7 +90,7 @@ def _leave_nothing_behind(request):
         comfy.model_management.unload_all_models()
         gc.collect()
         if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed
+            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed memory
 
 
 @pytest.fixture(scope="session")

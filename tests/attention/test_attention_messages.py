@@ -56,7 +56,7 @@ APART = "[Pim] waving in a meadow\n[Mo] walking right in a town"
 @pytest.mark.parametrize(
     "changed, message",
     [
-        # a second pass that begins behind the end, as the help recommended
+        # a second pass that starts after the end, as the help recommends
         (dict(denoise=0.2, settings={"preset.end_percent": 0.75}), "0 of 3 steps share tokens: 3 are after"),
         (dict(settings={"strength": 0.0}), "strength is 0, so this node has no effect"),
         (dict(settings={"preset.sampling_rate": 0.0, "preset.sampling_rate_fine": 0.0}), "sampling_rate is 0"),

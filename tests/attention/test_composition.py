@@ -73,7 +73,7 @@ def test_pag(host, probe, model, conds, ours_first):
     assert len(perturbed) == len(normal) == 2
     for out, v in zip(perturbed, values[1::2], strict=True):
         assert torch.equal(out, to_out(v))  # identity attention
-    assert len(watch.errors) == 2 * (16 + 15)  # the perturbed pass met ours everywhere but in the middle
+    assert len(watch.errors) == 2 * (16 + 15)  # the perturbed pass used ours everywhere except in the middle
 
 
 @pytest.mark.parametrize("ours_first", [True, False])

@@ -139,7 +139,7 @@ def test_low_vram_script(case, output, styles):
         assert frame.characters == tuple(wanted)
     assert_tidy(story)
     if "error" in output and "replaced_prompts" not in output:
-        return  # a limit of the published app: it refused what is a story here, and left nothing to compare
+        return  # a limit of the published app: it refused a valid story, so there is nothing to compare
 
     assert [c.description for c in story.characters] == [
         " ".join(output["character_dict"][tag].split()) for tag in cast

@@ -5,7 +5,7 @@ import torch
 from harness.golden import Golden, difference, files
 
 SYSTEM = "streamingt2v"
-BITS = 0.5 / 255  # what frames on disk are rounded by
+BITS = 0.5 / 255  # rounding of frames on disk
 
 
 LOGGED = {"ms": ("cam_frames", "anchor"), "svd": ("ctrl_frames", "svd_input_frame")}  # inputs of the data's network

@@ -14,7 +14,7 @@ CACHE = ROOT / ".cache" / "tests"
 
 
 def digest_of(sources: Iterable[Path], *settings) -> str:
-    """Of the contents of files and of all files below folders, of this Python and torch, and of what else counts."""
+    """A digest of files, of all files below folders, of this Python and torch, and of further values."""
     digest = hashlib.sha256(repr((sys.version, version("torch"), settings)).encode())
     for source in sources:
         files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
@@ -40,6 +40,6 @@ def cached(name: str, digest: str, fill: Callable[[Path], None], cache: Path = C
         try:
             os.replace(fresh, folder)  # in one move: a folder that is there is complete
         except OSError:
-            if not folder.is_dir():  # else another process was quicker
+            if not folder.is_dir():  # otherwise another process was quicker
                 raise
     return folder

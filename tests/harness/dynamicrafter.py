@@ -26,7 +26,7 @@ SIZES = UNetConfig(
 
 
 def random(network: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights of about unit gain, no layer of which is idle."""
+    """Weights of about unit gain, without idle layers."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, tensor in network.state_dict().items():

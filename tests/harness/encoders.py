@@ -4,7 +4,7 @@ import torch
 
 
 def image_encoder(width: int, **sizes):
-    """One whose embeddings have that width: two layers, patches of 16 pixels, or other `sizes`; random weights."""
+    """An encoder with embeddings of that width: two layers, patches of 16 pixels, or other `sizes`; random weights."""
     import comfy.clip_vision
 
     torch.manual_seed(0)

@@ -37,7 +37,7 @@ def folder(system: str) -> Path:
 
 
 def files(system: str, pattern: str) -> list:
-    """The files as parameters of a test. A pattern that matches nothing gives one that fails."""
+    """The files as parameters of a test. A pattern without a match gives one that fails."""
     paths = sorted(folder(system).glob(pattern))
     if "GOLDEN_DIR" not in os.environ and (system, pattern) in LEFT_OUT:
         return [pytest.param(pattern, id=pattern, marks=pytest.mark.skip("only with the whole data, see GOLDEN_DIR"))]
@@ -110,7 +110,7 @@ def _drawn(key: str, shape: list[int], seed: int) -> torch.Tensor:
 
 
 def part(weights: dict, prefix: str) -> dict:
-    """What is under a prefix, without it."""
+    """The entries under a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 

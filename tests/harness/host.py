@@ -21,7 +21,7 @@ from hosting.folders import host_source, link
 
 @dataclass(frozen=True)
 class Run:
-    """What a prompt left behind: `outputs` {node id: ui dict}, `events` [(name, data)], `values` {node id: tuple}."""
+    """The results of a prompt: `outputs` {node id: ui dict}, `events` [(name, data)], `values` {node id: tuple}."""
 
     outputs: dict[str, dict]
     events: list[tuple[str, Any]]
@@ -114,7 +114,7 @@ class Host:
             os.chdir(before)
             logging.getLogger().removeHandler(log)
         self.pack_log = "\n".join(log.lines)
-        for name, module in list(sys.modules.items()):  # the parent is new, what core tests had imported is not
+        for name, module in list(sys.modules.items()):  # the parent is new, modules imported by core tests are not
             parent, _, child = name.rpartition(".")
             if parent == "storyreel":
                 setattr(self.pack, child, module)
@@ -180,7 +180,7 @@ class Host:
 
     @contextlib.contextmanager
     def node(self, cls):
-        """Offer a test's own node class for a while."""
+        """Register a test's own node class temporarily."""
         name = cls.GET_SCHEMA().node_id if hasattr(cls, "GET_SCHEMA") else cls.__name__
         self.nodes[name] = cls
         try:
@@ -190,7 +190,7 @@ class Host:
 
     @contextlib.contextmanager
     def checkpoints_of(self, folder: Path):
-        """Offer the files of one folder, and no others, as checkpoints for a while."""
+        """List the files of one folder, and no others, as checkpoints temporarily."""
         import folder_paths
 
         known, name = folder_paths.folder_names_and_paths, "checkpoints"
@@ -217,12 +217,12 @@ class Host:
         return model.clone(), clip.clone() if clip is not None else None, vae
 
     def let_go(self):
-        """Forget the models that are kept for the next test."""
+        """Drop the models that are kept for the next test."""
         Host._checkpoint.cache_clear()
         self.__dict__.pop("_cached_executor", None)
 
     def interrupt(self):
-        """What the Cancel button does."""
+        """Interrupt, as the Cancel button does."""
         import nodes
 
         nodes.interrupt_processing()

@@ -171,7 +171,7 @@ def write_adapter(path: Path, plus: bool = True, width: int = CONTEXT, layers: S
 
 
 def write_predictor(path: Path, config: PredictorConfig) -> Path:
-    """A motion predictor, as if it were trained: no layer is idle."""
+    """A motion predictor without idle layers, as if trained."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(random(MotionPredictor(config), 3), path, write_config(config))
     return path
@@ -201,7 +201,7 @@ def write_video(path: Path, places: Sequence[tuple[float, float]]) -> None:
 
 
 def swing(number: int, frames: int) -> list[tuple[float, float]]:
-    """Half a turn around a clip's own place."""
+    """Half a turn around each clip's own center."""
     center, radius = 0.5 + 0.02 * (number % 5 - 2), 0.3 + 0.01 * (number % 3)
     angles = [math.pi * i / (frames - 1) for i in range(frames)]
     return [(center + radius * math.cos(a), center + radius * math.sin(a)) for a in angles]

@@ -10,7 +10,7 @@ def provide_nms(monkeypatch):
     try:
         torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except RuntimeError:
-        library = torch.library.Library("torchvision", "IMPL", "CPU")  # it goes when the last reference to it does
+        library = torch.library.Library("torchvision", "IMPL", "CPU")  # freed with the last reference to it
         library.impl("nms", _nms)
         monkeypatch.setattr(torchvision.ops.boxes, "_assert_has_ops", lambda library=library: None)
 

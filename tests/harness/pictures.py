@@ -10,7 +10,7 @@ CLIP_FRAMES, CLIP_RATE = 6, 8
 
 
 def write_example(folder: Path) -> Path:
-    """example.png, a drawing of our own in the place of the host's, and example.mp4, a small clip of it with sound."""
+    """example.png, our own drawing instead of the host's, and example.mp4, a small clip of it with sound."""
     image = Image.linear_gradient("L").resize((512, 512)).convert("RGB")
     draw = ImageDraw.Draw(image)
     draw.ellipse((120, 90, 400, 370), fill=(230, 120, 60), outline=(40, 20, 10), width=8)
@@ -46,7 +46,7 @@ def write_other(folder: Path) -> Path:
 
 
 def write_clips(folder: Path, count: int = 2, frames: int = 3) -> Path:
-    """clips: a disc on its way along an arc, in each of them another one."""
+    """clips: a disc that moves along an arc, a different arc in each."""
     path = folder / "clips"
     path.mkdir()
     for number in range(count):

@@ -1,4 +1,4 @@
-"""What a test needs of the machine: an environment that is set up, and chromium."""
+"""Requirements of tests on the machine: an environment that is set up, and chromium."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from hosting.browser import Browser, NoChromium
 
 
 def require_setup():
-    """For tests that start the tools: those would set up an environment that is not ready, while the tests use it."""
+    """For tests that start the tools, which would otherwise set up the environment while the tests use it."""
     assert environment._is_ready(environment.environment_folder()), "set up first: python tools/test.py --setup"
 
 

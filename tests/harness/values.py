@@ -1,4 +1,4 @@
-"""A node of the tests' own that gives any value over a link of any type, as many packs' nodes do."""
+"""A test node that returns any value over a link of any type, as nodes of many packs do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -314,7 +314,7 @@ def test_a_lora_on_the_unet(model):
 
     moved = apply(model)
     without = sample(moved)
-    # Behind this place, an upsampling layer's, stands a motion module while the network runs.
+    # A motion module follows this upsampling layer while the network runs.
     key = "diffusion_model.output_blocks.1.2.conv"
     weight = dict(model.model.named_parameters())[f"{key}.weight"]
     down, up = noise(2, weight[0].numel(), seed=7), noise(weight.shape[0], 2, seed=8)

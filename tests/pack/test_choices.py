@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 SHIPPED = {path.name for path in (Path(__file__).resolve().parents[2] / "models" / "storyworld").rglob("*.safetensors")}
-MINE = "zz mine.safetensors"  # behind every shipped name of the alphabet
+MINE = "zz mine.safetensors"  # alphabetically after every shipped name
 KINDS = ("checkpoints", "diffusion_models", "ipadapter", "animatediff_models", "semantic_motion")
 
 

@@ -487,7 +487,7 @@ def with_value(stated: dict, path: tuple, value) -> dict:
 
 
 ABSURD = [10**9, 10**30, 10**400, -7, math.nan, math.inf, "8", [1] * 10_000, {"a": 1}, [[1]], 2.5]
-FULL = {  # fields that the tiny files leave out, and what they may hold
+FULL = {  # fields that the tiny files leave out, with valid values
     "dynamicrafter": {
         "v_prediction": True,
         "zero_snr": True,

@@ -72,7 +72,7 @@ def written(host, tmp_path):
 
     def run(prompt: dict, cached: bool = False) -> list[str]:
         there = kept()
-        host.run(copy.deepcopy(prompt), cached=cached)  # the host writes into what it is given
+        host.run(copy.deepcopy(prompt), cached=cached)  # the host changes its input
         assert list(output.glob("once_*")), "a video is saved"
         return sorted(path.name[:8] for path, time in kept().items() if there.get(path) != time)
 

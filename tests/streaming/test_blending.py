@@ -33,7 +33,7 @@ def test_chunks_that_do_not_overlap_are_refused(overlap):
 def test_offsets_depend_on_seed_level_and_chunk_alone():
     starts = blending.chunk_starts(200, LENGTH, OVERLAP)
     first = blending.draw_offsets(starts, LENGTH, 5, 0.7)
-    torch.rand(7)  # the global generator may stand anywhere
+    torch.rand(7)  # the global generator may be in any state
     assert blending.draw_offsets(starts, LENGTH, 5, torch.tensor(0.7, dtype=torch.float64)) == first
     assert blending.draw_offsets(starts[:9], LENGTH, 5, 0.7) == first[:9]
     assert blending.draw_offsets(starts, LENGTH, 6, 0.7) != first

@@ -159,7 +159,7 @@ def test_the_seed_moves_the_seams_and_nothing_else(family):
     family, model = family
     noise = family.noise(15)
     first = sample(family, blended(model, seed=1), noise, steps=3)
-    torch.rand(9)  # the global generator may stand anywhere
+    torch.rand(9)  # the global generator may be in any state
     assert torch.equal(sample(family, blended(model, seed=1), noise, steps=3), first)
     others = [sample(family, blended(model, seed=seed), noise) for seed in range(8)]
     shared = [frame for start in (3, 6, 9) for frame in range(start, start + OVERLAP)]

@@ -235,7 +235,7 @@ def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
     text = loaded.clip.encode_from_tokens_scheduled(tokens)[0]
     assert text[0].shape == (1, 77, 1024) and text[0].isfinite().all() and text[1]["pooled_output"].isfinite().all()
     last = loaded.clip.clone()
-    last.clip_layer(-1)  # the layer that the file lacks passes on what it is given
+    last.clip_layer(-1)  # the layer that the file lacks is an identity
     torch.testing.assert_close(last.encode_from_tokens_scheduled(tokens)[0][0], text[0], rtol=0, atol=1e-5)
     embeds = loaded.clip_vision.encode_image(torch.rand(1, 40, 60, 3))
     assert embeds.image_embeds.shape == (1, 1024) and embeds.image_embeds.isfinite().all()
@@ -283,7 +283,7 @@ def growth_of(call) -> tuple[int, int]:
         return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1])
 
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # memory that was given back must not hide what is taken
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory must not hide new allocations
     reset.write_text("5")  # resets the peak
     before, own = read("VmRSS"), read("RssAnon")
     call()

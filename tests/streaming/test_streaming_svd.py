@@ -83,7 +83,7 @@ def test_it_composes_with_other_patches(model):
     assert len(calls) == 2 * count
     cut = model.clone()
     cut.set_model_output_block_patch(lambda h, skip, options: (h, 0 * skip))
-    assert not torch.equal(sample(cut, cam_seed=4), sample(cut))  # what CAM brings behind the middle
+    assert not torch.equal(sample(cut, cam_seed=4), sample(cut))  # CAM's features after the middle block
     bare = model.clone()
     bare.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY)
     assert torch.equal(sample(bare, cam_seed=4), plain) and torch.equal(sample(model, cam_seed=4), shown)
