@@ -53,7 +53,7 @@ def test_a_long_prompt_is_cut_with_one_warning(condition, caplog):
     with caplog.at_level(logging.WARNING):
         *conds, _ = condition([LONG], LONG)
     assert all(text.shape[1] == 77 for cond in conds for text, _ in cond)
-    messages = [record.message for record in caplog.records if "DynamiCrafter Conditioning" in record.message]
+    messages = [record.message for record in caplog.records if "[StoryReel]" in record.message]
     assert len(messages) == 2 and "the positive prompt" in messages[0] and "the negative prompt" in messages[1]
     assert all("longer than 77 tokens (about 75 words). The rest is ignored" in message for message in messages)
 
