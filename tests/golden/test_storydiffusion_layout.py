@@ -1,4 +1,4 @@
-"""Comic pages against the published page builders: sizes, rows, columns and picture numbers, exact.
+"""Comic pages against the published page builders: sizes, rows, columns and image numbers, exact.
 
 A four-panel page with a missing picture shrank there, because the missing one had no border; ours is held to the size
 of its other panels instead.
@@ -57,7 +57,7 @@ def as_published(page):
 
 
 def unpadded(page):
-    """A published four-panel page as it is when a missing picture has the size of the present ones."""
+    """A published four-panel page in which a missing image has the size of the others."""
     columns = [column for row in page["rows"] for column in row["columns"]]
     width, height = next(column["size"] for column in columns if "pad" not in column["panels"])
     rows = [

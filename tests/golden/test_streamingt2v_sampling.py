@@ -213,7 +213,7 @@ def linear_flow(parameters: torch.Tensor, height: int, width: int) -> torch.Tens
 
 @pytest.mark.parametrize("path", files(SYSTEM, "mawe.safetensors"))
 def test_motion_aware_warp_error_frame_by_frame(path):
-    """As a video is measured: one frame after the other, as pictures from 0 to 1."""
+    """As a video is measured: one frame after the other, as images from 0 to 1."""
     golden = Golden(path)
     side = golden.value("resize")
     flows = iter(linear_flow(golden["in.flow_params"], side, side))

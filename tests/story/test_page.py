@@ -30,7 +30,7 @@ def compose(*args, **kwargs):
 
 
 def pictures(count, width=320, height=240):
-    """Noise in the 256 values that a picture file can hold."""
+    """Noise in the 256 values that an image file can hold."""
     generator = torch.Generator().manual_seed(count)
     return torch.randint(0, 256, (count, height, width, 3), generator=generator).float() / 255
 
@@ -40,7 +40,7 @@ def rectangle(panel):
 
 
 def changed(one, other):
-    """The smallest (top, left, bottom, right) around the pixels in which two pictures differ, or None."""
+    """The smallest (top, left, bottom, right) around the pixels in which two images differ, or None."""
     rows, columns = torch.nonzero((one != other).any(-1), as_tuple=True)
     if len(rows) == 0:
         return None

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_start_of_a_clip_is_independent_of_its_action(lab):
-    """Every start comes with every gentle action about equally often, and so does every part of the picture."""
+    """Every start comes with every gentle action about equally often, and so does every part of the image."""
     recipe = lab.train.clips.ClipRecipe(seed=1, count=8000, wide=0.0)
     clips = [recipe.sample(index)[0] for index in range(recipe.count)]
     pairs = Counter((clip.figures[0].action, clip.starts[0]) for clip in clips)
