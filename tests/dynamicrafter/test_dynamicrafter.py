@@ -264,7 +264,7 @@ def keeping(host):
 
 
 def test_what_is_said_to_stay_is_the_picture(keeping, model):
-    """Exactly, in every frame, by any sampler; and where nothing is said to stay, nothing is changed."""
+    """Exactly, in every frame, by any sampler; and with nothing to keep, nothing is changed."""
     from storyreel.host.dynamicrafter import model as keys
 
     (given,) = (options[keys.CONCAT_LATENTS] for _, options in conditioning(1))

@@ -44,8 +44,8 @@ def measure(host, monkeypatch, tmp_path):
     monkeypatch.setattr(video_metrics, "Motion", partial(Motion, side=64))
 
     def run(video, **changes):
-        told = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
-        result = StoryReelMeasureVideo.execute(video=video, **(told | changes)).result
+        inputs = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
+        result = StoryReelMeasureVideo.execute(video=video, **(inputs | changes)).result
         return json.loads(Path(result[3]).read_text())
 
     return run

@@ -42,8 +42,8 @@ def measure(video, **changes):
     """(report, plot, slice, what the JSON file holds)."""
     from storyreel.nodes.video_metrics import StoryReelMeasureVideo
 
-    told = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="story/measured", slice_height=0.5)
-    words, plot, slice, path = StoryReelMeasureVideo.execute(video=video, **(told | changes)).result
+    inputs = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="story/measured", slice_height=0.5)
+    words, plot, slice, path = StoryReelMeasureVideo.execute(video=video, **(inputs | changes)).result
     return words, plot, slice, json.loads(Path(path).read_text(), parse_constant=pytest.fail)
 
 
@@ -113,10 +113,10 @@ def test_everything_that_the_graph_has_is_measured(host, file, output, carphone)
     assert found["borders"]["jump_ratio"]["motion"] == pytest.approx(jump)
 
     rows = torch.nn.functional.normalize(embed_images(vision, frames), dim=-1)
-    (told,) = torch.nn.functional.normalize(embed_prompts(clip, (PROMPT,), rows.shape[1]), dim=-1)
+    (prompt,) = torch.nn.functional.normalize(embed_prompts(clip, (PROMPT,), rows.shape[1]), dim=-1)
     likeness = found["likeness"]
     assert likeness["encoder"] == "Storyworld's CLIP" and "Cosines of Storyworld's CLIP" in words
-    assert likeness["prompt_likeness"] == pytest.approx((rows @ told).mean().item(), abs=1e-5)
+    assert likeness["prompt_likeness"] == pytest.approx((rows @ prompt).mean().item(), abs=1e-5)
     assert likeness["consistency"] == pytest.approx((rows[1:] * rows[:-1]).sum(-1).mean().item(), abs=1e-5)
     (towards,) = torch.nn.functional.normalize(embed_images(vision, carphone[5:6]), dim=-1)
     assert likeness["anchor_likeness"] == pytest.approx((rows @ towards).mean().item(), abs=1e-5)

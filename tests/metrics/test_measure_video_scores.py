@@ -58,8 +58,8 @@ def measure(host, monkeypatch, tmp_path):
     monkeypatch.setattr(video_metrics, "Motion", partial(Motion, side=64))
 
     def run(video, **changes):
-        told = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
-        words, plot, _, path = StoryReelMeasureVideo.execute(video=video, **(told | changes)).result
+        inputs = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
+        words, plot, _, path = StoryReelMeasureVideo.execute(video=video, **(inputs | changes)).result
         assert plot.max() > 0
         return words, json.loads(Path(path).read_text(), parse_constant=pytest.fail)
 

@@ -29,7 +29,7 @@ def rows(count: int, width: int, seed: int, spread: float = 1.0) -> torch.Tensor
 
 @torch.no_grad()
 def test_heads_score_as_published(published):
-    """Both, told apart by their keys; embeddings count by their direction."""
+    """Both, distinguished by their keys; embeddings count by their direction."""
     embeds = rows(5, 768, 1).float() * 20
     towards = embeds / embeds.norm(dim=-1, keepdim=True)
     found = read_head(published.state_dict())
@@ -175,8 +175,8 @@ def test_too_few_windows_are_told(carphone):
     found = VideoSets(lambda clip: clip.mean((2, 3, 4)), iter(carphone[:40]), "means")
     evaluate(carphone[:31], [found])
     assert found.results() == {}
-    (told,) = found.not_computed.values()
-    assert told == "need 2 windows of 16 frames on either side: the video has 1, and the reference has 2."
+    (reason,) = found.not_computed.values()
+    assert reason == "need 2 windows of 16 frames on either side: the video has 1, and the reference has 2."
 
 
 @pytest.mark.parametrize(

@@ -108,10 +108,10 @@ def kept():
 def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path, kept):
     """And it resumes where it was killed: in the chunks behind the shots of two pictures."""
     (tmp_path / "story.txt").write_text(TOY_STORY, encoding="utf-8")
-    told = ["--story", "story.txt", "--output", "here", "--seed", time.time_ns() % 2**32]
-    finished = killed_after_a_chunk(*told, cwd=tmp_path)
+    arguments = ["--story", "story.txt", "--output", "here", "--seed", time.time_ns() % 2**32]
+    finished = killed_after_a_chunk(*arguments, cwd=tmp_path)
     assert sum(path.name.startswith("shot_") for path in finished) == 2
-    done = demo(*told, cwd=tmp_path)
+    done = demo(*arguments, cwd=tmp_path)
     images = drawn(done, tmp_path)
     assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
     assert "toy models" in done.stdout and "60 words" in done.stdout
@@ -133,8 +133,8 @@ def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path, kept):
 def test_a_checkpoint_draws_too(tmp_path, tiny_checkpoint):
     """A story of one frame in a few steps, since this is the example workflow at its own size."""
     (tmp_path / "story.txt").write_text("[Bob] a man\n---\n[Bob] walks", encoding="utf-8")
-    told = ["--checkpoint", tiny_checkpoint("sd15"), "--story", "story.txt", "--steps", "1", "--output", "here"]
-    done = demo(*told, cwd=tmp_path)
+    arguments = ["--checkpoint", tiny_checkpoint("sd15"), "--story", "story.txt", "--steps", "1", "--output", "here"]
+    done = demo(*arguments, cwd=tmp_path)
     assert "1 of 1" in done.stdout
     images = drawn(done, tmp_path)
     assert "toy" not in done.stdout

@@ -331,16 +331,16 @@ def test_it_runs_from_the_run_button(frontend, name, look, stocked_server):
     loaded = {id: 1 for id in loaders}  # the frontend shows these by itself
     assert frontend.pictures() == workflows.shown(prompt) | loaded
     for loader in workflows.find_all(prompt, "StoryReelDynamiCrafterLoader"):
-        (said,) = frontend.page.evaluate(SAID, loader)
-        assert said.startswith("DynamiCrafter ") and said in frontend.page.evaluate(SHOWN)
+        (text,) = frontend.page.evaluate(MESSAGES, loader)
+        assert text.startswith("DynamiCrafter ") and text in frontend.page.evaluate(SHOWN)
     ours = {id for id, node in prompt.items() if node["class_type"].startswith("StoryReel")}
     after = frontend.export()
-    assert {id: after[id] for id in ours} == {id: prompt[id] for id in ours}  # what a node says is not in the graph
+    assert {id: after[id] for id in ours} == {id: prompt[id] for id in ours}  # a node's messages are not in the graph
     assert frontend.errors == []
 
 
-def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend):
-    """A second pass that begins behind the end of sharing: known when the sampler runs, said on the node before it."""
+def test_a_patchs_message_while_a_model_samples_is_on_its_node(frontend):
+    """A second pass that begins behind the end of sharing: known when the sampler runs, shown on the node before it."""
     name = "storyworld_comic"
     frontend.load(workflows.workflow(name), name)
     prompt = frontend.export()
@@ -348,14 +348,14 @@ def test_what_a_patch_says_while_a_model_samples_is_on_its_node(frontend):
     (sampler,) = workflows.samplers(prompt)
     frontend.set_widgets({sampler: {"denoise": 0.2, "steps": 2}, patch: {"preset.end_percent": 0.75}})
     assert frontend.run()[-1]["type"] == "execution_success"
-    (said,) = frontend.page.evaluate(SAID, patch)
-    assert "0 of 2 steps share tokens: 2 are after end_percent 0.75" in said
-    assert said in frontend.page.evaluate(SHOWN) and frontend.errors == []
+    (text,) = frontend.page.evaluate(MESSAGES, patch)
+    assert "0 of 2 steps share tokens: 2 are after end_percent 0.75" in text
+    assert text in frontend.page.evaluate(SHOWN) and frontend.errors == []
     frontend.run()
-    assert frontend.page.evaluate(SAID, patch) == [said], "nothing ran, so it still holds"
+    assert frontend.page.evaluate(MESSAGES, patch) == [text], "nothing ran, so it still holds"
     frontend.set_widgets({sampler: {"denoise": 1.0, "steps": 8}})
     assert frontend.run()[-1]["type"] == "execution_success"
-    assert frontend.page.evaluate(SAID, patch) == [""], "enough steps share now, and the patch itself did not run again"
+    assert frontend.page.evaluate(MESSAGES, patch) == [""], "enough steps share now; the patch did not run again"
 
 
 def test_editing_a_caption_samples_nothing(frontend, renderer):
@@ -387,8 +387,10 @@ def test_editing_a_caption_samples_nothing(frontend, renderer):
     assert frontend.errors == []
 
 
-# What a node says about its run, and all texts that can be read on the page.
-SAID = "id => app.graph.getNodeById(Number(id)).widgets.filter(w => w.name === 'storyreel_messages').map(w => w.value)"
+# A node's messages about its run, and all texts that can be read on the page.
+MESSAGES = (
+    "id => app.graph.getNodeById(Number(id)).widgets.filter(w => w.name === 'storyreel_messages').map(w => w.value)"
+)
 SHOWN = "() => [...document.querySelectorAll('textarea')].map(area => area.value)"
 
 # Sets every widget of our nodes to another value; `turn` chooses which for lists. A preset's own widgets follow it.

@@ -92,8 +92,8 @@ def test_all_problems_are_told_once_and_before_any_sampling(host, by_link):
     )
     text, ran = failure(host, prompt)
     assert text.count("The script has 2 problems:") == 1
-    for said in ("scenes line 1: [Bbo] is not a character; did you mean [Bob]?", "scenes line 3"):
-        assert text.count(said) == 1
+    for line in ("scenes line 1: [Bbo] is not a character; did you mean [Bob]?", "scenes line 3"):
+        assert text.count(line) == 1
     assert ran <= {"1", "2"}
 
 
@@ -133,10 +133,10 @@ def test_choices_and_comments_are_offered_as_in_the_hosts_own_encoder(host):
 def test_remarks_appear_on_the_node_and_stay_after_a_cached_run(host):
     prompt = shown(script(characters=f"a lonely man\n{PAIR}", scenes="[Bob] wins #We're #1!"))
     for _ in range(2):
-        said = host.run(prompt, cached=True).outputs["1"]["text"]
-        assert len(said) == 2
-        assert said[0] == "characters line 1 has no [Tag] and is ignored"
-        assert said[1].startswith("scenes line 1:")
+        messages = host.run(prompt, cached=True).outputs["1"]["text"]
+        assert len(messages) == 2
+        assert messages[0] == "characters line 1 has no [Tag] and is ignored"
+        assert messages[1].startswith("scenes line 1:")
 
 
 def test_half_an_emoji_is_a_story_and_an_error_that_can_be_sent(host):
@@ -162,7 +162,7 @@ def test_own_styles_are_offered_used_and_noticed_when_they_change(host, styles_f
 
 
 ENTRY = '{"name": "Woodcut", "prompt": "woodcut, {prompt}"}'
-BROKEN = {  # a way to write the file -> what is said of it
+BROKEN = {  # a way to write the file -> the reported error
     "bad entry": ('[{"name": "Woodcut", "prompt": "no place"}]', 'entry 1 ("Woodcut")'),
     "no text": (b"\xff\xfe\x00[", "cannot be read as UTF-8"),
     "empty": (b"", "is not valid JSON"),
@@ -179,7 +179,7 @@ BROKEN = {  # a way to write the file -> what is said of it
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_bad_styles_file_is_named_on_the_node_and_costs_its_own_styles_alone(host, styles_file, kind):
-    content, said = BROKEN[kind]
+    content, error = BROKEN[kind]
     if callable(content):
         if sys.platform == "win32":
             pytest.skip("needs a POSIX file system")
@@ -192,11 +192,11 @@ def test_a_bad_styles_file_is_named_on_the_node_and_costs_its_own_styles_alone(h
     prompt = shown(script(style="Line art"))
     for _ in range(2):
         (text,) = host.run(prompt, cached=True).outputs["1"]["text"]
-        assert text.startswith(str(styles_file)) and said in text
+        assert text.startswith(str(styles_file)) and error in text
         assert len(text) < 1000
     with pytest.raises(ValueError) as refusal:
         host.validate(shown(script(style="Woodcut")))
-    assert 'style "Woodcut" does not exist' in str(refusal.value) and said in str(refusal.value)
+    assert 'style "Woodcut" does not exist' in str(refusal.value) and error in str(refusal.value)
 
 
 def test_a_bad_entry_of_the_styles_file_costs_no_other(host, styles_file):

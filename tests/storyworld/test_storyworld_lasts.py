@@ -36,8 +36,9 @@ def test_its_card_tells_of_the_very_file():
 
 
 def test_the_file_says_what_shapes_do_not(lab):
-    said = json.loads(lab.train.export.load(STREAMING)[1]["storyreel_streaming"])
-    assert (said["frames"], said["memory"], said["v_prediction"]) == (16, 8, True) and said["latents"]["spread"] > 0
+    stated = json.loads(lab.train.export.load(STREAMING)[1]["storyreel_streaming"])
+    assert (stated["frames"], stated["memory"], stated["v_prediction"]) == (16, 8, True)
+    assert stated["latents"]["spread"] > 0
 
 
 def test_the_reader_can_be_believed(pipeline, lab):

@@ -36,8 +36,8 @@ def test_the_predictor_beat_interpolation_and_says_so():
     from storyreel.core.networks.semantic_motion.config import read_training
 
     with safe_open(FILES["predictor"], "pt") as file:
-        told = read_training(file.metadata())
-    assert told["beats_interpolation"] and told["figures"]["gain_low"] > 0, told
+        training = read_training(file.metadata())
+    assert training["beats_interpolation"] and training["figures"]["gain_low"] > 0, training
 
 
 def test_it_beats_interpolation_on_other_clips(pipeline, lab):
@@ -112,8 +112,8 @@ def test_a_users_graph_follows_the_toys_motion(host):
         "shown": ("PreviewImage", dict(images=["frames", 0])),
     }
     run = host.run({id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in graph.items()})
-    (said,) = run.outputs["predictor"]["text"]
-    assert names["predictor"] in said and "untrained" not in said
+    (text,) = run.outputs["predictor"]["text"]
+    assert names["predictor"] in text and "untrained" not in text
     (frames,) = run.values["frames"]
     assert frames.shape == (4, 128, 128, 3) and frames.isfinite().all() and frames.std() > 0.05
 

@@ -69,5 +69,5 @@ def test_the_benchmarks_name_what_the_model_does_not_reach(lab):
 
 
 def test_the_file_says_what_shapes_do_not(lab):
-    said = json.loads(lab.train.export.load(VIDEO)[1]["storyreel_dynamicrafter"])
-    assert said["interpolates"] and said["frames"] == 16 and said["size"] == [128, 128]
+    stated = json.loads(lab.train.export.load(VIDEO)[1]["storyreel_dynamicrafter"])
+    assert stated["interpolates"] and stated["frames"] == 16 and stated["size"] == [128, 128]

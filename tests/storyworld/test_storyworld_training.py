@@ -146,7 +146,7 @@ def test_the_streaming_model_is_one_small_file_of_published_names(trained):
 
 @torch.no_grad()
 def test_the_streaming_model_goes_on_with_a_clip(trained, host, monkeypatch):
-    """By CAM and APM and without: with half-trained weights all that can be told is that each is heard."""
+    """By CAM and APM and without: with half-trained weights all that can be shown is that each has an effect."""
     import folder_paths
     from storyreel.host import storyworld
     from storyreel.host.dynamicrafter import sampling
@@ -259,8 +259,9 @@ def test_the_predictor_says_what_it_reached_and_is_not_trained_twice(trained, la
     from storyreel.core.networks.semantic_motion.config import read_training
 
     with safe_open(trained / "predictor.safetensors", "pt") as file:
-        told = read_training(file.metadata())
-    assert told["figures"]["clips"] == 1 and told["beats_interpolation"] is False and "held-out" in told["verdict"]
+        training = read_training(file.metadata())
+    assert training["figures"]["clips"] == 1
+    assert training["beats_interpolation"] is False and "held-out" in training["verdict"]
     before = (trained / "predictor.safetensors").read_bytes()
     lab.train.stages.STAGES["predictor"](lab.train.workspace.Workspace(trained, scale=SCALE))
     assert "predictor.safetensors is there" in capsys.readouterr().out

@@ -83,10 +83,10 @@ def test_the_reader_can_be_believed(pipeline, lab, pictures):
     words = pipeline.classifier.answer((decoded * 255).round().byte().numpy())
     truths = [pictures.truth(index) for index in range(len(pictures))]
     for name in (*LOOKS, "action", "scene", "number"):
-        told = [lab.evaluate.pictures.attributes(truth).get(name) for truth in truths]
+        expected = [lab.evaluate.pictures.attributes(truth).get(name) for truth in truths]
         known = [
             (value, word)
-            for value, word in zip(told, words[name], strict=True)
+            for value, word in zip(expected, words[name], strict=True)
             if value in lab.train.classifier.ANSWERS[name]
         ]
         accuracy = sum(value == word for value, word in known) / len(known)
@@ -120,8 +120,8 @@ def test_captions_a_word_apart_are_told_apart(pipeline, lab, pictures):
         altered = lab.train.clip.alter(rng, truth, named)
         if altered is None:
             continue
-        told = [lab.train.clip.captions.caption(picture, named) for picture in (truth, altered[0])]
-        encoded = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in told]
+        texts = [lab.train.clip.captions.caption(picture, named) for picture in (truth, altered[0])]
+        encoded = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in texts]
         scores = lab.train.clip.similarity(image[None], projection(torch.cat([pooled for _, pooled in encoded])))[0]
         right.append(bool(scores[0] > scores[1]))
     assert sum(right) / len(right) >= 0.95
