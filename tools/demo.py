@@ -1,8 +1,8 @@
-"""Draws and animates a story with a real headless ComfyUI: pictures, comic page and film go into output/.
+"""Draw and animate a story with a real headless ComfyUI: images, comic page and video go into output/.
 
-    python tools/demo.py                                      an example story, by the toy models that ship with us
-    python tools/demo.py --story FILE                         your own story, in the toys' 60 words
-    python tools/demo.py --checkpoint NAME_OR_PATH            by a real model
+    python tools/demo.py                                      an example story, with the included demo model
+    python tools/demo.py --story FILE                         your own story, in the demo model's 60 words
+    python tools/demo.py --checkpoint NAME_OR_PATH            with a checkpoint of yours
     python tools/demo.py --ui                                 the workflow in your browser, until Ctrl-C
 
 FILE holds the characters, a line of three dashes, and the scenes, as the Story Script node takes them.
@@ -37,7 +37,7 @@ for path in paths:
 print(json.dumps(folder_paths.get_filename_list("checkpoints")))
 """
 NAMES = {"StoryReelComicPage": "page", "StoryReelMeasureStory": "plot"}  # what a node's image is called; else picture
-TOY, REAL = "storyworld_story_to_long_video", "story_comic_sd15"  # the workflow without and with a checkpoint
+DEMO, REAL = "storyworld_story_to_long_video", "story_comic_sd15"  # the workflow without and with a checkpoint
 
 
 def main(arguments: list[str]) -> int:
@@ -57,13 +57,13 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", metavar="NAME_OR_PATH", help="a file, or a name in the host's models folder")
     parser.add_argument("--story", metavar="FILE", type=Path, help="characters, a line of ---, scenes")
-    parser.add_argument("--workflow", help=f"one of workflows/api (default: {TOY}, with a checkpoint {REAL})")
+    parser.add_argument("--workflow", help=f"one of workflows/api (default: {DEMO}, with a checkpoint {REAL})")
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=ROOT / "output", help="default: output/")
     parser.add_argument("--seed", type=int, help="another seed, another picture")
     parser.add_argument("--steps", type=int, help="of every sampler: fewer are quicker, and rougher")
     parser.add_argument("--ui", action="store_true", help="open the workflow in the browser instead")
     options = parser.parse_args(arguments)
-    options.workflow = options.workflow or (REAL if options.checkpoint else TOY)
+    options.workflow = options.workflow or (REAL if options.checkpoint else DEMO)
     known = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
     if options.workflow not in known:
         parser.error(f"there is no workflow {options.workflow}; there are {', '.join(known)}")
@@ -199,8 +199,8 @@ def draw(options: argparse.Namespace, base: Path, checkpoint: str | None) -> int
 
     prompt = fill_in(read_prompt(options.workflow), checkpoint, options)
     if checkpoint is None:
-        print("Storyworld draws: toy models of 128 x 128 pixels and 60 words that ship with the pack.")
-        print("For anything else: --checkpoint with any SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
+        print("The included demo model draws: 128 x 128 pixels, 60 words.")
+        print("For anything else use --checkpoint with an SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
     print("Starting the host ...", flush=True)
     # the host's own output stays: shots that are there are not made again
     with start(base, base / "output") as server:
@@ -266,7 +266,7 @@ def show(options: argparse.Namespace, base: Path, checkpoint: str | None) -> int
     with start(base, options.output.resolve()) as server:
         address = f"{server.url}/?template={options.workflow}&source={PACK}"
         print(f"ComfyUI is at {address}")
-        print(f"Pictures go to {options.output}. Ctrl-C stops.", flush=True)
+        print(f"Images go to {options.output}. Ctrl-C stops.", flush=True)
         webbrowser.open(address)
         server.wait()
     return 0

@@ -7,7 +7,7 @@ from torch import Tensor
 LEAST_SPREAD = 1e-4  # of a channel that is flat, which is moved and not stretched
 
 
-def pull_colours(frames: Tensor, anchor: Tensor, share: float) -> Tensor:
+def match_colors(frames: Tensor, anchor: Tensor, share: float) -> Tensor:
     """Frames [T, H, W, 3] with mean and spread of each channel moved towards those of anchor [N, H', W', 3].
 
     share: 0 gives `frames` themselves, 1 the anchor's statistics.

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...core.diffusion.autoregression import extend_by_chunks
 from ...core.inputs import check_finite
 from ...core.video import files
-from ...core.video.color import pull_colours
+from ...core.video.color import match_colors
 from ..common import messages, run_folder
 from ..common.conditioning import pick_row
 from ..common.messages import show_progress
@@ -155,7 +155,7 @@ def generate_chunks(
     def generate(number: int, before: Tensor, anchor: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         chunk = extender.generate(number, before, anchor, progress and progress.of_chunk(number))
-        chunk = pull_colours(chunk, anchor, color_match)
+        chunk = match_colors(chunk, anchor, color_match)
         check_finite(f"chunk {number + 1}", chunk)  # before it counts as finished
         store.save(number, chunk, extender.overlap, start.clip.rate)
         return chunk

@@ -283,17 +283,17 @@ def test_streamingsvd_without_cam_is_the_hosts_own(host, tmp_path):
 
 
 def test_colors_stay_those_of_the_anchor(host, tmp_path):
-    from storyreel.core.video.color import pull_colours
+    from storyreel.core.video.color import match_colors
 
     frames, anchor = 0.2 * pictures(5) + 0.1, 0.3 * pictures(1, 4) + 0.4
-    pulled = pull_colours(frames, anchor, 1.0).flatten(0, 2)
+    pulled = match_colors(frames, anchor, 1.0).flatten(0, 2)
     for statistic in (torch.mean, torch.std):
         torch.testing.assert_close(statistic(pulled, 0), statistic(anchor.flatten(0, 2), 0), rtol=1e-3, atol=1e-4)
-    half = pull_colours(frames, anchor, 0.5).mean((0, 1, 2))
+    half = match_colors(frames, anchor, 0.5).mean((0, 1, 2))
     torch.testing.assert_close(half, (frames.mean((0, 1, 2)) + anchor.mean((0, 1, 2))) / 2, rtol=1e-3, atol=1e-4)
-    assert pull_colours(frames, anchor, 0.0) is frames
+    assert match_colors(frames, anchor, 0.0) is frames
     flat = torch.full((2, 4, 4, 3), 0.25)
-    torch.testing.assert_close(pull_colours(flat, anchor, 1.0).mean((0, 1, 2)), anchor.mean((0, 1, 2)))
+    torch.testing.assert_close(match_colors(flat, anchor, 1.0).mean((0, 1, 2)), anchor.mean((0, 1, 2)))
 
     inputs, blue = chunk_inputs(host, "streaming_t2v"), torch.tensor([0.1, 0.2, 0.8]).expand(1, SIZE, SIZE, 3)
     free, _ = run(inputs, tmp_path / "free", anchor=blue)

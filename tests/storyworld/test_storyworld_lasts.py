@@ -30,7 +30,7 @@ def weights() -> str:
 def test_its_card_tells_of_the_very_file():
     card = STREAMING.with_suffix(".md").read_text(encoding="utf-8")
     assert hashlib.sha256(STREAMING.read_bytes()).hexdigest() in card
-    for word in ("base steps", "cam steps", "apm steps", "frames 24", "reached: colours", "licence"):
+    for word in ("base steps", "cam steps", "apm steps", "frames 24", "reached: colours", "license"):
         assert word in card
     assert STREAMING.stat().st_size <= 16e6
 

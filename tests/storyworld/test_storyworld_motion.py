@@ -26,7 +26,7 @@ def pipeline(host, lab):
 def test_their_cards_tell_of_the_very_files():
     for file in FILES.values():
         card = file.with_suffix(".md").read_text(encoding="utf-8")
-        assert hashlib.sha256(file.read_bytes()).hexdigest() in card and "licence" in card
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in card and "license" in card
     sizes = {part: file.stat().st_size for part, file in FILES.items()}
     assert sizes.pop("domain_adapter") <= 1e6 and sum(sizes.values()) <= 8e6
 

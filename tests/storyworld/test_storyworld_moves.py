@@ -29,7 +29,7 @@ def moved(pipeline, lab) -> dict:
 def test_its_card_tells_of_the_very_file(lab):
     card = VIDEO.with_suffix(".md").read_text(encoding="utf-8")
     assert hashlib.sha256(VIDEO.read_bytes()).hexdigest() in card
-    for word in ("seed", "steps", "frames 16", "reached: first", "licence"):
+    for word in ("seed", "steps", "frames 16", "reached: first", "license"):
         assert word in card
     assert VIDEO.stat().st_size <= 16e6
 

@@ -42,7 +42,7 @@ def as_input(images) -> torch.Tensor:
 def test_a_card_tells_of_the_very_file(part):
     card = (WEIGHTS / f"{part}.md").read_text(encoding="utf-8")
     assert hashlib.sha256((WEIGHTS / f"{part}.safetensors").read_bytes()).hexdigest() in card
-    for word in ("seed", "steps", "pictures", "reached: ", "licence"):
+    for word in ("seed", "steps", "pictures", "reached: ", "license"):
         assert word in card
 
 

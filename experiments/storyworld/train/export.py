@@ -63,15 +63,15 @@ def filled(network: nn.Module, path: Path) -> nn.Module:
 
 
 ABOUT = {
-    "autoencoder": "Turns 128 x 128 pictures of Storyworld into 16 x 16 latents of 12 channels, and back.",
-    "clip": "A CLIP of 60 words: the text tower is what the picture model reads, both towers score pictures.",
-    "unet": "Draws pictures of Storyworld: the layout of Stable Diffusion's UNet, v-prediction, its noise schedule.",
-    "video": "Moves pictures of Storyworld, 16 frames: DynamiCrafter's UNet and image projection in small.",
-    "streaming": "Makes clips of Storyworld from words, and longer ones of them: StreamingT2V in small.",
-    "ip_adapter": "Has the picture model look at pictures: IP-Adapter-Plus in small, 16 tokens a picture.",
-    "domain_adapter": "Has the picture model know frames of clips, and every column of a picture: a LoRA of rank 16.",
-    "motion_module": "Has frames of the picture model look at each other, up to 32: AnimateDiff v2's layout.",
-    "predictor": "Predicts the tokens of frames between two pictures: StoryDiffusion's Semantic Motion Predictor.",
+    "autoencoder": "Encodes 128 x 128 images of Storyworld into 16 x 16 latents of 12 channels and decodes them.",
+    "clip": "A CLIP of 60 words. Its text encoder conditions the image model; both encoders score images.",
+    "unet": "The image model of Storyworld: Stable Diffusion's UNet layout and noise schedule, v-prediction.",
+    "video": "The image-to-video model of Storyworld, 16 frames: a small DynamiCrafter with its image projection.",
+    "streaming": "The text-to-video model of Storyworld, which also extends clips: a small StreamingT2V.",
+    "ip_adapter": "Conditions the image model on images: a small IP-Adapter-Plus with 16 tokens per image.",
+    "domain_adapter": "A domain adapter, as a LoRA of rank 16: adapts the image model to frames of clips.",
+    "motion_module": "Temporal attention for the image model, up to 32 frames, in AnimateDiff v2's layout.",
+    "predictor": "Predicts the tokens of frames between two images: StoryDiffusion's Semantic Motion Predictor.",
 }
 FOLDERS = {
     "ip_adapter": "ipadapter",
@@ -123,8 +123,8 @@ def card(path: Path, part: str) -> str:
         ("plan", ", ".join(f"{name} {value}" for name, value in plan.items())),
         ("drawn with", recipe["drawn_with"]),
         *((f"reached: {name.replace('_', ' ')}", f"{figure:.3f}") for name, figure in figures.items()),
-        ("licence", metadata["license"]),
+        ("license", metadata["license"]),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    about = f"{ABOUT[part]} A toy for trying the pack out and for tests."
+    about = f"{ABOUT[part]} A demo model, for trying the pack and for tests."
     return f"# Storyworld: {part}\n\n{about}\n\n| | |\n|---|---|\n{table}\n"

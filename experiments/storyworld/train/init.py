@@ -130,9 +130,9 @@ class Places(nn.Module):
         return torch.stack(errors).mean()
 
 
-def look_at_what_is_alike(injector: Injector) -> None:
-    """An injector of CAM that has learned nothing else: each place looks at those before that are like it, and takes
-    them as they are."""
+def attend_to_similar(injector: Injector) -> None:
+    """Make an untrained injector of CAM the identity: each place attends to similar ones of the frames before and
+    takes their values unchanged."""
     attention = injector.attention
     for layer in (injector.proj_in, attention.to_q, attention.to_k, attention.to_v, attention.to_out[0]):
         nn.init.eye_(layer.weight)

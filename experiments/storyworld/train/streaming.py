@@ -119,7 +119,7 @@ def begin(model: StreamingModel, part: str, pictures: dict[str, Tensor]) -> None
         copied = {name: base[name] for name in copy if not name.startswith("frame_encoder.")}
         network.extractor.load_state_dict(copied, strict=False)
         for injector in network.injectors:
-            init.look_at_what_is_alike(injector)
+            init.attend_to_similar(injector)
             layers.silence(injector.proj_out)
 
 

@@ -69,10 +69,10 @@ RESAMPLER = ResamplerConfig(
 )
 MOVED = {"middle_block.2.": "middle_block.3.", "output_blocks.1.2.": "output_blocks.1.3."}  # behind layers of time
 # What clips come with, and how often: the picture in every frame, both ends, both ends of a clip that returns, neither.
-ANIMATE, INTERPOLATE, LOOP, BLIND = "animate", "interpolate", "loop", "blind"
-MODES = {ANIMATE: 0.58, INTERPOLATE: 0.2, LOOP: 0.1, BLIND: 0.12}
+ANIMATE, INTERPOLATE, LOOP, NO_IMAGE = "animate", "interpolate", "loop", "none"
+MODES = {ANIMATE: 0.58, INTERPOLATE: 0.2, LOOP: 0.1, NO_IMAGE: 0.12}
 DROP_TEXT, DROP_IMAGE, DROP_BOTH = 0.08, 0.08, 0.06
-LOOKS_SAID = 0.25  # of those who see the hero; more often they would read its colours, and not look
+NAME_CHARACTER = 0.25  # of those with an image; if named more often, the image would be ignored
 MOST_MOTION = 32.0  # of 255: a cell that changes more counts no more
 LEAST_CELLS = 16.0  # where fewer than so many cells move, they count less
 LEAST_NOISE = 0.2  # a velocity says all the less of the clean latents the less noise there is
@@ -154,11 +154,11 @@ def sample_inputs(rng: Random, clip: Clip) -> ClipInputs:
     if mode == LOOP:  # half of the clip, and back again
         order = (*order[: FRAMES // 2], *reversed(order[: FRAMES // 2]))
     named = captions.choose_named(rng, clip)
-    if mode != BLIND and rng.random() >= LOOKS_SAID:
+    if mode != NO_IMAGE and rng.random() >= NAME_CHARACTER:
         named -= set(captions.CHARACTER)
     text = with_strangers(rng, captions.caption(clip, named))
     image = rng.randrange(2)
-    chance = rng.random() if mode != BLIND else 1.0
+    chance = rng.random() if mode != NO_IMAGE else 1.0
     if chance < DROP_TEXT + DROP_BOTH:
         text = ""
     if DROP_TEXT <= chance < DROP_TEXT + DROP_BOTH + DROP_IMAGE:
@@ -171,7 +171,7 @@ def concat_latents(clean: Tensor, mode: str) -> Tensor:
     if mode == ANIMATE:
         return clean[:1].expand_as(clean)
     concat = torch.zeros_like(clean)
-    if mode != BLIND:
+    if mode != NO_IMAGE:
         concat[0], concat[-1] = clean[0], clean[-1]
     return concat
 
@@ -179,7 +179,7 @@ def concat_latents(clean: Tensor, mode: str) -> Tensor:
 def is_given(mode: str) -> Tensor:
     """bool [FRAMES]: the frames that a picture is given of."""
     frames = torch.zeros(FRAMES, dtype=torch.bool)
-    frames[{ANIMATE: [0], BLIND: []}.get(mode, [0, -1])] = True
+    frames[{ANIMATE: [0], NO_IMAGE: []}.get(mode, [0, -1])] = True
     return frames
 
 
