@@ -1,14 +1,9 @@
 """Measure Story and Measure Video with an encoder in a folder: their scores are those of the package's own network."""
 
-import json
-from functools import partial
-from pathlib import Path
-
 import pytest
 import torch
 from harness.host import InvalidPrompt
 from harness.huggingface import SIDE, random_clip, write_folder, write_open_clip
-from storyreel.core.metrics.motion import Motion
 from storyreel.core.metrics.similarity import character_similarity, text_similarity
 from storyreel.core.story.script import read_script
 from storyreel.core.story.styles import NO_STYLE, PLACE, Style
@@ -31,24 +26,6 @@ def story():
 @pytest.fixture
 def images():
     return torch.rand(4, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(2))
-
-
-@pytest.fixture
-def measure(host, monkeypatch, tmp_path):
-    """measure(video, ...) -> what the JSON file holds."""
-    import folder_paths
-    from storyreel.host.metrics import video_metrics
-    from storyreel.nodes.video_metrics import StoryReelMeasureVideo
-
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    monkeypatch.setattr(video_metrics, "Motion", partial(Motion, side=64))
-
-    def run(video, **changes):
-        inputs = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
-        result = StoryReelMeasureVideo.execute(video=video, **(inputs | changes)).result
-        return json.loads(Path(result[3]).read_text())
-
-    return run
 
 
 def measure_story(*inputs, **options):
@@ -103,12 +80,12 @@ def test_a_video_is_measured_by_open_clip(folder, network, measure, images):
         network.encode_image(((images - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).movedim(-1, 1)), dim=-1
     )
     text = torch.nn.functional.normalize(network.encode_text(open_clip.tokenize("a man on the road")), dim=-1)
-    found = measure(images, encoder_folder="tiny", prompt="a man on the road")
+    _, found = measure(images, encoder_folder="tiny", prompt="a man on the road")
     assert found["series"]["prompt_likeness"] == pytest.approx((rows @ text.T)[:, 0].tolist(), abs=1e-5)
     assert found["series"]["consistency"][1:] == pytest.approx((rows[1:] * rows[:-1]).sum(-1).tolist(), abs=1e-5)
     assert found["likeness"]["encoder"].endswith("(tiny, by open_clip)")
     assert "CLIP text-image score" not in found["not_computed"]
-    again = measure(images, encoder_folder="tiny")
+    _, again = measure(images, encoder_folder="tiny")
     assert again["not_computed"]["CLIP text-image score"] == "needs a prompt."
     assert again["likeness"]["consistency"] == found["likeness"]["consistency"]
 

@@ -4,10 +4,7 @@ Heads, FaceNet and the TorchScript have random weights, under the published name
 the published one, with its own weights, and finds a real face.
 """
 
-import json
 import sys
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +12,6 @@ from harness import clips
 from harness.encoders import aesthetic_predictor, image_encoder
 from harness.host import InvalidPrompt
 from harness.operators import provide_nms
-from storyreel.core.metrics.motion import Motion
 from storyreel.core.metrics.video_sets import frechet_distance, kernel_distance
 
 
@@ -45,25 +41,6 @@ def put(host):
     yield write
     for path in written:
         path.unlink()
-
-
-@pytest.fixture
-def measure(host, monkeypatch, tmp_path):
-    """measure(video, ...) -> (report, what the JSON file holds), with a quick flow."""
-    import folder_paths
-    from storyreel.host.metrics import video_metrics
-    from storyreel.nodes.video_metrics import StoryReelMeasureVideo
-
-    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    monkeypatch.setattr(video_metrics, "Motion", partial(Motion, side=64))
-
-    def run(video, **changes):
-        inputs = dict(chunk_length=0, overlap=8, prompt="", filename_prefix="scores", slice_height=0.5)
-        words, plot, _, path = StoryReelMeasureVideo.execute(video=video, **(inputs | changes)).result
-        assert plot.max() > 0
-        return words, json.loads(Path(path).read_text(), parse_constant=pytest.fail)
-
-    return run
 
 
 class TinyVideoNetwork(torch.nn.Module):
