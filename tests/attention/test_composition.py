@@ -256,7 +256,7 @@ def test_a_foreign_replace_at_our_key_receives_the_extended_keys(host, probe, mo
     watch = probe.Probe(probe.node(host, other, "custom", sampling_rate=1.0), "custom", sampling_rate=1.0)
     probe.sample(watch.model, *conds, probe.latent(3), steps=1)
     watch.check()
-    tokens = 8  # 16 x 8 latents at a quarter of their size
+    tokens = 4  # 8 x 8 latents at a quarter of their size
     assert foreign.shapes == [((1, tokens), (1, 3 * tokens), (1, 3 * tokens))] * 6
     assert sorted(foreign.kinds) == [([0], 1)] * 3 + [([1], 1)] * 3
 
@@ -277,7 +277,7 @@ def test_a_foreign_replace_elsewhere_is_left_alone(host, probe, model, conds):
     watch = probe.Probe(probe.node(host, other, "custom"), "custom")
     probe.sample(watch.model, *conds, probe.latent(3), steps=1)
     watch.check()
-    assert foreign.shapes == [((6, 128), (6, 128), (6, 128))]
+    assert foreign.shapes == [((6, 64), (6, 64), (6, 64))]
 
 
 @pytest.mark.parametrize("key", [("output", 5), ("output", 5, 0)])

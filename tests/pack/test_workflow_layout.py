@@ -62,7 +62,7 @@ def linked(*nodes: dict) -> dict:
     links = [[10 * a["id"], a["id"], 0, b["id"], 0, "IMAGE"] for a, b in zip(nodes, nodes[1:], strict=False)]
     for link, a, b in zip(links, nodes, nodes[1:], strict=False):
         a["outputs"][0]["links"], b["inputs"][0]["link"] = [link[0]], link[0]
-    return {"nodes": list(nodes), "links": links, "groups": []}
+    return {"nodes": list(nodes), "links": links, "groups": [], "extra": {}}
 
 
 def test_a_node_that_a_preview_would_cover_moves_down_with_its_group(layout):

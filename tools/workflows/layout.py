@@ -81,10 +81,15 @@ def backward(workflow: dict) -> list[tuple[dict, dict]]:
     return [(source, target) for source, target in links if not follows(source, target)]
 
 
-def faults(workflow: dict, declared: dict, slots: dict[int, dict]) -> list[str]:
-    """What breaks a rule, a sentence each. slots: see `wires.ends`."""
+def faults(workflow: dict, declared: dict) -> list[str]:
+    """The nodes that break a rule, a sentence each."""
     problems = [f"{label(one)} and {label(other)} overlap after a run." for one, other in covered(workflow, declared)]
-    problems += [f"{label(one)} is not left of {label(other)}, or above it." for one, other in backward(workflow)]
+    return problems + [f"{label(one)} is not left of {label(other)}, or above it." for one, other in backward(workflow)]
+
+
+def hidden_wires(workflow: dict, declared: dict, slots: dict[int, dict]) -> list[str]:
+    """The wires that run behind a node, a sentence each. slots: see `wires.ends`."""
+    problems = []
     nodes = {node["id"]: node for node in workflow["nodes"]}
     links = {link[LINK_ID]: link for link in workflow["links"]}
     for link, node in wires.behind(workflow, slots, boxes(workflow, declared)):

@@ -88,7 +88,7 @@ def normalized(name: str, page, declared: dict) -> tuple[dict[Path, str], list[s
     layout.repair(workflow, declared)
     slots = {int(node): places for node, places in page.page.evaluate(SLOTS).items()}
     reroutes.reroute(workflow, slots, layout.boxes(workflow, declared))
-    faults = layout.faults(workflow, declared, slots)
+    faults = layout.faults(workflow, declared) + layout.hidden_wires(workflow, declared, slots)
     workflow["extra"] = graph.reroutes_in_order(workflow["extra"])
     return {path_of(name): text_of(workflow), WORKFLOWS / "api" / f"{name}.json": text_of(page.export())}, faults
 
