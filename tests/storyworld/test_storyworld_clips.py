@@ -97,17 +97,17 @@ def test_each_condition_is_dropped_in_a_share_of_the_clips(lab):
     modes = Counter(one.mode for one in inputs)
     for mode, share in video.MODES.items():
         assert abs(modes[mode] / len(inputs) - share) < 0.03
-    usual = [one for one in inputs if one.mode != video.BLIND]
+    usual = [one for one in inputs if one.mode != video.NO_IMAGE]
     without_text, without_image = ([not one.text for one in usual], [one.image is None for one in usual])
     both = np.logical_and(without_text, without_image).mean()
     assert abs(both - video.DROP_BOTH) < 0.02
     assert abs(np.mean(without_text) - video.DROP_BOTH - video.DROP_TEXT) < 0.02
     assert abs(np.mean(without_image) - video.DROP_BOTH - video.DROP_IMAGE) < 0.02
-    blind = [one for one in inputs if one.mode == video.BLIND]
-    assert all(one.text and one.image is not None for one in blind)
+    unseen = [one for one in inputs if one.mode == video.NO_IMAGE]
+    assert all(one.text and one.image is not None for one in unseen)
     of_colours = [attributes(clip)[name] for name in ("colour", "hat colour", "scarf colour")]
-    named, named_blind = (np.mean([any(map(one.text.count, of_colours)) for one in some]) for some in (usual, blind))
-    assert named_blind > 0.6 and 0.1 < named < video.LOOKS_SAID
+    named, named_unseen = (np.mean([any(map(one.text.count, of_colours)) for one in some]) for some in (usual, unseen))
+    assert named_unseen > 0.6 and 0.1 < named < video.NAME_CHARACTER
     loops = [one.order for one in inputs if one.mode == video.LOOP]
     assert all(len(order) == video.FRAMES and order == order[::-1] for order in loops)
 
@@ -216,7 +216,7 @@ def test_concat_latents_by_mode(lab):
     assert torch.equal(video.concat_latents(clean, video.ANIMATE), clean[:1].expand(5, -1, -1, -1))
     both = video.concat_latents(clean, video.INTERPOLATE)
     assert torch.equal(both[0], clean[0]) and torch.equal(both[-1], clean[-1]) and not both[1:-1].any()
-    assert not video.concat_latents(clean, video.BLIND).any()
+    assert not video.concat_latents(clean, video.NO_IMAGE).any()
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ def test_each_part_begins_by_adding_nothing(lab):
 def test_cam_begins_with_what_is_alike(lab):
     """With a single source frame every frame receives it; with several, the most similar one."""
     injector = lab.train.streaming.StreamingModel().network.injectors[0]
-    lab.train.init.look_at_what_is_alike(injector)
+    lab.train.init.attend_to_similar(injector)
     injector.proj_out.load_state_dict({"weight": torch.eye(96), "bias": torch.zeros(96)})
     x, memory = torch.randn(4, 96, 2, 2), torch.randn(3, 96, 2, 2)
     torch.testing.assert_close(injector(x, memory[:1], 1), x + memory[:1])

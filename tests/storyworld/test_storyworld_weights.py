@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "models" / "storyworld"
 PARTS = ("autoencoder", "clip", "unet")
 LOOKS = ("shape", "colour", "hat", "hat colour", "scarf colour")
-STORIES = 12
+STORIES = 8
 
 
 @pytest.fixture(scope="module")
