@@ -106,9 +106,9 @@ def kept():
 
 @pytest.mark.skipif(os.name == "nt", reason="a group of processes is killed as POSIX does it")
 def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path, kept):
-    """And it resumes where it was killed: in the chunks behind the shots of two pictures."""
+    """And it resumes where it was killed: in the chunks behind the shots of two pictures. Half of the usual steps."""
     (tmp_path / "story.txt").write_text(TOY_STORY, encoding="utf-8")
-    arguments = ["--story", "story.txt", "--output", "here", "--seed", time.time_ns() % 2**32]
+    arguments = ["--story", "story.txt", "--output", "here", "--seed", time.time_ns() % 2**32, "--steps", 8]
     finished = killed_after_a_chunk(*arguments, cwd=tmp_path)
     assert sum(path.name.startswith("shot_") for path in finished) == 2
     done = demo(*arguments, cwd=tmp_path)
