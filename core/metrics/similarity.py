@@ -33,7 +33,7 @@ def character_similarity(story: Story, images: Tensor) -> StoryScore:
 
     Raises ValueError for another number of rows than the story has frames.
     """
-    _check(story, images, "images")
+    check_one_each(story, images, "images")
     images = F.normalize(images.float(), dim=-1)
     cosines = images @ images.T
     shown = {
@@ -59,13 +59,14 @@ def text_similarity(story: Story, images: Tensor, prompts: Tensor) -> StoryScore
 
     Raises ValueError for another number of rows than the story has frames.
     """
-    _check(story, images, "images")
-    _check(story, prompts, "prompts")
+    check_one_each(story, images, "images")
+    check_one_each(story, prompts, "prompts")
     images, texts = F.normalize(images.float(), dim=-1), F.normalize(prompts.float(), dim=-1)
     frames = tuple((images * texts).sum(-1).tolist())
     return StoryScore("likeness to its prompt", frames, mean=sum(frames) / len(frames))
 
 
-def _check(story: Story, rows: Tensor, name: str) -> None:
+def check_one_each(story: Story, rows: Tensor, name: str) -> None:
+    """Raise ValueError unless there are as many rows as frames."""
     if len(rows) != len(story.frames):
         raise ValueError(f"the story has {len(story.frames)} frames, and there are {len(rows)} {name}.")

@@ -31,8 +31,7 @@ def clip_pixels(images: Tensor, size: int = 224, mean=CLIP_MEAN, std=CLIP_STD) -
     if max(factors) > 1:
         x = _blur(x, [max((factor - 1) / 2, 0.001) for factor in factors])
     x = interpolate(x, (size, size), mode="bicubic", align_corners=True)
-    mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (mean, std))
-    return ((x + 1) / 2 - mean) / std
+    return normalize((x + 1) / 2, mean, std)
 
 
 def square_pixels(
@@ -50,9 +49,13 @@ def square_pixels(
     if size != list(x.shape[-2:]):
         x = interpolate(x, size, mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (round((side - crop) / 2) if round_offset else (side - crop) // 2 for side in size)
-    x = x[..., top : top + crop, left : left + crop]
-    mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (mean, std))
-    return (x - mean) / std
+    return normalize(x[..., top : top + crop, left : left + crop], mean, std)
+
+
+def normalize(pixels: Tensor, mean=CLIP_MEAN, std=CLIP_STD) -> Tensor:
+    """Pixels [B, 3, H, W] from 0 to 1, each channel by its mean and standard deviation in the encoder's training."""
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
+    return (pixels - mean) / std
 
 
 def _blur(x: Tensor, sigmas: list[float]) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.metrics.registry import Entry, compute_available
-from ...core.metrics.similarity import StoryScore, character_similarity, text_similarity
+from ...core.metrics.similarity import StoryScore, character_similarity, check_one_each, text_similarity
 from ...core.story.story import Story
 from .encoders import Encoder
 
@@ -38,6 +38,5 @@ def measure(story: Story, images: Tensor, encoder: Encoder) -> tuple[dict[str, S
 
     Raises ValueError for another number of images.
     """
-    if len(images) != len(story.frames):
-        raise ValueError(f"The story has {len(story.frames)} frames, and there are {len(images)} images.")
+    check_one_each(story, images, "images")  # before they are embedded
     return compute_available(METRICS, StoryInputs(story, encoder.embed_images(images), encoder))

@@ -18,7 +18,7 @@ from storyreel.core.storyworld.world import sample_clip
 from storyreel.core.training import TrainConfig
 from torch import Tensor
 
-from .encoding import normalize
+from .encoding import encoder_input
 from .pictures import Pictures, Recipe, draw
 from .tokenizer import Vocabulary, with_strangers
 from .towers import NONE, TEXT_CONFIG, VALUES, VISION_CONFIG, Towers, codes, mean_entropy
@@ -82,7 +82,7 @@ def train_clip(work: Workspace) -> None:
 
     def sight(generator: torch.Generator) -> Tensor:
         picks = torch.randint(len(pictures), (sight_config.batch_size,), generator=generator)
-        images = towers.see(normalize(shift(pictures.images[picks.numpy()], generator)))
+        images = towers.see(encoder_input(shift(pictures.images[picks.numpy()], generator)))
         return mean_entropy(towers.asked_of_images, images, shown_everywhere[picks].to(device()))
 
     sighted = {"vision": towers.vision, "questions": towers.asked_of_images}
@@ -100,7 +100,7 @@ def train_clip(work: Workspace) -> None:
             named_values = np.concatenate([named_values, named_codes(truth, named)[None]])
         shown = shown_everywhere[picks].to(device())
 
-        images = towers.see(normalize(shift(pictures.images[picks], generator)))
+        images = towers.see(encoder_input(shift(pictures.images[picks], generator)))
         words = towers.read(vocabulary.encode(texts, LENGTH).to(device()))
         logits = similarity(images, words[:pairs]) * towers.logit_scale.exp().clamp(max=100)
         named_values = torch.from_numpy(named_values).to(device())
@@ -157,7 +157,7 @@ def measure(towers: Towers, vocabulary: Vocabulary, pictures: Pictures, tries: i
     right: dict[str, list[bool]] = {name: [] for name in VALUES}
     for start in range(0, len(pictures), 64):
         picks = range(start, min(start + 64, len(pictures)))
-        images = F.normalize(towers.see(normalize(pictures.images[picks])).float(), dim=-1)
+        images = F.normalize(towers.see(encoder_input(pictures.images[picks])).float(), dim=-1)
         for _ in range(tries):
             for image, pick in zip(images, picks, strict=True):
                 truth = pictures.truth(pick)

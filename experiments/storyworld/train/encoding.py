@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from storyreel.core.training import autocast
+from storyreel.core.video.images import normalize
 from torch import Tensor, nn
 
 from .trainer import device
 
 BATCH = 64
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # the host's defaults
 LAST, PENULTIMATE, EMBEDS = 0, 1, 2  # outputs of the image tower
 
 
@@ -25,10 +25,9 @@ def to_images(decoded: Tensor) -> np.ndarray:
     return ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def normalize(images: np.ndarray) -> Tensor:
-    """uint8 [B, 128, 128, 3] -> what the host's image encoder makes of it."""
-    mean, std = (torch.tensor(values, device=device()).view(3, 1, 1) for values in (MEAN, STD))
-    return ((to_tensor(images) + 1) / 2 - mean) / std
+def encoder_input(images: np.ndarray) -> Tensor:
+    """uint8 [B, 128, 128, 3] -> the host's input of its image encoder, which resizes nothing of that size."""
+    return normalize((to_tensor(images) + 1) / 2)
 
 
 @torch.no_grad()
@@ -59,7 +58,7 @@ def decode(autoencoder: nn.Module, latents: Tensor) -> np.ndarray:
 def vision_output(vision: nn.Module, images: np.ndarray, output: int) -> Tensor:
     """float16 of uint8 pictures: LAST or PENULTIMATE, all tokens of that layer before its norm [count, N, width];
     EMBEDS, the projection [count, width]."""
-    return in_batches(lambda some: vision(pixel_values=normalize(some), intermediate_output=-2)[output], images)
+    return in_batches(lambda some: vision(pixel_values=encoder_input(some), intermediate_output=-2)[output], images)
 
 
 def of_frames(encode: Callable[..., Tensor], network: nn.Module, clips: np.ndarray, *options) -> Tensor:
