@@ -45,6 +45,7 @@ class IPAdapterTokenEncoder:
     name: str
     projection: ModelPatcher
     frames_per_image: int = 1
+    reads_clip_vision: bool = True
 
     @property
     def config(self):

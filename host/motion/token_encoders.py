@@ -19,7 +19,8 @@ class TokenEncoder(Protocol):
     """Encodes images as tokens.
 
     name: for messages. token_space: see `Trajectory`. shape: (tokens of a frame, their width). frames_per_image: 1, or
-    the number of frames for which an image has different tokens.
+    the number of frames for which an image has different tokens. reads_clip_vision: else the encoder has a network of
+    its own.
     """
 
     @property
@@ -33,6 +34,9 @@ class TokenEncoder(Protocol):
 
     @property
     def frames_per_image(self) -> int: ...
+
+    @property
+    def reads_clip_vision(self) -> bool: ...
 
     def encode(self, clip_vision, images: Tensor, frames: int) -> Tensor:
         """Tokens of images [K, H, W, 3]: [K, N, D], or [K, L, N, D] if each of the L frames has its own."""
@@ -49,6 +53,7 @@ class DynamiCrafterTokenEncoder:
 
     model: ModelPatcher
     token_space: str = "dynamicrafter"
+    reads_clip_vision: bool = True
 
     @property
     def name(self) -> str:
@@ -87,6 +92,7 @@ class FolderTokenEncoder:
 
     network: ImageEncoder
     frames_per_image: int = 1
+    reads_clip_vision: bool = False
 
     @property
     def name(self) -> str:
@@ -111,8 +117,7 @@ class FolderTokenEncoder:
 
 def check_clip_vision(encoder: TokenEncoder, clip_vision) -> None:
     """Raise ValueError if the encoder reads features of a CLIP_VISION and there is none. Warn if it reads none."""
-    needs_it = not isinstance(encoder, FolderTokenEncoder)
-    if needs_it and clip_vision is None:
+    if encoder.reads_clip_vision and clip_vision is None:
         raise ValueError(f"clip_vision is empty, and {encoder.name} reads its features; connect CLIP ViT-H/14.")
-    if not needs_it and clip_vision is not None:
+    if not encoder.reads_clip_vision and clip_vision is not None:
         messages.warn(f"clip_vision has no effect, since the tokens come from the image encoder {encoder.name}.")

@@ -47,6 +47,7 @@ class TokenEncoder:
     token_space: str = CONFIG.token_space
     shape: tuple[int, int] = (CONFIG.tokens, CONFIG.token_width)
     frames_per_image: int = 1
+    reads_clip_vision: bool = True
 
 
 @dataclass(frozen=True)

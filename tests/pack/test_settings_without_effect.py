@@ -93,6 +93,7 @@ class MeanEncoder:
     """Encodes an image as one token."""
 
     frames_per_image: int = 1
+    reads_clip_vision: bool = True
     token_space: str = "ip"
 
     def encode(self, clip_vision, picture, frames):
