@@ -1,5 +1,7 @@
 """The included demo model's video UNet: DynamiCrafter with a keep channel, see `core.storyworld.keeping`."""
 
+from typing import Any
+
 import torch
 from einops import rearrange
 
@@ -19,7 +21,7 @@ class KeepSampling(RescaledSampling):
 class StoryworldVideo(DynamiCrafter):
     sampling_class = KeepSampling
 
-    def _apply_model(self, x, t, c_concat, c_crossattn, *args, **kwargs):
+    def _apply_model(self, x, t, c_concat: Any = None, c_crossattn: Any = None, *args, **kwargs):
         denoised = super()._apply_model(x, t, c_concat, c_crossattn, *args, **kwargs)
         clips = len(c_crossattn)
         clip = rearrange(denoised, "(b t) c h w -> b c t h w", b=clips)

@@ -89,7 +89,9 @@ class ClipModel(comfy.model_base.BaseModel):
         # Conditions of a clip apply to the frames of any window: the window's first frame counts as their first.
         return cond_value if isinstance(cond_value, ClipCondition) else None
 
-    def _apply_model(self, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+    def _apply_model(
+        self, x, t, c_concat=None, c_crossattn: Any = None, control=None, transformer_options: Any = None, **kwargs
+    ):
         if control is not None:
             raise ValueError(f"{self.model_name} does not support ControlNet. Apply ControlNet to image models only.")
         clips = len(c_crossattn)

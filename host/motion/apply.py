@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -160,7 +161,9 @@ def apply_to_dynamicrafter(model: ModelPatcher, motion: Trajectory) -> ModelPatc
     patched = model.clone()
     remove(patched)
 
-    def around_model(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+    def around_model(
+        executor, x, t, c_concat=None, c_crossattn: Any = None, control=None, transformer_options: Any = None, **kwargs
+    ):
         state = state_of(transformer_options, motion)
         window, clips = transformer_options.get("context_window"), len(c_crossattn)
         frames = window.index_list if window is not None else range(len(x) // clips)
