@@ -90,7 +90,7 @@ def test_it_composes_with_other_patches(model):
 
 
 def test_frames_that_do_not_fit_are_refused(model):
-    with pytest.raises(ValueError, match="CAM reads 3 frames of 96 x 64 pixels, .* has 2 frames"):
+    with pytest.raises(ValueError, match="CAM reads 3 frames of 48 x 32 pixels, .* has 2 frames"):
         sample(model, cam_seed=4, frames=2)
     from harness.windows import windows
 

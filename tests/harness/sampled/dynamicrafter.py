@@ -2,10 +2,10 @@
 
 import torch
 
-FRAMES = 16
+FRAMES, SIZE = 16, (4, 6)
 
 
-def conditioning(seed: int, frames: int = FRAMES, size=(8, 12), mode: str = "animate") -> list:
+def conditioning(seed: int, frames: int = FRAMES, size=SIZE, mode: str = "animate") -> list:
     """A CONDITIONING for the tiny model."""
     from storyreel.host.dynamicrafter import model as keys
 
@@ -15,14 +15,12 @@ def conditioning(seed: int, frames: int = FRAMES, size=(8, 12), mode: str = "ani
     return [[text, {keys.VISION_TOKENS: tokens, keys.CONCAT_LATENTS: latents, keys.FS: None, keys.MODE: mode}]]
 
 
-def empty(frames: int = FRAMES, size=(8, 12)) -> dict:
+def empty(frames: int = FRAMES, size=SIZE) -> dict:
     return {"samples": torch.zeros(frames, 4, *size)}
 
 
 @torch.no_grad()
-def sample(
-    model, frames=FRAMES, *, steps=3, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=(8, 12), **given
-):
+def sample(model, frames=FRAMES, *, steps=3, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=SIZE, **given):
     """The latents from the stock KSampler."""
     import nodes
 

@@ -2,7 +2,7 @@
 
 import torch
 
-FRAMES, SIZE = 16, (8, 12)
+FRAMES, SIZE = 16, (4, 6)
 MEMORY = 8
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-FRAMES, SIZE, MEMORY = 9, (8, 12), 3
+FRAMES, SIZE, MEMORY = 9, (4, 6), 3
 NAME = "streaming_svd_tiny.safetensors"
 
 
