@@ -34,7 +34,6 @@ from .common import included, messages
 from .common.latents import COLORS, latent_format
 from .common.loading import (
     PRECISIONS,
-    build_clip,
     check_whole,
     judging,
     patcher_of,
@@ -45,6 +44,7 @@ from .common.loading import (
     shapes_of,
 )
 from .common.ops import host_ops
+from .common.text_encoder import build_clip
 
 FOLDER = "storyworld"
 INCLUDED = Path(__file__).resolve().parents[1] / "models" / FOLDER

@@ -234,16 +234,6 @@ def fill(model: comfy.model_base.BaseModel, unet: dict[str, Tensor]) -> comfy.mo
     return patcher
 
 
-def build_clip(target, text: dict[str, Tensor]) -> comfy.sd.CLIP:
-    """The CLIP of a text encoder's weights. target: its classes, as the host's `clip_target` gives them."""
-    return comfy.sd.CLIP(
-        target,
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        parameters=comfy.utils.calculate_parameters(text),
-        state_dict=text,
-    )
-
-
 def build_clip_vision(weights: dict[str, Tensor], prefix: str) -> comfy.clip_vision.ClipVisionModel | None:
     """ViT-H/14, if the file contains it. Its weights are moved out of `weights`."""
     vision = {key: weights.pop(key) for key in list(weights) if key.startswith(prefix)}

@@ -21,7 +21,7 @@ from ...core.networks.dynamicrafter.unet import UNet
 from ...core.networks.ops import META
 from ...core.weights.refusal import Unreadable
 from ...core.weights.stated import Each, Fields, Maybe, Real, Text, Whole, read_stated, switch
-from ..common import loading
+from ..common import text_encoder
 from ..common.folders import checkpoint_choices, checkpoint_path
 from ..common.latents import LATENTS, latent_format
 from ..common.loading import (
@@ -228,7 +228,7 @@ def build_clip(weights: dict) -> comfy.sd.CLIP | None:
     config = comfy.supported_models.SD20({})
     text = {key: tensor for key, tensor in weights.items() if key.startswith(TEXT)}
     text = config.process_clip_state_dict(text)
-    return loading.build_clip(config.clip_target(text), text)
+    return text_encoder.build_clip(config.clip_target(text), text)
 
 
 def build_vae(weights: dict) -> comfy.sd.VAE | None:

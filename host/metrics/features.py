@@ -7,6 +7,8 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 
+from ..common.text_encoder import has_projection
+
 AT_ONCE = 8  # images or prompts that a network of a folder gets
 ARCHITECTURES = {  # (width, layers, pixels of a patch, of an image): what people call it
     (768, 12, 32, 224): "CLIP ViT-B/32",
@@ -55,7 +57,7 @@ def embed_images(clip_vision, images: Tensor) -> Tensor:
 def embed_prompts(clip, prompts: tuple[str, ...], width: int) -> Tensor:
     """[F, width] of the first 77 tokens of each prompt, by the text tower whose projection has that width.
 
-    Raises ValueError if `clip` holds no such tower, or one whose file had no projection.
+    Raises ValueError if `clip` holds no such tower, or one whose projection was not or may not have been loaded.
     """
     stage = clip.cond_stage_model
     towers = {key: child for key, child in stage.named_children() if isinstance(child, SDClipModel)}
@@ -72,6 +74,16 @@ def embed_prompts(clip, prompts: tuple[str, ...], width: int) -> Tensor:
             "encoder that was trained together with it, or leave clip open to measure the images alone."
         )
     key = fitting[0]
+    if not (projected := has_projection(clip, key)):
+        why = (
+            "was loaded from a file without its text projection, as checkpoints of SD1.5 and SDXL are"
+            if projected is False
+            else "was loaded by a node that does not show whether its file holds the text projection"
+        )
+        raise ValueError(
+            f"The text encoder {key} {why}: load it from a file of its own ({key}.safetensors) with Load CLIP, or "
+            "leave clip open to measure the images alone."
+        )
     tower = towers[key]
     stage.reset_clip_options()
     clip.load_model()
@@ -84,11 +96,4 @@ def embed_prompts(clip, prompts: tuple[str, ...], width: int) -> Tensor:
             rows.append(tower.encode_token_weights(tokens[:1])[1])
     finally:
         stage.reset_clip_options()
-    embeds = torch.cat(rows).float().cpu()
-    lengths = embeds.norm(dim=-1)
-    if not torch.isfinite(lengths).all() or lengths.min() < 1e-3:
-        raise ValueError(
-            f"The text encoder {key} came without its projection, as in checkpoints of SD1.5 and SDXL: load it from a "
-            "file of its own (clip_l.safetensors), or leave clip open to measure the images alone."
-        )
-    return embeds
+    return torch.cat(rows).float().cpu()

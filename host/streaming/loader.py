@@ -24,7 +24,7 @@ from ...core.networks.streaming.appearance import TokenExpander
 from ...core.networks.streaming.config import read_config, read_token_expander
 from ...core.weights.refusal import Misfit, Unreadable, shape_shown, sides
 from ...core.weights.stated import Fields, Maybe, Text, Whole, read_stated, switch
-from ..common import loading
+from ..common import text_encoder
 from ..common.folders import checkpoint_choices, checkpoint_path
 from ..common.latents import LATENTS, latent_format
 from ..common.loading import (
@@ -40,6 +40,7 @@ from ..common.loading import (
     shapes_of,
     take,
 )
+from ..common.text_encoder import PROJECTION
 from . import svd
 from .modelscope import ModelScope, ModelScopeConfig, StreamingT2V
 
@@ -275,9 +276,9 @@ def build_clip(weights: dict) -> comfy.sd.CLIP | None:
     (width,) = found = sides(shapes_of(text), last_norm, 1)
     if width > WIDEST_TEXT:
         raise Misfit(last_norm, shape_shown(found), f"at most {WIDEST_TEXT:,}")
-    text.setdefault("text_projection.weight", torch.eye(width))
+    projection = {f"clip_h{PROJECTION}": torch.eye(width)}
     text = {f"clip_h.transformer.{key}": weight for key, weight in text.items()}
-    return loading.build_clip(comfy.supported_models.SD20({}).clip_target(text), text)
+    return text_encoder.build_clip(comfy.supported_models.SD20({}).clip_target(text), text, projection)
 
 
 def build_vae(weights: dict, prefix: str) -> comfy.sd.VAE | None:

@@ -197,6 +197,7 @@ def test_a_full_checkpoint_brings_its_encoders(host, plain):
     """Text encoder, image encoder and autoencoder under their published keys, around a tiny UNet."""
     from harness import tiny
     from storyreel.host.common.clip_vision import vision_tokens
+    from storyreel.host.common.text_encoder import has_projection
 
     loader_keys = ("model.diffusion_model.", "image_proj_model.")
     published = manifest("dynamicrafter_512").items()
@@ -207,6 +208,7 @@ def test_a_full_checkpoint_brings_its_encoders(host, plain):
     path.unlink()
     assert loaded.kind.name == "512"
     text = loaded.clip.encode_from_tokens_scheduled(loaded.clip.tokenize("a hero walks"))
+    assert has_projection(loaded.clip, "clip_h")
     assert text[0][0].shape == (1, 77, 1024) and text[0][0].isfinite().all()
     assert vision_tokens(loaded.clip_vision, torch.rand(1, 40, 60, 3)).shape == (1, 257, 1280)
     assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)

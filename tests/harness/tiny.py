@@ -90,12 +90,14 @@ def sdxl_clip(layers: int = 3):
     import comfy.sd
     import comfy.sdxl_clip
     import comfy.supported_models_base
+    from storyreel.host.common.text_encoder import attach_projections
 
     target = comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
     shallow = {f"clip_{tower}_model_config": {"num_hidden_layers": layers} for tower in "lg"}
     clip = comfy.sd.CLIP(target, model_options=shallow)
     towers = clip.cond_stage_model
     towers.load_state_dict(random_weights((name, tuple(tensor.shape)) for name, tensor in towers.state_dict().items()))
+    attach_projections(clip, towers.state_dict())
     return clip
 
 

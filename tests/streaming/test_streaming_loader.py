@@ -229,6 +229,8 @@ def whole(host):
 
 @torch.no_grad()  # as in the host; a graph would hold on to encoders of gigabytes
 def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
+    from storyreel.host.common.text_encoder import has_projection
+
     loaded = whole
     assert loaded.kind is loader.STREAMING_T2V
     tokens = loaded.clip.tokenize("a hero walks")
@@ -237,6 +239,7 @@ def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
     last = loaded.clip.clone()
     last.clip_layer(-1)  # the layer that the file lacks is an identity
     torch.testing.assert_close(last.encode_from_tokens_scheduled(tokens)[0][0], text[0], rtol=0, atol=1e-5)
+    assert has_projection(loaded.clip, "clip_h") is False, "an identity is no projection"
     embeds = loaded.clip_vision.encode_image(torch.rand(1, 40, 60, 3))
     assert embeds.image_embeds.shape == (1, 1024) and embeds.image_embeds.isfinite().all()
     assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)
