@@ -8,7 +8,9 @@ from playwright.sync_api import Page, sync_playwright
 # chromium's own calls home are noise here; it runs as root in most containers, where its sandbox cannot
 ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync""".split()
-READY = "() => window.app?.extensionManager && window.app?.graph && window.app?.vueAppReady"
+# The mask over a page that starts leaves at the end of an animation, so that it stayed forever if `STILL` came before
+READY = """() => window.app?.extensionManager && window.app?.graph && window.app?.vueAppReady
+  && !document.querySelector('.p-blockui-mask')"""
 READY_SECONDS = 180
 POLLING = 200  # milliseconds; by default Playwright asks before every frame, which makes the page draw all the time
 # Chromium draws in software here, so whatever moves costs more than what it shows
