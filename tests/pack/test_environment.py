@@ -10,6 +10,7 @@ from pathlib import Path
 
 import environment
 import pytest
+from harness.packages import download_uv
 from harness.setup import require_setup
 
 pytestmark = pytest.mark.programs
@@ -71,9 +72,27 @@ def test_without_network_it_fails_clearly_and_restarts_next_time(clone):
         out, err = process.communicate(timeout=300)
         assert process.returncode == 1
         assert out.startswith("Setting up .venv:")
+        assert "note: pip installs the packages, which takes longer: uv: the package index cannot be reached" in out
         assert err.startswith("error: PyTorch: the package index cannot be reached")
         assert err.count("\n") == 1, "one sentence, no traceback"
         assert (clone / ".venv" / "storyreel.stamp").read_text() == VERSION
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        ({}, "the package index cannot be reached"),
+        ({"PIP_NO_INDEX": "1"}, "the package index has no pinned version for this Python"),
+    ],
+    ids=["unreachable", "without torch"],
+)
+def test_where_uv_finds_no_torch_it_fails_clearly(clone, tmp_path_factory, index, reason):
+    wheel = download_uv(tmp_path_factory.mktemp("uv"))
+    process = command(clone, "--setup", **{**OFFLINE, **index, "PIP_FIND_LINKS": str(wheel.parent)})
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and "note" not in out
+    assert err.startswith(f"error: PyTorch: {reason}") and err.count("\n") == 1
+    assert (clone / ".venv" / "storyreel.stamp").read_text() == VERSION
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -98,7 +117,7 @@ def test_two_at_once_wait_for_each_other(clone):
     with open(clone / ".cache" / "setup.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = command(clone, "--setup", **OFFLINE)
-        assert process.stdout.readline().startswith("Another set-up is at work here")
+        assert process.stdout.readline().startswith("Another set-up is running here")
         assert not (clone / ".venv").exists()
     assert process.stdout.readline().startswith("Setting up .venv:")
     process.communicate(timeout=300)
