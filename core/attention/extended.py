@@ -7,16 +7,17 @@ Tokens are gathered, so no mask is needed and any attention kernel works. Keys a
 
 The shared tokens are written once for all targets of a group; between two targets only the last part changes. The
 samples of a target that is also a source are among the shared tokens already; it adds the rest of its own tokens, so
-that none counts twice.
+that none counts twice. Where shared tokens have other keys than own ones (see `positions`), such a target reads the
+samples of the other sources and all of its own tokens, so its shared tokens are written anew.
 
-Memory: only the buffer above is allocated beyond plain attention. It stays under a limit because the heads are
-processed in parts. Where the keys of a single head exceed the limit, the keys are processed in parts as well, and the
-partial softmaxes are merged by their log-sum-exp.
+Memory: only the buffer above and one row of queries are allocated beyond plain attention. They stay under a limit
+because the heads are processed in parts. Where the keys of a single head exceed the limit, the keys are processed in
+parts as well, and the partial softmaxes are merged by their log-sum-exp.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,45 +26,15 @@ from ..networks.attend import Attend, attend_plain
 from .sharing import Group
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Tokens of one image: `index` [m] into its tokens, or all of them. `bias` is added to their logits."""
-
-    row: int
-    index: Tensor | None
-    length: int
-    bias: float = 0.0
-
-    def write(self, source: Tensor, target: Tensor) -> None:
-        """Copy the tokens of `source` [B, N, c] into `target` [m, c]."""
-        if self.index is None:
-            target.copy_(source[self.row])
-        else:
-            torch.index_select(source[self.row], 0, self.index, out=target)
-
-    def split(self, length: int) -> list["Segment"]:
-        """The same tokens in segments of at most `length`."""
-        if self.length <= length:
-            return [self]
-        index = torch.arange(self.length) if self.index is None else self.index
-        return [Segment(self.row, part, len(part), self.bias) for part in index.split(length)]
-
-
-def complement(index: Tensor, tokens: int) -> Tensor:
-    """The token indices in [0, tokens) that are not in `index`, ascending."""
-    rest = torch.ones(tokens, dtype=torch.bool, device=index.device)
-    rest[index] = False
-    return rest.nonzero().flatten()
-
-
 def extended_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    heads: int,
     groups: Sequence[Group],
     samples: Sequence[Sequence[Tensor]],
     *,
+    shared: tuple[Tensor, Tensor] | None = None,
+    own: Sequence[Tensor] | None = None,
     strength: float = 1.0,
     limit: int = 64 << 20,
     attend: Attend = attend_plain,
@@ -72,32 +43,203 @@ def extended_attention(
 ) -> Tensor:
     """Attention of every row over its own tokens and the shared tokens of its groups.
 
-    q, k, v: [B, N, heads * d], projected, of cond or of uncond alone; there may be fewer queries than keys.
+    q, k, v: [B, N, heads, d], projected, of cond or of uncond alone, in any memory layout; there may be fewer queries
+        than keys.
     groups: sources and targets; a row in several groups gets the weighted sum of their estimates.
     samples: for each group the shared token indices [m] of each source row, in the order of `group.sources`.
+    shared: the keys and values that are read as shared tokens, shaped like k and v; None = k and v.
+    own: for each row the indices [m] of its own tokens that it reads, ascending; None = all.
     strength: weight of a shared token in the softmax; 1 as published, 0 removes it.
-    limit: bytes that keys, values and output of one call may take beyond q, k, v and the result.
+    limit: bytes that queries, keys, values and output of one call may take beyond q, k, v and the result.
     whole_heads: always pass all heads and keys in one call, for an `attend` that needs them together.
-    out: where to write the result; a new tensor if None.
+    out: where to write the result, shaped like q; a new tensor if None.
 
-    Returns [B, N, heads * d].
+    Returns [B, N, heads, d].
     """
     if out is None:
-        out = torch.empty_like(q)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if any(weight != 1 for group in groups for weight in group.targets.values()):
         out.zero_()
+    call = _Call(q, k, v, out, shared, own, strength, limit, attend)
     for group, sample in zip(groups, samples, strict=True):
-        if not any(map(len, sample)):
-            _add_plain(out, q, k, v, heads, group.targets, attend)
+        if any(map(len, sample)):
+            call.add_group(group, sample, whole_heads)
         else:
-            _add_group(out, q, k, v, heads, group, sample, strength, limit, attend, whole_heads)
+            call.add_plain(group)
     return out
 
 
-def _add_plain(out, q, k, v, heads, targets, attend):
-    for row, weight in targets.items():
-        only = slice(row, row + 1)
-        _add(out[row], attend(q[only], k[only], v[only], heads, None)[0], weight)
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Tokens of one image: `index` [m] into its tokens, or all of them. `bias` is added to their logits."""
+
+    row: int
+    index: Tensor | None
+    length: int
+    shared: bool
+    bias: float = 0.0
+
+    @classmethod
+    def of(cls, row: int, index: Tensor | None, tokens: int, *, shared: bool, bias: float = 0.0) -> "Segment":
+        """index: ascending, of `tokens`; None = all of them."""
+        length = tokens if index is None else len(index)
+        return cls(row, None if length == tokens else index, length, shared, bias)
+
+    def write(self, source: Tensor, target: Tensor) -> None:
+        """Copy the tokens of `source` [B, N, heads, d] into `target` [m, heads, d]."""
+        if self.index is None:
+            target.copy_(source[self.row])
+        else:
+            torch.index_select(source[self.row], 0, self.index.to(source.device), out=target)
+
+    def split(self, length: int) -> list["Segment"]:
+        """The same tokens in segments of at most `length`."""
+        if self.length <= length:
+            return [self]
+        index = torch.arange(self.length) if self.index is None else self.index
+        return [replace(self, index=part, length=len(part)) for part in index.split(length)]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of `extended_attention`, or some heads of it."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    shared: tuple[Tensor, Tensor] | None
+    own: Sequence[Tensor] | None
+    strength: float
+    limit: int
+    attend: Attend
+
+    @property
+    def tokens(self) -> int:
+        return self.k.shape[1]
+
+    @property
+    def heads(self) -> int:
+        return self.k.shape[2]
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one head."""
+        return self.k.shape[3] * self.k.element_size()
+
+    def only_heads(self, first: int, count: int) -> "_Call":
+        def part(tensor: Tensor) -> Tensor:
+            return tensor[:, :, first : first + count]
+
+        shared = None if self.shared is None else (part(self.shared[0]), part(self.shared[1]))
+        return replace(self, q=part(self.q), k=part(self.k), v=part(self.v), out=part(self.out), shared=shared)
+
+    def add_plain(self, group: Group) -> None:
+        """Attention of the targets over their own tokens alone."""
+        for row, weight in group.targets.items():
+            k, v = self.k[row], self.v[row]
+            if self.own is not None:
+                k, v = k[self.own[row]], v[self.own[row]]
+            _add(self.out[row], _attend(self.attend, self.q[row], k, v, None), weight)
+
+    def add_group(self, group: Group, sample: Sequence[Tensor], whole_heads: bool) -> None:
+        """Attention of the targets over own and shared tokens, as many heads at a time as the limit allows."""
+        bias = math.log(self.strength) if self.strength > 0 else -math.inf
+        shared = [
+            Segment.of(row, index, self.tokens, shared=True, bias=bias)
+            for row, index in zip(group.sources, sample, strict=True)
+            if len(index)
+        ]
+        head_bytes = (2 * (_length(shared) + self.tokens) + self.q.shape[1]) * self.token_bytes
+        at_once = self.heads if whole_heads else min(self.heads, self.limit // head_bytes)
+        if at_once == 0:
+            self.add_by_keys(group, shared)
+            return
+        for first in range(0, self.heads, at_once):
+            self.only_heads(first, min(at_once, self.heads - first)).add_at_once(group, shared)
+
+    def add_at_once(self, group: Group, shared: list[Segment]) -> None:
+        """All heads and keys of a target in one call. The buffers are freed at the end."""
+        keys = self.k.new_empty(_length(shared) + self.tokens, *self.k.shape[2:])
+        values = torch.empty_like(keys)
+        written = []
+        for row, weight in group.targets.items():
+            *read, own = segments = self.segments(group, shared, row)
+            end = _length(segments)
+            self.write([own] if read == written else segments, keys[:end], values[:end])
+            written = read
+            biases = None if self.strength == 1 else _biases(segments, group, row, keys)
+            estimate = self.attend_in_parts(self.q[row], keys[:end], values[:end], biases)
+            _add(self.out[row], estimate, weight)
+
+    def segments(self, group: Group, shared: list[Segment], row: int) -> list[Segment]:
+        """What a target reads: shared tokens, and last the own tokens that it adds to them."""
+        own = None if self.own is None else self.own[row]
+        mine = next((segment for segment in shared if segment.row == row), None)
+        if mine is not None and group.own == "rest":
+            if self.shared is not None:
+                shared = [segment for segment in shared if segment is not mine]
+            else:
+                own = _without(own, mine.index, self.tokens, self.k.device)
+        return [*shared, Segment.of(row, own, self.tokens, shared=False)]
+
+    def write(self, segments: Sequence[Segment], keys: Tensor, values: Tensor) -> None:
+        """Copy these tokens to the end of the buffers [m, heads, d]."""
+        start = len(keys) - _length(segments)
+        for segment in segments:
+            k, v = self.shared if segment.shared and self.shared is not None else (self.k, self.v)
+            segment.write(k, keys[start : start + segment.length])
+            segment.write(v, values[start : start + segment.length])
+            start += segment.length
+
+    def attend_in_parts(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention with a bias [M], some queries at a time: kernels that store the logits stay under the limit."""
+        if bias is None:
+            return _attend(self.attend, q, k, v, None)
+        at_once = max(1, self.limit // (len(bias) * self.heads * q.element_size()))
+        parts = [_attend(self.attend, part, k, v, bias.expand(len(part), -1)) for part in q.split(at_once)]
+        return torch.cat(parts)
+
+    def add_by_keys(self, group: Group, shared: list[Segment]) -> None:
+        """One head at a time, and only some of its keys at a time."""
+        # A quarter of the limit for a part's keys and values; logits, output and partial output share the rest.
+        length = max(1, self.limit // 4 // (2 * self.token_bytes))
+        for row, weight in group.targets.items():
+            segments = self.segments(group, shared, row)
+            if group.own == "rest":  # samples of the target itself carry no bias
+                segments = [replace(s, bias=0.0) if s.row == row else s for s in segments]
+            parts = _parts(segments, length)
+            for head in range(self.heads):
+                estimate = self.only_heads(head, 1).merge(row, parts)
+                _add(self.out[row, :, head : head + 1], estimate, weight)
+
+    def merge(self, row: int, parts: Sequence[list[Segment]]) -> Tensor:
+        """Attention of one head over several parts of its keys, from the attention over each and its log-sum-exp.
+
+        With Z_p the sum of exp(logits) over part p, O = sum_p Z_p O_p / sum_p Z_p. Returns [N, 1, d].
+        """
+        q = self.q[row]
+
+        def over(part: list[Segment]) -> tuple[Tensor, Tensor]:
+            keys = self.k.new_empty(_length(part), *self.k.shape[2:])
+            values = torch.empty_like(keys)
+            self.write(part, keys, values)
+            estimate = _attend(self.attend, q, keys, values, None).float()
+            return estimate, _log_mass(q[:, 0], keys[:, 0], self.limit // 4)[:, None, None] + part[0].bias
+
+        merged, total = over(parts[0])
+        for part in parts[1:]:
+            estimate, mass = over(part)
+            both = torch.logaddexp(total, mass)
+            merged = merged * (total - both).exp() + estimate * (mass - both).exp()
+            total = both
+        return merged.to(q.dtype)
+
+
+def _attend(attend: Attend, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention of one row. q [N, heads, d], k and v [M, heads, d], bias [N, M] -> [N, heads, d]."""
+    heads = q.shape[1]
+    return attend(*(t.flatten(1)[None] for t in (q, k, v)), heads, bias)[0].unflatten(-1, (heads, -1))
 
 
 def _add(target: Tensor, estimate: Tensor, weight: float) -> None:
@@ -108,63 +250,16 @@ def _add(target: Tensor, estimate: Tensor, weight: float) -> None:
         target.add_(estimate, alpha=weight)
 
 
-def _add_group(out, q, k, v, heads, group, sample, strength, limit, attend, whole_heads):
-    tokens = k.shape[1]
-    dim = q.shape[2] // heads
-    bias = math.log(strength) if strength > 0 else -math.inf
-    shared = [
-        Segment(row, None if len(index) == tokens else index, len(index), bias)
-        for row, index in zip(group.sources, sample, strict=True)
-        if len(index)
-    ]
-    shared_tokens = sum(segment.length for segment in shared)
-    head_bytes = (2 * (shared_tokens + tokens) + q.shape[1]) * dim * q.element_size()
-    at_once = heads if whole_heads else min(heads, limit // head_bytes)
-    if at_once == 0:
-        _add_group_by_keys(out, q, k, v, heads, group, shared, limit, attend)
-        return
-
-    for first in range(0, heads, at_once):
-        count = min(at_once, heads - first)
-        part = slice(first * dim, (first + count) * dim)
-        mine = out[..., part], q[..., part], k[..., part], v[..., part]
-        _add_heads(*mine, count, group, shared, shared_tokens, strength, limit, attend)
+def _length(segments: Sequence[Segment]) -> int:
+    return sum(segment.length for segment in segments)
 
 
-def _add_heads(out, q, k, v, heads, group, shared, shared_tokens, strength, limit, attend):
-    """All targets of a group, for these heads. The buffers are freed before the next heads are processed."""
-    tokens, width = k.shape[1:]
-    keys = k.new_empty(shared_tokens + tokens, width)
-    values = torch.empty_like(keys)
-    _write(shared, k, keys)
-    _write(shared, v, values)
-    for row, weight in group.targets.items():
-        own = _own(group, shared, row, tokens)
-        end = shared_tokens + own.length
-        if own.length:
-            own.write(k, keys[shared_tokens:end])
-            own.write(v, values[shared_tokens:end])
-        biases = None if strength == 1 else _biases([*shared, own], group, row, keys)
-        attended = keys[None, :end], values[None, :end], heads, biases
-        _add(out[row], _attend_queries(q[row : row + 1], *attended, limit, attend)[0], weight)
-
-
-def _write(segments: Sequence[Segment], source: Tensor, target: Tensor) -> None:
-    start = 0
-    for segment in segments:
-        segment.write(source, target[start : start + segment.length])
-        start += segment.length
-
-
-def _own(group: Group, shared: Sequence[Segment], row: int, tokens: int) -> Segment:
-    """The own tokens that `row` adds to the shared ones."""
-    mine = next((segment for segment in shared if segment.row == row), None)
-    if group.own == "all" or mine is None:
-        return Segment(row, None, tokens)
-    if mine.index is None:
-        return Segment(row, torch.empty(0, dtype=torch.long), 0)
-    rest = complement(mine.index, tokens)
-    return Segment(row, rest, len(rest))
+def _without(own: Tensor | None, sampled: Tensor | None, tokens: int, device: torch.device) -> Tensor:
+    """The own tokens that are not among the sampled ones, ascending; None = all tokens."""
+    rest = torch.zeros(tokens, dtype=torch.bool, device=device)
+    rest[... if own is None else own] = True
+    rest[... if sampled is None else sampled] = False
+    return rest.nonzero().flatten()
 
 
 def _biases(segments: Sequence[Segment], group: Group, row: int, like: Tensor) -> Tensor:
@@ -176,66 +271,16 @@ def _biases(segments: Sequence[Segment], group: Group, row: int, like: Tensor) -
     return torch.cat([like.new_full((s.length,), 0.0 if mine and s.row == row else s.bias) for s in segments])
 
 
-def _attend_queries(q, k, v, heads, bias, limit, attend):
-    """Attention with a bias, some queries at a time: kernels that store the logits stay under the limit."""
-    if bias is None:
-        return attend(q, k, v, heads, None)
-    at_once = max(1, limit // (len(bias) * heads * q.element_size()))
-    parts = q.split(at_once, dim=1)
-    return torch.cat([attend(part, k, v, heads, bias.expand(part.shape[1], -1)) for part in parts], dim=1)
-
-
-def _add_group_by_keys(out, q, k, v, heads, group, shared, limit, attend):
-    """One head at a time, and only some of its keys at a time."""
-    tokens = k.shape[1]
-    dim = q.shape[2] // heads
-    # A quarter of the limit for a part's keys and values; logits, output and partial output share the rest.
-    length = max(1, limit // 4 // (2 * dim * q.element_size()))
-    for row, weight in group.targets.items():
-        own = _own(group, shared, row, tokens)
-        # samples of the target itself carry no bias
-        unbiased = [row] if group.own == "rest" else []
-        sources = [Segment(s.row, s.index, s.length) if s.row in unbiased else s for s in shared]
-        parts = _parts([*sources, own], length)
-        for head in range(heads):
-            part = slice(head * dim, (head + 1) * dim)
-            estimate = _merge(q[row, :, part], k[..., part], v[..., part], parts, limit, attend)
-            _add(out[row, :, part], estimate, weight)
-
-
 def _parts(segments: Sequence[Segment], length: int) -> list[list[Segment]]:
     """The segments in parts of at most `length` tokens; all tokens of a part have one bias."""
     parts = []
     pieces = [piece for segment in segments if segment.length for piece in segment.split(length)]
     for piece in sorted(pieces, key=lambda piece: piece.bias):
-        if parts and parts[-1][0].bias == piece.bias and sum(p.length for p in parts[-1]) + piece.length <= length:
+        if parts and parts[-1][0].bias == piece.bias and _length(parts[-1]) + piece.length <= length:
             parts[-1].append(piece)
         else:
             parts.append([piece])
     return parts
-
-
-def _merge(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[list[Segment]], limit: int, attend: Attend) -> Tensor:
-    """Attention of one head over several parts of its keys, from the attention over each and its log-sum-exp.
-
-    With Z_p the sum of exp(logits) over part p, O = sum_p Z_p O_p / sum_p Z_p. q [N, d], k and v [B, N, d] -> [N, d].
-    """
-
-    def over(part: list[Segment]) -> tuple[Tensor, Tensor]:
-        keys = k.new_empty(sum(piece.length for piece in part), k.shape[-1])
-        values = torch.empty_like(keys)
-        _write(part, k, keys)
-        _write(part, v, values)
-        estimate = attend(q[None], keys[None], values[None], 1, None)[0].float()
-        return estimate, _log_mass(q, keys, limit // 4)[:, None] + part[0].bias
-
-    merged, total = over(parts[0])
-    for part in parts[1:]:
-        estimate, mass = over(part)
-        both = torch.logaddexp(total, mass)
-        merged = merged * (total - both).exp() + estimate * (mass - both).exp()
-        total = both
-    return merged.to(q.dtype)
 
 
 def _log_mass(q: Tensor, k: Tensor, limit: int) -> Tensor:

@@ -80,7 +80,7 @@ class SharedAttention:
 
     def extend(self, q, k, v, shared: SharedTokens, extra_options: dict, state: SamplingState, out: Tensor) -> None:
         """Attention of cond or uncond over own and shared tokens, written into `out`."""
-        previous = self.previous
+        previous, heads = self.previous, extra_options["n_heads"]
 
         def attend(q, k, v, heads, bias):
             if previous is None:
@@ -89,11 +89,11 @@ class SharedAttention:
                 state.warn_once(f"{name_of(previous)} does not support weights, so strength has no effect there.")
             return previous(q, k, v, extra_options)
 
+        q, k, v, out = (tensor.unflatten(-1, (heads, -1)) for tensor in (q, k, v, out))
         extended_attention(
             q,
             k,
             v,
-            extra_options["n_heads"],
             shared.groups,
             shared.samples,
             strength=self.config.settings.strength,

@@ -24,7 +24,12 @@ def attend(q, k, v, settings, frames, cast, **options):
     drawn = draw_shared_tokens(settings, cast, frames, phase=Phase.EARLY, step=3, pixels=32, tokens=k.shape[1])
     if drawn is None:
         return attend_plain(q, k, v, HEADS)
-    return extended_attention(q, k, v, HEADS, drawn.groups, drawn.samples, strength=settings.strength, **options)
+    return shared(q, k, v, drawn, strength=settings.strength, **options)
+
+
+def shared(q, k, v, drawn, **options):
+    by_head = (tensor.unflatten(-1, (HEADS, -1)) for tensor in (q, k, v))
+    return extended_attention(*by_head, drawn.groups, drawn.samples, **options).flatten(-2)
 
 
 def expected(q, k, v, settings, frames, cast):
@@ -106,15 +111,15 @@ def test_gather_equals_mask():
     q, k, v = tokens(4, 24)
     drawn = draw_shared_tokens(Settings(), None, range(4), phase=Phase.EARLY, step=0, pixels=32, tokens=24)
     (group,), (sample,) = drawn.groups, drawn.samples
-    shared = torch.zeros(4, 24, dtype=torch.bool)
+    sampled = torch.zeros(4, 24, dtype=torch.bool)
     for row, index in zip(group.sources, sample, strict=True):
-        shared[row, index] = True
-    mask = shared.flatten().expand(4, 24, -1).clone()
+        sampled[row, index] = True
+    mask = sampled.flatten().expand(4, 24, -1).clone()
     for row in range(4):
         mask[row, :, row * 24 : (row + 1) * 24] = True
     together = [t.flatten(0, 1)[None] for t in (q, k, v)]
     masked = attend_plain(*together, HEADS, mask.flatten(0, 1))
-    ours = extended_attention(q, k, v, HEADS, drawn.groups, drawn.samples)
+    ours = shared(q, k, v, drawn)
     torch.testing.assert_close(ours, masked.view_as(ours), rtol=0, atol=1e-12)
 
 

@@ -26,8 +26,9 @@ def extra_bytes(measures, images, limit, rules):
     settings = Settings(rules=rules)
     shared_tokens = draw_shared_tokens(settings, None, range(images), phase=Phase.EARLY, step=0, pixels=32, tokens=512)
     q, k, v = torch.randn(3, images, 512, 320)
+    by_head = [tensor.unflatten(-1, (5, 64)) for tensor in (q, k, v)]
     plain = measures.peak_bytes(lambda: attend_plain(q, k, v, 5), "cpu")
-    shared = lambda: extended_attention(q, k, v, 5, shared_tokens.groups, shared_tokens.samples, limit=limit)  # noqa: E731
+    shared = lambda: extended_attention(*by_head, shared_tokens.groups, shared_tokens.samples, limit=limit)  # noqa: E731
     return measures.peak_bytes(shared, "cpu") - plain
 
 

@@ -44,7 +44,8 @@ class Golden(GoldenFile):
         if groups is None:
             out = attend_plain(q, k, v, heads)
         else:
-            out = extended_attention(q, k, v, heads, groups, samples)
+            q, k, v = (tensor.unflatten(-1, (heads, -1)) for tensor in (q, k, v))
+            out = extended_attention(q, k, v, groups, samples).flatten(-2)
         return out @ weight["to_out.0"].T + self[f"w.l{layer}.to_out.0.bias"]
 
 

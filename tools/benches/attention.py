@@ -61,8 +61,9 @@ class Attention:
     def ours(self):
         from storyreel.core.attention.extended import extended_attention
 
-        sharing = dict(groups=self.share.groups, samples=self.share.samples, limit=self.memory)
-        return extended_attention(*self.project(), self.heads, **sharing) @ self.to_out
+        q, k, v = (tensor.unflatten(-1, (self.heads, -1)) for tensor in self.project())
+        out = extended_attention(q, k, v, self.share.groups, self.share.samples, limit=self.memory)
+        return out.flatten(-2) @ self.to_out
 
     def mask(self):
         """The boolean mask [batch * tokens, batch * tokens] of dense_mask."""
