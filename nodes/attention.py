@@ -3,10 +3,13 @@
 from comfy_api.latest import io
 
 from ..core.attention.consistent import Settings
-from ..core.attention.presets import FIXED, PRESETS
+from ..core.attention.positions import POSITIONS
+from ..core.attention.presets import FIXED, PRESETS, UNET_BLOCKS
 from ..core.attention.sharing import SharingRules
-from ..host.attention.patch import BLOCKS, apply_consistent_attention
+from ..host.attention.families import CHOICES
+from ..host.attention.patch import apply_consistent_attention
 from ..host.attention.sampling_state import PatchRange
+from ..host.attention.unet_blocks import BLOCKS
 from .node import StoryReelNode, read_values
 from .types import StoryType
 
@@ -61,10 +64,12 @@ def _inputs(preset: str) -> list[io.Input]:
         ),
         io.Combo.Input(
             "blocks",
-            options=list(BLOCKS),
+            options=["auto", *dict.fromkeys((*BLOCKS, *CHOICES))],
             default=values["blocks"],
             optional=True,
-            tooltip="The blocks of the network that share tokens. The published programs use the up blocks.",
+            tooltip="The blocks of the network that share tokens. auto: the published choice for a UNet, the single "
+            "blocks of Flux, Chroma and Krea 2, the last half of other transformers. up, middle and down are for "
+            "UNets; single, double, the halves and every second are for transformers.",
             advanced=True,
         ),
     ]
@@ -163,6 +168,17 @@ class StoryReelConsistentAttention(StoryReelNode):
                     advanced=True,
                     tooltip="Share tokens in the positive (cond) pass, the negative (uncond) pass, or both.",
                 ),
+                io.Combo.Input(
+                    "positions",
+                    options=list(POSITIONS),
+                    default="same",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where shared tokens seem to stand, for transformers with rotary positions. same: where "
+                    "they are in their image. beside: one image width to the right. reference: where editing models "
+                    "see a reference image. dimmed: in place, with less attraction to the same place. UNets and SD3: "
+                    "same.",
+                ),
                 io.Int.Input(
                     "memory_mb",
                     default=64,
@@ -186,7 +202,17 @@ class StoryReelConsistentAttention(StoryReelNode):
 
     @classmethod
     def execute(
-        cls, model, preset, strength, seed, story=None, mask=None, apply_to="both", memory_mb=64, **unprefixed
+        cls,
+        model,
+        preset,
+        strength,
+        seed,
+        story=None,
+        mask=None,
+        apply_to="both",
+        positions="same",
+        memory_mb=64,
+        **unprefixed,
     ) -> io.NodeOutput:
         unprefixed = _read_unprefixed(preset["preset"], unprefixed)
         given = {name: value for name, value in preset.items() if value is not None}  # None: not in the prompt
@@ -208,6 +234,8 @@ class StoryReelConsistentAttention(StoryReelNode):
         )
         patch_range = PatchRange(
             blocks=values["blocks"],
+            unet_blocks=UNET_BLOCKS[preset["preset"]],
+            positions=positions,
             start_percent=values["start_percent"],
             end_percent=values["end_percent"],
             switch_percent=values["layer_prob_switch"],

@@ -64,6 +64,10 @@ class SharedTokens:
     def to(self, device) -> "SharedTokens":
         return SharedTokens(self.groups, [[index.to(device) for index in sample] for sample in self.samples])
 
+    def behind(self, first: int) -> "SharedTokens":
+        """The same tokens in a sequence that holds so many others before the image."""
+        return SharedTokens(self.groups, [[index + first for index in sample] for sample in self.samples])
+
 
 def layer_shares(settings: Settings, phase: Phase, step: float, layer: int) -> bool:
     """Whether a layer shares tokens in this step, for all rows, cond and uncond alike.
@@ -88,15 +92,19 @@ def draw_shared_tokens(
     pixels: int,
     tokens: int,
     mask: Tensor | None = None,
+    rate: float | None = None,
 ) -> SharedTokens | None:
     """The tokens that frames share in a step at one level; None = no frame reads another.
 
     frames: frame number of each row. pixels: how many pixels a token spans. tokens: tokens of an image.
-    mask: bool [rows, tokens], the tokens that may be shared; None = all.
+    mask: bool [rows, tokens], the tokens that may be shared; None = all. rate: in place of the one for this level.
     A sample is keyed by step, level and frame, so all layers of a level and all passes of a step use the same one.
     """
     dense = phase is Phase.BEFORE
-    rate = 1.0 if dense else settings.sampling_rate if pixels >= COARSE else settings.sampling_rate_fine
+    if rate is None:
+        rate = settings.sampling_rate if pixels >= COARSE else settings.sampling_rate_fine
+    if dense:
+        rate = 1.0
     groups = find_groups(frames, cast, settings.rules)
     if dense:
         sources = {row for group in groups for row in group.sources}

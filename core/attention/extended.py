@@ -47,7 +47,7 @@ def extended_attention(
         than keys.
     groups: sources and targets; a row in several groups gets the weighted sum of their estimates.
     samples: for each group the shared token indices [m] of each source row, in the order of `group.sources`.
-    shared: the keys and values that are read as shared tokens, shaped like k and v; None = k and v.
+    shared: the keys and values [B, T, heads, d] that `samples` are indices into; None = k and v.
     own: for each row the indices [m] of its own tokens that it reads, ascending; None = all.
     strength: weight of a shared token in the softmax; 1 as published, 0 removes it.
     limit: bytes that queries, keys, values and output of one call may take beyond q, k, v and the result.
@@ -145,12 +145,13 @@ class _Call:
     def add_group(self, group: Group, sample: Sequence[Tensor], whole_heads: bool) -> None:
         """Attention of the targets over own and shared tokens, as many heads at a time as the limit allows."""
         bias = math.log(self.strength) if self.strength > 0 else -math.inf
+        tokens = self.tokens if self.shared is None else self.shared[0].shape[1]
         shared = [
-            Segment.of(row, index, self.tokens, shared=True, bias=bias)
+            Segment.of(row, index, tokens, shared=True, bias=bias)
             for row, index in zip(group.sources, sample, strict=True)
             if len(index)
         ]
-        head_bytes = (2 * (_length(shared) + self.tokens) + self.q.shape[1]) * self.token_bytes
+        head_bytes = 2 * (_length(shared) + self.tokens + self.q.shape[1]) * self.token_bytes
         at_once = self.heads if whole_heads else min(self.heads, self.limit // head_bytes)
         if at_once == 0:
             self.add_by_keys(group, shared)

@@ -1,7 +1,8 @@
 """Where shared tokens seem to stand: rotary positions of keys that are rotated already.
 
-RoPE (arXiv 2104.09864) rotates pair i of a head's channels by the angle p w_i, p the position and w_i = theta^(-2i / d).
-Rotations add up, R(p + s) = R(s) R(p), so keys at p are moved to p + s by one more rotation, the same for all tokens.
+RoPE (arXiv 2104.09864) rotates pair i of a head's channels by the angle p w_i, where p is the position and
+w_i = theta^(-2i / d). Rotations add up, R(p + s) = R(s) R(p), so keys at p are moved to p + s by one more rotation, the
+same for all tokens.
 
 * same: unchanged, as StoryDiffusion shares tokens in networks without rotary positions. A token of another image then
   looks like the target's own token at the same place.
@@ -19,6 +20,8 @@ from torch import Tensor
 
 POSITIONS = ("same", "beside", "reference", "dimmed")
 
+INDEX_AXIS, WIDTH_AXIS = 0, 2
+
 DIMMED_FAST = 0.5  # s_hf: scale of the fastest pair of an axis; the slowest keeps its length
 
 
@@ -26,9 +29,10 @@ DIMMED_FAST = 0.5  # s_hf: scale of the fastest pair of an axis; the slowest kee
 class Rope:
     """Rotary positions of a network.
 
-    channels: of a head for each axis, in order; the last two axes are height and width. thetas: one for each axis.
+    channels: of a head for each axis: time or index, height, width, and others that images do not use.
+    thetas: one for each axis.
     interleaved: pairs are channels (0, 1), (2, 3), ...; else (0, d/2), (1, d/2 + 1), ..., over all axes.
-    reference: the step on the first axis at which an editing model of this class was trained to see a reference image;
+    reference: how far away on the first axis editing models of this class were trained to see a reference image;
         None = there is no such model.
     """
 
@@ -41,11 +45,11 @@ class Rope:
         """How far shared tokens move on each axis, for images `width` tokens wide."""
         moved = [0.0] * len(self.channels)
         if position == "beside":
-            moved[-1] = float(width)
+            moved[WIDTH_AXIS] = float(width)
         elif position == "reference":
             if self.reference is None:
                 raise ValueError("no editing model of this network was trained with reference images.")
-            moved[0] = self.reference
+            moved[INDEX_AXIS] = self.reference
         return tuple(moved)
 
 

@@ -16,7 +16,7 @@ COMMON = {
     "layer_prob_early": 1.0,
     "layer_prob_late": 1.0,
     "layer_prob_switch": 0.4,
-    "blocks": "up",
+    "blocks": "auto",
     "dense_early_read": False,
     "include_self": False,
 }
@@ -26,9 +26,12 @@ CODE = {"anchors": 4, "layer_prob_early": 0.7, "layer_prob_late": 0.9}
 PRESETS = {
     "low-vram": {**COMMON, **CODE, "start_percent": 0.02},
     "mask": {**COMMON, **CODE, "start_percent": 0.10, "sampling_rate": 0.7, "sampling_rate_fine": 0.7},
-    "paper": {**COMMON, "tile_size": 3, "blocks": "all", "include_self": True},
+    "paper": {**COMMON, "tile_size": 3, "include_self": True},
     "custom": COMMON,
 }
+
+# What "auto" is on a UNet.
+UNET_BLOCKS = {"low-vram": "up", "mask": "up", "paper": "all", "custom": "up"}
 
 # Values that define the algorithm, so that the preset does not offer them as inputs.
 FIXED = {

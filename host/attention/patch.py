@@ -11,18 +11,11 @@ from ...core.attention.schedule import describe_idle, describe_steps
 from ...core.attention.sharing import Cast, find_groups
 from ...core.story.frames import frames_in
 from ..common import messages
-from ..common.attention_patches import keys_for, remove_patches, standing, warn_overwritten
+from ..common.attention_patches import remove_patches
+from .families import family_of
 from .sampling_state import KEY, NODE, PatchConfig, PatchRange, SamplingState
-from .shared import SharedAttention
-from .unet_blocks import self_attention_layers
-
-BLOCKS = {
-    "up": ("output",),
-    "middle and up": ("middle", "output"),
-    "middle": ("middle",),
-    "down": ("input",),
-    "all": ("input", "middle", "output"),
-}
+from .transformer import TransformerSeam
+from .unet import SharedAttention, UNetSeam
 
 
 def apply_consistent_attention(
@@ -33,30 +26,24 @@ def apply_consistent_attention(
     mask: [frames or 1, H, W] of any size, 1 where tokens are shared.
 
     A second application replaces the first. At strength 0 the clone has no patch of this kind. A setting without effect
-    is reported on the node, now or when the model samples. Raises ValueError if the model is not an image UNet.
+    is reported on the node, now or when the model samples. Raises ValueError for a network that is neither an image
+    UNet nor a transformer of `families`, and for a setting that it does not have.
     """
-    layers = self_attention_layers(model)
+    config = PatchConfig(settings, patch_range, cast, mask, messages.current_node())
+    family = family_of(model)
+    seam = UNetSeam(model, config) if family is None else TransformerSeam(family, model, config)
     patched = model.clone()
     _remove(patched)
     if idle := _describe_idle(settings, patch_range, mask):
         messages.warn(idle)
     if settings.strength == 0:
         return patched
-
-    config = PatchConfig(settings, patch_range, cast, mask, messages.current_node())
-    before = dict(standing(patched.model_options, "attn1"))
-    blocks = {}
-    for number, layer in enumerate(layers):
-        if layer.block[0] in BLOCKS[patch_range.blocks]:
-            blocks.setdefault(layer.block, {})[layer.index] = number
-    keys = [key for block, numbers in blocks.items() for key in keys_for(block, numbers, before)]
-    for key in keys:
-        patched.set_model_attn1_replace(SharedAttention(config, blocks[key[:2]], before.get(key)), *key)
+    seam.install(patched)
 
     def around_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
         frames = _check_batch(latent_image, cast, mask)
-        warn_overwritten(NODE, guider.model_options, "attn1", SharedAttention, keys, config.node)
+        seam.check(guider.model_options)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         state = SamplingState.begin(config, sampling, sigmas, tuple(noise.shape[-2:]), frames)
         message = _describe_run(config, state, sigmas, len(noise)) if idle is None else None
@@ -81,6 +68,7 @@ def _remove(model: ModelPatcher) -> None:
     remove_patches(model, "attn1", SharedAttention)
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
 
 
 def _check_batch(latents: Tensor, cast: Cast | None, mask: Tensor | None) -> tuple[int, ...] | None:

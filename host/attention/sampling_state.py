@@ -20,10 +20,14 @@ class PatchRange:
     """The blocks of the network, the steps, and the conds in which tokens are shared.
 
     Percents are the host's: 0 is the start of sampling, 1 its end. `switch_percent` divides early from late.
+    blocks: a choice of the network's kind, or "auto"; unet_blocks: what "auto" is for a UNet.
+    positions: of shared tokens, see `core.attention.positions`.
     extra_bytes: memory that a layer may use beyond plain attention; a mask adds one more result of plain attention.
     """
 
-    blocks: str = "up"
+    blocks: str = "auto"
+    unet_blocks: str = "up"
+    positions: str = "same"
     start_percent: float = 0.0
     end_percent: float = 1.0
     switch_percent: float = 0.4
@@ -136,11 +140,18 @@ class SamplingState:
         return None
 
     def draw(
-        self, config: PatchConfig, indices: tuple[int, ...], pixels: int, size: tuple[int, int], device
+        self,
+        config: PatchConfig,
+        indices: tuple[int, ...],
+        pixels: int,
+        size: tuple[int, ...],
+        device,
+        rate: float | None = None,
     ) -> SharedTokens | None:
         """The shared tokens of this step, drawn once for all layers of a level.
 
-        indices: position in the batch of each image of the call.
+        indices: position in the batch of each image of the call. size: (height, width) of the level in tokens, after
+        the number of latent frames in a video model. rate: in place of the one for the level.
         """
         key = (config, indices, self.phase is Phase.BEFORE, pixels, size, device)
         if key not in self.shared_tokens:
@@ -151,13 +162,14 @@ class SamplingState:
                 phase=self.phase,
                 step=self.step,
                 pixels=pixels,
-                tokens=size[0] * size[1],
+                tokens=math.prod(size),
                 mask=self.token_mask(config, indices, size, torch.device("cpu")),
+                rate=rate,
             )
             self.shared_tokens[key] = drawn and drawn.to(device)
         return self.shared_tokens[key]
 
-    def token_mask(self, config: PatchConfig, indices: tuple[int, ...], size: tuple[int, int], device) -> Tensor | None:
+    def token_mask(self, config: PatchConfig, indices: tuple[int, ...], size: tuple[int, ...], device) -> Tensor | None:
         """bool [rows, tokens] of a level: the tokens that may be shared; None = all."""
         if config.mask is None:
             return None
@@ -166,5 +178,16 @@ class SamplingState:
             if self.frames is not None and len(config.mask) != len(self.frames):
                 indices = self.frames_at(indices)  # a mask for each frame of the story
             rows = [index if len(config.mask) > 1 else 0 for index in indices]
-            self.token_masks[key] = tokens_in_mask(config.mask[rows].cpu(), *size).to(device)
+            mask = tokens_in_mask(config.mask[rows].cpu(), *size[-2:])
+            self.token_masks[key] = mask.repeat(1, math.prod(size[:-2])).to(device)
         return self.token_masks[key]
+
+
+def batch_indices(extra_options: dict, images: int) -> tuple[int, ...]:
+    """Position in the batch of each image of a call; in a context window, the indices that it lists."""
+    window = extra_options.get("context_window")
+    if window is None or window.dim != 0:
+        return tuple(range(images))
+    anchor = getattr(window, "causal_anchor_index", None)
+    first = [] if anchor is None or anchor < 0 else [anchor]
+    return (*first, *window.index_list)

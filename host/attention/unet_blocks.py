@@ -7,6 +7,17 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch.nn import Module
 
+from .families import FAMILIES
+from .sampling_state import PatchRange
+
+BLOCKS = {
+    "up": ("output",),
+    "middle and up": ("middle", "output"),
+    "middle": ("middle",),
+    "down": ("input",),
+    "all": ("input", "middle", "output"),
+}
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -25,7 +36,8 @@ def self_attention_layers(model: ModelPatcher) -> list[Layer]:
     if not isinstance(unet, UNetModel):
         raise ValueError(
             f"MODEL is a {type(model.model).__name__} with the network {type(unet).__name__}; "
-            "Consistent Self-Attention needs a UNet of SD1.5, SD2.x or SDXL."
+            "Consistent Self-Attention works with the UNets of SD1.5, SD2.x and SDXL, and with the transformers "
+            f"{', '.join(family.name for family in FAMILIES)}."
         )
     stages: list[tuple[tuple[str, int], Module]] = [(("input", i), block) for i, block in enumerate(unet.input_blocks)]
     if unet.middle_block is not None:
@@ -46,3 +58,13 @@ def self_attention_layers(model: ModelPatcher) -> list[Layer]:
                     if not transformer.disable_self_attn
                 ]
     return layers
+
+
+def choose_stages(patch_range: PatchRange) -> tuple[str, ...]:
+    """The stages of a UNet that share tokens. Raises ValueError for a choice of transformers."""
+    choice = patch_range.unet_blocks if patch_range.blocks == "auto" else patch_range.blocks
+    if choice not in BLOCKS:
+        raise ValueError(
+            f"blocks is {choice}, and a UNet has no such blocks; one of auto, {', '.join(BLOCKS)} is expected."
+        )
+    return BLOCKS[choice]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...core.motion.trajectory import Trajectory
 from ...core.networks.ip_adapter.layers import ImageLayer
-from ..attention.shared import batch_indices
+from ..attention.sampling_state import batch_indices
 from ..common import messages
 from ..common.attention_patches import keys_for, remove_patches, standing, warn_overwritten
 from ..dynamicrafter.model import TEXT_TOKENS, parts_of

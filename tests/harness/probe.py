@@ -4,7 +4,7 @@ import nodes
 import torch
 from storyreel.core.attention import draws
 from storyreel.core.attention.presets import PRESETS
-from storyreel.host.attention.shared import SharedAttention
+from storyreel.host.attention.unet import SharedAttention
 
 from . import brute
 
@@ -173,6 +173,7 @@ def node(
     strength=1.0,
     seed=0,
     apply_to="both",
+    positions="same",
     memory_mb=64,
     **changed,
 ):
@@ -187,6 +188,7 @@ def node(
         story=story,
         mask=mask,
         apply_to=apply_to,
+        positions=positions,
         memory_mb=memory_mb,
     ).result[0]
 

@@ -13,12 +13,44 @@ from collections.abc import Callable
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...core.attention.consistent import SharedTokens, layer_shares
 from ...core.attention.extended import extended_attention
-from ..common.attention_patches import name_of
-from .sampling_state import KEY, PatchConfig, SamplingState
+from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
+from .sampling_state import KEY, NODE, PatchConfig, SamplingState, batch_indices
+from .unet_blocks import choose_stages, self_attention_layers
+
+
+class UNetSeam:
+    """A UNet that shares tokens: the chosen blocks, and the replacements in them."""
+
+    def __init__(self, model: ModelPatcher, config: PatchConfig):
+        if config.patch_range.positions != "same":
+            raise ValueError(
+                f"positions is {config.patch_range.positions}, and a UNet has no rotary positions; same is expected."
+            )
+        layers = self_attention_layers(model)
+        stages = choose_stages(config.patch_range)
+        self.config = config
+        self.blocks: dict[tuple[str, int], dict[int, int]] = {}
+        for number, layer in enumerate(layers):
+            if layer.block[0] in stages:
+                self.blocks.setdefault(layer.block, {})[layer.index] = number
+        self.keys = []
+
+    def install(self, model: ModelPatcher) -> None:
+        """Patch a clone of the model."""
+        before = dict(standing(model.model_options, "attn1"))
+        self.keys = [key for block, numbers in self.blocks.items() for key in keys_for(block, numbers, before)]
+        for key in self.keys:
+            patch = SharedAttention(self.config, self.blocks[key[:2]], before.get(key))
+            model.set_model_attn1_replace(patch, *key)
+
+    def check(self, model_options: dict) -> None:
+        """Warn about patches of other packs that stand in place of ours when sampling begins."""
+        warn_overwritten(NODE, model_options, "attn1", SharedAttention, self.keys, self.config.node)
 
 
 class SharedAttention:
@@ -108,13 +140,3 @@ def _attend(q, k, v, heads, mask, extra_options):
     return optimized_attention(
         q, k, v, heads, mask=mask, attn_precision=extra_options["attn_precision"], transformer_options=extra_options
     )
-
-
-def batch_indices(extra_options: dict, images: int) -> tuple[int, ...]:
-    """Position in the batch of each image of a call; in a context window, the indices that it lists."""
-    window = extra_options.get("context_window")
-    if window is None or window.dim != 0:
-        return tuple(range(images))
-    anchor = getattr(window, "causal_anchor_index", None)
-    first = [] if anchor is None or anchor < 0 else [anchor]
-    return (*first, *window.index_list)
