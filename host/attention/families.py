@@ -91,11 +91,12 @@ def choose_blocks(blocks: Sequence[str], choice: str, name: str) -> set[int]:
     name: of the family, in the error. Raises ValueError for a choice that the family does not have.
     """
     numbers = range(len(blocks))
-    kinds = set(blocks) - {""}
+    offered = [other for other in CHOICES if other not in ("single", "double") or other in blocks]
+    if choice not in offered:
+        raise ValueError(
+            f"blocks is {choice}, and {name} has no such blocks; one of auto, {', '.join(offered)} is expected."
+        )
     if choice in ("single", "double"):
-        if choice not in kinds:
-            has = ", ".join(c for c in CHOICES if c not in ("single", "double") or c in kinds)
-            raise ValueError(f"blocks is {choice}, and {name} has no {choice} blocks; one of auto, {has} is expected.")
         return {number for number in numbers if blocks[number] == choice}
     if choice == "every second":
         counted = [number for number in numbers if blocks[number] == "single"] or list(numbers)
@@ -219,7 +220,9 @@ FAMILIES = (
         patch=lambda network: network.patch,
         before=_text,
         behind=_references,
-        rope=lambda network: _embed_nd(network.pe_embedder, network.default_ref_method and 1.0),
+        rope=lambda network: _embed_nd(network.pe_embedder, 1.0 if network.default_ref_method else None),
+        blocks="single",
+        rests_on=MEASURED,
     ),
     Family(
         "Anima and Cosmos-Predict2",

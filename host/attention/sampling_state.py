@@ -89,12 +89,12 @@ class SamplingState:
         return cls(phases, config.node, frames, size)
 
     def enter(self, extra_options: dict) -> None:
-        """Update the step and the phase. All layers of a forward pass get the same `sigmas` tensor."""
+        """Update the step and the phase. All layers of a step get the same `sigmas` tensor."""
+        self.conds.update(extra_options["cond_or_uncond"])
         sigmas = extra_options["sigmas"]
         if sigmas is self.sigmas:
             return
         self.sigmas = sigmas
-        self.conds.update(extra_options["cond_or_uncond"])
         sigma = float(sigmas.flatten()[0])
         schedule = extra_options.get("sample_sigmas")
         step = step_of(sigma, [] if schedule is None else schedule.tolist())

@@ -1,7 +1,7 @@
 """Fixtures of the tests of attention in the real host."""
 
 import pytest
-from harness import tiny
+from harness import tiny, transformers
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +19,26 @@ def narrow(host):
 @pytest.fixture
 def model(narrow):
     return narrow.clone()
+
+
+@pytest.fixture(scope="module")
+def models(host):
+    """Clones of the tiny models of `harness.transformers` by name."""
+    built = {}
+
+    def get(name):
+        if name not in built:
+            built[name] = transformers.build(name)
+        return built[name].clone()
+
+    return get
+
+
+@pytest.fixture
+def shared(host, probe):
+    """A model behind our node, in all blocks."""
+
+    def shared(model, preset="custom", **options):
+        return probe.node(host, model, preset, **{"blocks": "all"} | options)
+
+    return shared

@@ -224,6 +224,15 @@ def test_context_windows(host, probe, model, preset, cast):
     watch.check()
 
 
+@pytest.mark.parametrize("apply_to", ["cond", "uncond"])
+def test_conds_that_run_apart_are_both_seen(host, probe, model, caplog, apply_to):
+    """A negative prompt of another length runs apart from the positive one, in a pass of its own."""
+    both = probe.conditioning(3, 768, 1), probe.conditioning(1, 768, 2, tokens=154)
+    with caplog.at_level(logging.WARNING):
+        ours = probe.sample(probe.node(host, model, "custom", apply_to=apply_to), *both, probe.latent(3))
+    assert not messages(caplog) and not torch.equal(ours, probe.sample(model, *both, probe.latent(3)))
+
+
 # Other packs
 
 

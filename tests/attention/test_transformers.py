@@ -3,56 +3,7 @@
 import pytest
 import torch
 from harness import transformers
-from harness.transformers import FAMILIES
-from storyreel.core.attention import draws
-
-TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module")
-def models(host):
-    built = {}
-
-    def get(name):
-        if name not in built:
-            built[name] = transformers.build(name)
-        return built[name].clone()
-
-    return get
-
-
-@pytest.fixture
-def shared(host, probe):
-    def shared(model, preset="custom", **options):
-        return probe.node(host, model, preset, **{"blocks": "all"} | options)
-
-    return shared
-
-
-def conds(images=3, **options):
-    return transformers.conditioning(images, 1, **options), transformers.conditioning(1, 2, **options)
-
-
-def grid_of(name, latents):
-    patch = FAMILIES[name].patch
-    *times, height, width = latents["samples"].shape[2:]
-    return (*times, -(-height // patch), -(-width // patch))
-
-
-def brute_force(name, latents, *, rate=0.5, seed=0, **options):
-    """The plain model with the definition in place of its attention. Everybody reads everybody, unless said."""
-    grid = grid_of(name, latents)
-    images = len(latents["samples"])
-    pixels = 32 if name == "wan5b" else 16
-    tokens = torch.Size(grid).numel()
-    options.setdefault("sources", lambda frame: [other for other in range(images) if other != frame])
-    drawn = options.pop("drawn", lambda frame, step: draws.sample_each(seed, step, pixels, frame, tokens, rate))
-    return transformers.BruteForce(name, grid, drawn, **options)
-
-
-def assert_close(ours, reference, tolerance=TOLERANCE):
-    difference = (ours - reference).abs().max() / reference.abs().max()
-    assert difference <= tolerance, f"differs by {difference:.2g} of the largest value"
+from harness.transformers import FAMILIES, assert_close, brute_force, conds, grid_of
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -8,10 +8,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+from storyreel.core.attention import draws
 
 from . import brute
 
 TEXT = 5  # tokens of a prompt
+TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ SD3 = dict(
 COSMOS = dict(
     image_model="cosmos_predict2", max_img_h=64, max_img_w=64, max_frames=8, in_channels=16, out_channels=16,
     patch_spatial=2, patch_temporal=1, concat_padding_mask=True, model_channels=32, num_blocks=2, num_heads=2,
-    mlp_ratio=2.0, crossattn_emb_channels=12, pos_emb_cls="rope3d", pos_emb_learnable=False, pos_emb_interpolation="crop",
+    mlp_ratio=2.0, crossattn_emb_channels=12, pos_emb_cls="rope3d", pos_emb_learnable=False,
+    pos_emb_interpolation="crop",
     min_fps=1, max_fps=30, use_adaln_lora=True, adaln_lora_dim=8, rope_h_extrapolation_ratio=4.0,
     rope_w_extrapolation_ratio=4.0, rope_t_extrapolation_ratio=1.0, extra_per_block_abs_pos_emb=False,
     rope_enable_fps_modulation=False,
@@ -102,7 +105,8 @@ FAMILIES = {
     "zimage": Tiny("ZImage", Z_IMAGE, ((4, 6, 6), (256.0,) * 3), padded=32, text=32),
     "lumina2": Tiny("Lumina2", LUMINA, THREE),
     "sd3": Tiny("SD3", SD3, None, blocks=((None, 2),)),
-    "krea2": Tiny("Krea2", KREA2, ((4, 6, 6), (1000.0,) * 3), blocks=(("single", 3),), times=(1,)),
+    "krea2": Tiny("Krea2", KREA2, ((4, 6, 6), (1000.0,) * 3), blocks=(("single", 3),), times=(1,),
+                  reference=1.0),
     "cosmos": Tiny("CosmosT2IPredict2", COSMOS, ((8, 4, 4), (10000.0, 160000.0, 160000.0)), blocks=((None, 2),),
                    text=0, times=(1,), halves=True),
     "wan": Tiny("WAN21_T2V", WAN, ((8, 4, 4), (10000.0,) * 3), text=0, times=(1,)),
@@ -160,18 +164,19 @@ def with_override(model, override):
 class Override:
     """Stands in the place of a family's self-attention over the image; subclasses say what it gives.
 
-    Blocks are told apart by their order in a forward pass, which begins with a new tensor of sigmas.
+    Blocks are told apart by their order in a forward pass, which begins with new sigmas or other conds.
     """
 
     def __init__(self, name: str, grid: tuple[int, ...], references: int = 0):
         self.tiny, self.grid, self.references = FAMILIES[name], grid, references
         self.tokens = math.prod(grid)
-        self.sigmas, self.seen, self.calls = None, set(), 0
+        self.sigmas, self.conds_run, self.seen, self.calls = None, None, set(), 0
 
     def __call__(self, func, q, k, v, heads, *args, **kwargs):
         options = kwargs["transformer_options"]
-        if options["sigmas"] is not self.sigmas:
-            self.sigmas, self.seen, self.calls = options["sigmas"], set(), 0
+        forward = options["sigmas"], options["cond_or_uncond"]
+        if forward[0] is not self.sigmas or forward[1] != self.conds_run:
+            (self.sigmas, self.conds_run), self.seen, self.calls = forward, set(), 0
         block = self.block(options)
         if block is None:
             return func(q, k, v, heads, *args, **kwargs)
@@ -235,7 +240,7 @@ class BruteForce(Override):
                 q[row].flatten(1), k[row].flatten(1)[None], v[row].flatten(1)[None], heads, kept[None]
             )
             image = torch.zeros(q.shape[1], 1, dtype=torch.bool)
-            image[first : first + self.tokens, 0] = True if self.borrows is None else self.borrows[frame]
+            image[first : first + self.tokens] = True if self.borrows is None else self.borrows[frame][:, None]
             out.append(torch.where(image, shared, plain))
         return torch.stack(out).unflatten(-1, (heads, -1))
 
@@ -283,3 +288,29 @@ class OneSequence(Override):
         together = (tensor.flatten(0, 1).flatten(1)[None] for tensor in (q, k, v))
         out = optimized_attention(*together, heads, mask=bias)
         return out.view(rows, tokens, heads, -1)
+
+
+def conds(images=3, **options):
+    """(positive, negative) of so many prompts and one."""
+    return conditioning(images, 1, **options), conditioning(1, 2, **options)
+
+
+def grid_of(name, latents) -> tuple[int, ...]:
+    """The image in tokens."""
+    patch = FAMILIES[name].patch
+    *times, height, width = latents["samples"].shape[2:]
+    return (*times, -(-height // patch), -(-width // patch))
+
+
+def brute_force(name, latents, *, rate=0.5, seed=0, **options) -> BruteForce:
+    """The definition for a run of these latents. Everybody reads everybody, unless `sources` says otherwise."""
+    grid, images = grid_of(name, latents), len(latents["samples"])
+    tokens = math.prod(grid)
+    options.setdefault("sources", lambda frame: [other for other in range(images) if other != frame])
+    options.setdefault("drawn", lambda frame, step: draws.sample_each(seed, step, 16, frame, tokens, rate))
+    return BruteForce(name, grid, **options)
+
+
+def assert_close(ours, reference, tolerance=TOLERANCE):
+    difference = (ours - reference).abs().max() / reference.abs().max()
+    assert difference <= tolerance, f"differs by {difference:.2g} of the largest value"
