@@ -47,6 +47,8 @@ class Family:
     behind: number of tokens behind it, by network, image tokens, transformer_options and forward pass.
     rope: the rotary positions of a network; None = it has none.
     calls: the block of every attention call of a network, in order; None = the calls name their block.
+    text: number of tokens that the host makes of a text of so many, for a network that ignores the mask of padded
+        texts; None = the host masks them, or its texts are never padded.
     blocks: the default choice, see `choose_blocks`. rests_on: why.
     """
 
@@ -59,6 +61,7 @@ class Family:
     rope: Callable[[Any], Rope | None]
     block_type: str | None = "double"
     calls: Callable[[Any], list[int]] | None = None
+    text: Callable[[Any, int], int] | None = None
     blocks: str = "last half"
     rests_on: str = SAFE
 
@@ -122,7 +125,7 @@ def _double_and_single(network) -> list[tuple[int, str]]:
     return [(len(network.double_blocks), "double"), (len(network.single_blocks), "single")]
 
 
-def _lumina_padding(network, tokens: int, options: dict, forward: Forward) -> int:
+def _lumina_padding(network, tokens: int, *_) -> int:
     return -tokens % (network.pad_tokens_multiple or 1)
 
 
@@ -199,9 +202,10 @@ FAMILIES = (
         ("comfy.ldm.lumina.model.NextDiT",),
         kinds=lambda network: [(len(network.layers), "")],
         patch=lambda network: network.patch_size,
-        before=lambda network, forward: None,  # text, its padding, and reference images with theirs
+        before=lambda network, forward: None,  # text and reference images, each filled up
         behind=_lumina_padding,
         rope=lambda network: _embed_nd(network.rope_embedder),
+        text=lambda network, tokens: tokens + _lumina_padding(network, tokens),
     ),
     Family(
         "SD3 and SD3.5",

@@ -26,6 +26,7 @@ from .families import Family, Forward, block_numbers, blocks_of, choose_blocks
 from .sampling_state import KEY, PatchConfig, SamplingState, batch_indices
 
 OVERRIDE = "optimized_attention_override"
+ARGUMENTS = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # of the host's functions, after heads
 REMOVES_A_KEY = -1e4  # the additive mask, or less
 
 
@@ -140,20 +141,36 @@ class TransformerAttention:
 
     def __call__(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
         kernel = func if self.previous is None else partial(self.previous, func)
+        kwargs |= dict(zip(ARGUMENTS, args, strict=False))
         options = kwargs.get("transformer_options") or {}
-        if not self.shares(options):
-            return kernel(q, k, v, heads, *args, **kwargs)
-        try:
-            call = self.read(kernel, q, k, v, heads, *args, **kwargs)
-            own = self.own_tokens(call)
-            shared = self.draw(call)
-        except Misfit as misfit:
-            self.state.warn_once(f"{misfit}, so no tokens are shared there.")
-            return kernel(q, k, v, heads, *args, **kwargs)
+        if kwargs.get("mask") is None and self.seam.family.text is not None:
+            kwargs["mask"] = self.mask_text(q, kwargs)
+        shared = None
+        if self.shares(options):
+            try:
+                call = self.read(kernel, q, k, v, heads, **kwargs)
+                own = self.own_tokens(call)
+                shared = self.draw(call)
+            except Misfit as misfit:
+                self.state.warn_once(f"{misfit}, so no tokens are shared there.")
         if shared is None:
-            return kernel(q, k, v, heads, *args, **kwargs)
+            return kernel(q, k, v, heads, **kwargs)
         out = self.extend(call, shared, own)
-        return out.movedim(1, 2) if _argument("skip_output_reshape", args, kwargs) else out.flatten(2)
+        return out.movedim(1, 2) if kwargs.get("skip_output_reshape") else out.flatten(2)
+
+    def mask_text(self, q: Tensor, kwargs: dict) -> Tensor | None:
+        """The mask [B, 1, tokens] of padded texts where the host has none: for the texts alone, and before an image."""
+        mask = self.forward.conds.get("attention_mask")
+        if mask is None or mask.all() or self.forward.conds.get("ref_latents"):
+            return None
+        tokens, keys = mask.shape[1], q.shape[2 if kwargs.get("skip_reshape") else 1]
+        text, image = self.seam.family.text(self.seam.network, tokens), math.prod(self.grid)
+        behind = self.seam.family.behind(self.seam.network, image, {}, self.forward)
+        if keys not in (text, text + image + behind) or len(mask) != len(q):
+            return None
+        bias = torch.zeros(len(q), 1, keys, dtype=q.dtype, device=q.device)
+        bias[:, 0, :tokens].masked_fill_(mask.to(q.device) == 0, -torch.inf)
+        return bias
 
     def shares(self, options: dict) -> bool:
         """Whether this call is the self-attention of a block that shares tokens in this step."""
@@ -285,9 +302,3 @@ class TransformerAttention:
                 *(tensor[:, :, part] for tensor in (q, k, v)), shared.groups, shared.samples,
                 shared=(lent, v[:, call.image, part]), limit=limit // 2, out=out[:, :, part], **options,
             )  # fmt: skip
-
-
-def _argument(name: str, args: tuple, kwargs: dict):
-    """An argument of the host's attention functions behind the heads."""
-    names = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")
-    return dict(zip(names, args, strict=False)).get(name, kwargs.get(name))

@@ -122,13 +122,46 @@ def build(name: str, dtype: torch.dtype = torch.float32, **changed):
     config = getattr(comfy.supported_models, tiny.config)(tiny.sizes | changed)
     set_precision(config, 0, dtype)
     model = config.get_model({})
-    generator = torch.Generator().manual_seed(7)
+    fill(model.diffusion_model, 7)
+    return patcher_of(model)
+
+
+def fill(network: torch.nn.Module, seed: int) -> None:
+    """Random weights: matrices keep the scale of what they multiply, vectors lie around 1."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.diffusion_model.parameters():
+        for parameter in network.parameters():
             fan_in = math.prod(parameter.shape[1:])
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(noise * 0.1 + 1 if parameter.ndim < 2 else noise * fan_in**-0.5)
-    return patcher_of(model)
+
+
+ENCODERS = {
+    "qwen": ("qwen_image", "QwenImageTokenizer", "qwen25_7b"),
+    "zimage": ("z_image", "ZImageTokenizer", "qwen3_4b"),
+    "flux2": ("flux", "KleinTokenizer", "qwen3_4b"),
+}
+ENCODER_WIDTH = 64
+
+
+def text_encoder(name: str):
+    """The CLIP of a family with its own tokenizer, in the host's own class, on random weights."""
+    import importlib
+
+    import comfy.sd
+    import comfy.supported_models_base
+
+    file, tokenizer, key = ENCODERS[name]
+    module = importlib.import_module(f"comfy.text_encoders.{file}")
+    sizes = dict(hidden_size=ENCODER_WIDTH, num_attention_heads=1, num_key_value_heads=1, intermediate_size=64)
+    build = module.klein_te if name == "flux2" else module.te
+    target = comfy.supported_models_base.ClipTarget(getattr(module, tokenizer), build())
+    options = {f"{key}_model_config": sizes | {"num_hidden_layers": 28 if name == "flux2" else 3}}
+    clip = comfy.sd.CLIP(target, model_options=options)
+    network = getattr(clip.cond_stage_model, key).transformer
+    network.visual = None  # sees images, and is a hundred times as large
+    fill(network, 8)
+    return clip
 
 
 def conditioning(images: int, seed: int, tokens: int = TEXT, **options) -> list:

@@ -302,7 +302,7 @@ def test_a_missing_text_encoder_is_said_in_one_sentence(host):
 
 def test_an_encoder_whose_lengths_vary_is_refused(host):
     class OneTokenALetter:
-        def tokenize(self, text):
+        def tokenize(self, text, **options):
             return {"letters": [[(ord(letter), 1.0) for letter in text]]}
 
         def encode_from_tokens_scheduled(self, tokens, show_pbar):

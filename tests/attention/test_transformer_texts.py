@@ -1,0 +1,108 @@
+"""Prompts of unequal length in one batch: each frame is what its prompt gives alone."""
+
+import pytest
+import torch
+from harness import transformers
+from harness.transformers import ENCODER_WIDTH, assert_close
+
+WIDTHS = {"qwen": {"joint_attention_dim": ENCODER_WIDTH}, "zimage": {"cap_feat_dim": ENCODER_WIDTH}}
+PROMPTS = ["a hero", "a hero who walks through a town at night", "a red hero in a meadow"]
+
+
+@pytest.fixture(scope="module")
+def encoders(host):
+    built = {}
+
+    def get(name):
+        if name not in built:
+            built[name] = transformers.text_encoder(name)
+        return built[name]
+
+    return get
+
+
+def encoded(clip, prompts, negative="blurry"):
+    from storyreel.host.common.conditioning import encode_story
+
+    with torch.no_grad():
+        return encode_story(clip, prompts, negative)
+
+
+@pytest.mark.parametrize("name", ["qwen", "zimage"])
+def test_a_row_of_the_batch_is_the_prompt_alone(encoders, name):
+    """Tokens of the row are those of the prompt alone; the mask leaves these and nothing else."""
+    clip = encoders(name)
+    positive, negative = encoded(clip, PROMPTS)
+    for ((rows, extras),), texts in ((positive, PROMPTS), (negative, ["blurry"])):
+        for row, text in enumerate(texts):
+            with torch.no_grad():
+                ((alone, _),) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+            count = alone.shape[1]
+            assert_close(rows[row, :count], alone[0], 2e-5)
+            assert extras["attention_mask"][row].tolist() == [1] * count + [0] * (rows.shape[1] - count)
+    assert positive[0][0].shape[1] == negative[0][0].shape[1]
+
+
+def test_prompts_of_one_length_are_not_masked(encoders):
+    positive, _ = encoded(encoders("qwen"), ["a hero", "a town"], "a song")
+    assert "attention_mask" not in positive[0][1]
+
+
+def test_a_long_prompt_of_flux_lengthens_all(encoders):
+    """Klein pads to 512: shorter prompts stay as they are, one that is longer lengthens the batch."""
+    clip = encoders("flux2")
+    short, _ = encoded(clip, ["a hero", "a town"])
+    long, _ = encoded(clip, ["a hero", "a town " * 300])
+    assert short[0][0].shape[1] == 512 < long[0][0].shape[1]
+
+
+def draw(shared, model, positive, negative, rows=slice(None), **options):
+    from comfy.sample import sample
+
+    noise = torch.randn(3, 16, *options.pop("shape"), generator=torch.Generator().manual_seed(3))[rows]
+    patched = shared(model, **options) if options else model
+    with torch.no_grad():
+        return sample(patched, noise, 2, 3.0, "euler", "simple", positive, negative, torch.zeros_like(noise))
+
+
+def test_each_prompt_of_a_batch_is_drawn_as_alone_by_qwen_image(shared, encoders, probe):
+    """Nobody shares, so that each image is its prompt's alone; and where all share, padding is never read."""
+    model, clip = transformers.build("qwen", **WIDTHS["qwen"]), encoders("qwen")
+    shape, story = (1, 8, 6), probe.story_of("A", "B", "C")
+    together = draw(shared, model, *encoded(clip, PROMPTS), shape=shape, story=story)
+    for row, prompt in enumerate(PROMPTS):
+        alone = draw(shared, model, *encoded(clip, [prompt]), slice(row, row + 1), shape=shape)
+        assert_close(together[row : row + 1], alone)
+
+    positive, negative = encoded(clip, PROMPTS)
+    everybody = draw(shared, model, positive, negative, shape=shape, seed=1)
+    padded = [[cond.where(extras["attention_mask"][..., None] > 0, 9.0), extras] for cond, extras in positive]
+    assert_close(draw(shared, model, padded, negative, shape=shape, seed=1), everybody)
+
+
+def test_the_padding_of_z_image_is_never_read(shared, encoders):
+    """The host drops the mask of Z-Image's texts; with our node what stands in the padding changes nothing."""
+    model, clip = transformers.build("zimage", **WIDTHS["zimage"]), encoders("zimage")
+    positive, negative = encoded(clip, PROMPTS)
+    padded = [[cond.where(extras["attention_mask"][..., None] > 0, 9.0), extras] for cond, extras in positive]
+    ours, other = (
+        draw(shared, model, texts, negative, shape=(8, 6), seed=1, blocks="last half") for texts in (positive, padded)
+    )
+    assert_close(other, ours)
+    plain, other = (draw(shared, model, texts, negative, shape=(8, 6)) for texts in (positive, padded))
+    assert (other - plain).abs().max() > 1e-3 * plain.abs().max(), "the host alone reads the padding"
+
+
+def test_z_image_is_nearer_to_the_prompt_alone_with_the_mask(shared, encoders, probe):
+    """What remains is the position of the image, which stands behind the longest text, and pad tokens of the model."""
+    model, clip = transformers.build("zimage", **WIDTHS["zimage"]), encoders("zimage")
+    shape, prompts = (8, 6), [*PROMPTS[:2], PROMPTS[1] + " in the rain, with a lantern, a dog and a cart full of hay"]
+    both = encoded(clip, prompts)
+    masked = draw(shared, model, *both, shape=shape, story=probe.story_of("A", "B", "C"))
+    plain = draw(shared, model, *both, shape=shape)
+    alone = draw(shared, model, *encoded(clip, prompts[:1]), slice(1), shape=shape)
+
+    def differs(images):
+        return ((images[:1] - alone).norm() / alone.norm()).item()
+
+    assert differs(masked) < 0.75 * differs(plain), (differs(masked), differs(plain))
