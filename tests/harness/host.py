@@ -204,17 +204,21 @@ class Host:
             folder_paths.filename_list_cache.pop(name, None)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - one host a run
-    def _checkpoint(self, name: str):
+    def _checkpoint(self, name: str, whole: bool):
         import comfy.sd
         import folder_paths
 
         path = folder_paths.get_full_path_or_raise("checkpoints", name)
-        return comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)[:3]
+        return comfy.sd.load_checkpoint_guess_config(path, output_vae=whole, output_clip=whole)[:3]
 
     def load_checkpoint(self, name: str):
         """(model, clip, vae) of a file in models/checkpoints: new clones in each call, over shared weights."""
-        model, clip, vae = self._checkpoint(Path(name).name)
+        model, clip, vae = self._checkpoint(Path(name).name, whole=True)
         return model.clone(), clip.clone() if clip is not None else None, vae
+
+    def load_model(self, name: str):
+        """The MODEL alone, for tests that need no encoders: those are most of a checkpoint."""
+        return self._checkpoint(Path(name).name, whole=False)[0].clone()
 
     def let_go(self):
         """Drop the models that are kept for the next test."""

@@ -448,7 +448,7 @@ def test_a_folders_tokens_fit_no_other_space(host, clips, encoder, encoder_folde
     with messages.collecting("Predict Motion") as texts:
         motion = predict(Predictor(tokens), clip_vision, [image, image.flip(1)], [0, 5], FRAMES)
     assert texts == ["clip_vision has no effect, since the tokens come from the image encoder dinov2_tiny."]
-    sd15 = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
+    sd15 = host.load_model(tiny_checkpoint("sd15"))
     with pytest.raises(
         ValueError, match=f"{ADAPTER} is IP-Adapter-Plus, and the STORYREEL_MOTION has tokens of DINOv2"
     ):

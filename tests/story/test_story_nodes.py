@@ -407,6 +407,6 @@ def test_without_a_size_a_latent_has_that_of_the_models_family(host, tiny_checkp
 
     model = {} if name is None else {"model": storyworld.load_model()}
     if name not in (None, "world"):
-        model = {"model": host.load_checkpoint(tiny_checkpoint(name))[0]}
+        model = {"model": host.load_model(tiny_checkpoint(name))}
     (latent,) = call(host, "StoryReelStoryLatent", story=story_of(host), width=0, height=64, noise="different", **model)
     assert latent["samples"].shape[2:] == (8, side // 8)
