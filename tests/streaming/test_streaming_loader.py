@@ -213,68 +213,6 @@ def test_both_layouts_of_modelscope_are_the_same_model(loader, put):
     assert (first.model.model.sizes.extra_rows, refiner.model.model.sizes.extra_rows) == (0, 1)
 
 
-@pytest.fixture(scope="module")
-def whole(host):
-    """StreamingT2V with its encoders under their published names, at full size, around a tiny network."""
-    from harness import streaming, tiny
-    from storyreel.host.streaming import loader as streaming_loader
-
-    own = ("base_model.", "unet.", "resampler.")
-    published = ((key, tuple(t.shape)) for key, t in manifest("streaming_t2v").items() if not key.startswith(own))
-    path = host.base / "models" / "checkpoints" / "streaming_t2v_whole.ckpt"
-    torch.save({"state_dict": streaming.tiny_streaming() | tiny.random_weights(published), "epoch": 3}, path)
-    yield streaming_loader.load(path.name)
-    path.unlink()
-
-
-@torch.no_grad()  # as in the host; a graph would hold on to encoders of gigabytes
-def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
-    from storyreel.host.common.text_encoder import has_projection
-
-    loaded = whole
-    assert loaded.kind is loader.STREAMING_T2V
-    tokens = loaded.clip.tokenize("a hero walks")
-    text = loaded.clip.encode_from_tokens_scheduled(tokens)[0]
-    assert text[0].shape == (1, 77, 1024) and text[0].isfinite().all() and text[1]["pooled_output"].isfinite().all()
-    last = loaded.clip.clone()
-    last.clip_layer(-1)  # the layer that the file lacks is an identity
-    torch.testing.assert_close(last.encode_from_tokens_scheduled(tokens)[0][0], text[0], rtol=0, atol=1e-5)
-    assert has_projection(loaded.clip, "clip_h") is False, "an identity is no projection"
-    embeds = loaded.clip_vision.encode_image(torch.rand(1, 40, 60, 3))
-    assert embeds.image_embeds.shape == (1, 1024) and embeds.image_embeds.isfinite().all()
-    assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)
-    assert loader.describe_checkpoint(loaded).endswith("License: its base is ModelScope's, CC-BY-NC 4.0.")
-
-
-def test_the_text_encoder_reads_as_published(whole):
-    """23 layers and the last norm, by a plain implementation of the same weights."""
-    network = whole.clip.cond_stage_model.clip_h.transformer.float()
-    ids = torch.tensor([[49406, 320, 1125, 49407] + [0] * 73])
-    weights = dict(network.text_model.named_parameters())
-
-    def linear(x, name):
-        return torch.nn.functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(x, name):
-        return torch.nn.functional.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    with torch.no_grad():
-        x = weights["embeddings.token_embedding.weight"][ids] + weights["embeddings.position_embedding.weight"]
-        for number in range(23):
-            layer = f"encoder.layers.{number}"
-            h = norm(x, f"{layer}.layer_norm1")
-            q, k, v = (
-                linear(h, f"{layer}.self_attn.{name}_proj").unflatten(-1, (16, 64)).transpose(1, 2) for name in "qkv"
-            )
-            h = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + linear(h.transpose(1, 2).flatten(2), f"{layer}.self_attn.out_proj")
-            h = torch.nn.functional.gelu(linear(norm(x, f"{layer}.layer_norm2"), f"{layer}.mlp.fc1"))
-            x = x + linear(h, f"{layer}.mlp.fc2")
-        expected = norm(x, "final_layer_norm")
-        output = network(ids, intermediate_output=-2, final_layer_norm_intermediate=True)[1]
-    torch.testing.assert_close(output, expected, rtol=0, atol=1e-3)
-
-
 def growth_of(call) -> tuple[int, int]:
     """(bytes that the process's memory grew by at most while it ran, bytes of its own that it has more behind it)
 
@@ -319,6 +257,71 @@ def test_the_optimizers_state_is_never_read(loader, host):
     assert same(loaded[0], loader.load(plain.name, precision=torch.float32))
     path.unlink()
     plain.unlink()
+
+
+@pytest.fixture(scope="module")
+def whole(host):
+    """StreamingT2V with its encoders under their published names, at full size, around a tiny network."""
+    from harness import streaming, tiny
+    from storyreel.host.streaming import loader as streaming_loader
+
+    own = ("base_model.", "unet.", "resampler.")
+    published = ((key, tuple(t.shape)) for key, t in manifest("streaming_t2v").items() if not key.startswith(own))
+    path = host.base / "models" / "checkpoints" / "streaming_t2v_whole.ckpt"
+    torch.save({"state_dict": streaming.tiny_streaming() | tiny.random_weights(published), "epoch": 3}, path)
+    yield streaming_loader.load(path.name)
+    path.unlink()
+
+
+@torch.no_grad()  # as in the host; a graph would hold on to encoders of gigabytes
+def test_a_whole_checkpoint_brings_its_encoders(loader, whole):
+    from storyreel.host.common.text_encoder import has_projection
+
+    loaded = whole
+    assert loaded.kind is loader.STREAMING_T2V
+    tokens = loaded.clip.tokenize("a hero walks")
+    text = loaded.clip.encode_from_tokens_scheduled(tokens)[0]
+    assert text[0].shape == (1, 77, 1024) and text[0].isfinite().all() and text[1]["pooled_output"].isfinite().all()
+    last = loaded.clip.clone()
+    last.clip_layer(-1)  # the layer that the file lacks is an identity
+    torch.testing.assert_close(last.encode_from_tokens_scheduled(tokens)[0][0], text[0], rtol=0, atol=1e-5)
+    assert has_projection(loaded.clip, "clip_h") is False, "an identity is no projection"
+    embeds = loaded.clip_vision.encode_image(torch.rand(1, 40, 60, 3))
+    assert embeds.image_embeds.shape == (1, 1024) and embeds.image_embeds.isfinite().all()
+    assert loaded.vae.decode(loaded.vae.encode(torch.rand(1, 64, 64, 3))).shape == (1, 64, 64, 3)
+    assert loader.describe_checkpoint(loaded).endswith("License: its base is ModelScope's, CC-BY-NC 4.0.")
+
+
+def test_the_text_encoder_reads_as_published(whole):
+    """23 layers and the last norm, by a plain implementation of the same weights."""
+    network = whole.clip.cond_stage_model.clip_h.transformer
+    ids = torch.tensor([[49406, 320, 1125, 49407] + [0] * 73])
+    stored = dict(network.text_model.named_parameters())
+
+    def weight(name):
+        return stored[name].float()
+
+    def linear(x, name):
+        return torch.nn.functional.linear(x, weight(f"{name}.weight"), weight(f"{name}.bias"))
+
+    def norm(x, name):
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], weight(f"{name}.weight"), weight(f"{name}.bias"))
+
+    with torch.no_grad():
+        x = stored["embeddings.token_embedding.weight"][ids].float() + weight("embeddings.position_embedding.weight")
+        for number in range(23):
+            layer = f"encoder.layers.{number}"
+            h = norm(x, f"{layer}.layer_norm1")
+            q, k, v = (
+                linear(h, f"{layer}.self_attn.{name}_proj").unflatten(-1, (16, 64)).transpose(1, 2) for name in "qkv"
+            )
+            h = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + linear(h.transpose(1, 2).flatten(2), f"{layer}.self_attn.out_proj")
+            h = torch.nn.functional.gelu(linear(norm(x, f"{layer}.layer_norm2"), f"{layer}.mlp.fc1"))
+            x = x + linear(h, f"{layer}.mlp.fc2")
+        expected = norm(x, "final_layer_norm")
+        output = network(ids, intermediate_output=-2, final_layer_norm_intermediate=True)[1]
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-3)
 
 
 def test_the_node(host, put):
@@ -378,12 +381,13 @@ def test_the_anchor_is_projected_by_the_files_own_encoder(whole):
     from storyreel.host.streaming import modelscope as names
     from storyreel.host.streaming.conditioning import set_cam_apm
 
-    picture = torch.randint(0, 256, (2, 224, 224, 3), generator=torch.Generator().manual_seed(0)) / 255
+    picture = torch.randint(0, 256, (1, 224, 224, 3), generator=torch.Generator().manual_seed(0)) / 255
+    picture = torch.cat([picture, torch.full_like(picture, GRAY)])
     embeds = anchor_embeds(whole.clip_vision, picture)
     assert embeds.shape == (1, 2, 1024) and embeds.dtype == torch.float32
     expected = whole.clip_vision.encode_image(picture).image_embeds
     torch.testing.assert_close(embeds[0], expected.float(), rtol=0, atol=2e-2 * expected.abs().max().item())
-    assert not torch.equal(embeds, anchor_embeds(whole.clip_vision, torch.full_like(picture, GRAY)))
+    assert not torch.equal(embeds[:, 0], embeds[:, 1])
     assert TokenExpander()(embeds).shape == (1, 16, 1024)
     given = [[torch.zeros(1, 77, 1024), {"pooled_output": None}]]
     conditioning = set_cam_apm(given, picture, embeds, 0.5, 0.0)
