@@ -80,7 +80,7 @@ def _leave_nothing_behind(request):
     """Models of one module are freed before the next runs: together they would fill the memory."""
     yield
     if server := request.config.stash.get(RUNNING_SERVER, None):
-        server.client().post("/free", {"unload_models": True, "free_memory": True})
+        server.client().free()
     from harness.host import Host
 
     if Host.running:
@@ -139,6 +139,7 @@ def server(base, tmp_path_factory, request):
     write_example(folder / "input")
     write_clips(folder / "input")
     link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
+    link(folder / "custom_nodes" / "memory", TESTS / "packs" / "memory")
     with Server(folder) as running:
         request.config.stash[RUNNING_SERVER] = running
         yield running

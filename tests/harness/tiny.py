@@ -47,14 +47,13 @@ FOUR_LEVELS = dict(
     transformer_depth_middle=1,
     transformer_depth_output=[1] * 9 + [0] * 3,
 )
-SEVENTY_TRANSFORMERS = dict(
+SLIM = dict(  # SDXL has 10 in the middle and 36 on the output side
     num_res_blocks=[2] * 3,
     channel_mult=[1] * 3,
     transformer_depth=[0, 0, 2, 2, 10, 10],
-    transformer_depth_middle=10,
-    transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+    transformer_depth_middle=1,
+    transformer_depth_output=[0, 0, 0, 1, 1, 1, 1, 1, 1],
 )
-SLIM = dict(SEVENTY_TRANSFORMERS, transformer_depth_middle=1, transformer_depth_output=[0, 0, 0, 1, 1, 1, 1, 1, 1])
 
 
 def unet(**config) -> Shapes:
@@ -220,7 +219,7 @@ CHECKPOINTS = {
     "sd15_full": lambda: _sd15(FOUR_LEVELS),  # SD1.5's own block layout, 16 transformers
     "sd2": lambda: _sd2(ONE_LEVEL),
     "sd2_full": lambda: _sd2(FOUR_LEVELS),
-    "sdxl": lambda: _sdxl(SEVENTY_TRANSFORMERS, clip=True),  # 1.1 G parameters once loaded
+    "sdxl": lambda: _sdxl(SLIM, clip=True),  # 1 G parameters once loaded
     "sdxl_slim": lambda: _sdxl(SLIM, clip=False),  # its CLIP output is None
     "vit_l": vision_l,  # for models/clip_vision
     "vae": plain_vae,  # for models/vae

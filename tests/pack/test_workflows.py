@@ -337,6 +337,7 @@ def test_it_runs_from_the_run_button(frontend, name, look, stocked_server):
     after = frontend.export()
     assert {id: after[id] for id in ours} == {id: prompt[id] for id in ours}  # a node's messages are not in the graph
     assert frontend.errors == []
+    stocked_server.client().free()  # the next workflow has other models
 
 
 def test_a_patchs_message_while_a_model_samples_is_on_its_node(frontend):

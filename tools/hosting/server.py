@@ -176,6 +176,10 @@ class Client:
         """The file behind an entry of a node's `images`."""
         return self.get("/view", **{key: image[key] for key in ("filename", "subfolder", "type")})
 
+    def free(self):
+        """Let the host drop all models and results that it keeps, as its menu's button does."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+
     def interrupt(self, prompt_id: str):
         self.post("/interrupt", {"prompt_id": prompt_id})
 
