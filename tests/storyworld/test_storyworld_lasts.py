@@ -15,7 +15,7 @@ STREAMING, VIDEO = (WEIGHTS / f"storyworld_{part}.safetensors" for part in ("str
 
 @pytest.fixture(scope="module")
 def pipeline(host, lab):
-    return lab.evaluate.streaming.Streaming()
+    return lab.evaluate.streaming.Streaming(steps=7)
 
 
 def measured(pipeline, lab, mode: str, chunks: int, videos: int) -> dict:

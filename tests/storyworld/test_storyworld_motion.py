@@ -20,7 +20,7 @@ VIDEO = WEIGHTS / "storyworld_video.safetensors"
 
 @pytest.fixture(scope="module")
 def pipeline(host, lab):
-    return lab.evaluate.motion.Motion()
+    return lab.evaluate.motion.Motion(steps=8)
 
 
 def test_their_cards_tell_of_the_very_files():

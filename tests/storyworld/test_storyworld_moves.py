@@ -16,7 +16,7 @@ VIDEO = WEIGHTS / "storyworld_video.safetensors"
 
 @pytest.fixture(scope="module")
 def pipeline(host, lab):
-    return lab.evaluate.video.Video()
+    return lab.evaluate.video.Video(steps=8)
 
 
 @pytest.fixture(scope="module")
