@@ -75,7 +75,7 @@ def by_guider(
     ],
 )
 def test_every_sampler_of_the_host(model, sampler, scheduler):
-    samples = sample(model, sampler=sampler, scheduler=scheduler)
+    samples = sample(model, steps=3, sampler=sampler, scheduler=scheduler)
     assert samples.shape == (FRAMES, 4, *SIZE) and samples.isfinite().all() and samples.std() > 0.01
 
 
@@ -129,7 +129,7 @@ def test_ddim_below_the_models_own_least_noise(host, tiny_checkpoint):
     from harness import probe
     from storyreel.host.dynamicrafter.sampling import DDIM
 
-    model = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
+    model = host.load_model(tiny_checkpoint("sd15"))
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(probe.conditioning(1, 768, 1), probe.conditioning(1, 768, 2))
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -376,7 +376,7 @@ def test_what_does_not_go_together_is_said(names, model):
 def test_another_model_is_refused_by_name(host, tiny_checkpoint, names, tmp_path):
     from storyreel.host.dynamicrafter import loader, sampling
 
-    stock = host.load_checkpoint(tiny_checkpoint("sd15"))[0]
+    stock = host.load_model(tiny_checkpoint("sd15"))
     with pytest.raises(ValueError, match="MODEL is a BaseModel; a DynamiCrafter model is expected"):
         sampling.patch_rescale(stock, 0.7)
     tiny_checkpoint("sd15")

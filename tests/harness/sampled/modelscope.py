@@ -26,7 +26,7 @@ def empty(frames: int = FRAMES, size=SIZE) -> dict:
 
 @torch.no_grad()
 def sample(
-    model, frames=FRAMES, *, steps=3, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=SIZE, more=None, part=1
+    model, frames=FRAMES, *, steps=2, cfg=5.0, sampler="euler", scheduler="normal", seed=1, size=SIZE, more=None, part=1
 ):
     """The latents from the stock KSampler. part: its `denoise`."""
     import nodes
