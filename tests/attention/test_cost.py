@@ -89,11 +89,11 @@ def test_the_benchmark_prints_one_object_a_line():
 @pytest.mark.programs
 def test_dynamicrafters_benchmark_compares_two_forms_of_one_network():
     command = [sys.executable, str(TOOLS / "bench.py"), "dynamicrafter", "--json", "--rounds", "1", "--device", "cpu"]
-    small = ["--channels", "64", "--latent", "8", "8", "--frames", "2"]
+    small = ["--channels", "64", "--latent", "16", "16", "--frames", "2"]
     done = subprocess.run([*command, *small], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     (row,) = (json.loads(line) for line in done.stdout.splitlines())
-    assert row["case"] == "64 channels, 8x8, 2 frames, cpu float32"
+    assert row["case"] == "64 channels, 16x16, 2 frames, cpu float32"
     assert 0 < row["difference"] <= 2e-5  # two orders of operations
     assert all(row[f"{form}_{what}"] > 0 for form in ("ours", "plain") for what in ("seconds", "peak_bytes"))
 
