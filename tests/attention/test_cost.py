@@ -34,10 +34,10 @@ def extra_bytes(measures, images, limit, rules):
 
 @pytest.mark.parametrize("limit", [3 * MB, 8 * MB])
 def test_extra_memory_stays_under_the_setting_however_long_the_story(measures, limit):
-    """An eighth of SDXL's 4096 tokens, and of the default setting; below, heads go in turns, and 40 pictures' keys."""
+    """An eighth of SDXL's 4096 tokens, and of the default setting; below, heads go in turns, and 32 pictures' keys."""
     from storyreel.core.attention.sharing import SharingRules
 
-    short, long = (extra_bytes(measures, images, limit, SharingRules()) for images in (8, 40))
+    short, long = (extra_bytes(measures, images, limit, SharingRules()) for images in (8, 32))
     assert short <= limit
     assert long <= 1.1 * short
 

@@ -162,13 +162,12 @@ def test_a_workflow_says_whether_it_wants_a_checkpoint(tmp_path, workflow, check
 @pytest.mark.parametrize(
     ("arguments", "story", "sentence"),
     [
-        (
-            ["--checkpoint", "nowhere.safetensors"],
-            STORY,
-            "error: the host has no checkpoint nowhere.safetensors; it has ",
-        ),
         (["--checkpoint", "./no/where.safetensors"], STORY, "error: there is no checkpoint "),
-        (["--checkpoint", "no/where.safetensors"], STORY, "error: the host has no checkpoint no/where.safetensors; it"),
+        (
+            ["--checkpoint", "no/where.safetensors"],
+            STORY,
+            "error: the host has no checkpoint no/where.safetensors; it has ",
+        ),
         ([], "[Bob] a man\n[Bob] at home", "error: story.txt has no line of three dashes"),
         ([], STORY.replace("and [Eve]", "and [Eev]"), "did you mean [Eve]?"),
     ],
