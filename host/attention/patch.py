@@ -30,8 +30,7 @@ def apply_consistent_attention(
     UNet nor a transformer of `families`, and for a setting that it does not have.
     """
     config = PatchConfig(settings, patch_range, cast, mask, messages.current_node())
-    family = family_of(model)
-    seam = UNetSeam(model, config) if family is None else TransformerSeam(family, model, config)
+    seam = _seam(model, config)
     patched = model.clone()
     _remove(patched)
     if idle := _describe_idle(settings, patch_range, mask):
@@ -61,6 +60,14 @@ def apply_consistent_attention(
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, around_sampling)
     patched.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, around_preparation)
     return patched
+
+
+def _seam(model: ModelPatcher, config: PatchConfig) -> UNetSeam | TransformerSeam:
+    family = family_of(model)
+    if family is None:
+        return UNetSeam(model, config)
+    latent_pixels = model.get_model_object("latent_format").spacial_downscale_ratio
+    return TransformerSeam(family, model.get_model_object("diffusion_model"), latent_pixels, config)
 
 
 def _remove(model: ModelPatcher) -> None:

@@ -33,8 +33,8 @@ REMOVES_A_KEY = -1e4  # the additive mask, or less
 class TransformerSeam:
     """A transformer that shares tokens: its row in the table, the chosen blocks, and its positions."""
 
-    def __init__(self, family: Family, model: ModelPatcher, config: PatchConfig):
-        network: Any = model.get_model_object("diffusion_model")
+    def __init__(self, family: Family, network: Any, latent_pixels: int, config: PatchConfig):
+        """latent_pixels: how many pixels of an image a latent pixel is wide."""
         self.family, self.network, self.config = family, network, config
         choice = config.patch_range.blocks
         self.chosen = choose_blocks(
@@ -43,7 +43,7 @@ class TransformerSeam:
         self.numbers = block_numbers(family, network)
         self.calls = None if family.calls is None else family.calls(network)
         self.patch = family.patch(network)
-        self.pixels = self.patch * model.get_model_object("latent_format").spacial_downscale_ratio
+        self.pixels = self.patch * latent_pixels
         self.rope = family.rope(network)
         position = config.patch_range.positions
         if position != "same" and self.rope is None:
@@ -107,23 +107,25 @@ class Call:
     def options(self) -> dict:
         return self.kwargs["transformer_options"]
 
-    def attend_queries(self, *spans: slice) -> Tensor:
-        """What the queries of these parts of the sequence read without this node. [B, queries, heads, d]"""
-        q, k, v = self.arrived
-        axis = 2 if self.skip_reshape else 1
-        parts = [q[(slice(None),) * axis + (span,)] for span in spans]
-        q = parts[0] if len(parts) == 1 else torch.cat(parts, axis)
-        heads = self.q.shape[2]
-        out = self.kernel(q, k, v, heads, mask=self.mask, skip_reshape=self.skip_reshape, **self.kwargs)
-        return out.unflatten(-1, (heads, -1))
-
-    def attend_of(self, chunk: int, cond: int) -> Callable:
-        """The kernel for rows of one cond, as `extended_attention` calls it."""
+    def kwargs_of(self, chunk: int, cond: int) -> dict:
+        """The host's arguments for rows of one cond."""
         options = {**self.options, "cond_or_uncond": [cond]}
         if "uuids" in options:
             options["uuids"] = options["uuids"][chunk : chunk + 1]
-        kwargs = {**self.kwargs, "transformer_options": options}
-        return lambda q, k, v, heads, bias: self.kernel(q, k, v, heads, mask=bias, **kwargs)
+        return {**self.kwargs, "transformer_options": options}
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None, **kwargs) -> Tensor:
+        """The kernel as `extended_attention` calls it."""
+        return self.kernel(q, k, v, heads, mask=bias, **kwargs)
+
+    def attend_plain(self, rows: slice, span: slice, **kwargs) -> Tensor:
+        """What the queries of this part of some rows read without this node. [rows, queries, heads, d]"""
+        q, k, v = (tensor[rows] for tensor in self.arrived)
+        q = q[:, :, span] if self.skip_reshape else q[:, span]
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows]
+        heads = self.q.shape[2]
+        out = self.kernel(q, k, v, heads, mask=mask, skip_reshape=self.skip_reshape, **kwargs)
+        return out.unflatten(-1, (heads, -1))
 
 
 class TransformerAttention:
@@ -261,31 +263,35 @@ class TransformerAttention:
     def extend(self, call: Call, shared: SharedTokens, own: list[Tensor] | None) -> Tensor:
         """Attention of the whole sequence. [B, tokens, heads, d]"""
         config, images = self.seam.config, self.images(call)
+        mask = self.state.token_mask(config, batch_indices(call.options, images), self.grid, call.q.device)
         out = torch.empty(call.q.shape, dtype=call.q.dtype, device=call.q.device)
         for chunk, cond in enumerate(call.options["cond_or_uncond"]):
-            rows = slice(chunk * images, (chunk + 1) * images)
+            kwargs, rows = call.kwargs_of(chunk, cond), slice(chunk * images, (chunk + 1) * images)
             applies = config.patch_range.apply_to in ("both", "uncond" if cond == 1 else "cond")
             tokens = shared if applies else SharedTokens.none(images)
-            attend = call.attend_of(chunk, cond)
-            self.extend_images(call, rows, tokens, None if own is None else own[rows], attend, out[rows, call.image])
-        mask = self.state.token_mask(config, batch_indices(call.options, images), self.grid, out.device)
-        if mask is not None:
-            mask = mask.repeat(len(out) // images, 1)[..., None, None]
-            out[:, call.image] = torch.where(mask, out[:, call.image], call.attend_queries(call.image))
-        others = [
-            span for span in (slice(0, call.first), slice(call.image.stop, out.shape[1])) if span.start < span.stop
-        ]
-        if others:
-            lengths = [span.stop - span.start for span in others]
-            for span, part in zip(others, call.attend_queries(*others).split(lengths, 1), strict=True):
-                out[:, span] = part
+            image = out[rows, call.image]
+            self.extend_images(call, rows, tokens, None if own is None else own[rows], kwargs, image)
+            if mask is not None:
+                torch.where(mask[..., None, None], image, call.attend_plain(rows, call.image, **kwargs), out=image)
+            for span in (slice(0, call.first), slice(call.image.stop, out.shape[1])):
+                self.attend_others(call, rows, span, kwargs, out)
         return out
 
-    def extend_images(self, call: Call, rows: slice, shared: SharedTokens, own, attend: Callable, out: Tensor) -> None:
+    def attend_others(self, call: Call, rows: slice, span: slice, kwargs: dict, out: Tensor) -> None:
+        """Attention of text and reference tokens, as many rows at a time as the limit allows, written into `out`."""
+        row_bytes = out[0, span].numel() * out.element_size()
+        if not row_bytes:
+            return
+        at_once = max(1, self.seam.config.patch_range.extra_bytes // (2 * row_bytes))
+        for first in range(rows.start, rows.stop, at_once):
+            part = slice(first, min(first + at_once, rows.stop))
+            out[part, span] = call.attend_plain(part, span, **kwargs)
+
+    def extend_images(self, call: Call, rows: slice, shared: SharedTokens, own, kwargs: dict, out: Tensor) -> None:
         """Attention of the images of one cond, written into `out` [images, tokens, heads, d]."""
         settings, limit = self.seam.config.settings, self.seam.config.patch_range.extra_bytes
         q, k, v = call.q[rows, call.image], call.k[rows], call.v[rows]
-        options = dict(own=own, strength=settings.strength, attend=attend)
+        options = dict(own=own, strength=settings.strength, attend=partial(call.attend, **kwargs))
         if self.move is None:
             samples = shared.behind(call.first).samples
             extended_attention(q, k, v, shared.groups, samples, limit=limit, out=out, **options)

@@ -87,6 +87,22 @@ def test_the_benchmark_prints_one_object_a_line():
 
 
 @pytest.mark.programs
+@pytest.mark.parametrize("family, positions", [("sd3", "same"), ("anima", "beside")])
+def test_a_transformer_layer_stays_under_the_setting(family, positions):
+    """At the family's published width, with fewer tokens; texts are as long as theirs."""
+    case = ["--family", family, "--side", "12", "--batch", "3", "--positions", positions, "--memory-mb", "2"]
+    command = [sys.executable, str(TOOLS / "bench.py"), "attention", "--json", *case]
+    done = subprocess.run([*command, "--rounds", "1"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert 1 < row["operations_ratio"] < 1.1
+    assert row["ours_seconds"] > 0 and (positions != "same" or row["dense_mask_seconds"] > 0)
+    extra = row["ours_peak_bytes"] - row["plain_peak_bytes"]
+    own_texts = row["text"] * row["channels"] * 4  # a row of texts at least is attended to at once
+    assert extra <= max(2.2 * MB, 2.2 * own_texts)
+
+
+@pytest.mark.programs
 def test_dynamicrafters_benchmark_compares_two_forms_of_one_network():
     command = [sys.executable, str(TOOLS / "bench.py"), "dynamicrafter", "--json", "--rounds", "1", "--device", "cpu"]
     small = ["--channels", "64", "--latent", "16", "16", "--frames", "2"]

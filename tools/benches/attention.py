@@ -2,8 +2,10 @@
 
 import argparse
 import json
+from functools import partial
 
 from .measures import peak_bytes, seconds
+from .transformer_attention import FAMILIES, TransformerLayer
 
 # SDXL at 1024 x 1024: tokens of a level -> (channels, heads).
 LEVELS = {1024: (1280, 20), 4096: (640, 10)}
@@ -98,7 +100,7 @@ class Attention:
         return out
 
 
-def measure(case: Attention, forms: list[str], rounds: int, device: str) -> dict:
+def measure(case: Attention | TransformerLayer, forms: list[str], rounds: int, device: str) -> dict:
     import torch
 
     runs = {form: getattr(case, form) for form in forms}
@@ -122,6 +124,7 @@ def measure(case: Attention, forms: list[str], rounds: int, device: str) -> dict
         "tokens": case.tokens,
         "channels": case.channels,
         "heads": case.heads,
+        "text": getattr(case, "text", 0),
         **{f"{form}_seconds": min(times[form]) if form in forms else None for form in FORMS},
         **{f"{form}_peak_bytes": peaks.get(form) for form in FORMS},
         "operations_ratio": case.operations_ratio(),
@@ -152,10 +155,21 @@ def run(options: argparse.Namespace) -> None:
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     forms = [form for form in FORMS if form == "plain" or form in options.forms]
-    for tokens in options.tokens:
+    memory = options.memory_mb << 20
+    if options.family:
+        import environment
+        import pack
+
+        pack.load_host(environment.find_host())
+        comparable = TransformerLayer.forms if options.positions == "same" else ("plain", "ours")
+        forms = [form for form in forms if form in comparable]
+        side = options.side or (24 if device == "cpu" else FAMILIES[options.family][-1])
+        build = partial(TransformerLayer, options.family, positions=options.positions)
+    sizes = [side] if options.family else options.tokens
+    for size in sizes:
         for batch in options.batch:
             with torch.no_grad():
-                case = Attention(batch, tokens, options.rate, options.memory_mb << 20, device)
+                case = (build if options.family else Attention)(batch, size, options.rate, memory, device)
                 row = measure(case, forms, options.rounds, device)
             print(json.dumps(row) if options.json else table(row), flush=True)
 
@@ -165,6 +179,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens", type=int, nargs="+", default=list(LEVELS), choices=LEVELS, help="tokens of an image"
     )
+    parser.add_argument("--family", choices=FAMILIES, help="a layer of this diffusion transformer instead")
+    parser.add_argument("--side", type=int, help="of its image in tokens; default: 64 as at 1024 pixels, on a CPU 24")
+    parser.add_argument("--positions", default="same", choices=["same", "beside", "dimmed"], help="of shared tokens")
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="what to compare with plain")
     parser.add_argument("--rate", type=float, default=0.5, help="sampling rate")
     parser.add_argument("--memory-mb", type=int, default=64, help="the node's memory_mb")
