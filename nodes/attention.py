@@ -119,11 +119,14 @@ class StoryReelConsistentAttention(StoryReelNode):
             display_name="Consistent Self-Attention (StoryReel)",
             category="StoryReel",
             description="Shares tokens between the images of a batch during sampling, so that characters look the same "
-            "in all of them. For SD1.5, SD2.x and SDXL; needs no training and no extra weights.",
+            "in all of them. For SD1.5 to SD3.5, Flux, Chroma, Qwen-Image, Z-Image, Krea 2, Anima and Wan; needs no "
+            "training and no extra weights.",
             search_aliases=["StoryDiffusion", "consistent characters", "story", "CSA"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A UNet of SD1.5, SD2.x or SDXL, with or without LoRA and other patches."
+                    "model",
+                    tooltip="A UNet (SD1.5, SD2.x, SDXL) or a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, "
+                    "SD3, Krea 2, Anima, Cosmos-Predict2, Wan), with or without LoRA and other patches.",
                 ),
                 io.DynamicCombo.Input(
                     "preset",

@@ -87,15 +87,19 @@ def describe_idle(settings: Settings, percents: Percents) -> str | None:
     return "layer_prob_early or layer_prob_late is 0, so no step shares tokens; raise them."
 
 
-def describe_steps(settings: Settings, percents: Percents, phases: Phases, sigmas: Sequence[float]) -> str | None:
+def describe_steps(
+    settings: Settings, percents: Percents, phases: Phases, sigmas: Sequence[float], every: bool = False
+) -> str | None:
     """Why no step of a run shares tokens, or fewer than half as many as the percents suggest.
 
+    every: also why a single step does not; for runs of few steps, in which a percent is coarse.
     None if enough steps share, and if `describe_idle` explains why none does.
     """
     steps = [phases.at(sigma) for sigma in sigmas[:-1]]
     sharing = sum(shares(settings, phase) for phase in steps)
-    least = shared_fraction(settings, percents) * len(steps) / 2
-    if not steps or least == 0 or (sharing and sharing >= least):
+    fraction = shared_fraction(settings, percents)
+    least = len(steps) if every else fraction * len(steps) / 2
+    if not steps or fraction == 0 or (sharing and sharing >= least):
         return None
     reasons = []
     if count := 0 if shares(settings, Phase.BEFORE) else steps.count(Phase.BEFORE):

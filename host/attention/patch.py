@@ -17,6 +17,8 @@ from .sampling_state import KEY, NODE, PatchConfig, PatchRange, SamplingState
 from .transformer import TransformerSeam
 from .unet import SharedAttention, UNetSeam
 
+FEW_STEPS = 9  # distilled transformers run 4 to 9
+
 
 def apply_consistent_attention(
     model: ModelPatcher, settings: Settings, patch_range: PatchRange, cast: Cast | None, mask: Tensor | None = None
@@ -45,7 +47,8 @@ def apply_consistent_attention(
         seam.check(guider.model_options)
         sampling = guider.model_patcher.get_model_object("model_sampling")
         state = SamplingState.begin(config, sampling, sigmas, tuple(noise.shape[-2:]), frames)
-        message = _describe_run(config, state, sigmas, len(noise)) if idle is None else None
+        few = isinstance(seam, TransformerSeam) and len(sigmas) <= FEW_STEPS + 1
+        message = _describe_run(config, state, sigmas, len(noise), few) if idle is None else None
         if message:
             state.warn_once(message)
         guider.model_options["transformer_options"][KEY] = state
@@ -105,8 +108,8 @@ def _describe_idle(settings: Settings, patch_range: PatchRange, mask: Tensor | N
     return None
 
 
-def _describe_run(config: PatchConfig, state: SamplingState, sigmas: Tensor, images: int) -> str | None:
-    """Why a run will share no tokens, or too few; None if it will."""
+def _describe_run(config: PatchConfig, state: SamplingState, sigmas: Tensor, images: int, few: bool) -> str | None:
+    """Why a run will share no tokens, or too few; None if it will. few: whether its steps are."""
     if images == 1:
         return "the LATENT has 1 image, so no tokens are shared; use a batch of at least 2 images."
     frames = state.frames_at(tuple(range(images)))
@@ -115,7 +118,7 @@ def _describe_run(config: PatchConfig, state: SamplingState, sigmas: Tensor, ima
             "no frames share tokens, so this node has no effect: no character is in two frames, or tile_size and "
             "anchors separate all frames."
         )
-    return describe_steps(config.settings, config.patch_range.percents, state.phases, sigmas.tolist())
+    return describe_steps(config.settings, config.patch_range.percents, state.phases, sigmas.tolist(), few)
 
 
 def _with_extra_memory(model: ModelPatcher, noise_shape, extra_bytes: int) -> list[int]:

@@ -203,6 +203,25 @@ def test_a_second_application_replaces_the_first(shared, models):
     assert torch.equal(undone, transformers.sample(model, *conds(2), latents))
 
 
+# Few steps
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"start_percent": 0.02}, "3 of 4 steps share tokens: 1 is before start_percent 0.02"),
+        ({"end_percent": 0.6}, "3 of 4 steps share tokens: 1 is after end_percent 0.6"),
+        ({}, None),
+    ],
+)
+def test_few_steps_are_counted(shared, models, caplog, options, message):
+    """In 4 steps a percent is coarse, so the node says how many share."""
+    latents, model = transformers.latent("flux", 2), models("flux")
+    with caplog.at_level(logging.WARNING):
+        transformers.sample(shared(model, **options), *conds(2), latents, steps=4)
+    assert [message in shown for shown in messages(caplog)] == ([True] if message else [])
+
+
 # Blocks and positions
 
 
