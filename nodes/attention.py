@@ -125,8 +125,8 @@ class StoryReelConsistentAttention(StoryReelNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A UNet (SD1.5, SD2.x, SDXL) or a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, "
-                    "SD3, Krea 2, Anima, Cosmos-Predict2, Wan), with or without LoRA and other patches.",
+                    tooltip="A UNet (SD1.5, SD2.x, SDXL) or a transformer (Flux, Chroma, Qwen-Image, Z-Image, "
+                    "Lumina 2, SD3, Krea 2, Anima, Cosmos-Predict2, Wan), with or without LoRA and other patches.",
                 ),
                 io.DynamicCombo.Input(
                     "preset",
