@@ -21,8 +21,11 @@ PLAYERS = ("SaveVideo", "SaveImage", "PreviewImage", "LoadImage", "LoadVideo")
 GROUP_MARGIN, GROUP_TITLE = 15, 75  # of a group around its nodes; above them is room for both titles
 
 
-def growth(kind: str) -> int:
-    """Height that a run adds to a node: a preview; on our nodes a message; and progress text with previews."""
+def growth(kind: str, width: float) -> float:
+    """Height that a run adds to a node: a preview; a video, which is as wide as the node and at most as tall as wide;
+    on our nodes a message; and progress text with previews."""
+    if kind == "SaveVideo":
+        return max(PREVIEW, width)
     if kind in SAMPLERS or kind in PLAYERS:
         return PREVIEW
     if kind in MAKERS:
@@ -48,7 +51,7 @@ def grown(node: dict, declared: dict) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) of a node at its largest, after a run, and the gap on its right."""
     (x, y), (width, height) = node["pos"], node["size"]
     free = height - PREVIEW if node["type"] in PLAYERS else height
-    least = max(content(node, declared) - HEADER, free) + growth(node["type"])
+    least = max(content(node, declared) - HEADER, free) + growth(node["type"], width)
     return x, y - HEADER, x + width + GAP, y + max(height, least)
 
 
