@@ -31,7 +31,7 @@ PANELS = (  # what is drawn together: (its axis, {series: its label})
 NOT_DRAWN = {"faces"}  # series that are in the file alone
 IN_WORDS = {"frames", "width", "height", "change", "drift", "slice", "cuts", "motion", "likeness", "faces", "fidelity"}
 IN_WORDS |= {"sets", "borders", "not_computed", "series"}  # what `in_words` has sentences for, or leaves out
-COLOUR_OF = {"red": "tab:red", "green": "tab:green", "blue": "tab:blue"}
+COLOR_OF = {"red": "tab:red", "green": "tab:green", "blue": "tab:blue"}
 
 
 def collect(size: tuple[int, int, int], metrics: Sequence[Metric], not_computed: Mapping[str, str]) -> dict:
@@ -141,7 +141,7 @@ def draw(found: dict, slice: Slice) -> Tensor:
     for axes, (axis, names) in zip(rows[:-1], panels, strict=True):
         for name, label in names.items():
             values = [float("nan") if value is None else value for value in series[name]]
-            axes.plot(values, label=label, color=COLOUR_OF.get(name), linewidth=1, marker=".", markersize=2)
+            axes.plot(values, label=label, color=COLOR_OF.get(name), linewidth=1, marker=".", markersize=2)
         axes.set_ylabel(axis, fontsize=8)
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axes.grid(alpha=0.3)

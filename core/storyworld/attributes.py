@@ -107,15 +107,15 @@ class Clip(Picture):
 def attributes(picture: Picture) -> dict[str, str]:
     """Name and value of everything that a caption of this picture may name. Attributes in which several heroes differ
     are left out, except their actions, which are joined by commas from left to right. A clip has no single place and
-    facing. The names keep their British spelling: trained weights and committed measurements hold them as keys."""
+    facing."""
     look, figures = picture.look, picture.figures
     values = {
         "number": NUMBERS[len(figures)],
         "shape": look.shape,
-        "colour": look.color,
+        "color": look.color,
         "hat": look.hat,
-        "hat colour": look.hat_color,
-        "scarf colour": look.scarf_color,
+        "hat color": look.hat_color,
+        "scarf color": look.scarf_color,
         "action": ",".join(figure.action for figure in figures),
         "scene": picture.scene,
     }

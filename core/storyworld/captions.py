@@ -25,7 +25,7 @@ PLACES = {"left": "on the left", "middle": "in the middle", "right": "on the rig
 FACINGS = {"left": "looking left", "ahead": "looking ahead", "right": "looking right"}
 PANS = {"left": "panning left", "right": "panning right"}
 
-CHARACTER = ("size", "shape", "colour", "hat", "hat colour", "scarf colour")
+CHARACTER = ("size", "shape", "color", "hat", "hat color", "scarf color")
 TAG = "Hero"
 
 
@@ -52,13 +52,13 @@ def describe_character(picture: Picture, named: frozenset[str]) -> str:
     values = _named_values(picture, named)
     number = values["number"]
     several = number != "hero"
-    words = [values[name] for name in ("size", "shape", "colour") if name in values]
+    words = [values[name] for name in ("size", "shape", "color") if name in values]
     parts = []
-    if {"hat", "hat colour"} & values.keys():
-        hat = [values[name] for name in ("hat colour", "hat") if name in values]
+    if {"hat", "hat color"} & values.keys():
+        hat = [values[name] for name in ("hat color", "hat") if name in values]
         parts.append(" ".join([*hat, "hats"]) if several else _with_article([*hat, "hat"]))
-    if "scarf colour" in values:
-        scarf = values["scarf colour"]
+    if "scarf color" in values:
+        scarf = values["scarf color"]
         parts.append(f"{scarf} scarves" if several else _with_article([scarf, "scarf"]))
     noun = " ".join([*words, number]) if several else _with_article([*words, number])
     return " with ".join([noun, " and ".join(parts)]) if parts else noun
@@ -101,12 +101,12 @@ def read(prompt: str) -> dict[str, str]:
             found[name] = match[group]
 
     color, hat = _any(world.COLORS), _any(world.HATS)
-    look = rf"(?:(?P<size>{_any(world.SIZES)}) )?(?:(?P<shape>{_any(world.SHAPES)}) )?(?:(?P<colour>{color}) )?"
+    look = rf"(?:(?P<size>{_any(world.SIZES)}) )?(?:(?P<shape>{_any(world.SHAPES)}) )?(?:(?P<color>{color}) )?"
     if match := re.search(rf"\b{look}(?P<number>{_any(world.NUMBERS.values())})\b", words):
         found |= {name: value for name, value in match.groupdict().items() if value}
     keep("hat", rf"({hat}) hats?")
-    keep("hat colour", rf"({color}) (?:{hat} )?hats?")
-    keep("scarf colour", rf"({color}) (?:scarf|scarves)")
+    keep("hat color", rf"({color}) (?:{hat} )?hats?")
+    keep("scarf color", rf"({color}) (?:scarf|scarves)")
     action = _any(dict.fromkeys((*world.PICTURE_ACTIONS, *world.CLIP_ACTIONS)))
     if actions := re.findall(rf"\bone ({action})\b", words):
         found["action"] = ",".join(actions)

@@ -113,7 +113,7 @@ def test_jumps_by_brute_force():
 
 
 def wander(frames: torch.Tensor, channel: int, percent: float) -> torch.Tensor:
-    """A colour goes by that much of the full range in 10 frames, with the rounding of a file."""
+    """A color goes by that much of the full range in 10 frames, with the rounding of a file."""
     frames = frames.clone() * 0.6 + 0.2  # room above and below
     frames[..., channel] += torch.arange(len(frames))[:, None, None] * percent / 1000
     return (frames * 255).round() / 255
@@ -121,8 +121,8 @@ def wander(frames: torch.Tensor, channel: int, percent: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("channel", range(3))
 @pytest.mark.parametrize("percent", [1.0, -1.0])
-def test_a_colour_drift_is_recovered(photo, carphone, channel, percent):
-    """In a still as it is; in a clip whose colours change by themselves, on top of that."""
+def test_a_color_drift_is_recovered(photo, carphone, channel, percent):
+    """In a still as it is; in a clip whose colors change by themselves, on top of that."""
     still = seen(Drift(wander(photo, channel, 0)[0]), wander(photo, channel, percent)).results()
     others = [name for name in COLORS if name != COLORS[channel]]
     assert still[COLORS[channel]]["in_10_frames"] == pytest.approx(percent, rel=0.1)
@@ -226,8 +226,8 @@ def test_likeness_by_brute_force(carphone):
     frames = carphone[:19]
     project = torch.randn(144 * 176 * 3, 6, generator=torch.Generator().manual_seed(0))
 
-    def embed(pictures):
-        return (pictures - 0.5).flatten(1) @ project
+    def embed(images):
+        return (images - 0.5).flatten(1) @ project
 
     anchor, prompt = embed(carphone[40:41])[0], torch.randn(6, generator=torch.Generator().manual_seed(1))
     scores = [consistency(), likeness_to("anchor_likeness", anchor), likeness_to("prompt_likeness", prompt)]
@@ -274,8 +274,8 @@ def test_a_long_video_is_never_held(carphone):
             most = max(most, len(alive))
             yield frame
 
-    def embed(pictures):
-        return pictures.mean((1, 2))
+    def embed(images):
+        return images.mean((1, 2))
 
     same = (frame.clone() for frame in carphone[:60])
     first = carphone[0].clone()

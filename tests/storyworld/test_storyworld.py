@@ -217,7 +217,7 @@ class TestCaptions:
             describe_character(picture, everything) == "a small round orange hero with a red top hat and a green scarf"
         )
         assert describe_scene(picture, everything) == "waving on a beach, looking ahead, in the middle"
-        assert caption(picture, {"colour"}) == "an orange hero"
+        assert caption(picture, {"color"}) == "an orange hero"
         twins = replace(picture, figures=(picture.figures[0], replace(picture.figures[0], action="reading")))
         assert caption(twins, everything) == (
             "round orange twins with red top hats and green scarves one waving and one reading on a beach"
@@ -240,7 +240,7 @@ class TestCaptions:
             "size": "big",
             "number": "hero",
             "hat": "pointed",
-            "hat colour": "red",
+            "hat color": "red",
             "action": "walking right",
             "scene": "town",
         }

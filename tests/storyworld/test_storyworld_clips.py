@@ -105,8 +105,8 @@ def test_each_condition_is_dropped_in_a_share_of_the_clips(lab):
     assert abs(np.mean(without_image) - video.DROP_BOTH - video.DROP_IMAGE) < 0.02
     unseen = [one for one in inputs if one.mode == video.NO_IMAGE]
     assert all(one.text and one.image is not None for one in unseen)
-    of_colours = [attributes(clip)[name] for name in ("colour", "hat colour", "scarf colour")]
-    named, named_unseen = (np.mean([any(map(one.text.count, of_colours)) for one in some]) for some in (usual, unseen))
+    of_colors = [attributes(clip)[name] for name in ("color", "hat color", "scarf color")]
+    named, named_unseen = (np.mean([any(map(one.text.count, of_colors)) for one in some]) for some in (usual, unseen))
     assert named_unseen > 0.6 and 0.1 < named < video.NAME_CHARACTER
     loops = [one.order for one in inputs if one.mode == video.LOOP]
     assert all(len(order) == video.FRAMES and order == order[::-1] for order in loops)

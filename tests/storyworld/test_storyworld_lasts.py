@@ -30,7 +30,7 @@ def weights() -> str:
 def test_its_card_tells_of_the_very_file():
     card = STREAMING.with_suffix(".md").read_text(encoding="utf-8")
     assert hashlib.sha256(STREAMING.read_bytes()).hexdigest() in card
-    for word in ("base steps", "cam steps", "apm steps", "frames 24", "reached: colours", "license"):
+    for word in ("base steps", "cam steps", "apm steps", "frames 24", "reached: colors", "license"):
         assert word in card
     assert STREAMING.stat().st_size <= 16e6
 
@@ -44,14 +44,14 @@ def test_the_file_says_what_shapes_do_not(lab):
 def test_the_reader_can_be_believed(pipeline, lab):
     """Asserted before anything is measured with it, on long videos as the autoencoder gives them back."""
     drawn = measured(pipeline, lab, "drawn", 2, 4)
-    assert min(drawn["colours"], drawn["scene"]) >= 0.9 and drawn["cuts"] == 0 and drawn["jump"] < 3, drawn
+    assert min(drawn["colors"], drawn["scene"]) >= 0.9 and drawn["cuts"] == 0 and drawn["jump"] < 3, drawn
 
 
 def test_cam_keeps_the_place_and_apm_the_looks(pipeline, lab):
     """Three clips, a chunk each: without the two the hero is somewhere else, and another."""
     both, neither = (measured(pipeline, lab, name, 1, 3) for name in ("both", "neither"))
     assert both["hero_jump"] < neither["hero_jump"] / 2 and both["jump"] < neither["jump"], (both, neither)
-    assert both["colours"] > neither["colours"] and both["scene"] >= 0.9, (both, neither)
+    assert both["colors"] > neither["colors"] and both["scene"] >= 0.9, (both, neither)
 
 
 def test_documents_show_the_rows_that_were_measured(lab):

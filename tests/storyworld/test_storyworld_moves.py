@@ -37,7 +37,7 @@ def test_its_card_tells_of_the_very_file(lab):
 def test_the_reader_can_be_believed(pipeline, lab):
     """Asserted before anything is measured with it, on clips as the autoencoder gives them back."""
     drawn = pipeline.measure(lab.evaluate.video.DRAWN, 2, seed=50)
-    assert drawn["action"] >= 0.95 and drawn["path"] >= 0.95 and drawn["colours"] >= 0.95, drawn
+    assert drawn["action"] >= 0.95 and drawn["path"] >= 0.95 and drawn["colors"] >= 0.95, drawn
 
 
 def test_the_picture_is_kept(moved):

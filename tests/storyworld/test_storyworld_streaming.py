@@ -86,7 +86,7 @@ def test_a_setting_knows_its_frames_and_borders(lab):
     assert (by_name["both"].frames, by_name["both"].borders) == (48, [16, 24, 32, 40])
     short = streaming.chunks(streaming.BASELINE, 2, 1)
     assert (short.name, short.frames, short.borders) == ("dynamicrafter-chunks-2", 46, [16, 31])
-    assert (by_name["both-chunks-20-colour-1"].chunks, by_name["both-chunks-20-colour-1"].color) == (20, 1.0)
+    assert (by_name["both-chunks-20-color-1"].chunks, by_name["both-chunks-20-color-1"].color) == (20, 1.0)
     assert (by_name["both-blend-shared"].mode, by_name["both-blend-shared"].blend) == ("both", "shared")
 
 

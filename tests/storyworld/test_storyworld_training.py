@@ -222,9 +222,9 @@ def test_the_streaming_model_is_measured(trained, measured):
     assert [row["frames"] for row in rows] == [24, 31] and rows[0]["weights"]
     assert (trained / "videos.png").stat().st_size > 1000
     for row in rows:
-        for name in ("jump", "cuts", "flow_deviation", "flow_jump", "colours", "scene", "drift"):
+        for name in ("jump", "cuts", "flow_deviation", "flow_jump", "colors", "scene", "drift"):
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
-        for name in ("colours", "scene", "drift"):
+        for name in ("colors", "scene", "drift"):
             assert len(row[f"{name}_by_chunk"]) == 2
             assert all(low <= mean <= high for mean, low, high in row[f"{name}_by_chunk"])
 
@@ -238,7 +238,7 @@ def test_the_video_model_is_measured(trained):
     drawn, loop = rows_in(done.stdout)
     assert drawn["setting"] == "drawn-wide" and loop["setting"] == "loop" and drawn["weights"]
     assert (trained / "clips.png").stat().st_size > 1000
-    for row, names in ((drawn, ("action", "path", "first", "colours", "still")), (loop, ("seam", "away", "first"))):
+    for row, names in ((drawn, ("action", "path", "first", "colors", "still")), (loop, ("seam", "away", "first"))):
         for name in names:
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
 

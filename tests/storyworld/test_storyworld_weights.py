@@ -16,7 +16,7 @@ pytestmark = pytest.mark.programs  # some are; all need the same models
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "models" / "storyworld"
 PARTS = ("autoencoder", "clip", "unet")
-LOOKS = ("shape", "colour", "hat", "hat colour", "scarf colour")
+LOOKS = ("shape", "color", "hat", "hat color", "scarf color")
 STORIES = 8
 
 
@@ -131,7 +131,7 @@ def test_consistent_self_attention_unifies_what_captions_leave_open(pipeline, la
     settings = lab.evaluate.pictures.PLAIN, lab.evaluate.pictures.ALL
     rows = [pipeline.measure(replace(setting, frames=4), STORIES, seed=5) for setting in settings]
     plain, shared = rows
-    assert shared["colours"] > plain["colours"] + 0.3, rows
+    assert shared["colors"] > plain["colors"] + 0.3, rows
     assert abs(shared["named"] - plain["named"]) < 0.1, rows
 
 
@@ -143,7 +143,7 @@ def test_strength_0_is_the_plain_model(pipeline, lab):
 
 
 def test_the_workflow_unifies_too(pipeline, lab, server):
-    """The same through a real server: the example's hero keeps the colours that its story does not name."""
+    """The same through a real server: the example's hero keeps the colors that its story does not name."""
     import io
 
     import numpy as np
@@ -161,7 +161,7 @@ def test_the_workflow_unifies_too(pipeline, lab, server):
         (node,) = (id for id, node in graph.items() if node["inputs"].get("filename_prefix") == "story/picture")
         images = [Image.open(io.BytesIO(client.view(image))) for image in result.outputs[node]["images"]]
         words = pipeline.classifier.answer(np.stack([np.asarray(image) for image in images]))
-        agreement.append(len(set(words["scarf colour"])))
+        agreement.append(len(set(words["scarf color"])))
     assert agreement[0] < agreement[1]
 
 

@@ -33,7 +33,7 @@ FLOW_SIDE = 128  # pixels of the square on which flow is measured: nothing is ma
 
 
 def heroes_in(frame: np.ndarray) -> np.ndarray:
-    """bool [128, 128]: what has a hero's colour in a frame [128, 128, 3] of 0 to 255."""
+    """bool [128, 128]: what has a hero's color in a frame [128, 128, 3] of 0 to 255."""
     return (np.linalg.norm(frame[:, :, None] - PALETTE, axis=-1) < NEAR).any(-1)
 
 

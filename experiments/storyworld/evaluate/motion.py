@@ -2,7 +2,7 @@
 
 Decoders are the picture model with motion modules, which reads the tokens through IP-Adapter or after the text, and the
 video model, a DynamiCrafter, which has tokens of its own and gets both ends. The caption names a hero's looks and its
-scene, and not what it does: that is in the tokens alone. The hero's place and pose are found by its colours, which
+scene, and not what it does: that is in the tokens alone. The hero's place and pose are found by its colors, which
 nothing else in the world has.
 """
 

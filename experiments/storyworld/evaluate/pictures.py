@@ -28,14 +28,14 @@ from ..report.plots import Panel, plot, sheet
 from ..report.rows import Rows, markdown, share
 from ..train.classifier import NOBODY
 from .frames import Backgrounds
-from .pipeline import COLOURS, SHAPES, Pipeline, Setting, Show, rounded, sample_named
+from .pipeline import HERO_COLORS, SHAPES, Pipeline, Setting, Show, rounded, sample_named
 
 GUIDANCE, SAMPLER, SCHEDULER = 3.0, "euler", "normal"
 MARGIN = 8  # pixels around a hero's box
 STORIES, FRAMES = 64, 4
 STORIES_OF_OTHERS = 32  # of a UNet that does not ship
 LONGER = {8: 24, 16: 12, 40: 6}  # frames: stories
-COLUMNS = ("colours", "shapes", "named", "scene", "action")
+COLUMNS = ("colors", "shapes", "named", "scene", "action")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def make_task(seed: int, index: int, frames: int, placed: bool = False) -> Task:
     """Story number `index`. Each of the hero's attributes is named in one story out of three."""
     rng = Random(f"measure/{seed}/{index}")
     pictures = world.sample_story(seed, index, frames)
-    named = frozenset({"action", "scene", *sample_named(rng, *COLOURS, *SHAPES), *(["place"] if placed else [])})
+    named = frozenset({"action", "scene", *sample_named(rng, *HERO_COLORS, *SHAPES), *(["place"] if placed else [])})
     characters, scenes = captions.script(pictures, named)
     story, _ = read_script(characters, scenes, NO_STYLE, "", {NO_STYLE: Style(NO_STYLE, PLACE)})
     return Task(pictures, named, story, rng.randrange(2**32))
@@ -269,20 +269,20 @@ def shares(task: Task, answers: dict[str, list[str]]) -> dict[str, float]:
         )
 
     return {
-        "colours": agreement(COLOURS),
+        "colors": agreement(HERO_COLORS),
         "shapes": agreement(SHAPES),
-        "named": right([name for name in (*COLOURS, *SHAPES) if name in task.named]),
+        "named": right([name for name in (*HERO_COLORS, *SHAPES) if name in task.named]),
         "scene": mean([answers["scene"][frame] == truth[frame]["scene"] for frame in frames]),
         "action": right(["action"]),
     }
 
 
 def diversity(stories: Sequence[tuple[Task, dict[str, list[str]]]]) -> float:
-    """Share of pairs of stories whose first pictures differ in a colour that neither names."""
+    """Share of pairs of stories whose first pictures differ in a color that neither names."""
     differ = [
         first[name][0] != second[name][0]
         for (task, first), (other, second) in combinations(stories, 2)
-        for name in COLOURS
+        for name in HERO_COLORS
         if name not in task.named | other.named
     ]
     return float(np.mean(differ)) if differ else float("nan")
@@ -308,19 +308,19 @@ def models_table(rows: Rows) -> list[str]:
 
 
 def panels(rows: dict) -> list[Panel]:
-    """Agreement on unnamed colours and named attributes, by setting; agreement by a story's length."""
+    """Agreement on unnamed colors and named attributes, by setting; agreement by a story's length."""
 
     def values(settings: Sequence[Setting], name: str) -> list[tuple[float, float, float]]:
         found = [rows[setting.key] for setting in settings]
         return [(row[name], row[f"{name}_low"], row[f"{name}_high"]) for row in found]
 
     shown = [setting for setting in Pictures.settings if setting.frames == FRAMES and setting.key in rows]
-    labels = {"colours": "unnamed colours agree", "named": "named looks right"}
+    labels = {"colors": "unnamed colors agree", "named": "named looks right"}
     by_setting = {label: (range(len(shown)), values(shown, name)) for name, label in labels.items()}
     lengths = {}
     for setting in LENGTHS:
         some = [one for one in BY_LENGTH if one.name == setting.name and one.key in rows]
-        lengths[setting.name] = [one.frames for one in some], values(some, "colours")
+        lengths[setting.name] = [one.frames for one in some], values(some, "colors")
     ticks = [FRAMES, *LONGER]
     axes = dict(xscale="log", xticks=ticks, xticklabels=[str(tick) for tick in ticks], ylim=(0, 1))
     return [
@@ -330,5 +330,5 @@ def panels(rows: dict) -> list[Panel]:
             dict(xlim=(0, 1), xlabel="share, 95 % interval (dotted: chance)"),
             1 / 6,
         ),
-        Panel(lengths, axes=axes | dict(xlabel="pictures of a story", ylabel=labels["colours"])),
+        Panel(lengths, axes=axes | dict(xlabel="pictures of a story", ylabel=labels["colors"])),
     ]

@@ -26,7 +26,7 @@ from ..train.classifier import Classifier, VideoClassifier
 
 RESAMPLES = 2000
 FRAMES = 16  # of a clip
-COLOURS = ("colour", "hat colour", "scarf colour")
+HERO_COLORS = ("color", "hat color", "scarf color")
 SHAPES = ("shape", "hat")
 
 # show(caption, frames uint8 [T, H, W, 3]): gets every example, for a contact sheet

@@ -25,7 +25,7 @@ from ..report.rows import Rows, markdown, table
 from ..train.classifier import NOBODY
 from ..train.clips import LENGTH, MEMORY
 from .frames import per_frame_results
-from .pipeline import COLOURS, SHAPES, ClipTask, Pipeline, Setting, Show, as_bytes, as_input, sample_named
+from .pipeline import HERO_COLORS, SHAPES, ClipTask, Pipeline, Setting, Show, as_bytes, as_input, sample_named
 
 SPACING, ETA, GUIDANCE = "leading", 1.0, 3.0
 LAST_FRAME_STEPS, LAST_FRAME_SPACING, RESCALE = 16, "uniform_trailing", 0.7  # of DynamiCrafter
@@ -72,19 +72,19 @@ BLENDS = tuple(replace(BOTH, name=f"both-blend-{blend}", blend=blend) for blend 
 LONGEST = chunks(BOTH, 20, 2)
 LONGER = (LONGEST, chunks(NO_APM, 8, 3), chunks(BASELINE, 8, 3))
 CHUNKED = (*(setting for setting in PARTS if setting.mode != DRAWN), *LONGER)
-COLORED = (LONGEST, replace(LONGEST, name=f"{LONGEST.name}-colour-1", color=1.0))
+COLORED = (LONGEST, replace(LONGEST, name=f"{LONGEST.name}-color-1", color=1.0))
 SHOWN = (0, 1, 2, 4, 8, 14, LONGEST.chunks)  # chunks of the table by chunk
-COLUMNS = ("hero_jump", "hero_step", "jump", "cuts", "colours", "shapes", "scene", "drift")
-OF_BLENDS = ("flow_deviation", "flow_jump", "jump", "colours", "drift")
-OF_COLORED = ("colours", "scene", "drift", "last_drift", "cuts")
-BY_CHUNK = {"colours": "hero's colours right", "scene": "scene right", "drift": "drift of colours, % of full range"}
+COLUMNS = ("hero_jump", "hero_step", "jump", "cuts", "colors", "shapes", "scene", "drift")
+OF_BLENDS = ("flow_deviation", "flow_jump", "jump", "colors", "drift")
+OF_COLORED = ("colors", "scene", "drift", "last_drift", "cuts")
+BY_CHUNK = {"colors": "hero's colors right", "scene": "scene right", "drift": "drift of colors, % of full range"}
 
 
 def make_task(seed: int, index: int) -> ClipTask:
     """Number `index`: a gentle action or a slow pan. Each of the hero's attributes is named in one of three."""
     rng = Random(f"streaming measure/{seed}/{index}")
     clip = replace(world.sample_clip(20_000 + seed, index, wide=0.0), tempo=1.0)
-    named = {"action", "scene", "pan", *sample_named(rng, *COLOURS, *SHAPES)}
+    named = {"action", "scene", "pan", *sample_named(rng, *HERO_COLORS, *SHAPES)}
     return ClipTask(clip, captions.caption(clip, named), rng.randrange(2**32))
 
 
@@ -198,7 +198,7 @@ class Streaming(Pipeline):
         return guider.sample(noise, latent, sampler, last, disable_pbar=True, seed=task.seed)
 
     def evaluate(self, setting: LongSetting, seed: int, index: int, show: Show | None) -> dict[str, float | list]:
-        """colours, shapes, scene: share that is right, which is the anchor's; drift: mean over red, green and blue, in
+        """colors, shapes, scene: share that is right, which is the anchor's; drift: mean over red, green and blue, in
         percent; all at the ends of the added chunks, and by chunk, the first included. The rest: see `long_video`."""
         task = make_task(seed, index)
         video = self.make(setting, task)
@@ -214,7 +214,7 @@ class Streaming(Pipeline):
 
         results, drift = per_frame_results(video, setting.borders)
         by_chunk = {
-            "colours": present * right(*COLOURS),
+            "colors": present * right(*HERO_COLORS),
             "shapes": present * right(*SHAPES),
             "scene": right("scene"),
             "drift": np.array([np.nanmean(drift[end - MEMORY + 1 : end + 1]) for end in ends]),
@@ -249,7 +249,7 @@ def chunks_table(rows: dict) -> list[str]:
     """What is right at the end of some chunks, of which number 0 was drawn."""
     lines = []
     for setting in CHUNKED:
-        for name in ("colours", "scene") if setting.key in rows else ():
+        for name in ("colors", "scene") if setting.key in rows else ():
             values = rows[setting.key][f"{name}_by_chunk"]
             means = [f"{values[number][0]:.2f}" if number < len(values) else "-" for number in SHOWN]
             lines.append([setting.name, name, *means])

@@ -21,7 +21,7 @@ from ..report.plots import moving_sheet
 from ..report.rows import Rows, share, table
 from ..train.classifier import CLIP_ANSWERS, truth
 from ..train.clips import FPS
-from .pipeline import COLOURS, FRAMES, SHAPES, ClipTask, Pipeline, Setting, Show, as_input, psnr, sample_named
+from .pipeline import FRAMES, HERO_COLORS, SHAPES, ClipTask, Pipeline, Setting, Show, as_input, psnr, sample_named
 
 SPACING, RESCALE, ETA = "uniform_trailing", 0.7, 1.0  # eta as published
 NEAR_HERO = 12  # pixels around it are not background: its shadow is there
@@ -52,7 +52,7 @@ MAIN = (
     PLAIN,
     ClipSetting(name="animate-no-text", count=2, text=False),
     ClipSetting(name="animate-no-image", count=2, image=False),
-    ClipSetting(name="animate-no-beside", count=2, concat=False),
+    ClipSetting(name="animate-no-concat", count=2, concat=False),
     ClipSetting(name="drawn-wide", count=4, drawn=True, actions=WIDE),
     ClipSetting(name="animate-wide", count=3, actions=WIDE),
 )
@@ -66,17 +66,17 @@ ENDS = (
     ClipSetting(name="interpolate-no-text", count=8, mode=INTERPOLATE, text=False),
     ClipSetting(name="loop", count=8, mode=LOOP),
 )
-COLUMNS = ("action", "path", "first", "every", "colours", "still", "scene")
-OF_GUIDANCE = ("action", "first", "every", "colours", "still")
+COLUMNS = ("action", "path", "first", "every", "colors", "still", "scene")
+OF_GUIDANCE = ("action", "first", "every", "colors", "still")
 OF_ENDS = ("action", "first", "last", "middle", "blend", "middle_moving", "blend_moving", "seam", "away")
-TARGETS = {"action": 0.9, "first": 29.0, "colours": 0.9, "still": 0.9}  # of gentle clips
+TARGETS = {"action": 0.9, "first": 29.0, "colors": 0.9, "still": 0.9}  # of gentle clips
 
 
 def make_tasks(setting: ClipSetting, seed: int, index: int) -> list[ClipTask]:
     """One task for each action, all from one picture. In the other modes than animate a single action, by chance."""
     rng = Random(f"video measure/{seed}/{index}")
     start = replace(world.sample_clip(10_000 + seed, index, wide=0.0), tempo=1.0, pan="")
-    named = {"action", "scene", *sample_named(rng, *COLOURS, *SHAPES)}
+    named = {"action", "scene", *sample_named(rng, *HERO_COLORS, *SHAPES)}
     actions = setting.actions if setting.mode == ANIMATE else [rng.choice(setting.actions)]
     tasks = []
     for action in actions:
@@ -151,8 +151,8 @@ class Video(Pipeline):
         for number, (task, clip) in enumerate(zip(tasks, clips, strict=True)):
             right, look = truth(task.clip), attributes.attributes(task.clip)
             results = {name: answers[name][number] == right[name] for name in CLIP_ANSWERS if name != "pan"}
-            kept = all(last[name][number] == look[name] for name in COLOURS)
-            results |= {"first": psnr(clip[0], task.frames[0]), "every": psnr(clip, task.frames), "colours": kept}
+            kept = all(last[name][number] == look[name] for name in HERO_COLORS)
+            results |= {"first": psnr(clip[0], task.frames[0]), "every": psnr(clip, task.frames), "colors": kept}
             moved = np.abs(clip.astype(np.int16) - clip[:1]).mean(-1)[:, background_of(task)].mean(1)
             results |= {"still": moved.max() <= STILL, "scene": last["scene"][number] == look["scene"]}
             for name, result in (results | of_mode(setting.mode, task, clip)).items():

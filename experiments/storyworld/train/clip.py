@@ -61,7 +61,7 @@ def alter(rng: Random, picture: Picture, named: frozenset[str]) -> tuple[Picture
         return replace(picture, figures=(replace(figures[0], x=world.PLACES[value]),)), name
     if name in ("action", "size", "facing"):
         return replace(picture, figures=tuple(replace(figure, **{name: value}) for figure in figures)), name
-    return picture.with_look(**{name.replace(" ", "_").replace("colour", "color"): value}), name
+    return picture.with_look(**{name.replace(" ", "_"): value}), name
 
 
 def named_codes(picture: Picture, named: frozenset[str]) -> np.ndarray:

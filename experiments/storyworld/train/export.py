@@ -48,12 +48,17 @@ def add_results(path: Path, results: dict[str, float]) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The weights in float32 and the metadata, its JSON read."""
+    """The weights in float32 and the metadata, its JSON read. The included files spell attributes in British English;
+    here they are spelled as in the code."""
     with safe_open(path, "pt") as file:
         metadata = dict(file.metadata())
     for name in ("config", "recipe", "figures"):
-        metadata[name] = json.loads(metadata[name])
-    return {name: tensor.float() for name, tensor in load_file(path).items()}, metadata
+        metadata[name] = json.loads(_american(metadata[name]))
+    return {_american(name): tensor.float() for name, tensor in load_file(path).items()}, metadata
+
+
+def _american(text: str) -> str:
+    return text.replace("colour", "color")
 
 
 def filled(network: nn.Module, path: Path) -> nn.Module:

@@ -33,7 +33,7 @@ from .unet import Captions
 from .workspace import Workspace
 
 # Of a whole clip, by tokens.
-PHRASES = ({"size", "shape", "colour"}, {"hat", "hat colour"}, {"scarf colour"}, {"scene"})
+PHRASES = ({"size", "shape", "color"}, {"hat", "hat color"}, {"scarf color"}, {"scene"})
 FRAME_WORDS = TrainConfig(steps=1000, batch_size=64, learning_rate=2e-3, ema=0.98, warmup=50)
 ANCHOR_WORDS = TrainConfig(steps=1500, batch_size=256, learning_rate=5e-3, ema=0.99, warmup=50)
 SIGHT = TrainConfig(steps=400, batch_size=32, learning_rate=3e-3, ema=0.98, warmup=20)

@@ -43,13 +43,13 @@ def of_unet(folder: Path) -> dict[str, float]:
 def of_video(folder: Path) -> dict[str, float]:
     """3 pictures and every gentle caption."""
     row = Video(folder).measure(ANIMATE, 3, seed=0)
-    return {name: row[name] for name in ("action", "path", "first", "colours", "still")}
+    return {name: row[name] for name in ("action", "path", "first", "colors", "still")}
 
 
 def of_streaming(folder: Path) -> dict[str, float]:
     """4 clips and 2 chunks of each."""
     row = Streaming(folder).measure(chunks(BOTH, 2, 4), 4, seed=0)
-    return {name: row[name] for name in ("colours", "scene", "cuts", "hero_jump")}
+    return {name: row[name] for name in ("colors", "scene", "cuts", "hero_jump")}
 
 
 def of_motion_module(folder: Path) -> dict[str, float]:

@@ -39,10 +39,10 @@ VISION_CONFIG = {
 VALUES = {
     "number": tuple(world.NUMBERS.values()),
     "shape": world.SHAPES,
-    "colour": tuple(world.COLORS),
+    "color": tuple(world.COLORS),
     "hat": world.HATS,
-    "hat colour": tuple(world.COLORS),
-    "scarf colour": tuple(world.COLORS),
+    "hat color": tuple(world.COLORS),
+    "scarf color": tuple(world.COLORS),
     "action": tuple(dict.fromkeys((*world.PICTURE_ACTIONS, *world.CLIP_ACTIONS))),
     "scene": world.SCENES,
     "size": tuple(world.SIZES),
