@@ -75,7 +75,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"the workflow {options.workflow} {needs}")
     unused = [name for name in ("story", "seed", "steps") if getattr(options, name) is not None]
     if options.ui and unused:
-        parser.error(f"--ui opens the workflow as it is, to be changed there: no --{', --'.join(unused)} beside it")
+        parser.error(f"--ui opens the workflow as it is, to be changed there: no --{', --'.join(unused)} with it")
     if options.story:
         options.story = read_story(options.story)
     return options

@@ -205,8 +205,8 @@ def _known(name: str) -> Name:
     if name not in MAKERS and name not in STORAGES:
         if module != "torch" or not isinstance(getattr(torch, last, None), torch.dtype):
             raise Unreadable(
-                f"holds a program's objects beside weights, {short(name)} among them, which are never loaded here; a "
-                "file of weights alone, as safetensors, was expected"
+                f"holds Python objects as well as weights, {short(name)} among them, which are never loaded here; a "
+                "file of weights alone, such as safetensors, was expected"
             )
     return Name(name)
 

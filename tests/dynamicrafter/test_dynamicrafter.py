@@ -278,9 +278,9 @@ def test_frames_that_nothing_is_given_for_stay_as_the_first():
     from storyreel.core.storyworld.keeping import still_clip
 
     clip = torch.randn(1, 4, 5, 2, 3, generator=torch.Generator().manual_seed(0))
-    beside = clip.clone()
-    beside[:, :, 1:4] = 0
-    guess = still_clip(beside)
+    altered = clip.clone()
+    altered[:, :, 1:4] = 0
+    guess = still_clip(altered)
     assert torch.equal(guess[:, :, [0, 4]], clip[:, :, [0, 4]])
     assert torch.equal(guess[:, :, 1:4], clip[:, :, :1].expand(-1, -1, 3, -1, -1))
     assert torch.equal(still_clip(torch.zeros_like(clip)), torch.zeros_like(clip))

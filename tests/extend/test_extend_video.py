@@ -91,7 +91,7 @@ def chunk_inputs(host, kind: str, **changed):
     return ChunkInputs(**inputs | changed)
 
 
-def pictures(count: int, seed: int = 0) -> torch.Tensor:
+def noise_images(count: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(seed))
 
 
@@ -103,7 +103,7 @@ def run(inputs, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple
     from storyreel.host.video import file
 
     extender = extender_of(inputs)
-    clip = file.open_video(pictures(6) if clip is None else clip, 8.0)
+    clip = file.open_video(noise_images(6) if clip is None else clip, 8.0)
     start = extend.read_start(clip, extender.overlap, anchor)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     store = extend.Store(folder, [f"{number:012}" for number in range(chunks)])
@@ -151,9 +151,9 @@ def conditions(inputs, number=0, before=None, anchor=None):
     from storyreel.host.extend.families import extender_of
 
     extender = extender_of(inputs)
-    before = pictures(extender.overlap, 7) if before is None else before
+    before = noise_images(extender.overlap, 7) if before is None else before
     with torch.no_grad():
-        conds = extender.condition(number, before, pictures(1, 8) if anchor is None else anchor, 0)
+        conds = extender.condition(number, before, noise_images(1, 8) if anchor is None else anchor, 0)
     return [cond[0][1] for cond in conds], [cond[0][0] for cond in conds]
 
 
@@ -162,7 +162,7 @@ def test_the_conditioning_of_streamingt2v(host):
     from storyreel.host.streaming import modelscope as names
 
     inputs = chunk_inputs(host, "streaming_t2v")
-    before, anchor = pictures(3, 7), pictures(1, 8)
+    before, anchor = noise_images(3, 7), noise_images(1, 8)
     for number, row in ((0, 0), (1, 1), (9, 2)):  # the last one holds on
         (positive, negative), texts = conditions(inputs, number, before, anchor)
         assert torch.equal(texts[0], inputs.positive[0][0][row : row + 1])
@@ -178,7 +178,7 @@ def test_the_conditioning_of_stable_video_diffusion(host):
     conditioning = [[torch.zeros(1, 1, 8), {"motion_bucket_id": 40, "fps": 12, "augmentation_level": 0.0}]]
     for given, expected in ((None, (127, 6)), (conditioning, (40, 12))):
         inputs = chunk_inputs(host, "svd", positive=given)
-        before = pictures(1, 7)
+        before = noise_images(1, 7)
         (positive, negative), embeds = conditions(inputs, before=before)
         assert (positive["motion_bucket_id"], positive["fps"]) == expected
         with torch.no_grad():
@@ -192,9 +192,9 @@ def test_the_conditioning_of_streamingsvd(host):
     from storyreel.host.streaming import modelscope as names
 
     inputs = chunk_inputs(host, "streaming_svd")
-    before, anchor = pictures(2, 7), pictures(1, 8)
+    before, anchor = noise_images(2, 7), noise_images(1, 8)
     (positive, negative), embeds = conditions(inputs, 0, before, anchor)
-    other, _ = conditions(inputs, 1, pictures(2, 9), anchor)[0]
+    other, _ = conditions(inputs, 1, noise_images(2, 9), anchor)[0]
     assert (positive["fps"], positive["motion_bucket_id"], positive["augmentation_level"]) == (7, 127, 0.02)
     assert positive[names.CAM_FRAMES] is before and negative[names.CAM_FRAMES] is before
     with torch.no_grad():
@@ -208,11 +208,11 @@ def test_the_conditioning_of_streamingsvd(host):
 def test_the_conditioning_of_dynamicrafter(host):
     from storyreel.host.dynamicrafter.model import CONCAT_LATENTS, FS, MODE
 
-    before, ends = pictures(1, 7), pictures(2, 8)
+    before, ends = noise_images(1, 7), noise_images(2, 8)
     inputs = chunk_inputs(host, "dynamicrafter", positive=[[words(1)[0][0], {FS: 12}]])
     (positive, negative), _ = conditions(inputs, before=before)
     with torch.no_grad():
-        latents = [inputs.vae.encode(picture[None])[0] for picture in (before[0], *ends)]
+        latents = [inputs.vae.encode(image[None])[0] for image in (before[0], *ends)]
     assert positive[MODE] == "animate" and positive[FS] == negative[FS] == 12
     assert all(torch.equal(latent, latents[0]) for latent in positive[CONCAT_LATENTS])
     inputs = chunk_inputs(host, "interpolation")
@@ -229,7 +229,7 @@ def test_the_conditioning_of_wan(host, overlap):
     from comfy_extras.nodes_wan import WanImageToVideo
 
     inputs = chunk_inputs(host, "wan", overlap=overlap)
-    before = pictures(overlap, 7)
+    before = noise_images(overlap, 7)
     (positive, negative), _ = conditions(inputs, before=before)
     with torch.no_grad():
         embeds = inputs.clip_vision.encode_image(before[:1])
@@ -259,7 +259,7 @@ def test_without_cam_and_apm_it_is_the_model_without_them(host, tmp_path):
 
     def extended(name: str, clip=0, anchor=8, **strengths):
         inputs = chunk_inputs(host, "streaming_t2v", **strengths)
-        return run(inputs, tmp_path / name, pictures(6, clip), pictures(1, anchor), chunks=1)[0][0]
+        return run(inputs, tmp_path / name, noise_images(6, clip), noise_images(1, anchor), chunks=1)[0][0]
 
     both, without_cam, free = extended("both"), extended("no CAM", cam_strength=0.0), extended("free", apm_strength=0.0)
     assert torch.equal(extended("no CAM, another clip", clip=1, cam_strength=0.0), without_cam)
@@ -285,7 +285,7 @@ def test_streamingsvd_without_cam_is_the_hosts_own(host, tmp_path):
 def test_colors_stay_those_of_the_anchor(host, tmp_path):
     from storyreel.core.video.color import match_colors
 
-    frames, anchor = 0.2 * pictures(5) + 0.1, 0.3 * pictures(1, 4) + 0.4
+    frames, anchor = 0.2 * noise_images(5) + 0.1, 0.3 * noise_images(1, 4) + 0.4
     pulled = match_colors(frames, anchor, 1.0).flatten(0, 2)
     for statistic in (torch.mean, torch.std):
         torch.testing.assert_close(statistic(pulled, 0), statistic(anchor.flatten(0, 2), 0), rtol=1e-3, atol=1e-4)
@@ -333,12 +333,12 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
     for kind in ("streaming_t2v", "streaming_svd", "svd", "dynamicrafter", "wan"):
         refused("^vae is empty. Load the VAE of", kind, vae=None)
     refused("StreamingT2V encodes APM.s anchor .* set apm_strength to 0", clip_vision=None)
-    refused("frames contains 2 frames; overlap 3 needs at least 3", run_as=dict(clip=pictures(2)))
+    refused("frames contains 2 frames; overlap 3 needs at least 3", run_as=dict(clip=noise_images(2)))
     refused("anchor is 6, but frames contains 6", run_as=dict(anchor=6))
     refused("anchor is -7, but frames contains 6", run_as=dict(anchor=-7))
-    odd = dict(clip=pictures(6)[:, :60])
+    odd = dict(clip=noise_images(6)[:, :60])
     refused("frames are 64 x 60 pixels; StreamingT2V needs sides that are multiples of 8", run_as=odd)
-    refused("Wan image-to-video needs sides that are multiples of 16", "wan", run_as=dict(clip=pictures(6)[:, :56]))
+    refused("Wan image-to-video needs sides that are multiples of 16", "wan", run_as=dict(clip=noise_images(6)[:, :56]))
 
 
 def names(inputs, chunks: int = 3) -> list[str]:
@@ -376,7 +376,7 @@ def test_sound_stays_on_the_frames_that_it_came_with(host):
     from storyreel.host.video import file
 
     audio = {"waveform": torch.rand(1, 2, 9000), "sample_rate": 1000}
-    parts = Types.VideoComponents(images=pictures(16), audio=audio, frame_rate=Fraction(8))
+    parts = Types.VideoComponents(images=noise_images(16), audio=audio, frame_rate=Fraction(8))
     clip = file.open_video(InputImpl.VideoFromComponents(parts), 0.0)
     sound = extend.read_start(clip, 3, 0).clip.sound
     assert sound.samples.shape == (2, 2000) and torch.equal(
@@ -389,8 +389,8 @@ def test_the_anchor_is_a_frame_of_the_clip(host, anchor):
     from storyreel.host.extend import extend
     from storyreel.host.video import file
 
-    start = extend.read_start(file.open_video(pictures(6), 8.0), 3, anchor)
-    assert torch.equal(start.anchor, pictures(6)[anchor][None]) and torch.equal(start.last, pictures(6)[3:])
+    start = extend.read_start(file.open_video(noise_images(6), 8.0), 3, anchor)
+    assert torch.equal(start.anchor, noise_images(6)[anchor][None]) and torch.equal(start.last, noise_images(6)[3:])
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +408,7 @@ def clip_with_sound(path, frames: int = 6, rate: int = 12):
     from storyreel.host.video.file import ExactVideo
 
     samples = torch.rand(2, 16000, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    files.write_frames(path, files.to_bytes(pictures(frames)), rate, Sound(samples.numpy(), 16000))
+    files.write_frames(path, files.to_bytes(noise_images(frames)), rate, Sound(samples.numpy(), 16000))
     return ExactVideo(str(path)), samples
 
 
@@ -437,7 +437,7 @@ def test_a_video_in_and_out(world, tmp_path):
     parts = whole.get_components()
     assert parts.frame_rate == whole.get_frame_rate() == 12
     assert len(frames) == whole.get_frame_count() == 6 + 5 * 3 and torch.equal(parts.images, frames)
-    assert torch.equal(frames[:6], (pictures(6) * 255).round() / 255)
+    assert torch.equal(frames[:6], (noise_images(6) * 255).round() / 255)
     assert parts.audio["sample_rate"] == 16000 and torch.equal(parts.audio["waveform"][0], samples[:, :8000])
     assert torch.equal(trimmed.images[:3], frames[2:5]) and len(trimmed.images) == 3 + 5 * 3
     begin = 16000 * 2 // 12
@@ -453,11 +453,11 @@ def test_a_video_in_memory_keeps_its_sound(host):
     from storyreel.host.video import file
 
     audio = {"waveform": torch.rand(1, 1, 4000), "sample_rate": 8000}
-    parts = Types.VideoComponents(images=pictures(5), audio=audio, frame_rate=Fraction(25, 2))
+    parts = Types.VideoComponents(images=noise_images(5), audio=audio, frame_rate=Fraction(25, 2))
     clip = file.open_video(InputImpl.VideoFromComponents(parts), 8.0)
     assert clip.rate == Fraction(25, 2) and clip.sound.rate == 8000
     assert torch.equal(torch.from_numpy(clip.sound.samples), audio["waveform"][0])
-    assert torch.equal(torch.stack([file.to_tensor(frame) for frame in clip.frames()]), pictures(5))
+    assert torch.equal(torch.stack([file.to_tensor(frame) for frame in clip.frames()]), noise_images(5))
 
 
 def test_frames_are_read_into_memory_on_request(world):

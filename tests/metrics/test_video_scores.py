@@ -55,8 +55,8 @@ def test_every_frame_has_a_score(carphone, published):
     frames, head = carphone[:19], read_head(published.state_dict())
     project = torch.randn(27, 768, generator=torch.Generator().manual_seed(0))
 
-    def embed(pictures):
-        return pictures[:, :3, :3].flatten(1) @ project
+    def embed(images):
+        return images[:, :3, :3].flatten(1) @ project
 
     anchor = likeness_to("anchor_likeness", torch.ones(768))
     likeness = Likeness(embed, "a projection", [anchor, aesthetic(head)])

@@ -41,7 +41,7 @@ def crafter(files):
     return loader.load("dynamicrafter_512_interp_motion.safetensors", precision=torch.float32).model
 
 
-def picture(seed: int, count: int = 1, size=SIZE) -> torch.Tensor:
+def image(seed: int, count: int = 1, size=SIZE) -> torch.Tensor:
     return torch.rand(count, 8 * size[0], 8 * size[1], 3, generator=torch.Generator().manual_seed(seed))
 
 
@@ -53,14 +53,14 @@ def plus(files):
 
 
 @torch.no_grad()
-def predict(predictor, clip_vision, *pictures, keyframe_indices=None, frames=FRAMES, **edited):
+def predict(predictor, clip_vision, *images, keyframe_indices=None, frames=FRAMES, **edited):
     from storyreel.host.motion import predict as motion
 
     return motion.predict(
         predictor,
         clip_vision,
-        pictures,
-        keyframe_indices or trajectory.spread_evenly(len(pictures), frames),
+        images,
+        keyframe_indices or trajectory.spread_evenly(len(images), frames),
         frames,
         **edited,
     )
@@ -99,9 +99,9 @@ def test_folders_of_the_users_own(files, tmp_path, monkeypatch):
 
 @torch.no_grad()
 def test_untrained_is_a_line_between_the_tokens_of_ip_adapter(plus, clip_vision):
-    motion = predict(load("none", plus), clip_vision, picture(1), picture(2))
+    motion = predict(load("none", plus), clip_vision, image(1), image(2))
     ends = [
-        plus.projection.model(clip_vision.encode_image(picture(seed))["penultimate_hidden_states"]) for seed in (1, 2)
+        plus.projection.model(clip_vision.encode_image(image(seed))["penultimate_hidden_states"]) for seed in (1, 2)
     ]
     assert motion.tokens.shape == (FRAMES, tiny.TOKENS, tiny.CONTEXT) and motion.token_space == "ip-plus"
     for i, tokens in enumerate(motion.tokens):
@@ -117,36 +117,36 @@ def test_the_plain_adapter_reads_embeddings(files, clip_vision):
     from storyreel.host.motion.ip_adapter import load_token_encoder
 
     plain = load_token_encoder("nodes_plain.bin")
-    motion = predict(load("none", plain), clip_vision, picture(1))
-    embeds = clip_vision.encode_image(picture(1))["image_embeds"]
+    motion = predict(load("none", plain), clip_vision, image(1))
+    embeds = clip_vision.encode_image(image(1))["image_embeds"]
     assert motion.token_space == "ip" and torch.equal(motion.tokens[3], plain.projection.model(embeds)[0])
     assert torch.equal(motion.uncond, plain.projection.model(torch.zeros_like(embeds))[0])
 
 
 @torch.no_grad()
 def test_a_trained_predictor_adds_what_it_learnt(plus, clip_vision):
-    pictures = picture(1), picture(2)
-    straight = predict(load("none", plus), clip_vision, *pictures).tokens
+    images = image(1), image(2)
+    straight = predict(load("none", plus), clip_vision, *images).tokens
     trained = load("plus.safetensors", plus)
-    motion = predict(trained, clip_vision, *pictures)
+    motion = predict(trained, clip_vision, *images)
     known = torch.zeros(FRAMES, dtype=torch.bool)
     known[[0, -1]] = True
     assert torch.equal(motion.tokens, trained.network.model(straight[None], known)[0])
     assert not torch.equal(motion.tokens[1:-1], straight[1:-1]) and "plus.safetensors" in motion.description
-    nothing = predict(trained, clip_vision, *pictures, strength=0.0)
+    nothing = predict(trained, clip_vision, *images, strength=0.0)
     assert torch.equal(nothing.tokens, straight) and "strength is 0" in nothing.description
-    half = predict(trained, clip_vision, *pictures, strength=0.5).tokens
+    half = predict(trained, clip_vision, *images, strength=0.5).tokens
     torch.testing.assert_close(half, (motion.tokens + straight) / 2)
-    through = predict(trained, clip_vision, picture(1), picture(3), picture(2))
+    through = predict(trained, clip_vision, image(1), image(3), image(2))
     assert "trained without images between" in through.description
 
 
 @torch.no_grad()
 def test_easing_retimes_the_whole_path(plus, clip_vision):
     """The predictor's part too: every frame is on the path at its own time."""
-    trained, pictures = load("plus.safetensors", plus), (picture(1), picture(2))
-    path = predict(trained, clip_vision, *pictures).tokens
-    eased = predict(trained, clip_vision, *pictures, easing="ease in", hold_end=2).tokens
+    trained, images = load("plus.safetensors", plus), (image(1), image(2))
+    path = predict(trained, clip_vision, *images).tokens
+    eased = predict(trained, clip_vision, *images, easing="ease in", hold_end=2).tokens
     times = trajectory.timing([0, FRAMES - 1], FRAMES, "ease in", hold_end=2)
     torch.testing.assert_close(eased, trajectory.retime(path, times), rtol=0, atol=1e-5)
     assert torch.equal(eased[-3], path[-1])
@@ -164,8 +164,8 @@ def test_positions_of_images():
     with pytest.raises(ValueError, match="keyframe_positions is '3; 4'; frame numbers with commas"):
         parse_keyframe_indices(2, "3; 4", True, 16)
     with pytest.raises(ValueError, match="start_image holds 2 images; 1 is expected"):
-        collect_images(picture(1, 2), None, None)
-    assert [part.shape for part in collect_images(picture(1), picture(2, 3), picture(3))] == [picture(1).shape] * 5
+        collect_images(image(1, 2), None, None)
+    assert [part.shape for part in collect_images(image(1), image(2, 3), image(3))] == [image(1).shape] * 5
 
 
 # Refusals
@@ -201,12 +201,12 @@ def test_files_that_are_no_predictors_are_refused(files, plus):
 
 def test_what_a_predictor_was_not_trained_for_is_refused(plus, clip_vision):
     with pytest.raises(ValueError, match="The shot has 21 frames, and the motion predictor knows at most 20"):
-        predict(load("plus.safetensors", plus), clip_vision, picture(1), picture(2), frames=21)
+        predict(load("plus.safetensors", plus), clip_vision, image(1), image(2), frames=21)
     with pytest.raises(ValueError, match="trained with a start and an end image; connect end_image"):
-        predict(load("plus.safetensors", plus), clip_vision, picture(1))
+        predict(load("plus.safetensors", plus), clip_vision, image(1))
     with pytest.raises(ValueError, match="trained with a start image only; disconnect the other images"):
-        predict(load("one.safetensors", plus), clip_vision, picture(1), picture(2))
-    predict(load("one.safetensors", plus), clip_vision, picture(1))
+        predict(load("one.safetensors", plus), clip_vision, image(1), image(2))
+    predict(load("one.safetensors", plus), clip_vision, image(1))
 
 
 def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip_vision):
@@ -217,9 +217,9 @@ def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip
     for weight in other.model.parameters():
         torch.nn.init.zeros_(weight)
     with pytest.raises(ValueError, match="CLIP_VISION gives features of width 32, and nodes_plus.safetensors .* 96"):
-        predict(load("none", plus), other, picture(1))
+        predict(load("none", plus), other, image(1))
     with pytest.raises(ValueError, match="CLIP_VISION gives tokens of width 32, and this DynamiCrafter .* width 96"):
-        predict(load("none", DynamiCrafterTokenEncoder(crafter)), other, picture(1))
+        predict(load("none", DynamiCrafterTokenEncoder(crafter)), other, image(1))
 
 
 def test_a_motion_of_another_space_is_refused_by_name(host, tiny_checkpoint, crafter):
@@ -293,7 +293,7 @@ def follow(crafter, clip_vision):
 
 
 def test_an_untrained_motion_to_the_same_image_is_plain_dynamicrafter_to_the_last_bit(crafter, clip_vision, follow):
-    start = picture(1)
+    start = image(1)
     conds = conditions(clip_vision, start, FRAMES)
     still = follow(start, start)
     assert torch.equal(sample(still, conds), sample(crafter, conds))
@@ -301,7 +301,7 @@ def test_an_untrained_motion_to_the_same_image_is_plain_dynamicrafter_to_the_las
 
 
 def test_dynamicrafter_follows(crafter, clip_vision, follow):
-    start, end = picture(1), picture(2)
+    start, end = image(1), image(2)
     conds = conditions(clip_vision, start, FRAMES)
     plain, moved = sample(crafter, conds), sample(follow(start, end), conds)
     assert moved.isfinite().all() and not torch.equal(moved, plain)
@@ -316,18 +316,18 @@ def test_each_frame_has_its_own_slot(crafter, clip_vision, follow):
     from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
     def slots(seed: int) -> torch.Tensor:
-        _, extras = conditions(clip_vision, picture(seed), FRAMES)[0][0]
+        _, extras = conditions(clip_vision, image(seed), FRAMES)[0][0]
         tokens = next(value for key, value in extras.items() if "vision_tokens" in key)
         return crafter.model.image_tokens(tokens, "cpu")[0].unflatten(0, (FRAMES, 16))
 
-    motion = predict(load("none", DynamiCrafterTokenEncoder(crafter)), clip_vision, picture(1), picture(2))
+    motion = predict(load("none", DynamiCrafterTokenEncoder(crafter)), clip_vision, image(1), image(2))
     first, last = slots(1), slots(2)
     for i in range(FRAMES):
         torch.testing.assert_close(motion.tokens[i], torch.lerp(first[i], last[i], i / (FRAMES - 1)))
 
 
 def test_cond_and_uncond_together_or_apart(clip_vision, follow, monkeypatch):
-    moved, conds = follow(picture(1), picture(2)), conditions(clip_vision, picture(1), FRAMES)
+    moved, conds = follow(image(1), image(2)), conditions(clip_vision, image(1), FRAMES)
     monkeypatch.setattr(type(moved), "get_free_memory", lambda self, device: 1 << 40)
     together = sample(moved, conds)
     monkeypatch.setattr(type(moved), "get_free_memory", lambda self, device: 0)
@@ -336,14 +336,14 @@ def test_cond_and_uncond_together_or_apart(clip_vision, follow, monkeypatch):
 
 
 def test_long_shots_need_windows_of_the_checkpoints_length(crafter, clip_vision, follow):
-    long = follow(picture(1), picture(2), 24)
-    conds = conditions(clip_vision, picture(1), 24)
+    long = follow(image(1), image(2), 24)
+    conds = conditions(clip_vision, image(1), 24)
     with pytest.raises(ValueError, match="24 frames are sampled at once, and this DynamiCrafter .* expects 16"):
         sample(long, conds, 24)
     for causal in (True, False):
         assert sample(windows(long, FRAMES, 8, causal), conds, 24).isfinite().all()
     with pytest.raises(ValueError, match="STORYREEL_MOTION has 24 frames, and the LATENT has 16"):
-        sample(long, conditions(clip_vision, picture(1), FRAMES))
+        sample(long, conditions(clip_vision, image(1), FRAMES))
 
 
 # The nodes

@@ -183,7 +183,7 @@ def test_the_ui_says_that_it_takes_no_story(tmp_path):
     (tmp_path / "story.txt").write_text(STORY, encoding="utf-8")
     done = demo("--ui", "--story", "story.txt", "--steps", "4", cwd=tmp_path)
     assert done.returncode == 2
-    assert "--ui opens the workflow as it is, to be changed there: no --story, --steps beside it" in done.stderr
+    assert "--ui opens the workflow as it is, to be changed there: no --story, --steps with it" in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for the user's browser is a POSIX command")

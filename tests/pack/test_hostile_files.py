@@ -229,8 +229,8 @@ def test_the_error_names_the_content(put, tmp_path):
     assert "holds a list; a checkpoint's weights were expected" in messages["a list"] == messages["an older list"]
     assert "holds a tensor; a checkpoint's weights were expected" in messages["a tensor"]
     assert "holds weights under 0, which is no name; weights by names were expected" in messages["numbers for names"]
-    assert "holds a program's objects beside weights, posix.system among them" in messages["a program"]
-    assert "holds a program's objects beside weights, numpy" in messages["numpy inside"]
+    assert "holds Python objects as well as weights, posix.system among them" in messages["a program"]
+    assert "holds Python objects as well as weights, numpy" in messages["numpy inside"]
     assert (
         "is an archive of 1 files, a.npy among them; a checkpoint of torch.save was expected"
         in messages["numpy's archive"]

@@ -285,10 +285,10 @@ def test_plain_values_are_not_copied():
 def test_a_wrong_linked_value_is_one_sentence_in_the_host(host, node, name, value, message):
     story = dict(characters="a cat", scenes="runs\nsleeps", style="(No style)", negative="")
     inputs = {
-        "StoryReelComicPage": dict(images=["pictures", 0], layout="automatic", font="Comic Neue (bundled)"),
+        "StoryReelComicPage": dict(images=["images", 0], layout="automatic", font="Comic Neue (bundled)"),
         "StoryReelStoryLatent": dict(width=64, height=64, noise="different"),
     }[node]
-    with given(host, value=value, pictures=images()) as values:
+    with given(host, value=value, images=images()) as values:
         prompt = values | {
             "story": {"class_type": "StoryReelScript", "inputs": story},
             "node": {"class_type": node, "inputs": {**inputs, "story": ["story", 0], name: ["value", 0]}},

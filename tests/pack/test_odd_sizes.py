@@ -31,12 +31,12 @@ def decoded(path) -> np.ndarray:
     return np.stack(list(files.read_frames(path)))
 
 
-def assert_even(path, pictures: torch.Tensor) -> None:
+def assert_even(path, images: torch.Tensor) -> None:
     """The frames, with their last column and row twice where there is an odd number of them."""
-    height, width = pictures.shape[1:3]
+    height, width = images.shape[1:3]
     frames = torch.from_numpy(decoded(path)).float() / 255
-    assert frames.shape == (len(pictures), height + height % 2, width + width % 2, 3)
-    expected = pictures[:, [*range(height), height - 1]][:, : height + height % 2]
+    assert frames.shape == (len(images), height + height % 2, width + width % 2, 3)
+    expected = images[:, [*range(height), height - 1]][:, : height + height % 2]
     expected = expected[:, :, [*range(width), width - 1]][:, :, : width + width % 2]
     assert (frames - expected).abs().mean() < 0.02
 
@@ -52,17 +52,17 @@ def test_our_own_files_hold_any_size_exactly(size, tmp_path):
 def test_a_video_in_our_files_is_saved_as_h264(size, host, tmp_path):
     from storyreel.host.video.file import ExactVideo
 
-    pictures = smooth(*size)
+    images = smooth(*size)
     path = tmp_path / "exact.avi"
-    files.write_frames(path, files.to_bytes(pictures), Fraction(8), Sound(np.zeros((1, 3000), np.float32), 8000))
+    files.write_frames(path, files.to_bytes(images), Fraction(8), Sound(np.zeros((1, 3000), np.float32), 8000))
     video = ExactVideo(str(path))
     video.save_to(str(tmp_path / "saved.mp4"))
-    assert_even(tmp_path / "saved.mp4", pictures)
+    assert_even(tmp_path / "saved.mp4", images)
     with av.open(str(tmp_path / "saved.mp4")) as container:
         assert container.streams.audio[0].codec.name == "aac" and container.streams.video[0].average_rate == 8
-    assert video.get_components().images.shape == pictures.shape, "to every other node it is what it was"
+    assert video.get_components().images.shape == images.shape, "to every other node it is what it was"
     video.as_trimmed(1 / 8, 1 / 8).save_to(str(tmp_path / "part.mp4"))
-    assert_even(tmp_path / "part.mp4", pictures[1:2])
+    assert_even(tmp_path / "part.mp4", images[1:2])
 
 
 class Clips:
@@ -113,11 +113,11 @@ def test_join_clips_to_save_video(size, host):
 def test_even_sides_are_saved_as_by_the_host(host, tmp_path):
     from comfy_api.latest import InputImpl, Types
 
-    pictures = smooth(32, 48)
-    with host.node(Clips.of(pictures)):
+    images = smooth(32, 48)
+    with host.node(Clips.of(images)):
         run, path = saved(host, {"given": ("Given", {}), "join": ("StoryReelJoinClips", JOIN)})
     assert "join" not in run.outputs or "text" not in run.outputs["join"]
-    plain = InputImpl.VideoFromComponents(Types.VideoComponents(images=pictures, frame_rate=Fraction(8)))
+    plain = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(8)))
     plain.save_to(str(tmp_path / "plain.mp4"))
     assert np.array_equal(decoded(path), decoded(tmp_path / "plain.mp4"))
 

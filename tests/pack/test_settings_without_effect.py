@@ -107,12 +107,12 @@ def test_prediction_without_a_predictor(host, reported):
     from storyreel.host.motion.predict import Predictor, predict
 
     predictor, vision = Predictor(MeanEncoder(), None, "interpolation"), object()  # which MeanEncoder does not read
-    pictures = [torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 3)]
-    (text,), _ = reported(lambda: predict(predictor, vision, pictures, [0, 7], 8, strength=0.5))
+    images = [torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8, 3)]
+    (text,), _ = reported(lambda: predict(predictor, vision, images, [0, 7], 8, strength=0.5))
     assert "strength 0.5 has no effect because no predictor is loaded" in text
-    (text,), _ = reported(lambda: predict(predictor, vision, pictures[:1], [0], 8))
+    (text,), _ = reported(lambda: predict(predictor, vision, images[:1], [0], 8))
     assert "start_image is the only image, so all frames have the same tokens" in text
-    assert reported(lambda: predict(predictor, vision, pictures, [0, 7], 8))[0] == []
+    assert reported(lambda: predict(predictor, vision, images, [0, 7], 8))[0] == []
 
 
 @pytest.mark.parametrize("strength, silent", [(0.0, False), (0.5, True)])

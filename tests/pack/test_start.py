@@ -7,7 +7,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def picture(seed: int) -> dict:
+def text_to_image(seed: int) -> dict:
     """The smallest graph from a checkpoint to images."""
     sampling = dict(seed=seed, steps=2, cfg=5.0, sampler_name="euler", scheduler="normal", denoise=1.0)
     links = dict(model=["1", 0], positive=["2", 0], negative=["2", 0], latent_image=["3", 0])
@@ -54,7 +54,7 @@ def test_the_host_loaded_what_the_tests_import(host):
 
 def test_a_prompt_runs_in_the_process(host, tiny_checkpoint):
     tiny_checkpoint("sd15")
-    run = host.run(picture(seed=7))
+    run = host.run(text_to_image(seed=7))
     (images,) = run.values["5"]
     assert images.shape == (2, 64, 64, 3) and images.isfinite().all()
     assert not torch.equal(images[0], images[1])
@@ -65,8 +65,8 @@ def test_a_prompt_runs_in_the_process(host, tiny_checkpoint):
 def test_a_prompt_runs_on_the_server(server, tiny_checkpoint):
     tiny_checkpoint("sd15")
     client = server.client()
-    result = client.run(picture(seed=8))
+    result = client.run(text_to_image(seed=8))
     assert result.status == "success"
     assert "progress" in {kind for kind, _ in result.events}
-    pictures = [client.view(image) for image in result.outputs["6"]["images"]]
-    assert [data[:8] for data in pictures] == [b"\x89PNG\r\n\x1a\n"] * 2
+    images = [client.view(image) for image in result.outputs["6"]["images"]]
+    assert [data[:8] for data in images] == [b"\x89PNG\r\n\x1a\n"] * 2

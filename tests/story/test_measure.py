@@ -1,4 +1,4 @@
-"""Similarity of a story's pictures: the arithmetic against a brute force, and the node on a real host."""
+"""Similarity of a story's images: the arithmetic against a brute force, and the node on a real host."""
 
 import itertools
 import math
@@ -27,27 +27,27 @@ def cosine(a, b) -> float:
 
 def test_similarity_is_the_mean_cosine_over_pairs_of_a_characters_frames():
     story = tell()
-    pictures, prompts = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
-    similarity = character_similarity(story, pictures)
+    images, prompts = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    similarity = character_similarity(story, images)
     shown = {"Bob": (0, 1, 4), "Eve": (1, 3)}
     for name, frames in shown.items():
-        pairs = [cosine(pictures[a], pictures[b]) for a, b in itertools.combinations(frames, 2)]
+        pairs = [cosine(images[a], images[b]) for a, b in itertools.combinations(frames, 2)]
         assert similarity.characters[name] == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
     partners = {0: (1, 4), 1: (0, 3, 4), 3: (1,), 4: (0, 1)}
     for frame, others in partners.items():
-        expected = sum(cosine(pictures[frame], pictures[other]) for other in others) / len(others)
+        expected = sum(cosine(images[frame], images[other]) for other in others) / len(others)
         assert similarity.frames[frame] == pytest.approx(expected, abs=1e-6)
     assert similarity.frames[2] is None  # [NC]
-    expected = [cosine(*pair) for pair in zip(pictures, prompts, strict=True)]
-    similarity = text_similarity(story, pictures, prompts)
+    expected = [cosine(*pair) for pair in zip(images, prompts, strict=True)]
+    similarity = text_similarity(story, images, prompts)
     assert similarity.frames == pytest.approx(expected, abs=1e-6)
     assert similarity.mean == pytest.approx(sum(expected) / 5, abs=1e-6)
 
 
 def test_length_of_embeddings_does_not_matter():
-    pictures = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
-    scaled = pictures * torch.tensor([1.0, 20, 0.1, 3, 7])[:, None]
-    similarity = character_similarity(tell(), pictures)
+    images = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+    scaled = images * torch.tensor([1.0, 20, 0.1, 3, 7])[:, None]
+    similarity = character_similarity(tell(), images)
     assert character_similarity(tell(), scaled).frames[0] == pytest.approx(similarity.frames[0], abs=1e-6)
 
 

@@ -29,7 +29,7 @@ def compose(*args, **kwargs):
     return compose_with_remarks(*args, **kwargs)[0]
 
 
-def pictures(count, width=320, height=240):
+def noise_images(count, width=320, height=240):
     """Noise in the 256 values that an image file can hold."""
     generator = torch.Generator().manual_seed(count)
     return torch.randint(0, 256, (count, height, width, 3), generator=generator).float() / 255
@@ -48,7 +48,7 @@ def changed(one, other):
 
 
 def test_pictures_at_their_own_size_keep_every_pixel():
-    images = pictures(4, 96, 64)
+    images = noise_images(4, 96, 64)
     (sheet,) = compose(images, [""] * 4, "four panel")
     (page,) = pages("four panel", 4, (96, 64))
     assert sheet.shape == (page.height, page.width, 3)
@@ -61,7 +61,7 @@ def test_pictures_at_their_own_size_keep_every_pixel():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_caption_is_in_the_lower_part_of_its_own_panel(layout):
     """Drawn one at a time: stacked panels at half size have theirs, and none reaches beyond its panel's lower half."""
-    images = pictures(6, 640, 480)
+    images = noise_images(6, 640, 480)
     bare = compose(images, [""] * 6, layout, seed=5)
     places = pages(layout, 6, (640, 480), seed=5)
     for number, page in enumerate(places):
@@ -80,7 +80,7 @@ def test_each_caption_is_in_the_lower_part_of_its_own_panel(layout):
 
 
 def test_all_captions_together_are_each_alone():
-    images = pictures(6, 640, 480)
+    images = noise_images(6, 640, 480)
     together = compose(images, CAPTIONS, "classic", seed=1)[0]
     bare = compose(images, [""] * 6, "classic", seed=1)[0]
     (page,) = pages("classic", 6, (640, 480), seed=1)
@@ -89,7 +89,7 @@ def test_all_captions_together_are_each_alone():
 
 
 def test_a_longer_caption_takes_a_larger_box_never_more_than_half():
-    images = pictures(1, 640, 480)
+    images = noise_images(1, 640, 480)
     (bare,) = compose(images, [""])
     heights = []
     for words in (5, 40, 120):
@@ -100,7 +100,7 @@ def test_a_longer_caption_takes_a_larger_box_never_more_than_half():
 
 
 def test_the_caption_size_bounds_the_letters():
-    images = pictures(1, 640, 480)
+    images = noise_images(1, 640, 480)
     (bare,) = compose(images, [""])
     boxes = [changed(compose(images, ["Hm."], caption_size=size)[0], bare) for size in (12, 40, 80)]
     heights = [bottom - top for top, _, bottom, _ in boxes]
@@ -108,7 +108,7 @@ def test_the_caption_size_bounds_the_letters():
 
 
 def test_a_caption_without_enough_room_is_a_remark_and_loses_nothing():
-    images = pictures(4, 96, 64)
+    images = noise_images(4, 96, 64)
     captions = ["", "", "", "a very long tale " * 40]
     (bare,) = compose(images, [""] * 4, "four panel")
     (sheet,), remarks = compose_with_remarks(images, captions, "four panel")
@@ -118,7 +118,7 @@ def test_a_caption_without_enough_room_is_a_remark_and_loses_nothing():
 
 
 def test_shorter_pages_are_continued_in_white():
-    images = pictures(11)
+    images = noise_images(11)
     places = pages("automatic", 11, (320, 240), seed=2, panels_per_page=4)
     sheets = compose(images, [""] * 11, seed=2, panels_per_page=4)
     assert sheets.shape == (len(places), max(page.height for page in places), 1536, 3)
@@ -128,7 +128,7 @@ def test_shorter_pages_are_continued_in_white():
 
 
 def test_the_result_is_reproducible_and_seeded():
-    images = pictures(6)
+    images = noise_images(6)
     once = compose(images, CAPTIONS, seed=4)
     assert torch.equal(once, compose(images, CAPTIONS, seed=4))
     assert once.dtype == torch.float32 and 0 <= once.min() and once.max() <= 1
@@ -148,14 +148,14 @@ def test_values_out_of_range_and_an_alpha_channel_do_no_harm():
 
 def test_a_wrong_number_of_pictures_is_one_sentence():
     with pytest.raises(ValueError, match="there are 3 images for a story of 6 frames"):
-        compose(pictures(3), CAPTIONS)
+        compose(noise_images(3), CAPTIONS)
 
 
 # Letters that a font does not have.
 
 
 def test_a_glyph_that_no_font_has_is_a_box_and_a_remark(installed):
-    images = pictures(3)
+    images = noise_images(3)
     captions = ["Hello", "snow \U0010fffd", "\u0378 and \U0010fffd"]
     sheets, (remark,) = compose_with_remarks(images, captions, "four panel")
     bare = compose(images, captions[:1] + [""] * 2, "four panel")
@@ -183,7 +183,7 @@ def test_the_box_of_a_missing_glyph_is_an_outline_as_high_as_a_letter():
 
 
 def test_many_missing_glyphs_make_a_short_remark(installed):
-    _, (remark,) = compose_with_remarks(pictures(1), ["".join(map(chr, range(0xE000, 0xE200)))])
+    _, (remark,) = compose_with_remarks(noise_images(1), ["".join(map(chr, range(0xE000, 0xE200)))])
     assert "U+E000" in remark and "and 5" in remark and len(remark) < 500
 
 
@@ -219,7 +219,7 @@ def one_glyph(path, character, color=False):
 def test_an_installed_font_is_offered_and_what_it_lacks_comes_from_the_bundled_one(installed):
     name, _ = installed
     assert name in fonts.names()
-    images = pictures(1)
+    images = noise_images(1)
     assert torch.equal(compose(images, ["Pack a rope!"], font=name), compose(images, ["Pack a rope!"]))
     sheets, remarks = compose_with_remarks(images, ["绳 rope, Привет!"], font=name)
     assert not remarks
@@ -234,7 +234,7 @@ def test_what_the_bundled_fonts_lack_comes_from_any_installed_font_that_draws_it
     one_glyph(folder / "B color.ttf", "😀", color=True)
     one_glyph(folder / "C.ttf", "😀")
     one_glyph(folder / "D.ttf", "🎈")
-    images = pictures(2)
+    images = noise_images(2)
     faces = [Path(face.path).name for face in fonts.fallback("😀🎈\U0010fffd")]
     assert faces == ["C.ttf", "D.ttf"]
     _, remarks = compose_with_remarks(images, ["Hello 😀", "🎈"])
@@ -246,14 +246,14 @@ def test_what_the_bundled_fonts_lack_comes_from_any_installed_font_that_draws_it
 
 def test_no_installed_font_is_opened_while_the_bundled_ones_have_every_glyph(installed, monkeypatch):
     monkeypatch.setattr(fonts, "fallback", lambda characters: pytest.fail(f"looked for {characters}"))
-    _, remarks = compose_with_remarks(pictures(6), CAPTIONS)
+    _, remarks = compose_with_remarks(noise_images(6), CAPTIONS)
     assert not remarks
 
 
 def test_a_chosen_font_that_cannot_be_drawn_gives_way_to_the_bundled_one(installed):
     _, folder = installed
     (folder / "Broken.ttf").write_bytes(b"no font at all")
-    images = pictures(1)
+    images = noise_images(1)
     sheets, (remark,) = compose_with_remarks(images, ["Pack a rope!"], font="Broken.ttf")
     assert "Broken.ttf" in remark and "The bundled font is used" in remark
     assert torch.equal(sheets, compose(images, ["Pack a rope!"]))
@@ -281,7 +281,7 @@ def test_pages_that_would_fill_the_memory_are_refused_in_a_sentence(count, size,
 def test_captions_that_make_a_page_too_high_are_refused_too(monkeypatch):
     monkeypatch.setattr(drawing, "MOST_PIXELS", 64 * 64)
     with pytest.raises(ValueError, match="megapixels"):
-        compose(pictures(1, 40, 40), ["a long tale " * 100], "four panel", border=1)
+        compose(noise_images(1, 40, 40), ["a long tale " * 100], "four panel", border=1)
 
 
 CAPTIONS_THAT_ARE_HARD = {
@@ -305,7 +305,7 @@ CAPTIONS_THAT_ARE_HARD = {
 @pytest.mark.parametrize("size", [(320, 240), (1, 1), (8, 300)], ids=str)
 def test_any_caption_is_lettered(caption, size):
     start = time.process_time()
-    sheets, remarks = compose_with_remarks(pictures(4, *size), ["", caption, "", ""], "four panel")
+    sheets, remarks = compose_with_remarks(noise_images(4, *size), ["", caption, "", ""], "four panel")
     assert sheets.isfinite().all()
     assert all(len(remark) < 1000 for remark in remarks)
     assert time.process_time() - start < 10

@@ -127,7 +127,7 @@ def test_a_file_that_is_not_whole_is_refused(loader, put):
 def test_a_file_with_a_programs_objects_is_refused(loader, host):
     path = host.base / "models" / "checkpoints" / "objects.ckpt"
     torch.save({"state_dict": {"a": torch.zeros(2)}, "config": Path("x")}, path)
-    with pytest.raises(ValueError, match=r"objects.ckpt holds a program's objects beside weights, \S+Path among them"):
+    with pytest.raises(ValueError, match=r"objects.ckpt holds Python objects as well as weights, \S+Path among them"):
         loader.load(path.name)
     path.unlink()
 
