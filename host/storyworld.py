@@ -163,7 +163,7 @@ class StoryworldTokenizer(comfy.sd1_clip.SD1Tokenizer):
         if unknown := unknown_words(text):
             messages.warn(
                 f"Storyworld knows {len(vocabulary())} words, and these are not among them: {', '.join(unknown)}. "
-                "They mean nothing to it.",
+                "They have no effect.",
                 self.node,
             )
         return super().tokenize_with_weights(text, *args, **kwargs)

@@ -47,7 +47,8 @@ class StoryReelMeasureStory(PreflightNode):
                     "clip",
                     optional=True,
                     tooltip="The text encoder that was trained together with the image encoder, for the similarity to "
-                    "the prompts. If nothing is linked, only the images are compared.",
+                    "the prompts. For ViT-L: clip_l.safetensors, by Load CLIP. If nothing is linked, only the images "
+                    "are compared.",
                 ),
                 encoder_folder_input(),
             ],

@@ -154,7 +154,7 @@ def _read_one(entry: io.Input, value, name: str):
 def _read_text(name: str, value) -> str:
     text = inputs.read_text(name, value)
     if text != value:
-        messages.warn(f"{name}: half of an emoji, as a program leaves it that cuts a text, was replaced.")
+        messages.warn(f"{name} contains half of an emoji, probably cut off by a program. It was replaced.")
     return text
 
 

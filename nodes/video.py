@@ -63,10 +63,9 @@ class StoryReelEitherVideo(StoryReelNode):
             node_id="StoryReelEitherVideo",
             display_name="Switch Video (StoryReel)",
             category=CATEGORY,
-            description="Passes on override if it is connected, or else video. Mute the nodes behind override "
-            "to switch "
-            "to video. ComfyUI's Soft Switch has a switch widget in place of this. The video that is not chosen is not "
-            "made.",
+            description="Passes on override if it is connected, or else video. Mute the nodes that make "
+            "override to switch to video. The video that is not chosen is not made. ComfyUI's Soft Switch has a switch "
+            "widget instead.",
             search_aliases=["switch", "choose", "any", "fallback"],
             inputs=[
                 io.Video.Input("video", optional=True, lazy=True, tooltip="The video that is used without override."),

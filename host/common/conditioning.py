@@ -25,7 +25,7 @@ def encode_story(clip, prompts, negative: str) -> tuple[list, list]:
     """
     if clip is None:
         raise ValueError(
-            "The clip input is empty: the checkpoint holds no text encoder. Load one with CLIPLoader or DualCLIPLoader."
+            "The clip input is empty: the checkpoint holds no text encoder. Load one with Load CLIP or DualCLIPLoader."
         )
     tokens = _tokenize(clip, (*prompts, negative))
     progress = comfy.utils.ProgressBar(len(tokens))

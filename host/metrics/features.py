@@ -71,18 +71,18 @@ def embed_prompts(clip, prompts: tuple[str, ...], width: int) -> Tensor:
         found = ", ".join(f"{key} of width {number}" for key, number in widths.items()) or "no CLIP at all"
         raise ValueError(
             f"The clip input holds {found}, and the image encoder's embeddings have width {width}: load the text "
-            "encoder that was trained together with it, or leave clip open to measure the images alone."
+            "encoder that was trained together with it, or leave clip unconnected to measure the images alone."
         )
     key = fitting[0]
     if not (projected := has_projection(clip, key)):
         why = (
-            "was loaded from a file without its text projection, as checkpoints of SD1.5 and SDXL are"
+            "was loaded from a file without its text projection, such as a checkpoint of SD1.5 or SDXL"
             if projected is False
             else "was loaded by a node that does not show whether its file holds the text projection"
         )
         raise ValueError(
             f"The text encoder {key} {why}: load it from a file of its own ({key}.safetensors) with Load CLIP, or "
-            "leave clip open to measure the images alone."
+            "leave clip unconnected to measure the images alone."
         )
     tower = towers[key]
     stage.reset_clip_options()

@@ -154,7 +154,7 @@ def _check(settings: VideoModelConfig, config: PredictorConfig) -> None:
             "none, or token_space in Load Motion Predictor to IP-Adapter."
         )
     if settings.vae is None:
-        raise ValueError("vae is empty, the checkpoint carries none; use Load VAE.")
+        raise ValueError("vae is empty: the checkpoint has none. Use Load VAE.")
     made, expected = settings.vae.latent_channels, settings.model.model.latent_format.latent_channels
     if made != expected:
         raise ValueError(f"the VAE makes latents of {made} channels, and the MODEL expects {expected}.")

@@ -168,7 +168,7 @@ def _as_stated(kind: StreamingType, text: str) -> StreamingType:
     found = replace(kind, **stated)
     if found.overlap >= found.frames:
         raise Unreadable(
-            f"states {found.overlap} frames of memory in chunks of {found.frames}; fewer were expected of a chunk"
+            f"states an overlap of {found.overlap} frames in chunks of {found.frames}; a smaller one was expected"
         )
     return found
 

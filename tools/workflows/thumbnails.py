@@ -27,6 +27,7 @@ from tools.workflows.normalize import names_of, path_of  # noqa: E402
 SHOWS_RUN = ("semantic_motion_train", "semantic_motion_two_pictures")
 PAGES, VIDEOS = "story/page", "story/video"  # file names of comic pages and of videos in the host's output folder
 WIDTH, BYTES = 800, 120_000
+SECONDS = 3600  # for a run of the included demo model on a busy CPU
 
 # The page without its menus, the graph's top left corner at the page's, unscaled; returns the graph's size.
 PRESENT = """async margin => {
@@ -70,7 +71,7 @@ def view(workflow: dict, name: str, page, client) -> bytes:
     if included and PAGES in saved and VIDEOS not in saved:
         return comic_page(client, prompt)
     if included:
-        page.run()
+        page.run(SECONDS)
     if name in SHOWS_RUN:
         run_small(page, prompt)
     return screenshot(page.page)

@@ -56,7 +56,9 @@ def split_clips(
 ) -> tuple[list[TokenClip], list[TokenClip]]:
     """(training clips, validation clips): at least one each. Raises ValueError for fewer than two clips."""
     if len(clips) < 2:
-        raise ValueError(f"There is {len(clips)} clip; at least 2 are expected, one for training and one held out.")
+        raise ValueError(
+            f"There is {len(clips)} clip; at least 2 are expected, one for training and one for validation."
+        )
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed)).tolist()
     held_out = min(max(1, round(validation_split * len(clips))), len(clips) - 1)
     return [clips[i] for i in sorted(order[held_out:])], [clips[i] for i in sorted(order[:held_out])]
