@@ -15,6 +15,8 @@ READY_SECONDS = 180
 POLLING = 200  # milliseconds; by default Playwright asks before every frame, which makes the page draw all the time
 # Chromium draws in software here, so whatever moves costs more than what it shows
 STILL = "*, *::before, *::after { animation: none !important; transition: none !important; }"
+# Playwright's own add_style_tag fails where the page asks for a model's size meanwhile: see `NOISE`
+ADD_STYLE = "css => document.head.append(Object.assign(document.createElement('style'), {textContent: css}))"
 FRAME_RATE = 10  # of the canvas
 VIEWPORT = {"width": 1700, "height": 950}
 
@@ -63,7 +65,7 @@ class Browser:
         frontend = Frontend(page)
         page.goto(url)
         page.wait_for_function(READY, polling=POLLING)
-        page.add_style_tag(content=STILL)
+        page.evaluate(ADD_STYLE, STILL)
         frontend.set("LiteGraph.Canvas.MaximumFps", FRAME_RATE)
         frontend.render_with(vue_nodes)
         return frontend
