@@ -313,7 +313,7 @@ def test_unusable_video_models_are_refused_by_name(joint, host):
     tiny.write_adapter(host.base / "models" / ip_adapter.FOLDER / "joint_wide.safetensors", width=64)
     refused = {
         "the MODEL is SDXL; motion modules and IP-Adapter expect SD1.5": joint(tiny.sd15(tiny.SIZES, family="SDXL")),
-        "vae is empty, the checkpoint carries none; use Load VAE": joint(vae=None),
+        "vae is empty: the checkpoint has none. Use Load VAE": joint(vae=None),
         "the VAE makes latents of 16 channels, and the MODEL expects 4": joint(vae=make_vae(16)),
         "strength is 0, so the video model ignores the tokens": joint(decoder=dict(strength=0.0)),
         "expects tokens of width 64, and the motion's have 48": joint(decoder=dict(adapter="joint_wide.safetensors")),
