@@ -1,10 +1,10 @@
-"""Lets torchvision's CUDA-linked wheel import beside a torch without CUDA. Set-up puts it into such environments only.
+"""Lets torchvision's CUDA-linked wheel be imported with a torch without CUDA. Set-up copies it into those alone.
 
 torchvision's compiled library cannot load there, so its operators stay undeclared, and torchvision fails when it
 attaches its shape functions to them. Declaring the two that it looks for is enough: transforms and models work. The
-operators themselves are still missing, and torchvision says so when one is called.
+operators themselves are still missing, and torchvision raises an error when one is called.
 
-A line in a .pth file imports this at the start of Python; nothing happens until somebody imports torchvision.
+A line in a .pth file imports this at the start of Python; nothing happens until torchvision is imported.
 """
 
 import sys
@@ -14,7 +14,7 @@ OPERATORS = ("nms", "qnms")
 
 
 class _BeforeTorchvision(MetaPathFinder):
-    """Not a finder: it only hears of the import."""
+    """It finds nothing, and only notices the import."""
 
     def find_spec(self, name, path, target=None):
         if name == "torchvision":
