@@ -203,7 +203,7 @@ class Host:
             known[name] = before
             folder_paths.filename_list_cache.pop(name, None)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - one host a run
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - one host a run
     def _checkpoint(self, name: str, whole: bool):
         import comfy.sd
         import folder_paths
