@@ -50,7 +50,8 @@ class TransformerLayer:
         from storyreel.host.attention.families import FAMILIES as ROWS
         from storyreel.host.attention.families import Forward
         from storyreel.host.attention.sampling_state import PatchConfig, PatchRange, SamplingState
-        from storyreel.host.attention.transformer import TransformerAttention, TransformerSeam
+        from storyreel.host.attention.transformer import TransformerSeam
+        from storyreel.host.attention.transformer_attention import TransformerAttention
 
         width = self.channels // self.heads
         axes = [width // 8, width * 7 // 16, width * 7 // 16]
@@ -64,8 +65,8 @@ class TransformerLayer:
         config = PatchConfig(
             Settings(sampling_rate=rate), PatchRange(extra_bytes=memory, positions=positions), cast=None
         )
-        seam, state = TransformerSeam(ROWS[0], network, 8, config), SamplingState.without_sampler()
-        return lambda: TransformerAttention(seam, state, Forward(self.x, self.context, {}), None)
+        sharing, state = TransformerSeam(ROWS[0], network, 8, config).sharing, SamplingState.without_sampler()
+        return lambda: TransformerAttention(sharing, state, Forward(self.x, self.context, {}), None)
 
     def operations_ratio(self) -> float:
         """Floating-point operations that the formula needs, over those of plain attention."""

@@ -1,0 +1,218 @@
+"""The attention override of one forward pass of a transformer.
+
+Image queries read their own sequence as before and the shared image tokens of other frames; all other queries read what
+they always read.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.attention.consistent import SharedTokens, layer_shares
+from ...core.attention.extended import extended_attention
+from ...core.attention.positions import Rope, movement
+from .families import Family, Forward
+from .sampling_state import PatchConfig, SamplingState, batch_indices
+from .transformer_call import Call, Misfit, by_head, unmasked_tokens
+
+ARGUMENTS = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # of the host's functions, after heads
+
+
+@dataclass(frozen=True, eq=False)
+class SharingNetwork:
+    """A network that shares tokens, and what its row in the table says of it.
+
+    chosen: the blocks that share. numbers: of the blocks, by what their calls name; calls: the block of each call, for
+    a network whose calls name none. patch: side of a token in latent pixels; pixels: in pixels of the image.
+    """
+
+    family: Family
+    network: Any
+    config: PatchConfig
+    chosen: set[int]
+    numbers: dict[tuple[str | None, int], int]
+    calls: list[int] | None
+    patch: int
+    pixels: int
+    rope: Rope | None
+
+
+class TransformerAttention:
+    """The override of one forward pass."""
+
+    def __init__(self, sharing: SharingNetwork, state: SamplingState, forward: Forward, previous: Callable | None):
+        self.sharing, self.config = sharing, sharing.config
+        self.state, self.forward, self.previous = state, forward, previous
+        times = forward.x.shape[2:-2]
+        self.grid = (*times, *(-(-side // sharing.patch) for side in forward.x.shape[-2:]))
+        self.tokens = math.prod(self.grid)  # of an image
+        self.met: set[int] = set()  # blocks whose self-attention was called
+        self.calls = 0
+        positions, device = self.config.patch_range.positions, forward.x.device
+        self.move = None if sharing.rope is None else movement(sharing.rope, positions, self.grid[-1], device)
+        self.padded = self.padded_texts()
+        self.masks: dict[int, Tensor] = {}  # of padded texts, by the number of keys
+        self.own: list[Tensor] | None = None  # the tokens of each row that the mask of its text leaves
+
+    def padded_texts(self) -> Tensor | None:
+        """The mask [B, text] of padded texts, where the host drops it."""
+        mask = self.forward.conds.get("attention_mask")
+        known = self.sharing.family.text is not None and not self.forward.conds.get("ref_latents")
+        return None if mask is None or not known or mask.all() else mask
+
+    def __call__(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
+        kernel = func if self.previous is None else partial(self.previous, func)
+        kwargs |= dict(zip(ARGUMENTS, args, strict=False))
+        options = kwargs.get("transformer_options") or {}
+        if self.padded is not None and kwargs.get("mask") is None:
+            kwargs["mask"] = self.mask_texts(self.padded, q, q.shape[2 if kwargs.get("skip_reshape") else 1])
+        shared = None
+        if self.shares(options):
+            try:
+                call = self.read(kernel, q, k, v, heads, **kwargs)
+                own = self.own_tokens(call)
+                shared = self.draw(call)
+            except Misfit as misfit:
+                self.state.warn_once(f"{misfit}, so no tokens are shared there.")
+        if shared is None:
+            return kernel(q, k, v, heads, **kwargs)
+        out = self.extend(call, shared, own)
+        return out.movedim(1, 2) if kwargs.get("skip_output_reshape") else out.flatten(2)
+
+    def mask_texts(self, padded: Tensor, q: Tensor, keys: int) -> Tensor | None:
+        """The mask [B, 1, keys] of padded texts: in calls of texts alone, and of texts before an image."""
+        family, network = self.sharing.family, self.sharing.network
+        text = family.text(network, padded.shape[1])
+        image = self.tokens + family.behind(network, self.tokens, {}, self.forward)
+        if keys not in (text, text + image) or len(padded) != len(q):
+            return None
+        if keys not in self.masks:
+            mask = torch.zeros(len(q), 1, keys, dtype=q.dtype, device=q.device)
+            mask[:, 0, : padded.shape[1]].masked_fill_(padded.to(q.device) == 0, -torch.inf)
+            self.masks[keys] = mask
+        return self.masks[keys]
+
+    def shares(self, options: dict) -> bool:
+        """Whether this call is the self-attention of a block that shares tokens in this step."""
+        block = self.block_of(options)
+        if block is None or block not in self.sharing.chosen:
+            return False
+        self.state.enter(options)
+        return layer_shares(self.config.settings, self.state.phase, self.state.step, block)
+
+    def block_of(self, options: dict) -> int | None:
+        """The number of the block whose self-attention this call is; None = it is another attention.
+
+        Where calls name their block, the first of a block is its self-attention: cross-attention and side networks
+        come later under the same name.
+        """
+        if self.sharing.calls is not None:
+            block = self.sharing.calls[self.calls] if self.calls < len(self.sharing.calls) else None
+            self.calls += 1
+        else:
+            block = self.sharing.numbers.get((options.get("block_type"), options.get("block_index")))
+            block = None if block in self.met else block
+        if block is not None:
+            self.met.add(block)
+        return block
+
+    def read(self, kernel, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, **kwargs) -> Call:
+        """The call's tensors by head, and where in the sequence the image is. Raises Misfit."""
+        kwargs.pop("skip_output_reshape", None)
+        arrived, rows = (q, k, v), len(self.forward.x)
+        q, k, v = (by_head(tensor, heads, skip_reshape) for tensor in arrived)
+        if q.shape[:3] != k.shape[:3] or q.shape[:3] != v.shape[:3] or len(q) != rows:
+            raise Misfit(
+                f"another patch rearranges the tokens of a block (queries {tuple(q.shape[:2])}, keys "
+                f"{tuple(k.shape[:2])}, images {rows})"
+            )
+        family, network = self.sharing.family, self.sharing.network
+        before = family.before(network, self.forward)
+        behind = family.behind(network, self.tokens, kwargs["transformer_options"], self.forward)
+        first = q.shape[1] - self.tokens - behind
+        if first < 0 or before not in (None, first):
+            raise Misfit(
+                f"a block has {q.shape[1]} tokens, and {(before or 0) + self.tokens + behind} are expected before the "
+                f"image, in it ({' x '.join(map(str, self.grid))}) and behind it"
+            )
+        kwargs["attn_precision"] = attn_precision
+        return Call(kernel, arrived, q, k, v, first, self.tokens, mask, skip_reshape, kwargs)
+
+    def own_tokens(self, call: Call) -> list[Tensor] | None:
+        """The tokens of each row that its mask leaves, the same in all blocks; None = all. Raises Misfit."""
+        if call.mask is None:
+            return None
+        if self.own is None:
+            self.own = unmasked_tokens(call.mask, len(call.k), call.k.shape[1])
+        return self.own
+
+    def draw(self, call: Call) -> SharedTokens | None:
+        """The tokens that are shared in this step; None = none. Raises Misfit."""
+        images = self.images(call)
+        latent = self.forward.x.shape[-2:]
+        if self.config.mask is not None:
+            if conflict := self.state.describe_mask_conflict(self.tokens, self.tokens, *latent):
+                raise Misfit(f"{conflict}; the mask does not fit there")
+        indices = batch_indices(call.options, images)
+        rate = self.config.settings.sampling_rate  # a transformer has one level
+        return self.state.draw(self.config, indices, self.sharing.pixels, self.grid, call.q.device, rate)
+
+    def images(self, call: Call) -> int:
+        conds = len(call.options["cond_or_uncond"])
+        if len(call.q) % conds:
+            raise Misfit(f"{len(call.q)} rows are not {conds} conds of the same images")
+        return len(call.q) // conds
+
+    def extend(self, call: Call, shared: SharedTokens, own: list[Tensor] | None) -> Tensor:
+        """Attention of the whole sequence. [B, tokens, heads, d]"""
+        config, images = self.config, self.images(call)
+        mask = self.state.token_mask(config, batch_indices(call.options, images), self.grid, call.q.device)
+        out = torch.empty(call.q.shape, dtype=call.q.dtype, device=call.q.device)
+        for chunk, cond in enumerate(call.options["cond_or_uncond"]):
+            kwargs, rows = call.kwargs_of(chunk, cond), slice(chunk * images, (chunk + 1) * images)
+            applies = config.patch_range.apply_to in ("both", "uncond" if cond == 1 else "cond")
+            tokens = shared if applies else SharedTokens.none(images)
+            image = out[rows, call.image]
+            self.extend_images(call, rows, tokens, None if own is None else own[rows], kwargs, image)
+            if mask is not None:
+                torch.where(mask[..., None, None], image, call.attend_plain(rows, call.image, **kwargs), out=image)
+            for span in (slice(0, call.first), slice(call.image.stop, out.shape[1])):
+                self.attend_others(call, rows, span, kwargs, out)
+        return out
+
+    def attend_others(self, call: Call, rows: slice, span: slice, kwargs: dict, out: Tensor) -> None:
+        """Attention of text and reference tokens, as many rows at a time as the limit allows, written into `out`."""
+        row_bytes = out[0, span].numel() * out.element_size()
+        if not row_bytes:
+            return
+        at_once = max(1, self.config.patch_range.extra_bytes // (2 * row_bytes))
+        for first in range(rows.start, rows.stop, at_once):
+            part = slice(first, min(first + at_once, rows.stop))
+            out[part, span] = call.attend_plain(part, span, **kwargs)
+
+    def extend_images(self, call: Call, rows: slice, shared: SharedTokens, own, kwargs: dict, out: Tensor) -> None:
+        """Attention of the images of one cond, written into `out` [images, tokens, heads, d]."""
+        settings, limit = self.config.settings, self.config.patch_range.extra_bytes
+        q, k, v = call.q[rows, call.image], call.k[rows], call.v[rows]
+        options = dict(own=own, strength=settings.strength, attend=partial(call.attend, **kwargs))
+        if self.move is None:
+            samples = shared.behind(call.first).samples
+            extended_attention(q, k, v, shared.groups, samples, limit=limit, out=out, **options)
+            return
+        # Half of the limit is for moved keys: the result and, row by row, their float32 parts.
+        images, tokens, heads, dim = q.shape
+        at_once = max(1, limit // 2 // (tokens * dim * (images * k.element_size() + 16)))
+        for first in range(0, heads, at_once):
+            part = slice(first, first + at_once)
+            moved = k.new_empty(images, tokens, min(at_once, heads - first), dim)
+            for row in range(images):
+                moved[row] = self.move(k[row, call.image, part])
+            extended_attention(
+                *(tensor[:, :, part] for tensor in (q, k, v)), shared.groups, shared.samples,
+                shared=(moved, v[:, call.image, part]), limit=limit // 2, out=out[:, :, part], **options,
+            )  # fmt: skip
