@@ -37,9 +37,12 @@ class NotForUv(Exception):
 
 
 def pip_settings(python: str, environ: dict[str, str]) -> dict[str, str]:
-    """{name: value} of the settings that `pip install` follows when this Python runs it."""
-    command = [python, "-m", "pip", "config", "list"]
+    """{name: value} of the settings that `pip install` follows when this Python runs it. Raises NotForUv."""
+    command = [python, "-m", "pip", "config", "list", "-vvv"]  # the setting quiet would silence the list, too
+    environ = environ | {"PIP_NO_INPUT": "1"}
     listed = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    if ":env:.no-input='1'" not in listed.splitlines():
+        raise NotForUv("pip does not list its settings")
     settings = {}
     for section in ("global.", "install.", ":env:."):  # a later one takes precedence
         for line in listed.splitlines():

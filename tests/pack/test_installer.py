@@ -23,10 +23,10 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory) -> Path:
-    """Wheels of a package `tiny`: indexes one (1.0), two (2.0) and none, find-links folders three and four."""
+    """Wheels of a package `storyreeltiny`: indexes one (1.0), two (2.0) and none, find-links folders three and four."""
     folder = tmp_path_factory.mktemp("shelf")
     for number, name in enumerate(("one", "two", "three", "four"), 1):
-        write_wheel(folder / name, "tiny", f"{number}.0")
+        write_wheel(folder / name, "storyreeltiny", f"{number}.0")
     for name in ("one", "two"):
         write_index(folder / name, *(folder / name).glob("*.whl"))
     write_index(folder / "none")
@@ -67,23 +67,23 @@ def installed(info: Path) -> tuple[str, str]:
 
 
 def install(command: list[str], environ: dict[str, str], target: Path) -> tuple[str, str]:
-    """(version of tiny, installer that left its name)."""
-    command = [*command, "--target", str(target), "tiny"]
+    """(version of storyreeltiny, installer that left its name)."""
+    command = [*command, "--target", str(target), "storyreeltiny"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
-    (info,) = target.glob("tiny-*.dist-info")
+    (info,) = target.glob("storyreeltiny-*.dist-info")
     return installed(info)
 
 
 def check_both(python: str, environ: dict[str, str], folder: Path, version: str):
-    """pip and uv install the same `version` of tiny in this process environment."""
+    """pip and uv install the same `version` of storyreeltiny in this process environment."""
     uv, variables = installer.uv_install(python, environ)
     assert install([python, "-m", "pip", "install"], environ, folder / "by pip") == (version, "pip")
     assert install(uv, environ | variables, folder / "by uv") == (version, "uv")
 
 
 ONE, TWO, NONE = ("{shelf}/" + name + "/simple" for name in ("one", "two", "none"))
-SETTINGS = {  # pip.conf, variables, the version of tiny that they lead to
+SETTINGS = {  # pip.conf, variables, the version of storyreeltiny that they lead to
     "index": (f"[global]\nindex-url = {ONE}", {}, "1.0"),
     "extra indexes": (f"[global]\nindex-url = {NONE}\nextra-index-url = {ONE}\n  {TWO}", {}, "2.0"),
     "the best of all": (f"[global]\nindex-url = {ONE}\nfind-links = {{links}}/three {{links}}/four", {}, "4.0"),
@@ -94,7 +94,7 @@ SETTINGS = {  # pip.conf, variables, the version of tiny that they lead to
     "another section": (f"[global]\nindex-url = {ONE}\n[download]\nindex-url = {TWO}\nno-index = yes", {}, "1.0"),
     "variable": (f"[global]\nindex-url = {ONE}\n", {"PIP_INDEX_URL": TWO}, "2.0"),
     "empty variable": (f"[global]\nindex-url = {ONE}\n", {"PIP_INDEX_URL": "", "PIP_NO_CACHE_DIR": "1"}, "1.0"),
-    "only what is printed": (f"[global]\nindex-url = {ONE}\nquiet = 1\nprogress-bar = off", {}, "1.0"),
+    "only what is printed": (f"[global]\nindex-url = {ONE}\nquiet = 3\nprogress-bar = off", {}, "1.0"),
 }
 
 
@@ -102,10 +102,15 @@ SETTINGS = {  # pip.conf, variables, the version of tiny that they lead to
 def test_uv_follows_the_settings_of_pip(python, shelf, tmp_path, name):
     text, variables, version = SETTINGS[name]
     pins = tmp_path / "pins.txt"
-    pins.write_text("tiny<2")
+    pins.write_text("storyreeltiny<2")
     places = {"shelf": shelf.as_uri(), "links": shelf, "pins": pins}
     variables = {variable: value.format(**places) for variable, value in variables.items()}
     check_both(python, settings(tmp_path, text.format(**places), **variables), tmp_path, version)
+
+
+def test_settings_that_pip_does_not_list_are_not_taken_for_none(python, tmp_path):
+    with pytest.raises(installer.NotForUv, match="pip does not list its settings"):
+        installer.uv_install(python, settings(tmp_path, "[global]\nquiet = 9"))
 
 
 def test_uv_uses_the_proxy_of_pip(python, shelf, tmp_path):
@@ -126,7 +131,7 @@ def test_uv_trusts_the_hosts_that_pip_trusts(python, shelf, tmp_path, trust):
     with serve(shelf, both) as address:
         text = f"[global]\nindex-url = https://{address}/one/simple\nretries = 0\n"
         uv, more = installer.uv_install(python, environ := settings(tmp_path, text))
-        refused = subprocess.run([*uv, "tiny"], env=environ | more, capture_output=True, text=True)
+        refused = subprocess.run([*uv, "storyreeltiny"], env=environ | more, capture_output=True, text=True)
         assert refused.returncode and "certificate" in refused.stderr
         text += "" if variables else trust.format(certificate)
         check_both(python, settings(tmp_path, text, **variables), tmp_path, "1.0")
@@ -138,7 +143,7 @@ def test_uv_waits_as_long_as_pip(python, tmp_path):
         environ = settings(tmp_path, f"[global]\nindex-url = {address}\ntimeout = 1.5\nretries = 0\n")
         uv, variables = installer.uv_install(python, environ)
         started = time.monotonic()
-        done = subprocess.run([*uv, "tiny"], env=environ | variables, capture_output=True, text=True)
+        done = subprocess.run([*uv, "storyreeltiny"], env=environ | variables, capture_output=True, text=True)
         assert done.returncode and "timed out" in done.stderr
         assert 1.5 <= time.monotonic() - started < 25  # without the settings: 30 s, four times
 
@@ -153,7 +158,7 @@ def test_uv_compiles_modules_where_python_may_not(python, shelf, tmp_path):
 
 
 def create(folder: Path, environ: dict[str, str], capsys, monkeypatch) -> tuple[str, str, str]:
-    """Install tiny into a new environment as set-up does: (version, installer, what was printed)."""
+    """Install storyreeltiny into a new environment as set-up does: (version, installer, what was printed)."""
     for name in list(os.environ):
         if name not in environ:
             monkeypatch.delenv(name)
@@ -161,9 +166,9 @@ def create(folder: Path, environ: dict[str, str], capsys, monkeypatch) -> tuple[
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(steps, "LOG", folder / "setup.log")
     pins = folder / "pins.txt"
-    pins.write_text(environment.CONSTRAINTS.read_text() + "tiny<2\n")
-    environment._create(folder / "venv", pins)("tiny", "tiny")
-    (info,) = (folder / "venv").rglob("tiny-*.dist-info")
+    pins.write_text(environment.CONSTRAINTS.read_text() + "storyreeltiny<2\n")
+    environment._create(folder / "venv", pins)("storyreeltiny", "storyreeltiny")
+    (info,) = (folder / "venv").rglob("storyreeltiny-*.dist-info")
     return *installed(info), capsys.readouterr().out
 
 
@@ -190,9 +195,15 @@ def test_pip_installs_where_uv_cannot(shelf, uv_wheel, tmp_path, capsys, monkeyp
 
 
 FAILURES = {
-    "no network": ("-i http://127.0.0.1:9/simple tiny", "the package index cannot be reached (no network?)"),
-    "no such host": ("-i http://index.invalid/simple tiny", "the package index cannot be reached (no network?)"),
-    "no version": ("-i {one} tiny==7", "the package index has no pinned version for this Python, or cannot be reached"),
+    "no network": ("-i http://127.0.0.1:9/simple storyreeltiny", "the package index cannot be reached (no network?)"),
+    "no such host": (
+        "-i http://index.invalid/simple storyreeltiny",
+        "the package index cannot be reached (no network?)",
+    ),
+    "no version": (
+        "-i {one} storyreeltiny==7",
+        "the package index has no pinned version for this Python, or cannot be reached",
+    ),
     "another archive": (
         "-i {one} --require-hashes -r {hashes}",
         "the downloaded archive is not the pinned one (its SHA-256 differs)",
@@ -205,12 +216,14 @@ FAILURES = {
 def test_a_failure_of_uv_is_one_sentence(python, shelf, tmp_path, monkeypatch, name):
     monkeypatch.setattr(steps, "LOG", tmp_path / "setup.log")
     arguments, reason = FAILURES[name]
-    (tmp_path / "hashes.txt").write_text(f"tiny==1.0 --hash=sha256:{'0' * 64}")
+    (tmp_path / "hashes.txt").write_text(f"storyreeltiny==1.0 --hash=sha256:{'0' * 64}")
     places = {"one": (shelf / "one" / "simple").as_uri(), "hashes": tmp_path / "hashes.txt", "folder": tmp_path}
     uv, variables = installer.uv_install(python, settings(tmp_path, "[global]\nretries = 0"))
     with pytest.raises(steps.SetupError) as caught:
-        steps.run("tiny", [*uv, *(part.format(**places) for part in arguments.split())], **variables)
-    assert str(caught.value) == f"tiny: {reason.format(**places)}; the details are in {tmp_path / 'setup.log'}."
+        steps.run("storyreeltiny", [*uv, *(part.format(**places) for part in arguments.split())], **variables)
+    assert (
+        str(caught.value) == f"storyreeltiny: {reason.format(**places)}; the details are in {tmp_path / 'setup.log'}."
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a small disk")
@@ -222,9 +235,9 @@ def test_a_full_disk_is_reported(python, tmp_path, monkeypatch):
         pytest.skip(f"mounts a small disk, which takes root: {done.stderr.decode().strip()}")
     try:
         monkeypatch.setattr(steps, "LOG", tmp_path / "setup.log")
-        wheel = write_wheel(tmp_path / "wheels", "tiny", "1.0", os.urandom(400_000))
+        wheel = write_wheel(tmp_path / "wheels", "storyreeltiny", "1.0", os.urandom(400_000))
         uv, variables = installer.uv_install(python, settings(tmp_path, "[global]\nno-index = true"))
-        with pytest.raises(steps.SetupError, match="^tiny: the disk is full; the details are in"):
-            steps.run("tiny", [*uv, "--target", str(disk / "target"), str(wheel)], **variables)
+        with pytest.raises(steps.SetupError, match="^storyreeltiny: the disk is full; the details are in"):
+            steps.run("storyreeltiny", [*uv, "--target", str(disk / "target"), str(wheel)], **variables)
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
