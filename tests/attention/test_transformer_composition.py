@@ -76,6 +76,31 @@ def test_controlnet(shared, host):
     assert not torch.equal(ours, transformers.sample(shared(model), *conds(guidance=3.5), latents))
 
 
+# The host's other patches
+
+
+def test_lora(shared, models):
+    """A LoRA on a layer that shares; its weights are in the shared keys."""
+    import comfy.sd
+
+    latents, model = transformers.latent("flux", 2), models("flux")
+    generator = torch.Generator().manual_seed(0)
+    width = model.model.diffusion_model.single_blocks[0].linear1.weight.shape[0]
+    name = "diffusion_model.single_blocks.0.linear1.lora_{}.weight"
+    lora = {
+        name.format("A"): torch.randn(4, 32, generator=generator) / 4,
+        name.format("B"): torch.randn(width, 4, generator=generator) / 4,
+    }
+    loaded, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+    before = transformers.sample(shared(loaded), *conds(2), latents)
+    after, _ = comfy.sd.load_lora_for_models(shared(model), None, lora, 1.0, 0.0)
+    definition = with_override(loaded, brute_force("flux", latents))
+    reference = transformers.sample(definition, *conds(2), latents)
+    assert_close(before, reference)
+    assert_close(transformers.sample(after, *conds(2), latents), reference)
+    assert not torch.equal(before, transformers.sample(shared(model), *conds(2), latents))
+
+
 # Masks
 
 
