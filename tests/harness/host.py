@@ -78,6 +78,7 @@ class Host:
         args.disable_api_nodes = True
         args.base_directory = str(self.base)
         args.database_url = "sqlite:///:memory:"
+        import utils.extra_config  # noqa: F401 - as main.py does, since `nodes` lets comfy/utils.py come before this one
 
     async def _start(self):
         import comfy.utils

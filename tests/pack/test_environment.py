@@ -151,8 +151,9 @@ def test_a_comfyui_path_without_comfyui_is_named(clone):
 
 
 def test_an_archive_with_another_hash_is_refused(clone):
-    spoil = "import sys, environment; environment.HOST_SHA256 = '0' * 64; environment.CACHE.mkdir()\n"
-    message = python(clone, spoil + REFUSAL.format("environment._unpack_host(environment.Path(sys.executable))"))
+    spoil = "import sys, environment, hosts; hosts.ARCHIVES['0.30.0'] = hosts.Archive('2.6.0', '0' * 64)\n"
+    spoil += "environment.CACHE.mkdir()\n"
+    message = python(clone, spoil + REFUSAL.format("hosts.unpack('0.30.0', environment.Path(sys.executable))"))
     assert "SHA-256 differs" in message
     assert not (clone / ".cache" / "host-0.30.0").exists()
 

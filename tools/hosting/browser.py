@@ -24,6 +24,7 @@ VIEWPORT = {"width": 1700, "height": 950}
 # models whose size it asks the internet for, which the host's content policy forbids
 NOISE = (
     "/user.css",
+    "/favicon.ico",  # of older frontends
     "/api/userdata",
     "/templates/",
     "ComfyApp graph accessed before initialization",

@@ -1,6 +1,7 @@
 """A real `main.py` in a process of its own on a free loopback port, and a client for its HTTP and websocket API."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -88,11 +89,16 @@ class Server:
 
 
 def host_options(base: Path) -> list[str]:
-    """The command line of a host that lives in `base`, talks to nobody and runs on what torch has."""
+    """The command line of a host that lives in `base`, talks to nobody and runs on what torch has.
+
+    The environment variable STORYREEL_FRONTEND is the folder of a frontend, in place of the one that is installed.
+    """
     import torch
 
     options = ["--listen", "127.0.0.1", "--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
     options += ["--disable-auto-launch", "--disable-api-nodes", "--log-stdout", "--use-pytorch-cross-attention"]
+    if frontend := os.environ.get("STORYREEL_FRONTEND"):
+        options += ["--front-end-root", frontend]
     return options if torch.cuda.is_available() else [*options, "--cpu"]
 
 
