@@ -34,7 +34,7 @@ def _inputs(preset: str) -> list[io.Input]:
         number(
             "sampling_rate",
             "Fraction of its tokens that a frame shares"
-            + (" at the coarse level (32 pixels per token)." if "sampling_rate_fine" in values else ".")
+            + (", in a UNet at the coarse level (32 pixels per token)." if "sampling_rate_fine" in values else ".")
             + " A higher rate keeps characters more consistent and is slower. 0: none, 1: all.",
             advanced=False,
         ),
@@ -76,7 +76,7 @@ def _inputs(preset: str) -> list[io.Input]:
     if "sampling_rate_fine" in values:
         inputs.insert(
             1,
-            number("sampling_rate_fine", "Fraction of its tokens that a frame shares at finer levels."),
+            number("sampling_rate_fine", "Fraction of its tokens that a frame shares at the finer levels of a UNet."),
         )
     if "dense_early_read" in values:
         inputs.append(
