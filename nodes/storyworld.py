@@ -15,9 +15,8 @@ class StoryReelLoadStoryworld(StoryReelNode):
             node_id="StoryReelLoadStoryworld",
             display_name="Load Storyworld (StoryReel)",
             category=CATEGORY,
-            description="Loads the included demo model, for trying the pack out and for tests. It draws small "
-            "heroes in "
-            "a simple world at 128 x 128 pixels and knows 60 words (see the help page). Nothing is downloaded.",
+            description="Loads the included demo model, for trying the pack out and for tests. It draws small heroes "
+            "in a simple world at 128 x 128 pixels and knows 60 words (see the help page). Nothing is downloaded.",
             search_aliases=["tiny model", "example model", "storyworld"],
             inputs=[
                 io.Combo.Input(
@@ -32,9 +31,8 @@ class StoryReelLoadStoryworld(StoryReelNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="On: the model draws frames of clips, for Apply Motion and Animate Story by Motion "
-                    "with the "
-                    "demo model's motion module. Off: the model draws single images.",
+                    tooltip="On: the model draws frames of clips, for Apply Motion and Animate Story by Motion with "
+                    "the demo model's motion module. Off: the model draws single images.",
                 ),
             ],
             outputs=[
