@@ -139,7 +139,8 @@ def server(base, tmp_path_factory, request):
     write_example(folder / "input")
     write_clips(folder / "input")
     link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
-    link(folder / "custom_nodes" / "memory", TESTS / "packs" / "memory")
+    for pack in ("memory", "small_text_encoders"):
+        link(folder / "custom_nodes" / pack, TESTS / "packs" / pack)
     with Server(folder) as running:
         request.config.stash[RUNNING_SERVER] = running
         yield running

@@ -9,7 +9,7 @@ a matrix of full rank (a Hankel matrix) whose file holds only s. The weights are
 import math
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -100,14 +100,14 @@ def sdxl_clip(layers: int = 3):
     return clip
 
 
-def vae() -> Shapes:
-    """The 4-channel KL autoencoder; the encoder's width is fixed by the loader, the decoder is a quarter as wide."""
+def vae(channels: int = 4, **config) -> Shapes:
+    """The KL autoencoder; the encoder's width is fixed by the loader, the decoder is a quarter as wide."""
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    encoder = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4])
-    encoder |= dict(num_res_blocks=2, attn_resolutions=[], dropout=0.0)
+    encoder = dict(double_z=True, z_channels=channels, resolution=256, in_channels=3, out_ch=3, ch=128)
+    encoder |= dict(ch_mult=[1, 2, 4, 4], num_res_blocks=2, attn_resolutions=[], dropout=0.0, **config)
     with torch.device("meta"):
-        model = AutoencoderKL(ddconfig=encoder, embed_dim=4, decoder_ddconfig=dict(encoder, ch=32))
+        model = AutoencoderKL(ddconfig=encoder, embed_dim=channels, decoder_ddconfig=dict(encoder, ch=32))
     for name, tensor in model.state_dict().items():
         yield f"first_stage_model.{name}", tuple(tensor.shape)
 
@@ -184,8 +184,8 @@ def vision_l() -> Shapes:
         yield name, tuple(tensor.shape)
 
 
-def plain_vae() -> Shapes:
-    for name, shape in vae():
+def plain_vae(channels: int = 4, **config) -> Shapes:
+    for name, shape in vae(channels, **config):
         yield name.removeprefix("first_stage_model."), shape
 
 
@@ -246,7 +246,8 @@ class Weights:
         if not shape:
             return torch.ones((), dtype=torch.float16)
         if len(shape) == 1:
-            std, mean = 0.02, float(name.endswith("weight"))  # a norm's gain lies around 1, a bias around 0
+            # A norm's gain and a variance lie around 1, a bias around 0.
+            std, mean = 0.02, float(name.endswith(("weight", "running_var")))
         else:
             std, mean = (0.05 if "embedding" in name else self._extent(shape)[1] ** -0.5), 0.0
         key = (std, mean)
@@ -257,12 +258,12 @@ class Weights:
         return self.vectors[key].as_strided(shape, strides, start)
 
 
-def write(name: str, folder: Path) -> Path:
-    """Write checkpoint `name` of `CHECKPOINTS` into `folder` unless it is there; the bytes are the same every time."""
+def write(name: str, folder: Path, files: dict[str, Callable[[], Shapes]] = CHECKPOINTS) -> Path:
+    """Write file `name` of `files` into `folder` unless it is there; the bytes are the same every time."""
     path = Path(folder) / f"{name}.ckpt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"state_dict": random_weights(CHECKPOINTS[name]())}, path)
+        torch.save({"state_dict": random_weights(files[name]())}, path)
     return path
 
 

@@ -29,12 +29,22 @@ STAND_INS = {  # of a published file: folder of the host's models, and file
     "non_ema_0035000.pth": ("checkpoints", "vid2vid_stand_in.ckpt"),
     "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": ("clip_vision", "vit_l.ckpt"),
     "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "vae.ckpt"),
+    "flux-2-klein-4b.safetensors": ("diffusion_models", "flux2_klein.ckpt"),
+    "qwen_image_fp8_e4m3fn.safetensors": ("diffusion_models", "qwen_image.ckpt"),
+    "z_image_turbo_bf16.safetensors": ("diffusion_models", "z_image.ckpt"),
+    "qwen_3_4b.safetensors": ("text_encoders", "qwen3_4b.ckpt"),
+    "qwen_2.5_vl_7b_fp8_scaled.safetensors": ("text_encoders", "qwen25_7b.ckpt"),
+    "flux2-vae.safetensors": ("vae", "flux2_vae.ckpt"),
+    "ae.safetensors": ("vae", "flux_vae.ckpt"),
+    "qwen_image_vae.safetensors": ("vae", "wan_vae.ckpt"),
     "mm_sd_v15_v2.ckpt": ("animatediff_models", "mm_v2.ckpt"),
     "ip-adapter-plus_sd15.safetensors": ("ipadapter", "ip_plus.ckpt"),
 }
 LOADERS = {  # and the input that names a file
     "CheckpointLoaderSimple": "ckpt_name",
+    "CLIPLoader": "clip_name",
     "CLIPVisionLoader": "clip_name",
+    "UNETLoader": "unet_name",
     "VAELoader": "vae_name",
     "StoryReelDynamiCrafterLoader": "checkpoint",
     "StoryReelStreamingLoader": "checkpoint",
@@ -46,14 +56,16 @@ SAMPLERS = ("KSampler", "SamplerCustom", "SamplerCustomAdvanced")
 
 def write_stand_ins(models: Path):
     """Put every stand-in into the host's folders."""
-    from . import dynamicrafter, streaming, tiny
+    from . import dynamicrafter, streaming, tiny, transformer_files
 
     for folder, file in STAND_INS.values():
-        write = tiny.write
-        if file.endswith("_stand_in.ckpt"):
-            crafted = file.startswith(("dynamicrafter", "tooncrafter"))
+        name, write = Path(file).stem, tiny.write
+        if name in transformer_files.FILES:
+            write = transformer_files.write
+        elif name.endswith("_stand_in"):
+            crafted = name.startswith(("dynamicrafter", "tooncrafter"))
             write = dynamicrafter.write_for_workflows if crafted else streaming.write_for_workflows
-        write(Path(file).stem, models / folder)
+        write(name, models / folder)
 
 
 def workflow(name: str) -> dict:
@@ -211,6 +223,8 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
                 changes[id] = {"steps": STEPS}
             case "RandomNoise":
                 changes[id] = {"noise_seed": seed}
+            case "Flux2Scheduler":
+                changes[id] = {"steps": STEPS, "width": WIDTH, "height": HEIGHT}
             case "EmptyLatentImage":
                 changes[id] = {"width": 64, "height": 64, "batch_size": SHOT["frames"]}
             case "ImageScale":
