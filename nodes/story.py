@@ -30,7 +30,10 @@ SCENES = """\
 [Pip] runs along a cliff path in the rain #But Pip could smell a warm stove a mile away.
 [Mia] and [Pip] sit by a glowing stove in a round room #And that is how the lighthouse got its keepers."""
 
-TRAINED = "0 takes the size that the model was trained at (SD1.5 512, SD2.x 768, SDXL 1024), or 512 without a model."
+TRAINED = (
+    "0 takes the size that the model was trained at (SD1.5 512, SD2.x 768, Qwen-Image 1328, others 1024), or 512 "
+    "without a model."
+)
 
 NEGATIVE = "bad anatomy, extra limbs, deformed hands, blurry, low quality, text, watermark"
 

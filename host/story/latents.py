@@ -13,8 +13,9 @@ TRAINED_SIZES = (  # sides in pixels that the published models of a family were 
     (comfy.supported_models.SD15, PLAIN_SIZE),
     (comfy.supported_models.SD20, 768),
     (comfy.supported_models.SDXL, 1024),
+    (comfy.supported_models.QwenImage, 1328),
 )
-SCALE = 8  # pixels a latent position, for the VAEs of SD1.5, SD2 and SDXL; the host rescales empty latents for others
+SCALE = 8  # pixels a latent position, for the VAEs of SD1.5, SD2 and SDXL; a sampler rescales empty latents for others
 
 
 def trained_size(model) -> int:

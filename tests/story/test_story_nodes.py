@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from harness import tiny
+from harness import tiny, transformers
+from storyreel.core.story.frames import Frames, frames_in
 from storyreel.core.story.styles import PUBLISHED_STYLES
 
 BOB = "[Bob] a man in a black suit"
@@ -401,12 +402,38 @@ def test_a_story_is_sampled_in_one_batch(host, tiny_checkpoint):
     assert any(event == "progress" and data["max"] == 6 for event, data in run.events)  # five prompts and the negative
 
 
-@pytest.mark.parametrize(("name", "side"), [(None, 512), ("sd15", 512), ("sdxl_slim", 1024), ("world", 128)])
+SIDES = {None: 512, "sd15": 512, "sdxl_slim": 1024, "world": 128, "qwen": 1328, "zimage": 1024, "flux2": 1024}
+
+
+@pytest.mark.parametrize(("name", "side"), SIDES.items())
 def test_without_a_size_a_latent_has_that_of_the_models_family(host, tiny_checkpoint, name, side):
     from storyreel.host import storyworld
 
     model = {} if name is None else {"model": storyworld.load_model()}
-    if name not in (None, "world"):
+    if name in transformers.FAMILIES:
+        model = {"model": transformers.build(name)}
+    elif name not in (None, "world"):
         model = {"model": host.load_model(tiny_checkpoint(name))}
     (latent,) = call(host, "StoryReelStoryLatent", story=story_of(host), width=0, height=64, noise="different", **model)
     assert latent["samples"].shape[2:] == (8, side // 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("flux2", (128, 4, 6)), ("qwen", (16, 1, 8, 12)), ("zimage", (16, 8, 12)), ("flux", (16, 8, 12))],
+)
+def test_a_latent_fits_every_model(host, name, shape):
+    """Of 96 x 64 pixels: as the model's own empty latent, and still with the frames of the story."""
+    (latent,) = call(host, "StoryReelStoryLatent", story=story_of(host), width=96, height=64, noise="different")
+    frames = len(latent["samples"])
+    seen = []
+
+    def look(executor, noise, latent_image, *args, **kwargs):
+        seen.append((tuple(noise.shape), tuple(latent_image.shape), frames_in(latent_image)))
+        return executor(noise, latent_image, *args, **kwargs)
+
+    model = transformers.build(name)
+    model.add_wrapper_with_key("outer_sample", "look", look)
+    images = transformers.sample(model, *transformers.conds(frames), latent)
+    assert seen == [((frames, *shape), (frames, *shape), Frames.all(frames))]
+    assert images.shape == (frames, *shape)
