@@ -85,8 +85,9 @@ WITH_CAPTIONS = [name for name in workflows.NAMES if workflows.find_all(workflow
 
 def test_the_shipped_stories_keep_their_captions_apart():
     """One line a frame, none in the script; behind them are pages, subtitles and what saves these."""
-    stories = {"story_comic_sd15", "story_comic_sdxl", "story_to_long_video", "storyworld_comic"}
-    assert {*stories, "storyworld_story_to_long_video", "storyworld_story_to_shots"} == set(WITH_CAPTIONS)
+    comics = {f"story_comic_{model}" for model in ("flux2_klein", "qwen_image", "sd15", "sdxl", "z_image_turbo")}
+    videos = {"story_to_long_video", "storyworld_story_to_long_video", "storyworld_story_to_shots"}
+    assert {*comics, *videos, "storyworld_comic"} == set(WITH_CAPTIONS)
     for name in WITH_CAPTIONS:
         prompt = workflows.prompt(name)
         captions = workflows.find(prompt, "StoryReelCaptions")

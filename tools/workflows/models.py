@@ -11,12 +11,31 @@ PUBLISHED = {  # file: (folder of the host's models, repository, path there)
         "Comfy-Org/CLIP-ViT-H-14-laion2B-s32B-b79K_repackaged",
         "main/split_files/clip_vision/",
     ),
+    "ae.safetensors": ("vae", "Comfy-Org/z_image_turbo", "main/split_files/vae/"),
     "dynamicrafter_1024_fp16_pruned.safetensors": ("checkpoints", "Kijai/DynamiCrafter_pruned", "main/"),
     "dynamicrafter_unet_512_interp.safetensors": ("checkpoints", "ExponentialML/DynamiCrafterUNet", "main/"),
+    "flux-2-klein-4b.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/flux2-klein",
+        "main/split_files/diffusion_models/",
+    ),
+    "flux2-vae.safetensors": ("vae", "Comfy-Org/flux2-dev", "main/split_files/vae/"),
     "ip-adapter-plus_sd15.safetensors": ("ipadapter", "h94/IP-Adapter", "main/models/"),
     "mm_sd_v15_v2.ckpt": ("animatediff_models", "guoyww/animatediff", "main/"),
     "model.safetensors": ("checkpoints", "PAIR/StreamingSVD", "main/"),
     "non_ema_0035000.pth": ("checkpoints", "camenduru/Video-to-Video", "main/"),
+    "qwen_2.5_vl_7b_fp8_scaled.safetensors": (
+        "text_encoders",
+        "Comfy-Org/Qwen-Image_ComfyUI",
+        "main/split_files/text_encoders/",
+    ),
+    "qwen_3_4b.safetensors": ("text_encoders", "Comfy-Org/z_image_turbo", "main/split_files/text_encoders/"),
+    "qwen_image_fp8_e4m3fn.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/Qwen-Image_ComfyUI",
+        "main/split_files/diffusion_models/",
+    ),
+    "qwen_image_vae.safetensors": ("vae", "Comfy-Org/Qwen-Image_ComfyUI", "main/split_files/vae/"),
     "sd_xl_base_1.0.safetensors": ("checkpoints", "stabilityai/stable-diffusion-xl-base-1.0", "main/"),
     "streaming_t2v.ckpt": ("checkpoints", "PAIR/StreamingT2V", "main/"),
     "tooncrafter_512_interp-pruned-fp16.safetensors": ("checkpoints", "Kijai/DynamiCrafter_pruned", "main/"),
@@ -27,6 +46,11 @@ PUBLISHED = {  # file: (folder of the host's models, repository, path there)
         "4e63672c03103b6c636b8fb4119ba982469b2955/",
     ),
     "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "stabilityai/sd-vae-ft-mse-original", "main/"),
+    "z_image_turbo_bf16.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/z_image_turbo",
+        "main/split_files/diffusion_models/",
+    ),
 }
 WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 
