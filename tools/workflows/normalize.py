@@ -21,6 +21,7 @@ if __name__ == "__main__":  # a script finds its own folder only
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 import environment  # noqa: E402
+import hosts  # noqa: E402
 from environment import ROOT, SetupError  # noqa: E402
 
 from tools.workflows import frontend, graph, layout, reroutes  # noqa: E402
@@ -75,7 +76,7 @@ def normalized(name: str, page, declared: dict) -> tuple[dict[Path, str], list[s
     """{file: its text} of a workflow and its API form, and what a person has to repair."""
     saved = json.loads(path_of(name).read_text(encoding="utf-8"))
     if missing := sorted({node["type"] for node in saved["nodes"]} - declared.keys() - set(graph.FRONTEND_NODES)):
-        raise SetupError(f"{name}: ComfyUI {environment.HOST_VERSION} and this pack have no {', '.join(missing)}.")
+        raise SetupError(f"{name}: ComfyUI {hosts.PINNED} and this pack have no {', '.join(missing)}.")
     graph.renumber(saved)
     page.load(saved, name)
     workflow = page.save()
@@ -104,7 +105,7 @@ def shipped_files() -> set[str]:
 def versions() -> dict[str, str]:
     lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
     (ours,) = (line.split('"')[1] for line in lines if line.startswith("version = "))
-    return {"comfyui-storyreel": ours, "comfy-core": environment.HOST_VERSION}
+    return {"comfyui-storyreel": ours, "comfy-core": hosts.PINNED}
 
 
 if __name__ == "__main__":
