@@ -79,6 +79,7 @@ def test_a_note_names_what_exists(host, name):
     (note,) = (node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
     bold = [text.replace("\n", " ") for text in re.findall(r"\*\*(.+?)\*\*", note, re.DOTALL)]
     assert bold and [text for text in bold if not any(text in each for each in known)] == []
+    assert re.findall(r"\*\*.+?\*\*\n[a-z]\w*", note) == [], "the frontend shows no space between these words"
 
 
 WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
