@@ -30,7 +30,7 @@ from ..core.text import short
 from ..core.weights.refusal import Misfit, Unreadable, shape_shown, sides
 from ..core.weights.stated import Each, Fields, One, Real, Whole, read_stated, switch
 from . import storyworld_video
-from .common import included, messages
+from .common import clip_vision, included, messages
 from .common.latents import COLORS, latent_format
 from .common.loading import (
     PRECISIONS,
@@ -212,7 +212,7 @@ def load_clip_vision() -> comfy.clip_vision.ClipVisionModel:
     with reject_incomplete("clip.safetensors", "Storyworld's image tower"), judging("image tower of Storyworld"):
         _check_heads(config["vision"])
         check_whole(comfy.clip_model.CLIPVisionModelProjection(config["vision"], **UNBUILT), seen)
-    vision = comfy.clip_vision.ClipVisionModel(config["vision"])
+    vision = clip_vision.from_config(config["vision"])
     vision.load_sd(seen)
     return vision
 

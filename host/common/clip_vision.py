@@ -1,5 +1,10 @@
-"""Features of the image encoder for video models: all of its tokens, or its projection."""
+"""Image encoders of a configuration, and what video models read of one: all of its tokens, or its projection."""
 
+import json
+import tempfile
+from pathlib import Path
+
+import comfy.clip_vision
 import comfy.model_management
 from torch import Tensor
 
@@ -25,3 +30,14 @@ def _features(clip_vision, images: Tensor) -> tuple:
         images.to(clip_vision.load_device), clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
     )
     return clip_vision.model(pixel_values=pixels)
+
+
+def from_config(config: dict) -> comfy.clip_vision.ClipVisionModel:
+    """An encoder without its weights, of a configuration as the host's own JSON files state it.
+
+    Through a file: ComfyUI before 0.24 takes no other form.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.json")
+        path.write_text(json.dumps(config), encoding="utf-8")
+        return comfy.clip_vision.ClipVisionModel(str(path))

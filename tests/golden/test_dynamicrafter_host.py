@@ -250,6 +250,7 @@ def tower(golden: Golden, prefix: str) -> dict:
 def clip_vision(host):
     """clip_vision(golden) -> the data's image encoder as the host's CLIP_VISION, from the published keys."""
     import comfy.clip_vision
+    from storyreel.host.common.clip_vision import from_config
 
     def clip_vision(golden: Golden):
         spec = golden.config["clip"]
@@ -257,7 +258,7 @@ def clip_vision(host):
         config |= dict(image_size=golden.config["image_size"], patch_size=spec["patch"], projection_dim=40)
         config |= dict(hidden_size=spec["width"], intermediate_size=4 * spec["width"])
         config |= dict(num_hidden_layers=spec["layers"], num_attention_heads=spec["width"] // spec["head_width"])
-        encoder = comfy.clip_vision.ClipVisionModel(config)
+        encoder = from_config(config)
         encoder.model.float()  # the host keeps encoders in half precision
         prefix = "embedder.model.visual."
         weights = comfy.clip_vision.convert_to_transformers(tower(golden, prefix), prefix)

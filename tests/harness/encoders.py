@@ -5,13 +5,13 @@ import torch
 
 def image_encoder(width: int, **sizes):
     """An encoder with embeddings of that width: two layers, patches of 16 pixels, or other `sizes`; random weights."""
-    import comfy.clip_vision
+    from storyreel.host.common.clip_vision import from_config
 
     torch.manual_seed(0)
     config = dict(model_type="clip_vision_model", hidden_act="quick_gelu", image_size=32, patch_size=16)
     config |= dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, num_channels=3)
     config |= dict(projection_dim=width, layer_norm_eps=1e-5, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    encoder = comfy.clip_vision.ClipVisionModel(config | sizes)
+    encoder = from_config(config | sizes)
     for parameter in encoder.model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return encoder

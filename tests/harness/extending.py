@@ -82,11 +82,11 @@ def tiny_wan_vae():
 
 def tiny_vision(hidden: int = 96, projection: int = 64):
     """An image encoder of the host."""
-    import comfy.clip_vision
+    from storyreel.host.common.clip_vision import from_config
 
     sizes = dict(hidden_size=hidden, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
     sizes |= dict(hidden_act="gelu", image_size=32, patch_size=16, num_channels=3, projection_dim=projection)
-    vision = comfy.clip_vision.ClipVisionModel(sizes | {"model_type": "clip_vision_model"})
+    vision = from_config(sizes | {"model_type": "clip_vision_model"})
     vision.load_sd(random(vision.model))
     return vision
 

@@ -147,9 +147,10 @@ def of_the_host(name: str) -> dict:
 def test_the_hosts_vit_h_sees_what_open_clips_does(host, vit_h):
     """The tokens that DynamiCrafter reads, those that IP-Adapter reads, and the embedding."""
     import comfy.clip_vision
+    from storyreel.host.common.clip_vision import from_config
 
     network, weights = vit_h
-    ours = comfy.clip_vision.ClipVisionModel(of_the_host("clip_vision_config_h.json"))
+    ours = from_config(of_the_host("clip_vision_config_h.json"))
     vision = {key: weight for key, weight in weights.items() if key.startswith("visual.")}
     loaded = ours.load_sd(comfy.clip_vision.convert_to_transformers(vision, "visual."))
     assert not loaded.missing_keys and not loaded.unexpected_keys

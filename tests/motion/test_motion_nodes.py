@@ -210,10 +210,10 @@ def test_what_a_predictor_was_not_trained_for_is_refused(plus, clip_vision):
 
 
 def test_an_image_encoder_of_another_width_is_refused(files, plus, crafter, clip_vision):
-    import comfy.clip_vision
+    from storyreel.host.common.clip_vision import from_config
     from storyreel.host.motion.token_encoders import DynamiCrafterTokenEncoder
 
-    other = comfy.clip_vision.ClipVisionModel({**clip_vision.config, "hidden_size": 32, "projection_dim": 32})
+    other = from_config({**clip_vision.config, "hidden_size": 32, "projection_dim": 32})
     for weight in other.model.parameters():
         torch.nn.init.zeros_(weight)
     with pytest.raises(ValueError, match="CLIP_VISION gives features of width 32, and nodes_plus.safetensors .* 96"):

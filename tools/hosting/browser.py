@@ -121,10 +121,11 @@ class Frontend:
 
     def export(self) -> dict:
         """The graph in API form, as the Export (API) menu writes it, without the players of loaded clips: those are
-        inputs once the clip is loaded, and not before."""
+        inputs once the clip is loaded, and not before; nor the pack of each node, which newer frontends add."""
         graph = self.page.evaluate("async () => (await app.graphToPrompt()).output")
         for node in graph.values():
             node["inputs"].pop("video-preview", None)
+            node["_meta"] = {"title": node["_meta"]["title"]}
         return graph
 
     def save(self) -> dict:
