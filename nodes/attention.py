@@ -171,6 +171,16 @@ class StoryReelConsistentAttention(StoryReelNode):
                     advanced=True,
                     tooltip="Share tokens in the positive (cond) pass, the negative (uncond) pass, or both.",
                 ),
+                io.Int.Input(
+                    "memory_mb",
+                    default=64,
+                    min=1,
+                    max=65536,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Memory in MB that a layer may use beyond plain attention. A lower limit is slower, with "
+                    "the same result.",
+                ),
                 io.Combo.Input(
                     "positions",
                     options=list(POSITIONS),
@@ -181,16 +191,6 @@ class StoryReelConsistentAttention(StoryReelNode):
                     "they are in their image. beside: one image width to the right. reference: where editing models "
                     "see a reference image. dimmed: in place, with less attraction to the same place. UNets and SD3: "
                     "same.",
-                ),
-                io.Int.Input(
-                    "memory_mb",
-                    default=64,
-                    min=1,
-                    max=65536,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Memory in MB that a layer may use beyond plain attention. A lower limit is slower, with "
-                    "the same result.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The patched model, for any sampler. The batch of images is the story.")],
