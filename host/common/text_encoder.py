@@ -19,6 +19,8 @@ from .loading import read_with_metadata
 ATTACHMENT = "storyreel_text_projections"  # on a CLIP's patcher: the text encoders in it that have a projection
 PROJECTION = ".transformer.text_projection.weight"
 OF_ONE_ENCODER = ("text_projection.weight", "text_projection")  # as the host reads it from a text encoder's own file
+# The host's functions that load the CLIP of a checkpoint again: now, and before ComfyUI 0.24.
+OF_A_CHECKPOINT = ("load_checkpoint_clip_patcher", "load_checkpoint_guess_config_clip_only")
 
 
 def build_clip(target, text: dict[str, Tensor], filled: Mapping[str, Tensor] | None = None) -> comfy.sd.CLIP:
@@ -49,7 +51,7 @@ def has_projection(clip: comfy.sd.CLIP, encoder: str) -> bool | None:
     if (found := clip.patcher.attachments.get(ATTACHMENT)) is not None:
         return encoder in found
     load, arguments, *_ = clip.patcher.cached_patcher_init or (None, ())
-    if load is comfy.sd.load_checkpoint_clip_patcher:
+    if getattr(load, "__name__", "") in OF_A_CHECKPOINT:
         return f"{encoder}{PROJECTION}" in _text_weights(arguments[0])
     if load is comfy.sd.load_clip_model_patcher:
         width = getattr(clip.cond_stage_model, encoder).transformer.text_projection.weight.shape[0]
