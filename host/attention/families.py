@@ -41,12 +41,12 @@ class Family:
     name: as users know it. networks: module and name of the host's classes, found by name, since a host may lack them.
     kinds: [number of blocks, kind of block] of a network, in the order in which the blocks run; "double" (text and
         image have weights of their own), "single" (they share them), or "" where all are alike.
-    block_type: the host's word for blocks without a kind.
     patch: side of a token in latent pixels, by the network.
     before: number of tokens before the image in a forward pass; None = not known.
     behind: number of tokens behind it, by network, image tokens, transformer_options and forward pass.
     rope: the rotary positions of a network; None = it has none.
-    calls: the block of every attention call of a network, in order; None = the calls name their block.
+    calls: the block of every attention call of a network, in order, None for other attention; where the calls name
+        their block, this is None.
     text: number of tokens that the host makes of a text of so many, for a network that ignores the mask of padded
         texts; None = the host masks them, or its texts are never padded.
     blocks: the default choice, see `choose_blocks`. rests_on: why.
@@ -59,8 +59,7 @@ class Family:
     before: Callable[[Any, Forward], int | None]
     behind: Callable[[Any, int, dict, Forward], int]
     rope: Callable[[Any], Rope | None]
-    block_type: str | None = "double"
-    calls: Callable[[Any], list[int]] | None = None
+    calls: Callable[[Any], list[int | None]] | None = None
     text: Callable[[Any, int], int] | None = None
     blocks: str = "last half"
     rests_on: str = SAFE
@@ -78,9 +77,10 @@ def blocks_of(family: Family, network) -> list[str]:
     return [kind for count, kind in family.kinds(network) for _ in range(count)]
 
 
-def block_numbers(family: Family, network) -> dict[tuple[str | None, int], int]:
-    """The number of each block by the (block_type, block_index) that its attention calls name."""
-    keys = [(kind or family.block_type, index) for count, kind in family.kinds(network) for index in range(count)]
+def block_numbers(family: Family, network) -> dict[tuple[str, int], int]:
+    """The number of each block by the (block_type, block_index) that its attention calls name. Where all blocks are
+    alike, the host calls them double."""
+    keys = [(kind or "double", index) for count, kind in family.kinds(network) for index in range(count)]
     return {key: number for number, key in enumerate(keys)}
 
 
@@ -129,7 +129,7 @@ def _lumina_padding(network, tokens: int, *_) -> int:
     return -tokens % (network.pad_tokens_multiple or 1)
 
 
-def _sd3_calls(network) -> list[int]:
+def _sd3_calls(network) -> list[int | None]:
     """A block with a second attention, over the image alone, calls twice."""
     return [
         number
@@ -154,6 +154,11 @@ def _wan_context(network, tokens: int, options: dict, forward: Forward) -> int:
 
 def _in_patches(side: int, patch: int) -> int:
     return -(-side // patch)
+
+
+def _cosmos_calls(network) -> list[int | None]:
+    """Self-attention, then cross-attention. Hosts before 0.30 do not name the block."""
+    return [call for number in range(len(network.blocks)) for call in (number, None)]
 
 
 def _cosmos_rope(network) -> Rope | None:
@@ -236,7 +241,7 @@ FAMILIES = (
         before=lambda network, forward: 0,
         behind=lambda *_: 0,
         rope=_cosmos_rope,
-        block_type=None,
+        calls=_cosmos_calls,
     ),
     Family(
         "Wan 2.x",

@@ -35,8 +35,8 @@ class SharingNetwork:
     network: Any
     config: PatchConfig
     chosen: set[int]
-    numbers: dict[tuple[str | None, int], int]
-    calls: list[int] | None
+    numbers: dict[tuple[str, int], int]
+    calls: list[int | None] | None
     patch: int
     pixels: int
     rope: Rope | None

@@ -283,20 +283,6 @@ def test_hooks(run, probe, host):
 # Refusals
 
 
-def test_a_model_that_is_no_picture_unet_is_refused_by_name(host, probe):
-    import comfy.model_base
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    config = dict(image_model="flux", in_channels=16, out_channels=16, patch_size=2, vec_in_dim=64, context_in_dim=64)
-    config |= dict(hidden_size=64, mlp_ratio=2.0, num_heads=1, depth=1, depth_single_blocks=1, axes_dim=[16, 24, 24])
-    config |= dict(theta=10000, qkv_bias=True, guidance_embed=False, txt_ids_dims=[])
-    flux = comfy.model_base.Flux(comfy.supported_models.Flux(config))
-    patcher = comfy.model_patcher.ModelPatcher(flux, torch.device("cpu"), torch.device("cpu"))
-    with pytest.raises(ValueError, match="MODEL is a Flux .*SD1.5, SD2.x or SDXL"):
-        probe.node(host, patcher)
-
-
 def test_a_story_of_another_length_is_refused(host, probe, model):
     patched = probe.node(host, model, story=probe.story_of("A", "A", "B"))
     conds = probe.conditioning(2, 768, 1), probe.conditioning(1, 768, 2)
@@ -325,7 +311,8 @@ def test_an_api_prompt_may_name_a_presets_inputs_with_or_without_the_preset(host
         return model.model_options["transformer_options"]["patches_replace"]["attn1"]["output", 5].config
 
     plain, changed = config(patch()), config(patch(sampling_rate=0.25, blocks="up"))
-    assert (plain.settings.sampling_rate, plain.patch_range.blocks, plain.settings.rules.tile_size) == (0.5, "all", 3)
+    assert (plain.settings.sampling_rate, plain.patch_range.blocks, plain.settings.rules.tile_size) == (0.5, "auto", 3)
+    assert plain.patch_range.unet_blocks == "all"
     assert (changed.settings.sampling_rate, changed.patch_range.blocks, changed.settings.rules.tile_size) == (
         0.25,
         "up",
