@@ -74,6 +74,7 @@ def _reason(name: str, output: str) -> str:
     for pattern, reason in REASONS:
         if re.search(pattern, output):
             return f"{name}: {reason}; the details are in {LOG}."
+    output = re.sub(r"\n[ \t]+(?=\S)", " ", output)  # uv folds a long line
     lines = [line for line in output.splitlines() if line.upper().startswith("ERROR")] or output.splitlines()
     last = re.sub("^error: ", "", lines[-1] if lines else "no output", flags=re.IGNORECASE)
     return f"{name}: {last}; the details are in {LOG}."

@@ -62,7 +62,7 @@ def test_a_shot_shows_previews_and_stops_within_a_step(client):
 BAD_VALUES = [  # node, input, value, what the refusal must say
     ("StoryReelConsistentAttention", "strength", 9, "bigger than max of 4"),
     ("StoryReelConsistentAttention", "preset.sampling_rate", 2, "bigger than max of 1"),
-    ("StoryReelConsistentAttention", "preset.blocks", "left", "'left' not in ['up',"),
+    ("StoryReelConsistentAttention", "preset.blocks", "left", "'left' not in ['auto',"),
     ("StoryReelConsistentAttention", "preset", "grand", "preset is grand; one of low-vram, mask, paper, custom is"),
     ("StoryReelScript", "style", "Cubist", 'style "Cubist" does not exist; there are'),
     ("StoryReelStoryLatent", "width", -8, "smaller than min of 0"),
