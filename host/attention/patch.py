@@ -1,6 +1,7 @@
 """Patching a MODEL with Consistent Self-Attention, and checking each sampling run."""
 
 import math
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -69,8 +70,9 @@ def _seam(model: ModelPatcher, config: PatchConfig) -> UNetSeam | TransformerSea
     family = family_of(model)
     if family is None:
         return UNetSeam(model, config)
-    latent_pixels = model.get_model_object("latent_format").spacial_downscale_ratio
-    return TransformerSeam(family, model.get_model_object("diffusion_model"), latent_pixels, config)
+    latents: Any = model.get_model_object("latent_format")
+    network = model.get_model_object("diffusion_model")
+    return TransformerSeam(family, network, latents.spacial_downscale_ratio, config)
 
 
 def _remove(model: ModelPatcher) -> None:

@@ -87,7 +87,7 @@ class TransformerAttention:
     def mask_texts(self, padded: Tensor, q: Tensor, keys: int) -> Tensor | None:
         """The mask [B, 1, keys] of padded texts: in calls of texts alone, and of texts before an image."""
         family, network = self.sharing.family, self.sharing.network
-        text = family.text(network, padded.shape[1])
+        text = padded.shape[1] if family.text is None else family.text(network, padded.shape[1])
         image = self.tokens + family.behind(network, self.tokens, {}, self.forward)
         if keys not in (text, text + image) or len(padded) != len(q):
             return None
@@ -115,7 +115,7 @@ class TransformerAttention:
             block = self.sharing.calls[self.calls] if self.calls < len(self.sharing.calls) else None
             self.calls += 1
         else:
-            block = self.sharing.numbers.get((options.get("block_type"), options.get("block_index")))
+            block = self.sharing.numbers.get((options.get("block_type", ""), options.get("block_index", -1)))
             block = None if block in self.met else block
         if block is not None:
             self.met.add(block)
@@ -199,10 +199,9 @@ class TransformerAttention:
         """Attention of the images of one cond, written into `out` [images, tokens, heads, d]."""
         settings, limit = self.config.settings, self.config.patch_range.extra_bytes
         q, k, v = call.q[rows, call.image], call.k[rows], call.v[rows]
-        options = dict(own=own, strength=settings.strength, attend=partial(call.attend, **kwargs))
+        extend = partial(extended_attention, own=own, strength=settings.strength, attend=partial(call.attend, **kwargs))
         if self.move is None:
-            samples = shared.behind(call.first).samples
-            extended_attention(q, k, v, shared.groups, samples, limit=limit, out=out, **options)
+            extend(q, k, v, shared.groups, shared.behind(call.first).samples, limit=limit, out=out)
             return
         # Half of the limit is for moved keys: the result and, row by row, their float32 parts.
         images, tokens, heads, dim = q.shape
@@ -212,7 +211,6 @@ class TransformerAttention:
             moved = k.new_empty(images, tokens, min(at_once, heads - first), dim)
             for row in range(images):
                 moved[row] = self.move(k[row, call.image, part])
-            extended_attention(
-                *(tensor[:, :, part] for tensor in (q, k, v)), shared.groups, shared.samples,
-                shared=(moved, v[:, call.image, part]), limit=limit // 2, out=out[:, :, part], **options,
-            )  # fmt: skip
+            groups, samples, sources = shared.groups, shared.samples, (moved, v[:, call.image, part])
+            q_part, k_part, v_part, out_part = (tensor[:, :, part] for tensor in (q, k, v, out))
+            extend(q_part, k_part, v_part, groups, samples, shared=sources, limit=limit // 2, out=out_part)

@@ -7,6 +7,7 @@ they found.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import comfy.model_detection
 import comfy.sd
@@ -50,7 +51,8 @@ def has_projection(clip: comfy.sd.CLIP, encoder: str) -> bool | None:
     """
     if (found := clip.patcher.attachments.get(ATTACHMENT)) is not None:
         return encoder in found
-    load, arguments, *_ = clip.patcher.cached_patcher_init or (None, ())
+    traced: Any = clip.patcher.cached_patcher_init or (None, ())
+    load, arguments, *_ = traced
     if getattr(load, "__name__", "") in OF_A_CHECKPOINT:
         return f"{encoder}{PROJECTION}" in _text_weights(arguments[0])
     if load is comfy.sd.load_clip_model_patcher:
