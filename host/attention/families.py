@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...core.attention.positions import Rope
 
-# What the default choice of blocks rests on.
-MEASURED = "a small Flux on the demo data, and CharaConsist and AlignedGen on Flux.1-dev"
-SAFE = "a small Flux on the demo data, where the last half left scene and characters whole; not measured on this model"
+# The default blocks. SINGLE rests on a small Flux on the demo data, and on CharaConsist and AlignedGen with Flux.1-dev;
+# LAST_HALF on the same small Flux, whose scenes and characters it left whole. Neither was measured on public weights.
+SINGLE, LAST_HALF = "single", "last half"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Family:
         their block, this is None.
     text: number of tokens that the host makes of a text of so many, for a network that ignores the mask of padded
         texts; None = the host masks them, or its texts are never padded.
-    blocks: the default choice, see `choose_blocks`. rests_on: why.
+    blocks: the default choice, see `choose_blocks`.
     """
 
     name: str
@@ -61,8 +61,7 @@ class Family:
     rope: Callable[[Any], Rope | None]
     calls: Callable[[Any], list[int | None]] | None = None
     text: Callable[[Any, int], int] | None = None
-    blocks: str = "last half"
-    rests_on: str = SAFE
+    blocks: str = LAST_HALF
 
 
 def family_of(model: ModelPatcher) -> Family | None:
@@ -179,8 +178,7 @@ FAMILIES = (
         before=_text,
         behind=_references,
         rope=lambda network: _embed_nd(network.pe_embedder, network.params.ref_index_scale),
-        blocks="single",
-        rests_on=MEASURED,
+        blocks=SINGLE,
     ),
     Family(
         "Chroma",
@@ -190,8 +188,7 @@ FAMILIES = (
         before=_text,
         behind=lambda *_: 0,
         rope=lambda network: _embed_nd(network.pe_embedder),
-        blocks="single",
-        rests_on=MEASURED,
+        blocks=SINGLE,
     ),
     Family(
         "Qwen-Image",  # and Qwen-Image-Edit
@@ -230,8 +227,7 @@ FAMILIES = (
         before=_text,
         behind=_references,
         rope=lambda network: _embed_nd(network.pe_embedder, 1.0 if network.default_ref_method else None),
-        blocks="single",
-        rests_on=MEASURED,
+        blocks=SINGLE,
     ),
     Family(
         "Anima and Cosmos-Predict2",

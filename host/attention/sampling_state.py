@@ -38,6 +38,10 @@ class PatchRange:
     def percents(self) -> Percents:
         return Percents(self.start_percent, self.switch_percent, self.end_percent)
 
+    def applies_to(self, cond: int) -> bool:
+        """cond: 0 cond, 1 uncond."""
+        return self.apply_to in ("both", "uncond" if cond == 1 else "cond")
+
 
 @dataclass(frozen=True, eq=False)
 class PatchConfig:
@@ -191,3 +195,11 @@ def batch_indices(extra_options: dict, images: int) -> tuple[int, ...]:
     anchor = getattr(window, "causal_anchor_index", None)
     first = [] if anchor is None or anchor < 0 else [anchor]
     return (*first, *window.index_list)
+
+
+def options_of_cond(options: dict, chunk: int) -> dict:
+    """transformer_options for the rows of one cond. chunk: which of those that the call computes."""
+    own = {**options, "cond_or_uncond": options["cond_or_uncond"][chunk : chunk + 1]}
+    if "uuids" in options:
+        own["uuids"] = options["uuids"][chunk : chunk + 1]
+    return own

@@ -174,9 +174,8 @@ class TransformerAttention:
         mask = self.state.token_mask(config, batch_indices(call.options, images), self.grid, call.q.device)
         out = torch.empty(call.q.shape, dtype=call.q.dtype, device=call.q.device)
         for chunk, cond in enumerate(call.options["cond_or_uncond"]):
-            kwargs, rows = call.kwargs_of(chunk, cond), slice(chunk * images, (chunk + 1) * images)
-            applies = config.patch_range.apply_to in ("both", "uncond" if cond == 1 else "cond")
-            tokens = shared if applies else SharedTokens.none(images)
+            kwargs, rows = call.kwargs_of(chunk), slice(chunk * images, (chunk + 1) * images)
+            tokens = shared if config.patch_range.applies_to(cond) else SharedTokens.none(images)
             image = out[rows, call.image]
             self.extend_images(call, rows, tokens, None if own is None else own[rows], kwargs, image)
             if mask is not None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .sampling_state import options_of_cond
+
 REMOVES_A_KEY = -1e4  # the additive mask, or less
 
 
@@ -40,12 +42,9 @@ class Call:
     def options(self) -> dict:
         return self.kwargs["transformer_options"]
 
-    def kwargs_of(self, chunk: int, cond: int) -> dict:
-        """The host's arguments for rows of one cond."""
-        options = {**self.options, "cond_or_uncond": [cond]}
-        if "uuids" in options:
-            options["uuids"] = options["uuids"][chunk : chunk + 1]
-        return {**self.kwargs, "transformer_options": options}
+    def kwargs_of(self, chunk: int) -> dict:
+        """The host's arguments for the rows of one cond."""
+        return {**self.kwargs, "transformer_options": options_of_cond(self.options, chunk)}
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None, **kwargs) -> Tensor:
         """The kernel as `extended_attention` calls it."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...core.attention.consistent import SharedTokens, layer_shares
 from ...core.attention.extended import extended_attention
 from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
-from .sampling_state import KEY, NODE, PatchConfig, SamplingState, batch_indices
+from .sampling_state import KEY, NODE, PatchConfig, SamplingState, batch_indices, options_of_cond
 from .unet_blocks import choose_stages, self_attention_layers
 
 
@@ -62,7 +62,7 @@ class SharedAttention:
         self.previous = previous
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
-        config, patch_range = self.config, self.config.patch_range
+        config = self.config
         state = extra_options.get(KEY) or SamplingState.without_sampler()
         state.enter(extra_options)
         layer = self.layers[extra_options["block_index"]]
@@ -92,11 +92,8 @@ class SharedAttention:
         out = torch.empty_like(q)
         for chunk, cond in enumerate(conds):
             rows = slice(chunk * images, (chunk + 1) * images)
-            options = {**extra_options, "cond_or_uncond": [cond]}
-            if "uuids" in extra_options:
-                options["uuids"] = extra_options["uuids"][chunk : chunk + 1]
-            applies = patch_range.apply_to in ("both", "uncond" if cond == 1 else "cond")
-            tokens_of_cond = shared if applies else SharedTokens.none(images)
+            tokens_of_cond = shared if config.patch_range.applies_to(cond) else SharedTokens.none(images)
+            options = options_of_cond(extra_options, chunk)
             self.extend(q[rows], k[rows], v[rows], tokens_of_cond, options, state, out[rows])
         mask = state.token_mask(config, indices, (height, width), q.device)
         if mask is None:

@@ -154,22 +154,20 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    forms = [form for form in FORMS if form == "plain" or form in options.forms]
-    memory = options.memory_mb << 20
+    build, sizes, comparable = Attention, options.tokens, FORMS
     if options.family:
         import environment
         import pack
 
         pack.load_host(environment.find_host())
-        comparable = TransformerLayer.forms if options.positions == "same" else ("plain", "ours")
-        forms = [form for form in forms if form in comparable]
-        side = options.side or (24 if device == "cpu" else FAMILIES[options.family][-1])
         build = partial(TransformerLayer, options.family, positions=options.positions)
-    sizes = [side] if options.family else options.tokens
+        sizes = [options.side or (24 if device == "cpu" else FAMILIES[options.family][-1])]
+        comparable = TransformerLayer.forms if options.positions == "same" else ("plain", "ours")
+    forms = [form for form in comparable if form == "plain" or form in options.forms]
     for size in sizes:
         for batch in options.batch:
             with torch.no_grad():
-                case = (build if options.family else Attention)(batch, size, options.rate, memory, device)
+                case = build(batch, size, options.rate, options.memory_mb << 20, device)
                 row = measure(case, forms, options.rounds, device)
             print(json.dumps(row) if options.json else table(row), flush=True)
 
