@@ -1,5 +1,7 @@
 """Fixtures of the tests of attention in the real host."""
 
+import functools
+
 import pytest
 from harness import tiny, transformers
 
@@ -24,14 +26,8 @@ def model(narrow):
 @pytest.fixture(scope="module")
 def models(host):
     """Clones of the tiny models of `harness.transformers` by name."""
-    built = {}
-
-    def get(name):
-        if name not in built:
-            built[name] = transformers.build(name)
-        return built[name].clone()
-
-    return get
+    built = functools.cache(transformers.build)
+    return lambda name: built(name).clone()
 
 
 @pytest.fixture

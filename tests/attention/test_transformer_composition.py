@@ -219,6 +219,23 @@ def test_a_patch_that_lengthens_the_keys_is_left_alone(shared, models, caplog):
     assert any("another patch rearranges the tokens of a block" in message for message in messages(caplog))
 
 
+def test_tokens_that_another_pack_adds_are_left_alone(shared, models, caplog):
+    """Where the image stands is not known any more: the blocks stay as they are, with one message."""
+    latents, model = transformers.latent("flux", 2), models("flux")
+
+    def add(given):
+        image, places = given["img"], given["img_ids"]
+        return given | {"img": torch.cat([image, image[:, :2]], 1), "img_ids": torch.cat([places, places[:, :2]], 1)}
+
+    other = model.clone()
+    other.set_model_patch(add, "post_input")
+    plain = transformers.sample(other, *conds(2), latents)
+    with caplog.at_level(logging.WARNING):
+        ours = transformers.sample(shared(other), *conds(2), latents)
+    (message,) = messages(caplog)
+    assert "a block has 19 tokens, and 17 are expected" in message and torch.equal(ours, plain)
+
+
 def test_a_second_application_replaces_the_first(shared, models):
     latents, model = transformers.latent("flux", 2), models("flux")
     once = transformers.sample(shared(model, seed=4), *conds(2), latents)

@@ -1,5 +1,7 @@
 """Prompts of unequal length in one batch: each frame is what its prompt gives alone."""
 
+import functools
+
 import pytest
 import torch
 from harness import transformers
@@ -11,14 +13,7 @@ PROMPTS = ["a hero", "a hero who walks through a town at night", "a red hero in 
 
 @pytest.fixture(scope="module")
 def encoders(host):
-    built = {}
-
-    def get(name):
-        if name not in built:
-            built[name] = transformers.text_encoder(name)
-        return built[name]
-
-    return get
+    return functools.cache(transformers.text_encoder)
 
 
 def encoded(clip, prompts, negative="blurry"):
@@ -54,6 +49,33 @@ def test_a_long_prompt_of_flux_lengthens_all(encoders):
     short, _ = encoded(clip, ["a hero", "a town"])
     long, _ = encoded(clip, ["a hero", "a town " * 300])
     assert short[0][0].shape[1] == 512 < long[0][0].shape[1]
+
+
+def test_texts_of_flux_2_dev_are_filled_up_as_its_model_does(host):
+    """Its encoder has no padding of its own: the model puts zeros on the left, and a batch does the same."""
+
+    class OneTokenALetter:
+        def tokenize(self, text, **options):
+            return {"mistral3_24b": [[(ord(letter), 1.0) for letter in text]]}
+
+        def encode_from_tokens_scheduled(self, tokens, show_pbar=True):
+            return [[torch.tensor([[[float(token)] * 12 for token, _ in tokens["mistral3_24b"][0]]]), {}]]
+
+    clip, model = OneTokenALetter(), transformers.build("flux2").model
+    ((rows, _),), _ = encoded(clip, PROMPTS, "")
+
+    def seen(text):
+        given = dict(cross_attn=text, noise=torch.zeros(1, 128, 4, 4), device="cpu")
+        return model.extra_conds(**given)["c_crossattn"].cond
+
+    for row, prompt in zip(rows, PROMPTS, strict=True):
+        ((alone, _),) = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        assert torch.equal(seen(row[None]), seen(alone))
+
+
+def test_the_encoder_of_anima_is_refused(encoders):
+    with pytest.raises(ValueError, match="Anima's text encoder hands its model the token ids of one prompt"):
+        encoded(encoders("anima"), PROMPTS)
 
 
 def draw(shared, model, positive, negative, rows=slice(None), **options):
