@@ -23,9 +23,9 @@ class Tiny:
 
     config: name of the class in comfy.supported_models. sizes: of the network. channels, patch: of its latents, and how
     many of their pixels a token is wide. blocks: [(block_type, count)]. padded: text and image are padded to multiples
-    of this. text: tokens before the image; times: latent frames, for models that have them.
+    of this. times: latent frames, for models that have them.
     rope: channels of a head by axis, and the theta of each; None = no rotary positions. halves: pairs are half a head
-    apart. calls: how many calls of a block see the image.
+    apart. reference: how far away on the first axis editing models see a reference image.
     """
 
     config: str
@@ -35,14 +35,9 @@ class Tiny:
     patch: int = 2
     blocks: tuple[tuple[str | None, int], ...] = (("double", 2),)
     padded: int = 1
-    text: int = TEXT
     times: tuple[int, ...] = ()
     halves: bool = False
     reference: float | None = None
-
-    @property
-    def depth(self) -> int:
-        return sum(count for _, count in self.blocks)
 
 
 FLUX = dict(
@@ -99,20 +94,20 @@ DOUBLE_SINGLE = (("double", 2), ("single", 2))
 THREE = (4, 6, 6), (10000.0,) * 3
 FAMILIES = {
     "flux": Tiny("Flux", FLUX, THREE, blocks=DOUBLE_SINGLE, reference=1.0),
-    "flux2": Tiny("Flux2", FLUX2, ((4, 4, 4, 4), (2000.0,) * 4), channels=128, patch=1, blocks=DOUBLE_SINGLE, text=512,
+    "flux2": Tiny("Flux2", FLUX2, ((4, 4, 4, 4), (2000.0,) * 4), channels=128, patch=1, blocks=DOUBLE_SINGLE,
                   reference=10.0),
     "chroma": Tiny("Chroma", CHROMA, THREE, blocks=DOUBLE_SINGLE),
     "qwen": Tiny("QwenImage", QWEN, THREE, times=(1,), reference=1.0),
-    "zimage": Tiny("ZImage", Z_IMAGE, ((4, 6, 6), (256.0,) * 3), padded=32, text=32),
+    "zimage": Tiny("ZImage", Z_IMAGE, ((4, 6, 6), (256.0,) * 3), padded=32),
     "lumina2": Tiny("Lumina2", LUMINA, THREE),
     "sd3": Tiny("SD3", SD3, None, blocks=((None, 2),)),
     "krea2": Tiny("Krea2", KREA2, ((4, 6, 6), (1000.0,) * 3), blocks=(("single", 3),), times=(1,),
                   reference=1.0),
     "cosmos": Tiny("CosmosT2IPredict2", COSMOS, ((8, 4, 4), (10000.0, 160000.0, 160000.0)), blocks=((None, 2),),
-                   text=0, times=(1,), halves=True),
+                   times=(1,), halves=True),
     "anima": Tiny("Anima", COSMOS | {"image_model": "anima"}, ((8, 4, 4), (10000.0, 160000.0, 160000.0)),
-                  blocks=((None, 2),), text=0, times=(1,), halves=True),
-    "wan": Tiny("WAN21_T2V", WAN, ((8, 4, 4), (10000.0,) * 3), text=0, times=(1,)),
+                  blocks=((None, 2),), times=(1,), halves=True),
+    "wan": Tiny("WAN21_T2V", WAN, ((8, 4, 4), (10000.0,) * 3), times=(1,)),
 }  # fmt: skip
 
 
