@@ -32,7 +32,17 @@ from tools import environment  # noqa: E402
 
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
 MOTION = ("ip_adapter", "motion_module", "predictor")
-STAGES = ("autoencoder", "clip", "pictures", "classifier", "video_classifier", "video", *STREAMING, *MOTION)
+STAGES = (
+    "autoencoder",
+    "clip",
+    "pictures",
+    "transformer",
+    "classifier",
+    "video_classifier",
+    "video",
+    *STREAMING,
+    *MOTION,
+)
 EVALUATIONS = {"pictures": "Pictures", "video": "Video", "streaming": "Streaming", "motion": "Motion"}
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 

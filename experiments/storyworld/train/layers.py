@@ -18,6 +18,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
+def attend_heads(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """The same on [B, heads, N, d], as transformers have it. Returns [B, N, heads d]."""
+    return attend(*(t.transpose(1, 2).flatten(2) for t in (q, k, v)), heads)
+
+
 class GroupNorm(nn.GroupNorm):
     """Quick on a CPU only where the channels come first in memory."""
 

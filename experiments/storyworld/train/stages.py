@@ -8,6 +8,7 @@ from .clip import train_clip
 from .motion import train_adapter, train_modules
 from .predictor import train_predictor
 from .streaming import CONFIGS, train_part
+from .transformer import train_transformer
 from .unet import train_unet
 from .video import train_video
 
@@ -15,6 +16,7 @@ STAGES = {  # {name: what trains it in a `Workspace`}
     "autoencoder": train_autoencoder,
     "clip": train_clip,
     "pictures": train_unet,
+    "transformer": train_transformer,
     "classifier": train_classifier,
     "video_classifier": train_video_classifier,
     "video": train_video,

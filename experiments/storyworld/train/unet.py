@@ -113,7 +113,7 @@ def train_unet(work: Workspace) -> None:
     latents = encode(autoencoder, pictures.images)
     spread = latents[:2048].float().std().item()
     latents = latents / spread
-    heroes = np.stack([_shrink(mask) for mask in pictures.heroes])
+    heroes = hero_weights(pictures)
     truths = [pictures.truth(index) for index in range(len(pictures))]
     read = Captions(work.towers, work.vocabulary)
     alphas = alpha_bars(zero_snr=False).float()
@@ -124,7 +124,7 @@ def train_unet(work: Workspace) -> None:
     def loss(generator: torch.Generator) -> Tensor:
         picks = torch.randint(len(pictures), (config.batch_size,), generator=generator).tolist()
         rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
-        texts = [_text(rng, truths[pick]) for pick in picks]
+        texts = [random_caption(rng, truths[pick]) for pick in picks]
         noisy, times, target = (part.to(device()) for part in noised(latents[picks].float(), alphas, generator))
         predicted = unet(noisy, times, context=read(texts), transformer_options=TRAINING_OPTIONS)
         weight = 1 + (HERO_WEIGHT - 1) * torch.from_numpy(heroes[picks])[:, None]
@@ -148,10 +148,16 @@ def preview_factors(autoencoder: nn.Module, images: np.ndarray, spread: float) -
     return torch.linalg.lstsq(design.double().cpu(), colors.double().cpu()).solution.tolist()
 
 
-def _text(rng: Random, picture) -> str:
+def random_caption(rng: Random, picture) -> str:
+    """Of what a picture shows, with a random choice of what it leaves open; sometimes no text at all."""
     if rng.random() < DROP_TEXT:
         return ""
     return with_strangers(rng, captions.caption(picture, captions.choose_named(rng, picture)))
+
+
+def hero_weights(pictures) -> np.ndarray:
+    """How much of a hero each latent pixel shows. float32 [count, 16, 16] from 0 to 1."""
+    return np.stack([_shrink(mask) for mask in pictures.heroes])
 
 
 def _shrink(mask: np.ndarray) -> np.ndarray:
