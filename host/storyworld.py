@@ -20,6 +20,7 @@ import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 import torch
+from comfy.ldm.flux.model import Flux
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
@@ -29,7 +30,7 @@ from ..core.storyworld.captions import unknown_words, vocabulary
 from ..core.text import short
 from ..core.weights.refusal import Misfit, Unreadable, shape_shown, sides
 from ..core.weights.stated import Each, Fields, One, Real, Whole, read_stated, switch
-from . import storyworld_video
+from . import storyworld_transformer, storyworld_video
 from .common import clip_vision, included, messages
 from .common.latents import COLORS, latent_format
 from .common.loading import (
@@ -74,10 +75,10 @@ UNET = {
     "use_spatial_transformer": One((True,)),
     **dict.fromkeys(("use_linear_in_transformer", "legacy"), switch),
 }
+LATENTS = {"spread": Real(0.001, 1000), "rgb": COLORS}
 CONFIG = {  # what a part says of itself, by its kind
-    "unet": Fields(
-        {"unet": Fields(UNET, tuple(UNET)), "spread": Real(0.001, 1000), "rgb": COLORS}, ("unet", "spread", "rgb")
-    ),
+    "unet": Fields({"unet": Fields(UNET, tuple(UNET)), **LATENTS}, ("unet", *LATENTS)),
+    "transformer": Fields({"transformer": storyworld_transformer.STATED, **LATENTS}, ("transformer", *LATENTS)),
     "clip": Fields(
         {
             "text": Fields(TEXT, tuple(TEXT)),
@@ -107,7 +108,7 @@ def read_part(part: str) -> tuple[dict[str, Tensor], dict]:
     if found != f"storyworld {part}":
         raise ValueError(f"{path} is {short(found)}; Storyworld's {part} was expected.")
     with reject_incomplete(Path(path).name, f"Storyworld's {part}"):
-        kind = CONFIG.get(part, CONFIG["unet"])  # there are several UNets
+        kind = CONFIG[part.partition("_")[0]]  # there are several UNets: unet_1, unet_no_twins
         return weights, read_stated("config", metadata.get("config", ""), kind)
 
 
@@ -123,9 +124,11 @@ class StoryworldModel(comfy.supported_models_base.BASE):
 
 
 def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patcher.ModelPatcher:
-    """The UNet. precision: a key of `PRECISIONS`. part: the file's name. Raises ValueError for a file that is not
-    whole."""
+    """The UNet, or the transformer. precision: a key of `PRECISIONS`. part: the file's name. Raises ValueError for a
+    file that is not whole."""
     weights, config = read_part(part)
+    if "transformer" in config:
+        return _load_transformer(weights, config, precision, part)
     with reject_incomplete(f"{part}.safetensors", "Storyworld's UNet"), judging("UNet of Storyworld"):
         check_whole(UNetModel(**config["unet"], **UNBUILT), weights)
         latents = latent_format({"spread": config["spread"], "rgb": config["rgb"]}, LATENT_CHANNELS)
@@ -134,6 +137,20 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
         described.latent_format = latents
     set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
     model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
+    patcher = patcher_of(model)
+    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    return patcher
+
+
+def _load_transformer(weights, config: dict, precision: str, part: str) -> comfy.model_patcher.ModelPatcher:
+    with reject_incomplete(f"{part}.safetensors", "Storyworld's transformer"), judging("transformer of Storyworld"):
+        sizes, text_tokens = storyworld_transformer.split_config(config["transformer"])
+        check_whole(Flux(**sizes, **UNBUILT), weights)
+        latents = latent_format({"spread": config["spread"], "rgb": config["rgb"]}, LATENT_CHANNELS)
+    described = storyworld_transformer.StoryworldTransformer(sizes)
+    described.latent_format = latents
+    set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
+    model = storyworld_transformer.StoryworldFlux(described, text_tokens)
     patcher = patcher_of(model)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     return patcher
