@@ -19,7 +19,6 @@ SAVE_SECONDS = 300
 POINTS = 50  # of the log
 BETAS = (0.9, 0.99)
 LEAST_RATE = 0.01  # at the end of the cosine, a share of the first
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class TrainConfig:
 Loss = Callable[[nn.Module, torch.Generator], Tensor | tuple[Tensor, dict[str, float]]]
 # measure(averaged network) -> results for the log
 Measure = Callable[[nn.Module], dict[str, float]]
+# build(weights, learning rate, weight decay)
+BuildOptimizer = Callable[[Sequence[nn.Parameter], float, float], torch.optim.Optimizer]
 # watch(steps done): may raise, to stop a training that resumes here the next time
 Watch = Callable[[int], None]
 
@@ -58,17 +59,19 @@ def train(
     measure: Measure,
     watch: Watch,
     keep_state: bool = False,
+    build_optimizer: BuildOptimizer | None = None,
 ) -> tuple[nn.Module, list[dict]]:
     """(the averaged network, the log: about POINTS rows of step, mean results of `loss`, and results of `measure`)
 
     The network trains where its weights are; those that require no gradient stay. `state` is the file in which an
     unfinished run is kept; where it exists the run resumes from it, and ends as if it had never stopped. keep_state:
-    a finished run is kept there, too.
+    a finished run is kept there, too. build_optimizer: of another optimizer than `optimizer_of`'s.
     """
     average = copy.deepcopy(network).eval()
     network.train()
     weights, averages = ([weight for weight in one.parameters() if weight.requires_grad] for one in (network, average))
-    run = Run(network, average, optimizer_of(weights, config.learning_rate, config.weight_decay))
+    build_optimizer = build_optimizer or optimizer_of
+    run = Run(network, average, build_optimizer(weights, config.learning_rate, config.weight_decay))
     if state.exists():
         run.read(state)
     every, saved = max(1, config.steps // POINTS), time.monotonic()
@@ -110,7 +113,7 @@ class Run:
         tensors = {f"weights.{key}": t for key, t in self.network.state_dict().items()}
         tensors |= {f"average.{key}": t for key, t in self.average.state_dict().items()}
         for number, moments in self.optimizer.state_dict()["state"].items():  # none where there was no gradient
-            tensors |= {f"optimizer.{number}.{name}": moments[name] for name in MOMENTS}
+            tensors |= {f"optimizer.{number}.{name}": moment for name, moment in moments.items()}
         run = {"step": self.step, "recent": self.recent, "log": self.log}
         with appearing(path, sum(t.numel() * t.element_size() for t in tensors.values())) as unfinished:
             save_file({key: t.contiguous() for key, t in tensors.items()}, unfinished, {"run": json.dumps(run)})
