@@ -71,6 +71,7 @@ ABOUT = {
     "autoencoder": "Encodes 128 x 128 images of Storyworld into 16 x 16 latents of 12 channels and decodes them.",
     "clip": "A CLIP of 60 words. Its text encoder conditions the image model; both encoders score images.",
     "unet": "The image model of Storyworld: Stable Diffusion's UNet layout and noise schedule, v-prediction.",
+    "transformer": "The same as a diffusion transformer: the layout of Flux, trained by rectified flow.",
     "video": "The image-to-video model of Storyworld, 16 frames: a small DynamiCrafter with its image projection.",
     "streaming": "The text-to-video model of Storyworld, which also extends clips: a small StreamingT2V.",
     "ip_adapter": "Conditions the image model on images: a small IP-Adapter-Plus with 16 tokens per image.",
@@ -84,7 +85,8 @@ FOLDERS = {
     "motion_module": "animatediff_models",
     "predictor": "semantic_motion",
 }
-OPTIONAL = ("video", "streaming", *FOLDERS)  # each of which ships whatever there is of the others
+OWN_NAMES = ("video", "streaming", *FOLDERS)  # their files' names say whose they are
+OPTIONAL = ("transformer", *OWN_NAMES)  # each of which ships whatever there is of the others
 CLASSIFIERS = ("classifier", "video_classifier")  # they measure, and are no part of the pack
 # {stage: what it makes}, of those that make something of another name, or more than one.
 MADE = dict.fromkeys(("streaming_base", "streaming_cam", "streaming_apm"), ("streaming",))
@@ -94,7 +96,7 @@ MADE |= {"pictures": ("unet",), "ip_adapter": ("ip_adapter", "domain_adapter")}
 def name_of(part: str) -> str:
     """Of a part that ships, in the pack's folder. What a loader lists among published files says whose it is; that of
     semantic motion lies in folders of the lists' names."""
-    name = f"storyworld_{part}.safetensors" if part in OPTIONAL else f"{part}.safetensors"
+    name = f"storyworld_{part}.safetensors" if part in OWN_NAMES else f"{part}.safetensors"
     return f"{FOLDERS[part]}/{name}" if part in FOLDERS else name
 
 

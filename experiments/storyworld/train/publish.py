@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..evaluate.motion import DECODED, PREDICTED, TRUE, Motion
-from ..evaluate.pictures import PLAIN, Pictures
+from ..evaluate.pictures import Pictures
+from ..evaluate.story_settings import PLAIN
 from ..evaluate.streaming import BOTH, Streaming, chunks
 from ..evaluate.video import PLAIN as ANIMATE
 from ..evaluate.video import Video
@@ -34,9 +35,9 @@ def publish(stages: Sequence[str], folder: Path, weights: Path, classifiers: Pat
             published.with_suffix(".md").write_text(export.card(published, part), encoding="utf-8")
 
 
-def of_unet(folder: Path) -> dict[str, float]:
+def of_images(folder: Path, part: str = "unet") -> dict[str, float]:
     """64 stories, nothing shared."""
-    row = Pictures(folder, data=folder / "data").measure(PLAIN, 64, seed=0)
+    row = Pictures(folder, network=part, data=folder / "data").measure(PLAIN, 64, seed=0)
     return {name: row[name] for name in ("named", "scene", "action", "vanished")}
 
 
@@ -61,4 +62,10 @@ def of_motion_module(folder: Path) -> dict[str, float]:
 
 
 # {part: results of what it makes}, which its file has only once it ships.
-RESULTS = {"unet": of_unet, "video": of_video, "streaming": of_streaming, "motion_module": of_motion_module}
+RESULTS = {
+    "unet": of_images,
+    "transformer": lambda folder: of_images(folder, "transformer"),
+    "video": of_video,
+    "streaming": of_streaming,
+    "motion_module": of_motion_module,
+}

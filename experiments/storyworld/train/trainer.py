@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from storyreel.core.training import TrainConfig
+from storyreel.core.training import BuildOptimizer, TrainConfig
 from storyreel.core.training import train as run
 from torch import Tensor, nn
 
@@ -64,6 +64,7 @@ def train(
     folder: Path,
     made_of: str = "",
     stop_after: int | None = None,
+    build_optimizer: BuildOptimizer | None = None,
 ) -> None:
     """Train modules, leave the averaged weights in them, and write the log (folder/name.jsonl) and its curve.
 
@@ -79,7 +80,14 @@ def train(
         print(f"{name}: resuming")
     trained, progress = nn.ModuleDict(modules), Progress(name, config.steps, stop_after)
     average, log = run(
-        trained, lambda _, generator: loss(generator), config, state, lambda _: {}, progress, keep_state=True
+        trained,
+        lambda _, generator: loss(generator),
+        config,
+        state,
+        lambda _: {},
+        progress,
+        keep_state=True,
+        build_optimizer=build_optimizer,
     )
     trained.load_state_dict(average.state_dict())
     trained.eval()

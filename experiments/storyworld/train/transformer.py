@@ -12,7 +12,7 @@ from storyreel.core.networks.storyworld import LATENT_CHANNELS
 from storyreel.core.training import TrainConfig
 from torch import Tensor, nn
 
-from . import clip
+from . import clip, muon
 from .encoding import encode
 from .layers import attend_heads
 from .pictures import draw
@@ -65,6 +65,15 @@ def build() -> nn.Module:
     return model
 
 
+def inner_matrices(network: nn.Module) -> list[nn.Parameter]:
+    """Of the attention and the feed-forward layers of all blocks; modulations are not among them."""
+    return [
+        weight
+        for name, weight in network.named_parameters()
+        if "blocks." in name and weight.ndim == 2 and "mod" not in name
+    ]
+
+
 TRAINING_OPTIONS = {"optimized_attention_override": lambda _, *args, **kwargs: attend_heads(*args[:4])}
 
 
@@ -103,7 +112,14 @@ def train_transformer(work: Workspace) -> None:
 
     comfy.model_management.in_training = True  # the host's fused rotation has no gradient
     try:
-        work.train(work.numbered("transformer"), {"transformer": network}, loss, config)
+        work.train(
+            work.numbered("transformer"),
+            {"transformer": network},
+            loss,
+            config,
+            made_of="muon",
+            build_optimizer=lambda *settings: muon.optimizer_of(inner_matrices(network), *settings),
+        )
     finally:
         comfy.model_management.in_training = False
     described = {"transformer": {**NETWORK, "text_tokens": TEXT_TOKENS}, **units}

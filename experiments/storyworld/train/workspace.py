@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from storyreel.core.networks.storyworld import Autoencoder
-from storyreel.core.training import TrainConfig
+from storyreel.core.training import BuildOptimizer, TrainConfig
 from torch import Tensor, nn
 
 from . import export, trainer
@@ -52,10 +52,16 @@ class Workspace:
         return name if self.seed == 0 else f"{name}_{self.seed}"
 
     def train(
-        self, name: str, modules: Mapping[str, nn.Module], loss: Loss, config: TrainConfig, made_of: str = ""
+        self,
+        name: str,
+        modules: Mapping[str, nn.Module],
+        loss: Loss,
+        config: TrainConfig,
+        made_of: str = "",
+        build_optimizer: BuildOptimizer | None = None,
     ) -> None:
         """See `trainer.train`. Trainings that a stage merely begins with call that: they are not stopped."""
-        trainer.train(name, modules, loss, config, self.folder, made_of, self.stop_after)
+        trainer.train(name, modules, loss, config, self.folder, made_of, self.stop_after, build_optimizer)
 
     def save(
         self,
