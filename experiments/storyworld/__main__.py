@@ -97,7 +97,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise environment.SetupError(
             f'"{options.rows[settings.index(None)]}" is no setting; there are {", ".join(known)}.'
         )
-    pipeline = kind(options.weights, options.steps, **({"unet": options.unet} if options.unet else {}))
+    pipeline = kind(options.weights, options.steps, **({"network": options.network} if options.network else {}))
     origin = pipeline.origin()
     if not settings:
         return fill_table(pipeline, origin, options.seed)
@@ -159,7 +159,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--set", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="another value in these settings"
     )
     measuring.add_argument("--weights", type=Path, help="a folder of trained weights, instead of the models that ship")
-    measuring.add_argument("--unet", help="of pictures: another UNet of that folder, unet_1 say; adds its main rows")
+    measuring.add_argument(
+        "--network", help="of pictures: transformer, or another UNet of --weights, unet_1 say; measures its own rows"
+    )
     measuring.add_argument("--sheet", type=Path, help="a picture of these rows' examples")
     measuring.add_argument("--json", action="store_true", help="one JSON object a row")
 
@@ -170,7 +172,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if options.publish and (options.seed or not options.twins or options.scale != 1):
             parser.error("only the published training's models ship: no --seed, --no-twins or --scale with --publish")
     elif not options.rows:
-        names = ["count", "seed", "steps", "set", "sheet", *([] if options.unet else ["weights"])]
+        names = ["count", "seed", "steps", "set", "sheet", *([] if options.network else ["weights"])]
         if changed := [name for name in names if getattr(options, name) != measuring.get_default(name)]:
             parser.error(f"the whole table has its own: no --{', --'.join(changed)} without --rows")
     return options

@@ -6,8 +6,8 @@ does not name is free, and consistency is that the frames of a story agree on it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,7 @@ from random import Random
 
 import numpy as np
 import torch
-from storyreel.core.story.noise import DIFFERENT, PER_CHARACTER, SAME, noise_indices
+from storyreel.core.story.noise import noise_indices
 from storyreel.core.story.script import read_script
 from storyreel.core.story.story import Story
 from storyreel.core.story.styles import NO_STYLE, PLACE, Style
@@ -25,88 +25,32 @@ from torch import Tensor
 
 from .. import DATA, SHIPPED
 from ..report.plots import Panel, plot, sheet
-from ..report.rows import Rows, markdown, share
+from ..report.rows import Key, Rows, markdown, share
 from ..train.classifier import NOBODY
 from .frames import Backgrounds
 from .pipeline import HERO_COLORS, SHAPES, Pipeline, Setting, Show, rounded, sample_named
+from .story_settings import (
+    BY_LENGTH,
+    CSA,
+    FACTORS,
+    FRAMES,
+    LENGTHS,
+    LONGER,
+    MAIN,
+    ON_TRANSFORMER,
+    ON_UNET,
+    OTHERS,
+    PLAIN,
+    TRANSFORMER_FACTORS,
+    TRANSFORMER_SETTINGS,
+    UNET_SETTINGS,
+    StorySetting,
+)
 
 GUIDANCE, SAMPLER, SCHEDULER = 3.0, "euler", "normal"
 MARGIN = 8  # pixels around a hero's box
-STORIES, FRAMES = 64, 4
-STORIES_OF_OTHERS = 32  # of a UNet that does not ship
-LONGER = {8: 24, 16: 12, 40: 6}  # frames: stories
 COLUMNS = ("colors", "shapes", "named", "scene", "action")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StorySetting(Setting):
-    """attention: inputs of StoryReelConsistentAttention, None for the plain model. placed: captions name the hero's
-    place, too. boxed: tokens are shared only in a box around that place."""
-
-    count: int = STORIES
-    frames: int = FRAMES
-    noise: str = DIFFERENT
-    attention: dict | None = field(default=None, hash=False)
-    placed: bool = False
-    boxed: bool = False
-
-
-def csa(name: str = "", rate: float | None = None, **inputs) -> StorySetting:
-    """Consistent Self-Attention with other inputs than the default's."""
-    rates = {} if rate is None else {"sampling_rate": rate, "sampling_rate_fine": rate}
-    return StorySetting(name=f"csa-{name}" if name else "csa", attention={"preset": "low-vram"} | rates | inputs)
-
-
-PLAIN, CSA = StorySetting(name="plain"), csa()
-ALL = csa("all-1", 1.0, preset="custom", blocks="all")
-
-
-def with_noise(setting: StorySetting, policy: str, ending: str) -> StorySetting:
-    return replace(setting, name=f"{setting.name}-noise-{ending}", noise=policy)
-
-
-MAIN = (
-    PLAIN,
-    with_noise(PLAIN, SAME, "same"),
-    with_noise(PLAIN, PER_CHARACTER, "character"),
-    CSA,
-    with_noise(CSA, SAME, "same"),
-    ALL,
-    with_noise(ALL, SAME, "same"),
-)
-PLACED = replace(CSA, name="csa-placed", placed=True)
-FACTORS = {
-    "preset": [csa(preset, preset=preset) for preset in ("mask", "paper", "custom")],
-    "rate": [csa("0.25", 0.25), CSA, csa("0.75", 0.75), csa("1", 1.0)],
-    "anchors": [csa("anchors-1", anchors=1), csa("anchors-2", anchors=2), CSA, csa("anchors-0", anchors=0)],
-    "blocks": [
-        csa("blocks-down", blocks="down"),
-        csa("blocks-middle", blocks="middle"),
-        CSA,
-        csa("blocks-all", blocks="all"),
-    ],
-    "start": [
-        csa("start-0", start_percent=0.0),
-        CSA,
-        csa("start-0.1", start_percent=0.1),
-        csa("start-0.25", start_percent=0.25),
-    ],
-    "end": [*(csa(f"end-{end}", end_percent=end) for end in (0.5, 0.75, 0.9)), CSA],
-    "rate 1, end": [csa(f"1-end-{end}", 1.0, end_percent=end) for end in (0.5, 0.75)],
-    "strength": [csa("strength-0.5", strength=0.5), CSA, csa("strength-2", strength=2.0)],
-    "place named": [
-        replace(PLAIN, name="plain-placed", placed=True),
-        PLACED,
-        replace(PLACED, name="csa-boxed", boxed=True),
-    ],
-}
-LENGTHS = (PLAIN, CSA, csa("tile-4", tile_size=4), csa("tile-8", tile_size=8))
-BY_LENGTH = [
-    replace(setting, frames=frames, count=count)
-    for frames, count in {FRAMES: STORIES, **LONGER}.items()
-    for setting in LENGTHS
-]
-OTHERS = [replace(setting, count=STORIES_OF_OTHERS) for setting in MAIN]
+COPIED = ("pose", "place")  # of another image
 
 
 @dataclass(frozen=True)
@@ -131,31 +75,26 @@ def make_task(seed: int, index: int, frames: int, placed: bool = False) -> Task:
 
 
 class Pictures(Pipeline):
-    """The picture model, plain and with shared tokens. unet: another UNet than the one that ships, `unet_1` say."""
+    """The image model, plain and with shared tokens. network: the shipped UNet or transformer, or another UNet,
+    `unet_1` say."""
 
-    settings = list(
-        dict.fromkeys(
-            [
-                *MAIN,
-                *(one for some in FACTORS.values() for one in some),
-                *(one for one in BY_LENGTH if one.frames > FRAMES),
-            ]
-        )
-    )
+    settings = UNET_SETTINGS
     file_name = "measured.jsonl"
     steps = 16
 
     def __init__(
-        self, weights: Path | None = None, steps: int | None = None, unet: str = "unet", data: Path | None = None
+        self, weights: Path | None = None, steps: int | None = None, network: str = "unet", data: Path | None = None
     ):
         """data: for the drawings whose backgrounds pictures are compared with."""
         from storyreel.host import storyworld
 
         super().__init__(weights, steps)
-        self.name, self.parts = unet, (unet,)
-        if unet != "unet":
+        self.name, self.parts = network, (network,)
+        if network == "transformer":
+            self.settings = TRANSFORMER_SETTINGS
+        elif network != "unet":
             self.settings = OTHERS
-        self.model, self.data = storyworld.load_model(part=unet), data or DATA
+        self.model, self.data = storyworld.load_model(part=network), data or DATA
         self._stories: list[tuple[Task, dict[str, list[str]]]] = []
 
     @cached_property
@@ -172,10 +111,10 @@ class Pictures(Pipeline):
         model = self.model
         if setting.attention is not None:
             inputs = dict(setting.attention)
-            strength = inputs.pop("strength", 1.0)
+            strength, positions = inputs.pop("strength", 1.0), inputs.pop("positions", "same")
             mask = boxes(task) if setting.boxed else None
             model = StoryReelConsistentAttention.execute(
-                model, inputs, strength=strength, seed=task.seed, story=task.story, mask=mask
+                model, inputs, strength=strength, seed=task.seed, story=task.story, mask=mask, positions=positions
             ).result[0]
         prompts = [frame.prompt for frame in task.story.frames]
         positive, negative = encode_story(self.clip, prompts, "")
@@ -204,16 +143,18 @@ class Pictures(Pipeline):
 
     @classmethod
     def tables(cls, rows: Rows, weights: str) -> dict[str, list[str]]:
-        found = rows.of(weights)
-        by_factor = [(factor, setting) for factor, settings in FACTORS.items() for setting in settings]
+        """Of the shipped models. weights: of the UNet."""
+        found, transformer = rows.of(weights), rows.of(newest_weights(rows).get("transformer", ""))
         by_length = [(f"{one.frames}: {one.name} (n {one.count})", one) for one in BY_LENGTH]
+        beside = [(f"transformer: {one.name}", transformer.get(one.key)) for one in ON_TRANSFORMER]
+        beside += [(f"UNet: {one.name}", found.get(one.key)) for one in ON_UNET]
         return {
             "main": _table("setting", [(one.name, found.get(one.key)) for one in MAIN]),
-            "factors": _table(
-                "factor, setting", [(f"{factor}: {one.name}", found.get(one.key)) for factor, one in by_factor]
-            ),
+            "factors": _table("factor, setting", by_factor(FACTORS, found)),
             "lengths": _table("frames, setting", [(label, found.get(one.key)) for label, one in by_length]),
             "models": models_table(rows),
+            "transformer": _table("network, setting", beside, COPIED),
+            "transformer factors": _table("factor, setting", by_factor(TRANSFORMER_FACTORS, transformer), COPIED),
         }
 
     def illustrate(self, rows: Rows, seed: int) -> list[str]:
@@ -274,6 +215,14 @@ def shares(task: Task, answers: dict[str, list[str]]) -> dict[str, float]:
         "named": right([name for name in (*HERO_COLORS, *SHAPES) if name in task.named]),
         "scene": mean([answers["scene"][frame] == truth[frame]["scene"] for frame in frames]),
         "action": right(["action"]),
+        "pose": mean(
+            [
+                present[a] and present[b] and answers["action"][a] == answers["action"][b]
+                for a, b in combinations(frames, 2)
+                if truth[a]["action"] != truth[b]["action"]
+            ]
+        ),
+        "place": agreement(["place"]),
     }
 
 
@@ -288,19 +237,29 @@ def diversity(stories: Sequence[tuple[Task, dict[str, list[str]]]]) -> float:
     return float(np.mean(differ)) if differ else float("nan")
 
 
-def _table(first: str, rows: Sequence[tuple[str, dict | None]]) -> list[str]:
+def by_factor(factors: Mapping[str, Sequence[Setting]], rows: Mapping[Key, dict]) -> list[tuple[str, dict | None]]:
+    """The row of each setting of each factor, with its label."""
+    return [(f"{factor}: {one.name}", rows.get(one.key)) for factor, settings in factors.items() for one in settings]
+
+
+def _table(first: str, rows: Sequence[tuple[str, dict | None]], more: Sequence[str] = ()) -> list[str]:
+    columns = *COLUMNS, *more
     cells = (
-        [label, *(share(row, column) for column in COLUMNS), f"{row['diversity']:.2f}", f"{row['stray']:.2f}"]
+        [label, *(share(row, column) for column in columns), f"{row['diversity']:.2f}", f"{row['stray']:.2f}"]
         for label, row in rows
         if row
     )
-    return markdown([first, *COLUMNS, "diversity", "stray"], cells)
+    return markdown([first, *columns, "diversity", "stray"], cells)
+
+
+def newest_weights(rows: Rows) -> dict[str, str]:
+    """{model: hash of its weights}"""
+    return {row["model"]: row["weights"] for row in rows.rows}
 
 
 def models_table(rows: Rows) -> list[str]:
     """The main rows of every UNet there is: other seeds, and the control without twins."""
-    newest = {row["model"]: row["weights"] for row in rows.rows}
-    found = [(model, rows.of(weights)) for model, weights in sorted(newest.items())]
+    found = [(model, rows.of(weights)) for model, weights in sorted(newest_weights(rows).items())]
     lines = [
         (f"{model}: {one.name} (n {one.count})", of.get(one.key)) for model, of in found for one in (*MAIN, *OTHERS)
     ]
