@@ -7,6 +7,8 @@ from ..host.common.loading import PRECISIONS
 from .node import StoryReelNode
 from .story import CATEGORY
 
+NETWORKS = "unet", "transformer"
+
 
 class StoryReelLoadStoryworld(StoryReelNode):
     @classmethod
@@ -34,9 +36,17 @@ class StoryReelLoadStoryworld(StoryReelNode):
                     tooltip="On: the model draws frames of clips, for Apply Motion and Animate Story by Motion with "
                     "the demo model's motion module. Off: the model draws single images.",
                 ),
+                io.Combo.Input(
+                    "network",
+                    options=list(NETWORKS),
+                    default="unet",
+                    optional=True,
+                    tooltip="Image model: unet has Stable Diffusion's layout, transformer has Flux's. They were "
+                    "trained on the same images.",
+                ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The image model: a small UNet with v-prediction, for any sampler."),
+                io.Model.Output(tooltip="The image model, for any sampler: a small UNet or a small Flux."),
                 io.Clip.Output(
                     tooltip="The text encoder. It ignores words that it does not know, and a message lists them."
                 ),
@@ -46,8 +56,10 @@ class StoryReelLoadStoryworld(StoryReelNode):
         )
 
     @classmethod
-    def execute(cls, precision, domain_adapter=False) -> io.NodeOutput:
-        model = storyworld.load_model(precision)
+    def execute(cls, precision, domain_adapter=False, network="unet") -> io.NodeOutput:
+        if domain_adapter and network != "unet":
+            raise ValueError(f"domain_adapter is for the UNet; network is {network}. Set one of the two back.")
+        model = storyworld.load_model(precision, network)
         if domain_adapter:
             model = storyworld.add_domain_adapter(model)
         return io.NodeOutput(model, storyworld.load_clip(), storyworld.load_vae(), storyworld.load_clip_vision())

@@ -87,7 +87,8 @@ def test_the_shipped_stories_keep_their_captions_apart():
     """One line a frame, none in the script; behind them are pages, subtitles and what saves these."""
     comics = {f"story_comic_{model}" for model in ("flux2_klein", "qwen_image", "sd15", "sdxl", "z_image_turbo")}
     videos = {"story_to_long_video", "storyworld_story_to_long_video", "storyworld_story_to_shots"}
-    assert {*comics, *videos, "storyworld_comic"} == set(WITH_CAPTIONS)
+    toys = {"storyworld_comic", "storyworld_comic_transformer"}
+    assert {*comics, *videos, *toys} == set(WITH_CAPTIONS)
     for name in WITH_CAPTIONS:
         prompt = workflows.prompt(name)
         captions = workflows.find(prompt, "StoryReelCaptions")

@@ -23,7 +23,7 @@ TESTS = ROOT / "tests"
 MANIFESTS, SHIPPED = TESTS / "manifests", TESTS.parent / "models" / "storyworld"
 STREAMING = ("streaming_base", "streaming_cam", "streaming_apm")
 MOTION = ("ip_adapter", "domain_adapter", "motion_module", "predictor")
-PARTS = ("autoencoder", "clip", "unet", "classifier", "video_classifier", "video", *STREAMING, *MOTION)
+PARTS = ("autoencoder", "clip", "unet", "transformer", "classifier", "video_classifier", "video", *STREAMING, *MOTION)
 
 
 def program(*arguments) -> subprocess.CompletedProcess:
@@ -76,6 +76,7 @@ def test_a_stage_leaves_weights_a_log_and_a_curve(trained, part):
     [
         ("streaming_cam", ("autoencoder", "clip", "unet", "streaming_base")),
         ("predictor", ("autoencoder", "clip", "ip_adapter")),
+        ("transformer", ("autoencoder", "clip", "unet")),
     ],
 )
 def test_a_stopped_stage_goes_on_and_ends_the_same(trained, lab, tmp_path, capsys, stage, needs):
@@ -113,6 +114,8 @@ def test_the_host_loads_what_was_trained(trained, host, monkeypatch):
     assert clip.encode_from_tokens(clip.tokenize("a red hero")).shape == (1, 77, 96)
     assert vision.encode_image(picture)["penultimate_hidden_states"].shape == (1, 65, 96)
     assert model.get_model_object("diffusion_model").in_channels == 12
+    transformer = storyworld.load_model(part="transformer").get_model_object("diffusion_model")
+    assert transformer.in_channels == 12 * 4 and len(transformer.single_blocks) == 6  # tokens of 2 x 2 latents
     video = loader.load("video.safetensors")
     assert video.kind.name == "storyworld" and video.kind.interpolates
     assert video.model.model.sizes.in_channels == 24 and video.model.model.sizes.context_dim == 96
@@ -330,7 +333,8 @@ def test_what_is_trained_ships(trained, tmp_path, unmeasured):
     unmeasured.publish([], work, shipped, judges)
     motion = "ipadapter/storyworld_ip_adapter", "loras/storyworld_domain_adapter"
     motion += ("animatediff_models/storyworld_motion_module",)
-    assert files_in(shipped) == with_cards("autoencoder", "clip", "unet", "storyworld_video", *motion)
+    images = "autoencoder", "clip", "unet", "transformer"
+    assert files_in(shipped) == with_cards(*images, "storyworld_video", *motion)
     assert files_in(judges) == {"classifier.safetensors", "video_classifier.safetensors"}
     assert "reached: named | 0.500" in (shipped / "unet.md").read_text()
     (work / "clip.safetensors").unlink()
