@@ -108,6 +108,8 @@ FAMILIES = {
     "anima": Tiny("Anima", COSMOS | {"image_model": "anima"}, ((8, 4, 4), (10000.0, 160000.0, 160000.0)),
                   blocks=((None, 2),), times=(1,), halves=True),
     "wan": Tiny("WAN21_T2V", WAN, ((8, 4, 4), (10000.0,) * 3), times=(1,)),
+    "vace": Tiny("WAN21_Vace", WAN | dict(model_type="vace", vace_layers=1, vace_in_dim=96),
+                 ((8, 4, 4), (10000.0,) * 3), times=(1,)),
 }  # fmt: skip
 
 
