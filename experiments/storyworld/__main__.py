@@ -5,6 +5,7 @@ python experiments/storyworld train clip pictures           some stages
 python experiments/storyworld train video --publish         and put the weights and their cards where the pack has them
 python experiments/storyworld train pictures --seed 1 --no-twins      another UNet, for comparison
 python experiments/storyworld evaluate pictures             the whole table: rows that are missing, tables, plots
+python experiments/storyworld evaluate pictures --network transformer      the rows of another network
 python experiments/storyworld evaluate video --rows animate,loop --count 2 --seed 7 --json       some rows, printed
 
 Training from nothing takes at most 90 minutes on two processor cores, as long again for the video model, two hours for
@@ -65,11 +66,12 @@ def main(arguments: list[str]) -> int:
 def train(options: argparse.Namespace) -> int:
     from experiments.storyworld import CLASSIFIERS, SHIPPED
     from experiments.storyworld.train import publish, stages
-    from experiments.storyworld.train.trainer import Stopped
+    from experiments.storyworld.train.trainer import Stopped, keep_memory
     from experiments.storyworld.train.workspace import Workspace
 
     shipped = SHIPPED, CLASSIFIERS
     work = Workspace(options.work, options.seed, options.twins, options.scale, options.stop_after, shipped)
+    keep_memory()
     started = time.monotonic()
     for stage in STAGES:
         if stage in (options.stages or STAGES):

@@ -154,7 +154,7 @@ class Pictures(Pipeline):
             "lengths": _table("frames, setting", [(label, found.get(one.key)) for label, one in by_length]),
             "models": models_table(rows),
             "transformer": _table("network, setting", beside, COPIED),
-            "transformer factors": _table("factor, setting", by_factor(TRANSFORMER_FACTORS, transformer), COPIED),
+            "transformer_factors": _table("factor, setting", by_factor(TRANSFORMER_FACTORS, transformer), COPIED),
         }
 
     def illustrate(self, rows: Rows, seed: int) -> list[str]:

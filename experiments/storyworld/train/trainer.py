@@ -72,7 +72,6 @@ def train(
     too, at once: a stage may have several. made_of: a name of whatever else the loss is made of; a state of something
     else is left behind.
     """
-    keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
     of = hashlib.sha256(repr((config, made_of)).encode()).hexdigest()[:8]
     state = folder / f"{name}_{of}.state"

@@ -21,7 +21,7 @@ from .trainer import device
 from .unet import HERO_WEIGHT, Captions, hero_weights, random_caption
 from .workspace import Workspace
 
-CONFIG = TrainConfig(steps=6000, batch_size=32, learning_rate=1.5e-3, ema=0.9995, warmup=300, weight_decay=0.01)
+CONFIG = TrainConfig(steps=4800, batch_size=32, learning_rate=1.5e-3, ema=0.9995, warmup=250, weight_decay=0.01)
 TEXT_TOKENS = 32  # no caption is longer; the text tower pads to 77
 NETWORK = {  # of the host's Flux
     "in_channels": LATENT_CHANNELS,
