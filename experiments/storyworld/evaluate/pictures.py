@@ -48,6 +48,7 @@ from .story_settings import (
 )
 
 GUIDANCE, SAMPLER, SCHEDULER = 3.0, "euler", "normal"
+STORIES_OF = {"unet": "stories.jpg", "transformer": "stories_transformer.jpg"}
 MARGIN = 8  # pixels around a hero's box
 COLUMNS = ("colors", "shapes", "named", "scene", "action")
 COPIED = ("pose", "place")  # of another image
@@ -143,8 +144,9 @@ class Pictures(Pipeline):
 
     @classmethod
     def tables(cls, rows: Rows, weights: str) -> dict[str, list[str]]:
-        """Of the shipped models. weights: of the UNet."""
-        found, transformer = rows.of(weights), rows.of(newest_weights(rows).get("transformer", ""))
+        """Of the newest models of all networks."""
+        newest = newest_weights(rows)
+        found, transformer = (rows.of(newest.get(network, "")) for network in ("unet", "transformer"))
         by_length = [(f"{one.frames}: {one.name} (n {one.count})", one) for one in BY_LENGTH]
         beside = [(f"transformer: {one.name}", transformer.get(one.key)) for one in ON_TRANSFORMER]
         beside += [(f"UNet: {one.name}", found.get(one.key)) for one in ON_UNET]
@@ -158,13 +160,15 @@ class Pictures(Pipeline):
         }
 
     def illustrate(self, rows: Rows, seed: int) -> list[str]:
-        plot(panels(rows.of(self.origin()["weights"])), SHIPPED / "measured.png", height=9)
+        if self.name == "unet":
+            plot(panels(rows.of(self.origin()["weights"])), SHIPPED / "measured.png", height=9)
         entries = []
-        for index in range(6):
+        for index in range(6 if self.name in STORIES_OF else 0):
             task = make_task(seed, index, FRAMES)
             drawn = [np.hstack(self.draw(setting, task)) for setting in (PLAIN, CSA)]
             entries.append((describe_task(task), np.vstack(drawn)))
-        sheet(entries, columns=2).save(SHIPPED / "stories.jpg", quality=88)
+        if entries:
+            sheet(entries, columns=2).save(SHIPPED / STORIES_OF[self.name], quality=88)
         return []
 
 
