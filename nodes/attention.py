@@ -6,11 +6,12 @@ from ..core.attention.consistent import Settings
 from ..core.attention.positions import POSITIONS
 from ..core.attention.presets import FIXED, PRESETS, UNET_BLOCKS
 from ..core.attention.sharing import SharingRules
-from ..host.attention.families import CHOICES
+from ..host.attention.families import CHOICES, family_of
 from ..host.attention.patch import apply_consistent_attention
 from ..host.attention.sampling_state import PatchRange
 from ..host.attention.unet_blocks import BLOCKS
-from .node import StoryReelNode, read_values
+from ..host.common import messages
+from .node import StoryReelNode, check_option, read_values
 from .types import StoryType
 
 
@@ -69,7 +70,8 @@ def _inputs(preset: str) -> list[io.Input]:
             optional=True,
             tooltip="The blocks of the network that share tokens. auto: the published choice for a UNet, the single "
             "blocks of Flux, Chroma and Krea 2, the last half of other transformers. up, middle and down are for "
-            "UNets; single, double, the halves and every second are for transformers.",
+            "UNets; single, double, the halves and every second (of the single blocks where there are any) are for "
+            "transformers.",
             advanced=True,
         ),
     ]
@@ -198,10 +200,8 @@ class StoryReelConsistentAttention(StoryReelNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset) -> bool | str:
-        # The host does not check the name of the preset: a known one arrives as {"preset": name, ...}, any other value
-        # unchanged.
-        return isinstance(preset, dict) or f"preset is {preset}; one of {', '.join(PRESETS)} is expected."
+    def validate_inputs(cls, preset=None) -> bool | str:
+        return check_option(cls, "preset", preset)
 
     @classmethod
     def execute(
@@ -220,6 +220,8 @@ class StoryReelConsistentAttention(StoryReelNode):
         unprefixed = _read_unprefixed(preset["preset"], unprefixed)
         given = {name: value for name, value in preset.items() if value is not None}  # None: not in the prompt
         values = {**PRESETS[preset["preset"]], **given, **unprefixed}
+        if values["sampling_rate_fine"] != PRESETS[preset["preset"]]["sampling_rate_fine"] and family_of(model):
+            messages.warn("sampling_rate_fine has no effect on a transformer, which has one level; set sampling_rate.")
         settings = Settings(
             rules=SharingRules(
                 anchors=values["anchors"],

@@ -14,7 +14,7 @@ from typing import Any, cast
 from comfy_api.latest import Input, InputImpl, Types, io
 
 from ..core import inputs
-from ..core.text import encodable
+from ..core.text import encodable, short
 from ..host.common import messages
 from ..host.common.choices import refuse_hint
 
@@ -27,6 +27,21 @@ class StoryReelNode(io.ComfyNode):
         execute = cls.__dict__.get("execute")
         if isinstance(execute, classmethod) and not hasattr(execute.__func__, "__wrapped__"):
             cast(Any, cls).execute = classmethod(_checked(execute.__func__))
+
+
+def check_option(node: type[StoryReelNode], name: str, value) -> bool | str:
+    """For `validate_inputs`: whether a DynamicCombo has the option, which the host does not check.
+
+    A known one arrives as {name: option, ...}. Of any other nothing arrives, or where a node accepts all inputs, the
+    value.
+    """
+    (entry,) = (entry for entry in node.FINALIZE_SCHEMA().inputs if entry.id == name)
+    if isinstance(value, dict) or (value is None and entry.optional):
+        return True
+    options = ", ".join(option.key for option in cast(io.DynamicCombo.Input, entry).options)
+    if value is None:  # an answer would be for the inputs that arrive, and none does
+        raise ValueError(f"{name} is missing or unknown; one of {options} is expected.")
+    return f"{name} is {short(value)}; one of {options} is expected."
 
 
 class InnerNode(StoryReelNode):

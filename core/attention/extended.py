@@ -16,7 +16,7 @@ parts as well, and the partial softmaxes are merged by their log-sum-exp.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +39,7 @@ def extended_attention(
     limit: int = 64 << 20,
     attend: Attend = attend_plain,
     whole_heads: bool = False,
+    maskless: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """Attention of every row over its own tokens and the shared tokens of its groups.
@@ -52,6 +53,8 @@ def extended_attention(
     strength: weight of a shared token in the softmax; 1 as published, 0 removes it.
     limit: bytes that queries, keys, values and output of one call may take beyond q, k, v and the result.
     whole_heads: always pass all heads and keys in one call, for an `attend` that needs them together.
+    maskless: never pass a bias to `attend`, for kernels that ignore it: with a strength other than 1, shared and own
+        tokens are attended apart and merged.
     out: where to write the result, shaped like q; a new tensor if None.
 
     Returns [B, N, heads, d].
@@ -60,7 +63,7 @@ def extended_attention(
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if any(weight != 1 for group in groups for weight in group.targets.values()):
         out.zero_()
-    call = _Call(q, k, v, out, shared, own, strength, limit, attend)
+    call = _Call(q, k, v, out, shared, own, strength, limit, attend, maskless)
     for group, sample in zip(groups, samples, strict=True):
         if any(map(len, sample)):
             call.add_group(group, sample, whole_heads)
@@ -113,6 +116,7 @@ class _Call:
     strength: float
     limit: int
     attend: Attend
+    maskless: bool
 
     @property
     def tokens(self) -> int:
@@ -197,9 +201,23 @@ class _Call:
         """Attention with a bias [M], some queries at a time: kernels that store the logits stay under the limit."""
         if bias is None:
             return _attend(self.attend, q, k, v, None)
+        if self.maskless:
+            return self.merge_by_bias(q, k, v, bias)
         at_once = max(1, self.limit // (len(bias) * self.heads * q.element_size()))
         parts = [_attend(self.attend, part, k, v, bias.expand(len(part), -1)) for part in q.split(at_once)]
         return torch.cat(parts)
+
+    def merge_by_bias(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """The same without a bias: the attention over each run of keys with one bias, merged. [N, heads, d]"""
+        borders = (bias[1:] != bias[:-1]).nonzero().flatten().cpu() + 1
+
+        def over(keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            estimate = _attend(self.attend, q, keys, values, None).float()
+            masses = [_log_mass(q[:, head], keys[:, head], self.limit // 4) for head in range(self.heads)]
+            return estimate, torch.stack(masses, 1)[..., None] + bias[0]
+
+        runs = (tensor.tensor_split(borders) for tensor in (k, v, bias))
+        return _merge(over(*run) for run in zip(*runs, strict=True)).to(q.dtype)
 
     def add_by_keys(self, group: Group, shared: list[Segment]) -> None:
         """One head at a time, and only some of its keys at a time."""
@@ -215,10 +233,7 @@ class _Call:
                 _add(self.out[row, :, head : head + 1], estimate, weight)
 
     def merge(self, row: int, parts: Sequence[list[Segment]]) -> Tensor:
-        """Attention of one head over several parts of its keys, from the attention over each and its log-sum-exp.
-
-        With Z_p the sum of exp(logits) over part p, O = sum_p Z_p O_p / sum_p Z_p. Returns [N, 1, d].
-        """
+        """Attention of one head over several parts of its keys. Returns [N, 1, d]."""
         q = self.q[row]
 
         def over(part: list[Segment]) -> tuple[Tensor, Tensor]:
@@ -228,19 +243,25 @@ class _Call:
             estimate = _attend(self.attend, q, keys, values, None).float()
             return estimate, _log_mass(q[:, 0], keys[:, 0], self.limit // 4)[:, None, None] + part[0].bias
 
-        merged, total = over(parts[0])
-        for part in parts[1:]:
-            estimate, mass = over(part)
-            both = torch.logaddexp(total, mass)
-            merged = merged * (total - both).exp() + estimate * (mass - both).exp()
-            total = both
-        return merged.to(q.dtype)
+        return _merge(map(over, parts)).to(q.dtype)
 
 
 def _attend(attend: Attend, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Attention of one row. q [N, heads, d], k and v [M, heads, d], bias [N, M] -> [N, heads, d]."""
     heads = q.shape[1]
     return attend(*(t.flatten(1)[None] for t in (q, k, v)), heads, bias)[0].unflatten(-1, (heads, -1))
+
+
+def _merge(parts: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Attention over several parts of the keys, from the attention over each [N, heads, d] and its log-sum-exp
+    [N, heads, 1]: with Z_p the sum of exp(logits) over part p, O = sum_p Z_p O_p / sum_p Z_p."""
+    parts = iter(parts)
+    merged, total = next(parts)
+    for estimate, mass in parts:
+        both = torch.logaddexp(total, mass)
+        merged = merged * (total - both).exp() + estimate * (mass - both).exp()
+        total = both
+    return merged
 
 
 def _add(target: Tensor, estimate: Tensor, weight: float) -> None:

@@ -45,10 +45,9 @@ class Family:
     before: number of tokens before the image in a forward pass; None = not known.
     behind: number of tokens behind it, by network, image tokens, transformer_options and forward pass.
     rope: the rotary positions of a network; None = it has none.
-    calls: the block of every attention call of a network, in order, None for other attention; where the calls name
-        their block, this is None.
-    text: number of tokens that the host makes of a text of so many, for a network that ignores the mask of padded
-        texts; None = the host masks them, or its texts are never padded.
+    calls: the block of every attention call of a network, in order, None for other attention: for hosts in which the
+        calls name no block.
+    every_call: all attention calls of a block are over the image; else the first one is.
     blocks: the default choice, see `choose_blocks`.
     """
 
@@ -60,7 +59,7 @@ class Family:
     behind: Callable[[Any, int, dict, Forward], int]
     rope: Callable[[Any], Rope | None]
     calls: Callable[[Any], list[int | None]] | None = None
-    text: Callable[[Any, int], int] | None = None
+    every_call: bool = False
     blocks: str = LAST_HALF
 
 
@@ -126,15 +125,6 @@ def _double_and_single(network) -> list[tuple[int, str]]:
 
 def _lumina_padding(network, tokens: int, *_) -> int:
     return -tokens % (network.pad_tokens_multiple or 1)
-
-
-def _sd3_calls(network) -> list[int | None]:
-    """A block with a second attention, over the image alone, calls twice."""
-    return [
-        number
-        for number, block in enumerate(network.joint_blocks)
-        for _ in range(2 if block.x_block.x_block_self_attn else 1)
-    ]
 
 
 def _wan_reference(network, forward: Forward) -> int:
@@ -207,7 +197,6 @@ FAMILIES = (
         before=lambda network, forward: None,  # text and reference images, each filled up
         behind=_lumina_padding,
         rope=lambda network: _embed_nd(network.rope_embedder),
-        text=lambda network, tokens: tokens + _lumina_padding(network, tokens),
     ),
     Family(
         "SD3 and SD3.5",
@@ -217,7 +206,7 @@ FAMILIES = (
         before=lambda network, forward: None,  # text; nothing in the second attention of a block
         behind=lambda *_: 0,
         rope=lambda network: None,
-        calls=_sd3_calls,
+        every_call=True,  # a block may have a second attention, over the image alone
     ),
     Family(
         "Krea 2",

@@ -1,6 +1,7 @@
 """Patching a MODEL with Consistent Self-Attention, and checking each sampling run."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -32,6 +33,8 @@ def apply_consistent_attention(
     is reported on the node, now or when the model samples. Raises ValueError for a network that is neither an image
     UNet nor a transformer of `families`, and for a setting that it does not have.
     """
+    if family_of(model) is not None:  # it has one level
+        settings = replace(settings, sampling_rate_fine=settings.sampling_rate)
     config = PatchConfig(settings, patch_range, cast, mask, messages.current_node())
     seam = _seam(model, config)
     patched = model.clone()
@@ -44,18 +47,24 @@ def apply_consistent_attention(
 
     def around_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
+        conds = len(getattr(guider, "conds", ()))
         frames = _check_batch(latent_image, cast, mask)
         seam.check(guider.model_options)
         sampling = guider.model_patcher.get_model_object("model_sampling")
-        state = SamplingState.begin(config, sampling, sigmas, tuple(noise.shape[-2:]), frames)
+        state = SamplingState.begin(config, sampling, sigmas, noise, frames, conds)
         few = isinstance(seam, TransformerSeam) and len(sigmas) <= FEW_STEPS + 1
         message = _describe_run(config, state, sigmas, len(noise), few) if idle is None else None
         if message:
             state.warn_once(message)
         guider.model_options["transformer_options"][KEY] = state
         out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        if idle is None and message is None and (message := state.describe_nothing_shared(config)):
-            state.warn_once(message)
+        if idle is None and message is None:
+            if state.every_cond and patch_range.apply_to != "both":
+                state.warn_once(
+                    f"apply_to is {patch_range.apply_to}, and this guider has {conds} conds; all of them share tokens."
+                )
+            if message := state.describe_nothing_shared(config) or seam.describe_run(state):
+                state.warn_once(message)
         return out
 
     def around_preparation(executor, model, noise_shape, *args, **kwargs):
@@ -88,7 +97,8 @@ def _check_batch(latents: Tensor, cast: Cast | None, mask: Tensor | None) -> tup
     images, frames = len(latents), frames_in(latents)
     if frames is not None and (len(set(frames.numbers)) < images or cast is None or frames.count != len(cast)):
         frames = None
-    if mask is not None and len(mask) not in (1, images, *([] if frames is None else [frames.count])):
+    masks = {1, images} if frames is None else {1, images, frames.count}
+    if mask is not None and images > 1 and len(mask) not in masks:  # one image shares nothing
         raise ValueError(
             f"{NODE}: the MASK has {len(mask)} images and the LATENT has {images}; one mask for all images or one mask "
             "per image is expected."

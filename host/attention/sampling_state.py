@@ -13,6 +13,7 @@ from ..common import messages
 
 KEY = "storyreel_consistent_attention"
 NODE = "Consistent Self-Attention"
+OVERRIDE = "optimized_attention_override"  # in transformer_options: the attention function of another pack
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ class SamplingState:
     frames: the story frame of each image of the batch; None: the batch is the story from its first frame on.
     size: the latents' (height, width), of which a conditioning with an area passes the model a part; None if unknown.
     step: the noise level that identifies the current step, see `step_of`.
+    images: number of images of the batch; None if unknown.
+    every_cond: the guider has other conds than cond and uncond, so all of them share tokens.
     conds: the conds that the model was called with: 0 cond, 1 uncond.
+    passes, blocks_met: of a transformer, its forward passes, and the blocks whose attention this node saw.
     """
 
     phases: Phases
@@ -79,6 +83,10 @@ class SamplingState:
     shared_tokens: dict[tuple, SharedTokens | None] = field(default_factory=dict)
     token_masks: dict[tuple, Tensor] = field(default_factory=dict)
     conds: set[int] = field(default_factory=set)
+    images: int | None = None
+    every_cond: bool = False
+    passes: int = 0
+    blocks_met: set[int] = field(default_factory=set)
 
     @classmethod
     def without_sampler(cls) -> "SamplingState":
@@ -87,10 +95,12 @@ class SamplingState:
 
     @classmethod
     def begin(
-        cls, config: PatchConfig, model_sampling, sigmas: Tensor, size: tuple[int, int], frames=None
+        cls, config: PatchConfig, model_sampling, sigmas: Tensor, noise: Tensor, frames=None, conds: int = 2
     ) -> "SamplingState":
+        """noise: of the batch. conds: number of the guider's conds."""
         phases = phases_of(config.patch_range.percents, model_sampling.percent_to_sigma, sigmas.tolist())
-        return cls(phases, config.node, frames, size)
+        size = tuple(noise.shape[-2:])
+        return cls(phases, config.node, frames, size, images=len(noise), every_cond=conds > 2)
 
     def enter(self, extra_options: dict) -> None:
         """Update the step and the phase. All layers of a step get the same `sigmas` tensor."""
@@ -115,7 +125,7 @@ class SamplingState:
 
     def describe_nothing_shared(self, config: PatchConfig) -> str | None:
         """Why a finished run shared no tokens, for reasons that are unknown before it; None if it shared some."""
-        wanted = {"cond": 0, "uncond": 1}.get(config.patch_range.apply_to)
+        wanted = None if self.every_cond else {"cond": 0, "uncond": 1}.get(config.patch_range.apply_to)
         if wanted is not None and self.conds and wanted not in self.conds:
             return (
                 f"apply_to is {config.patch_range.apply_to}, but this run did not compute it (cfg 1 skips uncond), so "
@@ -128,6 +138,17 @@ class SamplingState:
             why = one if least == 1 else "fewer than two of the masks cover half of a token"
             return f"{why}, so no tokens were shared; paint a larger area."
         return None
+
+    def applies_to(self, config: PatchConfig, cond: int) -> bool:
+        """cond: 0 cond, 1 uncond."""
+        return self.every_cond or config.patch_range.applies_to(cond)
+
+    def describe_other_images(self, indices: tuple[int, ...], extra_options: dict) -> str | None:
+        """Why it is unknown which images of the batch a call is for; None if it is known."""
+        known = self.images is None or len(indices) == self.images
+        if known or (listed_images(extra_options) == indices and max(indices) < self.images):
+            return None
+        return f"another patch passes {len(indices)} images at a time and the batch has {self.images}"
 
     def frames_at(self, indices: tuple[int, ...]) -> tuple[int, ...]:
         """Frame numbers of the images at these indices of the batch."""
@@ -189,9 +210,18 @@ class SamplingState:
 
 def batch_indices(extra_options: dict, images: int) -> tuple[int, ...]:
     """Position in the batch of each image of a call; in a context window, the indices that it lists."""
+    listed = listed_images(extra_options)
+    return tuple(range(images)) if listed is None or len(listed) != images else listed
+
+
+def listed_images(extra_options: dict) -> tuple[int, ...] | None:
+    """The indices that a context window of the host or of AnimateDiff-Evolved lists; None without a window."""
+    listed = (extra_options.get("ad_params") or {}).get("sub_idxs")
+    if listed is not None:
+        return tuple(listed)
     window = extra_options.get("context_window")
     if window is None or window.dim != 0:
-        return tuple(range(images))
+        return None
     anchor = getattr(window, "causal_anchor_index", None)
     first = [] if anchor is None or anchor < 0 else [anchor]
     return (*first, *window.index_list)

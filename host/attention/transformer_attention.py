@@ -28,7 +28,7 @@ class SharingNetwork:
     """A network that shares tokens, and what its row in the table says of it.
 
     chosen: the blocks that share. numbers: of the blocks, by what their calls name; calls: the block of each call, for
-    a network whose calls name none. patch: side of a token in latent pixels; pixels: in pixels of the image.
+    hosts in which they name none. patch: side of a token in latent pixels; pixels: in pixels of the image.
     """
 
     family: Family
@@ -55,22 +55,14 @@ class TransformerAttention:
         self.calls = 0
         positions, device = self.config.patch_range.positions, forward.x.device
         self.move = None if sharing.rope is None else movement(sharing.rope, positions, self.grid[-1], device)
-        self.padded = self.padded_texts()
-        self.masks: dict[int, Tensor] = {}  # of padded texts, by the number of keys
-        self.own: list[Tensor] | None = None  # the tokens of each row that the mask of its text leaves
+        self.masked_by: Tensor | None = None
+        self.own: list[Tensor] | None = None  # the tokens of each row that this mask leaves
 
-    def padded_texts(self) -> Tensor | None:
-        """The mask [B, text] of padded texts, where the host drops it."""
-        mask = self.forward.conds.get("attention_mask")
-        known = self.sharing.family.text is not None and not self.forward.conds.get("ref_latents")
-        return None if mask is None or not known or mask.all() else mask
-
+    @torch.compiler.disable  # else every draw of tokens is compiled anew
     def __call__(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
         kernel = func if self.previous is None else partial(self.previous, func)
         kwargs |= dict(zip(ARGUMENTS, args, strict=False))
         options = kwargs.get("transformer_options") or {}
-        if self.padded is not None and kwargs.get("mask") is None:
-            kwargs["mask"] = self.mask_texts(self.padded, q, q.shape[2 if kwargs.get("skip_reshape") else 1])
         shared = None
         if self.shares(options):
             try:
@@ -83,19 +75,6 @@ class TransformerAttention:
             return kernel(q, k, v, heads, **kwargs)
         out = self.extend(call, shared, own)
         return out.movedim(1, 2) if kwargs.get("skip_output_reshape") else out.flatten(2)
-
-    def mask_texts(self, padded: Tensor, q: Tensor, keys: int) -> Tensor | None:
-        """The mask [B, 1, keys] of padded texts: in calls of texts alone, and of texts before an image."""
-        family, network = self.sharing.family, self.sharing.network
-        text = padded.shape[1] if family.text is None else family.text(network, padded.shape[1])
-        image = self.tokens + family.behind(network, self.tokens, {}, self.forward)
-        if keys not in (text, text + image) or len(padded) != len(q):
-            return None
-        if keys not in self.masks:
-            mask = torch.zeros(len(q), 1, keys, dtype=q.dtype, device=q.device)
-            mask[:, 0, : padded.shape[1]].masked_fill_(padded.to(q.device) == 0, -torch.inf)
-            self.masks[keys] = mask
-        return self.masks[keys]
 
     def shares(self, options: dict) -> bool:
         """Whether this call is the self-attention of a block that shares tokens in this step."""
@@ -111,14 +90,16 @@ class TransformerAttention:
         Where calls name their block, the first of a block is its self-attention: cross-attention and side networks
         come later under the same name.
         """
-        if self.sharing.calls is not None:
-            block = self.sharing.calls[self.calls] if self.calls < len(self.sharing.calls) else None
+        calls, index = self.sharing.calls, options.get("block_index")
+        if index is None and calls is not None:
+            block = calls[self.calls] if self.calls < len(calls) else None
             self.calls += 1
         else:
-            block = self.sharing.numbers.get((options.get("block_type", ""), options.get("block_index", -1)))
-            block = None if block in self.met else block
+            block = self.sharing.numbers.get((options.get("block_type", "double"), index))
+            block = None if block in self.met and not self.sharing.family.every_call else block
         if block is not None:
             self.met.add(block)
+            self.state.blocks_met.add(block)
         return block
 
     def read(self, kernel, q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, **kwargs) -> Call:
@@ -126,29 +107,32 @@ class TransformerAttention:
         kwargs.pop("skip_output_reshape", None)
         arrived, rows = (q, k, v), len(self.forward.x)
         q, k, v = (by_head(tensor, heads, skip_reshape) for tensor in arrived)
-        if q.shape[:3] != k.shape[:3] or q.shape[:3] != v.shape[:3] or len(q) != rows:
+        family, network = self.sharing.family, self.sharing.network
+        before = family.before(network, self.forward)
+        behind = family.behind(network, self.tokens, kwargs["transformer_options"], self.forward)
+        keys = k.shape[1]
+        # The host's cache of reference images hands on their keys without their queries.
+        fits = q.shape[1] in (keys, keys - behind) and k.shape[:3] == v.shape[:3] and q.shape[2] == k.shape[2]
+        if not fits or not len(q) == len(k) == rows:
             raise Misfit(
                 f"another patch rearranges the tokens of a block (queries {tuple(q.shape[:2])}, keys "
                 f"{tuple(k.shape[:2])}, images {rows})"
             )
-        family, network = self.sharing.family, self.sharing.network
-        before = family.before(network, self.forward)
-        behind = family.behind(network, self.tokens, kwargs["transformer_options"], self.forward)
-        first = q.shape[1] - self.tokens - behind
+        first = keys - self.tokens - behind
         if first < 0 or before not in (None, first):
             raise Misfit(
-                f"a block has {q.shape[1]} tokens, and {(before or 0) + self.tokens + behind} are expected before the "
+                f"a block has {keys} tokens, and {(before or 0) + self.tokens + behind} are expected before the "
                 f"image, in it ({' x '.join(map(str, self.grid))}) and behind it"
             )
         kwargs["attn_precision"] = attn_precision
         return Call(kernel, arrived, q, k, v, first, self.tokens, mask, skip_reshape, kwargs)
 
     def own_tokens(self, call: Call) -> list[Tensor] | None:
-        """The tokens of each row that its mask leaves, the same in all blocks; None = all. Raises Misfit."""
+        """The tokens of each row that its mask leaves; None = all. Raises Misfit."""
         if call.mask is None:
             return None
-        if self.own is None:
-            self.own = unmasked_tokens(call.mask, len(call.k), call.k.shape[1])
+        if call.mask is not self.masked_by:  # one mask for all blocks, as a rule
+            self.own, self.masked_by = unmasked_tokens(call.mask, len(call.k), call.k.shape[1]), call.mask
         return self.own
 
     def draw(self, call: Call) -> SharedTokens | None:
@@ -166,7 +150,10 @@ class TransformerAttention:
         conds = len(call.options["cond_or_uncond"])
         if len(call.q) % conds:
             raise Misfit(f"{len(call.q)} rows are not {conds} conds of the same images")
-        return len(call.q) // conds
+        images = len(call.q) // conds
+        if conflict := self.state.describe_other_images(batch_indices(call.options, images), call.options):
+            raise Misfit(conflict)
+        return images
 
     def extend(self, call: Call, shared: SharedTokens, own: list[Tensor] | None) -> Tensor:
         """Attention of the whole sequence. [B, tokens, heads, d]"""
@@ -175,14 +162,24 @@ class TransformerAttention:
         out = torch.empty(call.q.shape, dtype=call.q.dtype, device=call.q.device)
         for chunk, cond in enumerate(call.options["cond_or_uncond"]):
             kwargs, rows = call.kwargs_of(chunk), slice(chunk * images, (chunk + 1) * images)
-            tokens = shared if config.patch_range.applies_to(cond) else SharedTokens.none(images)
+            tokens = shared if self.state.applies_to(config, cond) else SharedTokens.none(images)
             image = out[rows, call.image]
             self.extend_images(call, rows, tokens, None if own is None else own[rows], kwargs, image)
             if mask is not None:
                 torch.where(mask[..., None, None], image, call.attend_plain(rows, call.image, **kwargs), out=image)
             for span in (slice(0, call.first), slice(call.image.stop, out.shape[1])):
                 self.attend_others(call, rows, span, kwargs, out)
+            if own is not None:
+                self.keep_unshared(call, rows, tokens, kwargs, out[rows])
         return out
+
+    def keep_unshared(self, call: Call, rows: slice, shared: SharedTokens, kwargs: dict, out: Tensor) -> None:
+        """Rows whose image reads no other, under their mask as without this node, written into `out`."""
+        pairs = zip(shared.groups, shared.samples, strict=True)
+        reading = {row for group, sample in pairs if any(map(len, sample)) for row in group.targets}
+        unshared = [row for row in range(len(out)) if row not in reading]
+        if unshared:  # all rows at once, since kernels may round otherwise for one
+            out[unshared] = call.attend_plain(rows, slice(None), **kwargs)[unshared]
 
     def attend_others(self, call: Call, rows: slice, span: slice, kwargs: dict, out: Tensor) -> None:
         """Attention of text and reference tokens, as many rows at a time as the limit allows, written into `out`."""
@@ -198,7 +195,13 @@ class TransformerAttention:
         """Attention of the images of one cond, written into `out` [images, tokens, heads, d]."""
         settings, limit = self.config.settings, self.config.patch_range.extra_bytes
         q, k, v = call.q[rows, call.image], call.k[rows], call.v[rows]
-        extend = partial(extended_attention, own=own, strength=settings.strength, attend=partial(call.attend, **kwargs))
+        extend = partial(
+            extended_attention,
+            own=own,
+            strength=settings.strength,
+            attend=partial(call.attend, **kwargs),
+            maskless=self.previous is not None,
+        )
         if self.move is None:
             extend(q, k, v, shared.groups, shared.behind(call.first).samples, limit=limit, out=out)
             return

@@ -47,8 +47,11 @@ class Call:
         return {**self.kwargs, "transformer_options": options_of_cond(self.options, chunk)}
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None, **kwargs) -> Tensor:
-        """The kernel as `extended_attention` calls it."""
-        return self.kernel(q, k, v, heads, mask=bias, **kwargs)
+        """The kernel as `extended_attention` calls it, with tensors laid out as they came: kernels of other packs may
+        know only that."""
+        if self.skip_reshape:
+            q, k, v = (tensor.unflatten(-1, (heads, -1)).movedim(2, 1) for tensor in (q, k, v))
+        return self.kernel(q, k, v, heads, mask=bias, skip_reshape=self.skip_reshape, **kwargs)
 
     def attend_plain(self, rows: slice, span: slice, **kwargs) -> Tensor:
         """What the queries of this part of some rows read without this node. [rows, queries, heads, d]"""

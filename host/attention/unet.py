@@ -19,7 +19,7 @@ from torch import Tensor
 from ...core.attention.consistent import SharedTokens, layer_shares
 from ...core.attention.extended import extended_attention
 from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
-from .sampling_state import KEY, NODE, PatchConfig, SamplingState, batch_indices, options_of_cond
+from .sampling_state import KEY, NODE, OVERRIDE, PatchConfig, SamplingState, batch_indices, options_of_cond
 from .unet_blocks import choose_stages, self_attention_layers
 
 
@@ -47,6 +47,10 @@ class UNetSeam:
         for key in self.keys:
             patch = SharedAttention(self.config, self.blocks[key[:2]], before.get(key))
             model.set_model_attn1_replace(patch, *key)
+
+    def describe_run(self, state: SamplingState) -> str | None:
+        """What a finished run did not share for reasons unknown before it: nothing, see `check`."""
+        return None
 
     def check(self, model_options: dict) -> None:
         """Warn about patches of other packs that stand in place of ours when sampling begins."""
@@ -85,6 +89,9 @@ class SharedAttention:
             return self.attend(q, k, v, extra_options)
         pixels = 8 * 2 ** round(math.log2(math.prod(latent_size) / tokens) / 2)
         indices = batch_indices(extra_options, images)
+        if conflict := state.describe_other_images(indices, extra_options):
+            state.warn_once(f"{conflict}, so no tokens are shared there.")
+            return self.attend(q, k, v, extra_options)
         shared = state.draw(config, indices, pixels, (height, width), q.device)
         if shared is None:
             return self.attend(q, k, v, extra_options)
@@ -92,7 +99,7 @@ class SharedAttention:
         out = torch.empty_like(q)
         for chunk, cond in enumerate(conds):
             rows = slice(chunk * images, (chunk + 1) * images)
-            tokens_of_cond = shared if config.patch_range.applies_to(cond) else SharedTokens.none(images)
+            tokens_of_cond = shared if state.applies_to(config, cond) else SharedTokens.none(images)
             options = options_of_cond(extra_options, chunk)
             self.extend(q[rows], k[rows], v[rows], tokens_of_cond, options, state, out[rows])
         mask = state.token_mask(config, indices, (height, width), q.device)
@@ -129,6 +136,7 @@ class SharedAttention:
             limit=self.config.patch_range.extra_bytes,
             attend=attend,
             whole_heads=previous is not None,
+            maskless=previous is None and OVERRIDE in extra_options,
             out=out,
         )
 

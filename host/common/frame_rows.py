@@ -11,9 +11,11 @@ import comfy.hooks
 import comfy.sample
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ...core.story.frames import Frames, frames_in, mark_frames, plain
+from .padded_texts import carry_own_tokens, leave_out_padding, without_padding
 
 FRAMES = "storyreel_frames"  # of a cond: the `Frames` that its rows are
 KEY = "storyreel_follow_frames"
@@ -21,7 +23,7 @@ HOOKS = "hooks"  # the host's
 
 
 class FollowFrames(comfy.hooks.Hook):
-    """Puts a wrapper around the sampling of whatever MODEL meets the conditioning.
+    """Puts wrappers around the sampling of whatever MODEL meets the conditioning, and around its forward passes.
 
     It never counts as registered, so the host takes it from the conds again and batches them as if it had not been.
     """
@@ -32,6 +34,7 @@ class FollowFrames(comfy.hooks.Hook):
     def add_hook_patches(self, model, model_options, target_dict, registered) -> bool:
         wrappers = model_options["transformer_options"].setdefault("wrappers", {})
         wrappers.setdefault(WrappersMP.OUTER_SAMPLE, {})[KEY] = [follow_frames]
+        wrappers.setdefault(WrappersMP.APPLY_MODEL, {})[KEY] = [leave_out_padding]
         return False
 
 
@@ -81,8 +84,9 @@ def pick_frames(conditioning: list, numbers: Sequence[int]) -> list:
             continue
         own = _pick_values(extras, list(numbers), rows)
         if len(numbers) == 1:
-            own = without_frames(own)
-        elif FRAMES in own:
+            picked.append(without_padding(cond[list(numbers)], without_frames(own)))
+            continue
+        if FRAMES in own:
             own[FRAMES] = extras[FRAMES].pick(numbers)
         picked.append([cond[list(numbers)], own])
     return picked
@@ -104,6 +108,20 @@ def pick_latents(latent: dict, numbers: Sequence[int], frames: Frames | None = N
     if mask is not None and len(mask) > 1:
         picked["noise_mask"] = mask[[number % len(mask) for number in numbers]]
     return picked
+
+
+def pick_images(images: Tensor | None, numbers: Sequence[int], count: int) -> Tensor | ExecutionBlocker:
+    """IMAGE of frames `numbers` of a story of `count`; without images, what tells a node that reads it to connect them.
+
+    Raises ValueError for another number of images.
+    """
+    if images is None:
+        return ExecutionBlocker("connect images of Pick Frames to use its output images.")
+    if len(images) != count:
+        raise ValueError(
+            f"images has {len(images)} images and positive {count} prompts; one image a prompt is expected."
+        )
+    return images[list(numbers)]
 
 
 def sampled_frames(latent_image: Tensor, noise: Tensor, seed: int | None, frames: Frames) -> Frames | None:
@@ -134,13 +152,14 @@ def follow_frames(
     executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False, seed=None,
     latent_shapes=None, **more,
 ):  # fmt: skip
-    """Around a sampling run: of every cond by frames, the rows of the frames that are sampled.
+    """Around a sampling run: of every cond by frames, the rows of the frames that are sampled, without their padding.
 
     The samples know their frames afterwards. Raises ValueError if another number of images than of frames is sampled
     and nothing tells which frames they are.
     """
     guider = executor.class_obj
-    conds = [cond for side in guider.conds.values() for cond in side or () if _is_by_frames(cond)]
+    everything = [cond for side in guider.conds.values() for cond in side or ()]
+    conds = [cond for cond in everything if _is_by_frames(cond)]
     if latent_shapes is not None and len(latent_shapes) > 1:
         conds = []  # video and sound, packed into one tensor
     sampled = None
@@ -152,6 +171,8 @@ def follow_frames(
         if sampled.numbers != rows.numbers:
             places = [rows.numbers.index(number) for number in sampled.numbers]
             cond.update(_pick_values(cond, places, len(rows.numbers)))
+    for cond in everything:
+        carry_own_tokens(cond, guider.model_patcher)
     rest = denoise_mask, callback, disable_pbar, seed
     out = executor(noise, plain(latent_image), sampler, sigmas, *rest, latent_shapes=latent_shapes, **more)
     return out if sampled is None else mark_frames(out, sampled)

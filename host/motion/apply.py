@@ -86,6 +86,13 @@ class IPAdapterAttention:
         with layer.attend.use(extra_options):
             return out + self.strength * layer(q, tokens, heads)
 
+    def add(self, *args, **kwargs):
+        """IP-Adapter packs call this on the attention that stands where they put theirs."""
+        raise ValueError(
+            f"{NODE} comes before another node that changes the cross-attention of the MODEL, such as an IP-Adapter. "
+            f"Place {NODE} behind it."
+        )
+
 
 def state_of(options: dict, motion: Trajectory) -> MotionState:
     """The state of the current run; without a sampler all conds get the motion's tokens."""

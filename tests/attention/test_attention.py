@@ -82,6 +82,22 @@ def test_the_memory_limit_does_not_change_the_result(rules, strength, limit):
     torch.testing.assert_close(ours, attend(q, k, v, settings, frames, STORY), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "rules", [SharingRules(), SharingRules(anchors=2), SharingRules(tile_size=3, include_self=True)], ids=str
+)
+@pytest.mark.parametrize("strength", [0.25, 3.0])
+@pytest.mark.parametrize("limit", [1 << 26, 1 << 14, 1 << 8])
+def test_strength_without_a_bias_is_the_same(rules, strength, limit):
+    def no_bias(q, k, v, heads, bias):
+        assert bias is None
+        return attend_plain(q, k, v, heads)
+
+    settings, frames = Settings(rules=rules, strength=strength), list(range(len(STORY)))
+    q, k, v = tokens(len(frames), 24)
+    ours = attend(q, k, v, settings, frames, STORY, limit=limit, attend=no_bias, maskless=True)
+    torch.testing.assert_close(ours, attend(q, k, v, settings, frames, STORY), rtol=0, atol=2e-6)
+
+
 def test_the_memory_limit_works_head_by_head_then_key_by_key():
     """Each way of keeping under the limit is really used, as the widths of the kernel's inputs show."""
     q, k, v = tokens(4, 64)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from harness import tiny
+from harness import tiny, windows
 from harness.masks import left_half
 
 
@@ -24,6 +24,17 @@ def host_node(host, name, model, **inputs):
 
 def messages(caplog):
     return [record.message for record in caplog.records if "Consistent Self-Attention" in record.message]
+
+
+def overridden(model, override):
+    """A clone with another pack's attention function."""
+    patched = model.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = override
+    return patched
+
+
+def assert_near(ours, reference):
+    assert (ours - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 class Calls:
@@ -224,6 +235,18 @@ def test_context_windows(host, probe, model, preset, cast):
     watch.check()
 
 
+@pytest.mark.parametrize("cast", [None, ("A", "B", "A", "", "AB", "B")], ids=["one hero", "story"])
+def test_windows_of_animatediff_evolved_equal_the_hosts(host, probe, model, cast):
+    patched = probe.node(host, model, "custom", story=cast and probe.story_of(*cast))
+    conds = probe.conditioning(6, 768, 1), probe.conditioning(1, 768, 2)
+    ours, hosts = (
+        probe.sample(way, *conds, probe.latent(6))
+        for way in (windows.listed_windows(patched, 3), windows.windows(patched, 3, 0, False))
+    )
+    assert_near(ours, hosts)
+    assert (ours - probe.sample(patched, *conds, probe.latent(6))).abs().max() > 1e-3  # whole batch: others share
+
+
 @pytest.mark.parametrize("apply_to", ["cond", "uncond"])
 def test_conds_that_run_apart_are_both_seen(host, probe, model, caplog, apply_to):
     """A negative prompt of another length runs apart from the positive one, in a pass of its own."""
@@ -255,6 +278,19 @@ def test_an_attention_override_is_called_for_each_of_our_attentions(host, probe,
     watch.check()
     ours = [1 for queries, keys in lengths if keys > queries and keys != 77]
     assert len(ours) == 9 * 2 * 3  # up blocks, cond and uncond, images
+
+
+@pytest.mark.parametrize("strength", [0.5, 2.0])
+@pytest.mark.parametrize("preset", ["custom", "paper"])
+def test_strength_counts_under_an_override_that_ignores_masks(host, probe, model, conds, preset, strength):
+    """As kernels of quantized attention do."""
+
+    def ignoring(attention, q, k, v, heads, mask=None, **kwargs):
+        return attention(q, k, v, heads, **kwargs)
+
+    options = dict(preset=preset, strength=strength)
+    ours = probe.sample(overridden(probe.node(host, model, **options), ignoring), *conds, probe.latent(3))
+    assert_near(ours, probe.sample(probe.node(host, model, **options), *conds, probe.latent(3)))
 
 
 @pytest.mark.parametrize("key", [("output", 5), ("output", 5, 0)])

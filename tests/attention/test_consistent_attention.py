@@ -102,6 +102,13 @@ def test_a_mask_of_everything_or_nothing_is_bit_equal(host, probe, model):
     assert torch.equal(everything, shared) and torch.equal(nothing, plain) and not torch.equal(plain, shared)
 
 
+def test_one_image_takes_masks_and_a_story_of_several(host, probe, model):
+    """It shares nothing: bit-equal to the model without this node, as any single image."""
+    conds = probe.conditioning(1, 768, 1), probe.conditioning(1, 768, 2)
+    patched = probe.node(host, model, mask=left_half(0.5, 0.5, 0.5, 0.5), story=probe.story_of("A", "A", "A", "A"))
+    assert torch.equal(probe.sample(patched, *conds, probe.latent(1)), probe.sample(model, *conds, probe.latent(1)))
+
+
 def test_masks_of_another_number_are_refused(host, probe, model):
     patched = probe.node(host, model, mask=left_half(0.5, 0.5))
     conds = probe.conditioning(3, 768, 1), probe.conditioning(1, 768, 2)

@@ -60,7 +60,7 @@ SETTINGS = {
 def test_every_setting(models, shared, name, setting):
     options = dict(SETTINGS[setting])
     if setting == "reference" and FAMILIES[name].reference is None:
-        with pytest.raises(ValueError, match="was trained with reference images"):
+        with pytest.raises(ValueError, match="was not trained with reference images"):
             shared(models(name), **options)
         return
     latents = transformers.latent(name)

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from harness import motion as tiny
-from harness.windows import windows
+from harness.windows import listed_windows, windows
 from storyreel.core.motion.trajectory import Trajectory
 
 FRAMES, SIZE = 6, (8, 8)
@@ -244,6 +244,24 @@ def run(model, drawn: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
 
     conds = prompt(2), prompt(3)
     return comfy.sample.sample(model, drawn.clone(), 2, 5.0, "euler", "normal", *conds, start.clone(), seed=1)
+
+
+@TWO_WAYS
+def test_windows_of_animatediff_evolved_equal_the_hosts(model, way):
+    import comfy.sample
+
+    motion, start = following(2 * FRAMES), noise(2 * FRAMES, 4, *SIZE, seed=5)
+    drawn = comfy.sample.prepare_noise(start, 1)
+    moved = apply(model, motion, **way)
+    near(run(listed_windows(moved, FRAMES), drawn, start), run(windows(moved, FRAMES, 0, False), drawn, start))
+
+
+def test_a_pack_that_adds_to_our_attention_is_told_the_order(model):
+    """IP-Adapter packs call `add` on what stands where they put theirs."""
+    moved = apply(model)
+    standing = next(iter(moved.model_options["transformer_options"]["patches_replace"]["attn2"].values()))
+    with pytest.raises(ValueError, match="Place Apply Motion behind it"):
+        standing.add(lambda *_: None, number=0)
 
 
 def test_more_frames_than_positions_need_windows(model):
