@@ -270,7 +270,7 @@ def picked(conds, latent, frames):
     from storyreel.nodes.frames import StoryReelPickFrames
 
     positive, negative = conds
-    return StoryReelPickFrames.execute(positive=positive, negative=negative, latent=latent, frames=frames).result
+    return StoryReelPickFrames.execute(positive=positive, negative=negative, latent=latent, frames=frames).result[:3]
 
 
 def test_picked_frames_are_drawn_with_their_prompts(story, conds, sample, alone):
@@ -300,6 +300,19 @@ def test_picked_masks_go_with_their_frames(story, conds):
     masks = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 8, 8)
     latent = picked(conds, {**story_latent(story), "noise_mask": masks}, "3")[2]
     assert latent["noise_mask"].unique().tolist() == [2] and latent["batch_index"] == [2]
+
+
+def test_picked_images_go_with_their_frames(host, story, conds):
+    """For a node that works on one image: one image, one latent, one prompt."""
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 16, 16, 3)
+    pick = host.nodes["StoryReelPickFrames"].execute
+    inputs = dict(positive=conds[0], negative=conds[1], latent=story_latent(story), frames="3")
+    positive, negative, latent, image = pick(**inputs, images=images).result
+    assert image.shape == (1, 16, 16, 3) and image.unique().tolist() == [2]
+    assert len(positive[0][0]) == len(negative[0][0]) == len(latent["samples"]) == 1
+    with pytest.raises(ValueError, match="images has 2 images and positive 3 prompts"):
+        pick(**inputs, images=images[:2])
+    assert "connect images" in pick(**inputs).result[3].message
 
 
 def test_a_number_of_samples_that_fits_neither_is_refused(conds):
