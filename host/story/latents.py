@@ -15,6 +15,7 @@ TRAINED_SIZES = (  # sides in pixels that the published models of a family were 
     (comfy.supported_models.SDXL, 1024),
     (comfy.supported_models.QwenImage, 1328),
 )
+DRAWN_AT_ONCE = 16
 SCALE = 8  # pixels a latent position, for the VAEs of SD1.5, SD2 and SDXL; a sampler rescales empty latents for others
 
 
@@ -44,10 +45,15 @@ def empty_story_latent(noise_indices: list[int], width: int, height: int) -> dic
     The samples know which frames they are, see `core.story.frames`: noise that several share does not tell.
     """
     check_size(width=width, height=height)
+    count = len(noise_indices)
     samples = torch.zeros(
-        (len(noise_indices), 4, height // SCALE, width // SCALE),
+        (count, 4, height // SCALE, width // SCALE),
         device=comfy.model_management.intermediate_device(),
         dtype=comfy.model_management.intermediate_dtype(),
     )
-    samples = mark_frames(samples, Frames.all(len(noise_indices)))
-    return {"samples": samples, "batch_index": noise_indices, "downscale_ratio_spacial": SCALE}
+    latent = {"samples": mark_frames(samples, Frames.all(count)), "downscale_ratio_spacial": SCALE}
+    # Without batch_index, which takes other packs' seed modes out of use, the host draws the noise of a whole batch at
+    # once. torch draws 16 values at a time, so only then are they those of image after image.
+    if noise_indices != list(range(count)) or samples[0].numel() % DRAWN_AT_ONCE:
+        latent["batch_index"] = noise_indices
+    return latent

@@ -301,16 +301,24 @@ def test_a_missing_text_encoder_is_said_in_one_sentence(host):
         call(host, "StoryReelEncodeStory", clip=None, story=story_of(host))
 
 
-def test_an_encoder_whose_lengths_vary_is_refused(host):
+def test_an_encoder_whose_lengths_vary_gives_rows_that_end_in_zeros(host):
+    """Other values of one token each are filled up, too."""
+
     class OneTokenALetter:
         def tokenize(self, text, **options):
             return {"letters": [[(ord(letter), 1.0) for letter in text]]}
 
         def encode_from_tokens_scheduled(self, tokens, show_pbar):
-            return [[torch.zeros(1, len(tokens["letters"][0]), 8), {"pooled_output": None}]]
+            count = len(tokens["letters"][0])
+            return [[torch.ones(1, count, 8), {"pooled_output": None, "of_layers": torch.ones(1, 2, count, 4)}]]
 
-    with pytest.raises(ValueError, match="share a batch"):
-        call(host, "StoryReelEncodeStory", clip=OneTokenALetter(), story=story_of(host))
+    story = story_of(host)
+    counts = [len(text) for text in story.prompts]
+    ((rows, extras),), _ = call(host, "StoryReelEncodeStory", clip=OneTokenALetter(), story=story)
+    assert len(set(counts)) > 1 and rows.shape[1] == max(counts)
+    for row, count in enumerate(counts):
+        for values in (rows[row], extras["of_layers"][row].transpose(0, 1), extras["attention_mask"][row]):
+            assert (values[:count] == 1).all() and (values[count:] == 0).all()
 
 
 def test_encoding_can_be_interrupted(host, clip_of):
@@ -335,10 +343,23 @@ def test_frames_share_noise_as_the_policy_says(host, noise, shared):
     (latent,) = call(host, "StoryReelStoryLatent", story=story_of(host), width=72, height=104, noise=noise)
     assert latent["samples"].shape == (4, 4, 13, 9)
     assert not latent["samples"].any()
-    drawn = comfy.sample.prepare_noise(latent["samples"], 5, latent["batch_index"])
+    drawn = comfy.sample.prepare_noise(latent["samples"], 5, latent.get("batch_index"))
     for row in range(4):
         for other in range(4):
             assert torch.equal(drawn[row], drawn[other]) == (shared[row] == shared[other])
+
+
+@pytest.mark.parametrize(("width", "named"), [(64, False), (72, True)])
+def test_frames_with_the_noise_of_any_batch_name_none(host, width, named):
+    """Other packs' seed modes work on a LATENT without batch_index only. The noise is the same where it is left out."""
+    import comfy.sample
+
+    (latent,) = call(host, "StoryReelStoryLatent", story=story_of(host), width=width, height=104, noise="different")
+    assert ("batch_index" in latent) == named
+    drawn, of_indices = (
+        comfy.sample.prepare_noise(latent["samples"], 5, index) for index in (latent.get("batch_index"), [0, 1, 2, 3])
+    )
+    assert torch.equal(drawn, of_indices)
 
 
 def test_a_frame_taken_out_of_the_batch_keeps_its_noise(host):
@@ -348,7 +369,7 @@ def test_a_frame_taken_out_of_the_batch_keeps_its_noise(host):
         host, "StoryReelStoryLatent", story=story_of(host), width=72, height=104, noise="same per character"
     )
     (alone,) = host.nodes["LatentFromBatch"]().frombatch(latent, 3, 1)
-    batch, one = (comfy.sample.prepare_noise(part["samples"], 5, part["batch_index"]) for part in (latent, alone))
+    batch, one = (comfy.sample.prepare_noise(part["samples"], 5, part.get("batch_index")) for part in (latent, alone))
     assert torch.equal(batch[3:], one)
 
 

@@ -121,7 +121,7 @@ class Pictures(Pipeline):
         positive, negative = encode_story(self.clip, prompts, "")
         latent = empty_story_latent(noise_indices(task.story, setting.noise), world.SIZE, world.SIZE)
         empty = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-        noise = comfy.sample.prepare_noise(empty, task.seed, latent["batch_index"])
+        noise = comfy.sample.prepare_noise(empty, task.seed, latent.get("batch_index"))
         sampling = self.steps, GUIDANCE, SAMPLER, SCHEDULER, positive, negative, empty
         return self.decode(comfy.sample.sample(model, noise, *sampling, disable_pbar=True))
 
