@@ -1,7 +1,7 @@
 """Captions as subtitles: the time of each, its lines, and the track of a video that shows them.
 
-The track is 3GPP timed text (ETSI TS 126 245), which MP4 holds and players switch on and off: the frames
-have no letters in them. A sample of it is the length of a text and the text.
+Players switch the track on and off: the frames have no letters in them. In MP4 it is 3GPP timed text (ETSI TS 126 245),
+of which a sample is the length of a text and the text; in Matroska SubRip, and in WebM WebVTT, both the text alone.
 """
 
 import struct
@@ -16,6 +16,7 @@ from ..story.lettering import clean, wrap
 
 COLUMNS, LINES = 42, 2  # of what is seen at once; a Chinese character takes two columns
 TICKS = 1000  # a second
+CODECS = {"mp4": "mov_text", "matroska": "subrip", "webm": "webvtt"}  # of the track, by PyAV's name of a container
 # What the host's own files have; the second needs a file to go back to, which a buffer is not.
 TAGS, AT_ONCE = "use_metadata_tags", "+faststart"
 # The encoder that describes the track wants a style in the words of Advanced SubStation Alpha: white, at the bottom.
@@ -93,31 +94,33 @@ def _ticks(seconds: float) -> int:
     return round(seconds * TICKS)
 
 
-def add_track(source, target, cues: Iterable[Cue]) -> None:
-    """Copy a video with a track of `cues` into an MP4; images and sound are copied packet by packet.
+def add_track(source, target, cues: Iterable[Cue], container: str = "mp4") -> None:
+    """Copy a video with a track of `cues`; images and sound are copied packet by packet.
 
-    source, target: a path, or an open file.
+    source, target: a path, or an open file. container: of the target, one of CODECS.
     """
-    tags = TAGS if hasattr(target, "write") else TAGS + AT_ONCE
-    with av.open(source) as video, av.open(target, "w", format="mp4", options={"movflags": tags}) as output:
+    options = {}
+    if container == "mp4":
+        options["movflags"] = TAGS if hasattr(target, "write") else TAGS + AT_ONCE
+    with av.open(source) as video, av.open(target, "w", format=container, options=options) as output:
         output.metadata.update(video.metadata)
         kept = (*video.streams.video, *video.streams.audio, *video.streams.subtitles)
         copies = {stream: output.add_stream_from_template(stream, opaque=True) for stream in kept}
-        track = output.add_stream("mov_text")
+        track = output.add_stream(CODECS[container])
         track.codec_context.subtitle_header = STYLE
         track.codec_context.time_base = Fraction(1, TICKS)
         output.start_encoding()
         for cue in cues:
             output.mux(_sample(cue, track))
         for packet in video.demux(*kept):
-            if packet.dts is not None:  # else it is the empty one after a stream's last
+            if packet.size:  # else it is the empty one after a stream's last
                 packet.stream = copies[packet.stream]
                 output.mux(packet)
 
 
 def _sample(cue: Cue, track) -> av.Packet:
     text = cue.text.encode()
-    packet = av.Packet(struct.pack(">H", len(text)) + text)
+    packet = av.Packet(struct.pack(">H", len(text)) + text if track.codec_context.name == CODECS["mp4"] else text)
     packet.stream, packet.time_base = track, Fraction(1, TICKS)
     packet.pts = packet.dts = _ticks(cue.start)
     packet.duration = _ticks(cue.end) - packet.pts

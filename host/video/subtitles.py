@@ -15,6 +15,7 @@ from ...core.video import subtitles
 from ...core.video.subtitles import Cue
 
 PYAV = 16, 1  # the first to write a track of subtitles
+CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "webm": "webm"}  # PyAV's name by the host's; old hosts know MP4 alone
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,25 @@ class SubtitledVideo(Input.Video):
     cues: tuple[Cue, ...]
 
     def save_to(self, path, format=Types.VideoContainer.AUTO, codec=Types.VideoCodec.AUTO, **kwargs):
-        """As the video itself is saved, MP4 where nothing else is asked for, and then copied with the track."""
+        """As the video itself is saved, MP4 where nothing else is asked for, and then copied with the track.
+
+        Raises ValueError for a container that holds no track of subtitles.
+        """
         if format == Types.VideoContainer.AUTO:
             format = Types.VideoContainer.MP4
+        if (container := CONTAINERS.get(str(Types.VideoContainer(format).value))) is None:
+            raise ValueError(f"format is {format}, which holds no subtitles; {', '.join(CONTAINERS)} is expected.")
         if isinstance(path, io.BytesIO):
             plain = io.BytesIO()
             self.video.save_to(plain, format, codec, **kwargs)
             plain.seek(0)
-            return subtitles.add_track(plain, path, self.cues)
+            return subtitles.add_track(plain, path, self.cues, container)
         temporary = folder_paths.get_temp_directory()
         os.makedirs(temporary, exist_ok=True)
         with TemporaryDirectory(dir=temporary) as folder:
-            plain = os.path.join(folder, "plain.mp4")
+            plain = os.path.join(folder, f"plain.{Types.VideoContainer.get_extension(format)}")
             self.video.save_to(plain, format, codec, **kwargs)
-            subtitles.add_track(plain, str(path), self.cues)
+            subtitles.add_track(plain, str(path), self.cues, container)
 
     def as_trimmed(self, start_time=0.0, duration=0.0, strict_duration=True):
         trimmed = self.video.as_trimmed(start_time, duration, strict_duration)

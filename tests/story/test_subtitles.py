@@ -54,7 +54,7 @@ def packets(file, kind: str) -> list[tuple]:
     """All there is to the packets of the only stream of a kind."""
     with av.open(file) as container:
         (stream,) = getattr(container.streams, kind)
-        selected = [p for p in container.demux(stream) if p.dts is not None]
+        selected = [p for p in container.demux(stream) if p.size]
         return [(bytes(p), p.pts, p.dts, p.duration, p.time_base, p.is_keyframe) for p in selected]
 
 
@@ -180,3 +180,36 @@ def test_a_pyav_that_cannot_write_the_track_is_refused_before_anything_is_saved(
         subtitle(streamed[0], story)
     monkeypatch.setattr(av, "__version__", "16.1rc1")
     assert "It rains." in subtitle(streamed[0], story)[1]
+
+
+@pytest.mark.parametrize(("container", "encoder"), [("matroska", "libx264"), ("webm", "libvpx-vp9")])
+def test_other_containers_have_tracks_of_their_own(tmp_path, container, encoder):
+    """As the newest Save Video asks for them."""
+    cues = [Cue(0.0, 0.5, CAPTIONS[0]), Cue(0.75, 1.0, CAPTIONS[1])]
+    plain, target = tmp_path / "plain", tmp_path / "subtitled"
+    with av.open(str(plain), "w", format=container) as output:
+        stream = output.add_stream(encoder, rate=8, width=64, height=48)
+        for _ in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    subtitles.add_track(str(plain), str(target), cues, container)
+    copied, given = ([packet[:2] for packet in packets(str(file), "video")] for file in (target, plain))
+    assert copied == given and len(given) == 8  # data and time of each
+    found = [
+        Cue(float(pts * base), float((pts + length) * base), packet.decode())
+        for packet, pts, _, length, base, _ in packets(str(target), "subtitles")
+    ]
+    assert found == cues
+    with av.open(str(target)) as video:
+        assert video.streams.subtitles[0].codec_context.name == {"matroska": "srt", "webm": "webvtt"}[container]
+
+
+def test_a_container_that_holds_no_subtitles_is_refused(streamed, tmp_path, monkeypatch):
+    from storyreel.host.video import subtitles as host_subtitles
+
+    monkeypatch.delitem(host_subtitles.CONTAINERS, "mp4")
+    video = host_subtitles.SubtitledVideo(streamed[0], ())
+    with pytest.raises(ValueError, match="which holds no subtitles; mkv, webm is expected"):
+        video.save_to(str(tmp_path / "video.mp4"))
+    assert not (tmp_path / "video.mp4").exists()
