@@ -7,6 +7,9 @@ class StoryReelExtension(ComfyExtension):
     """The pack's nodes, in the order in which a story passes through them."""
 
     async def on_load(self) -> None:
+        from ..host.common.host_version import check_version
+
+        check_version()
         from ..host import storyworld
 
         storyworld.register()

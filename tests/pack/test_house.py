@@ -20,7 +20,7 @@ SHIPPED = [ROOT / "__init__.py", *(path for room in ROOMS for path in sorted((RO
 # the host's own top-level modules, as far as a pack could want them
 COMFY_API = {"comfy_api"}
 INSIDE_COMFY = {"comfy", "comfy_execution", "comfy_extras", "comfy_config", "folder_paths", "node_helpers", "nodes"}
-INSIDE_COMFY |= {"execution", "latent_preview", "server", "utils", "app"}
+INSIDE_COMFY |= {"execution", "latent_preview", "server", "utils", "app", "comfyui_version"}
 
 MAY_IMPORT = {  # room: (rooms of the pack, modules of the host)
     "core": ({"core"}, set()),
@@ -74,7 +74,9 @@ BELOW = {
 SYSTEMS = {"host/common", "host/video", "host/attention", "host/metrics", "host/dynamicrafter", "host/streaming"}
 BELOW |= dict.fromkeys(("host/story", "host/extend", "host/motion"), SYSTEMS)
 BELOW["host/storyworld_video"] = {"host/dynamicrafter"}
-BELOW["host/storyworld"] = SYSTEMS | {"host/story", "host/extend", "host/motion", "host/storyworld_video"}
+BELOW["host/storyworld_transformer"] = set()
+BELOW["host/storyworld"] = SYSTEMS | {"host/story", "host/extend", "host/motion"}
+BELOW["host/storyworld"] |= {"host/storyworld_video", "host/storyworld_transformer"}
 
 
 def room_of(parts: tuple[str, ...] | list[str]) -> str:
