@@ -15,7 +15,7 @@ from ..host.motion.apply import apply_to_dynamicrafter, apply_to_sd15
 from ..host.motion.ip_adapter import FOLDER as ADAPTERS
 from ..host.motion.ip_adapter import load_token_encoder
 from ..host.motion.token_encoders import DynamiCrafterTokenEncoder, FolderTokenEncoder
-from .node import StoryReelNode
+from .node import StoryReelNode, check_option
 from .story import CATEGORY
 from .types import MotionType, PredictorType
 
@@ -128,6 +128,10 @@ class StoryReelMotionPredictorLoader(StoryReelNode):
                 io.String.Output(display_name="model_info", tooltip="What was loaded: a file, or interpolation."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, token_space=None) -> bool | str:
+        return check_option(cls, "token_space", token_space)
 
     @classmethod
     def execute(cls, predictor, token_space) -> io.NodeOutput:
@@ -320,6 +324,10 @@ class StoryReelApplyMotion(StoryReelNode):
             ],
             outputs=[io.Model.Output(tooltip="The model, for any sampler. The latent batch is the video.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, decoder=None) -> bool | str:
+        return check_option(cls, "decoder", decoder)
 
     @classmethod
     def execute(cls, model, motion, decoder) -> io.NodeOutput:

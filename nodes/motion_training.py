@@ -10,7 +10,7 @@ from ..host.common.kept_files import kept_files
 from ..host.motion import training
 from ..host.motion.job import DataConfig, DecoderConfig, TrainingJob, VideoModelConfig
 from .motion import CATEGORY, NONE, clip_vision_input, sd15_decoder, sd15_decoders
-from .node import StoryReelNode
+from .node import StoryReelNode, check_option
 from .types import PredictorType
 
 # (images at the ends, whether keyframes between them may be given)
@@ -193,11 +193,16 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
                     tooltip="Plot of the loss and of the error on held-out clips, compared with interpolation.",
                 ),
             ],
+            accept_all_inputs=True,  # so that an option of video_model that there is not is refused instead of ignored
         )
 
     @classmethod
     def fingerprint_inputs(cls, clips, **_) -> str:
         return f"{training.stamp_of(clips)} {kept_files.generation()}"
+
+    @classmethod
+    def validate_inputs(cls, video_model=None) -> bool | str:
+        return check_option(cls, "video_model", video_model)
 
     @classmethod
     def execute(
@@ -218,7 +223,10 @@ class StoryReelTrainMotionPredictor(StoryReelNode):
         cosine_loss_weight,
         clip_vision=None,
         video_model=None,
+        **unknown,
     ) -> io.NodeOutput:
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)} is not an input of this node.")
         ends, in_between = CONDITIONING_MODES[conditioning_mode]
         encoder = predictor.encoder
         job = TrainingJob(

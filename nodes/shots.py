@@ -8,7 +8,7 @@ from ..host.common.kept_files import kept_files
 from ..host.story.shots import SAMPLERS, SCHEDULERS
 from .dynamicrafter import cfg_inputs
 from .motion import sd15_decoders
-from .node import PreflightNode, StoryReelNode
+from .node import PreflightNode, StoryReelNode, check_option
 from .shot_graph import DynamiCrafterShots, MotionShots
 from .story import CATEGORY
 from .types import PredictorType
@@ -217,6 +217,10 @@ class StoryReelAnimateStoryByMotion(PreflightNode):
     @classmethod
     def fingerprint_inputs(cls, **_) -> int:
         return kept_files.generation()
+
+    @classmethod
+    def validate_inputs(cls, decoder=None) -> bool | str:
+        return check_option(cls, "decoder", decoder)
 
     @classmethod
     def preflight(cls, **inputs) -> None:

@@ -34,7 +34,7 @@ def file_choices(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]
 
 
 def _own_and_included(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    _register(folder)
+    _register(folder, suffixes)
     own, shipped = folder_paths.get_filename_list(folder), included.names(folder)
     return _ending_in(own, suffixes), _ending_in(shipped, suffixes)
 
@@ -80,5 +80,7 @@ def inside(folder: str | Path, name: str, what: str) -> Path:
     raise ValueError(f"{what} is {shown(name)}; {problem}.")
 
 
-def _register(folder: str) -> None:
+def _register(folder: str, suffixes: Iterable[str] = SUFFIXES) -> None:
+    """Have the host know models/`folder`. Its lists, which other packs show, too, hold files of models alone."""
     folder_paths.add_model_folder_path(folder, str(Path(folder_paths.models_dir) / folder))
+    included.limit(folder, suffixes)

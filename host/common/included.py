@@ -3,11 +3,13 @@
 Such a folder holds checkpoints, and in folders named as those in models/ the files of every other kind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import folder_paths
 
+NO_FILE = (".",)  # a suffix that no file has: such a folder is in no list
+_limited: set[str] = set()
 _checkpoints: dict[str, dict[str, str]] = {}  # {registered folder: {system: file name}}
 
 
@@ -17,7 +19,17 @@ def register(folder: str, path: Path, checkpoints: Mapping[str, str]) -> None:
     Lists of the host and of other packs do not show the files. checkpoints: {system: name of its file}.
     """
     folder_paths.add_model_folder_path(folder, str(path))
+    limit(folder, NO_FILE)
     _checkpoints[folder] = dict(checkpoints)
+
+
+def limit(folder: str, suffixes: Iterable[str]) -> None:
+    """Have the host list only files of these suffixes, if nobody else has limited the folder. Paths of all others are
+    found as before."""
+    paths, known = folder_paths.folder_names_and_paths[folder]
+    if not known or folder in _limited:
+        _limited.add(folder)
+        folder_paths.folder_names_and_paths[folder] = paths, {*known, *suffixes}
 
 
 def folders() -> list[str]:

@@ -147,3 +147,44 @@ def test_own_files_come_first_once():
     refuse_hint("file", "a file.safetensors")
     with pytest.raises(ValueError, match="^file names no file. Put one into models/x, press R"):
         refuse_hint("file", to_choose([], [], "x")[0])
+
+
+def test_lists_of_other_packs_hold_models_alone(host, own, tmp_path):
+    """The host's own lists, without our choice of suffixes: no model cards, and nothing of the included demo model."""
+    import folder_paths
+    from storyreel.host import storyworld
+
+    for kind in KINDS:
+        (tmp_path / kind / "card.md").touch()
+        assert folder_paths.get_filename_list(kind) == [MINE] * own, kind
+    assert folder_paths.get_filename_list(storyworld.FOLDER) == []
+    assert folder_paths.get_full_path(storyworld.FOLDER, "unet.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "first"),
+    [
+        ("StoryReelConsistentAttention", "preset", "low-vram"),
+        ("StoryReelMotionPredictorLoader", "token_space", "IP-Adapter"),
+        ("StoryReelApplyMotion", "decoder", "IP-Adapter"),
+        ("StoryReelAnimateStoryByMotion", "decoder", "IP-Adapter"),
+        ("StoryReelTrainMotionPredictor", "video_model", "none"),
+    ],
+)
+def test_an_option_that_there_is_not_is_named(host, node, name, first):
+    validate = host.nodes[node].validate_inputs
+    assert f"{name} is grand; one of {first}" in validate(**{name: "grand"})
+    assert validate(**{name: {name: first}}) is True
+
+
+def test_the_host_asks_for_the_option(host):
+    from harness.host import InvalidPrompt
+    from storyreel.host.motion.predict import UNTRAINED
+
+    loader = {"predictor": UNTRAINED, "token_space": "grand"}
+    prompt = {
+        "1": {"class_type": "StoryReelMotionPredictorLoader", "inputs": loader},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    }
+    with pytest.raises(InvalidPrompt, match="token_space is missing or unknown; one of IP-Adapter"):
+        host.validate(prompt)
