@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,22 @@ def test_strength_0_is_the_plain_model(pipeline, lab):
     plain = pipeline.draw(settings.PLAIN, task)
     assert (plain == pipeline.draw(settings.csa("strength-0", strength=0.0), task)).all()
     assert (plain != pipeline.draw(settings.CSA, task)).any()
+
+
+@pytest.mark.programs  # for a minute of drawing
+def test_single_blocks_keep_the_hero_and_all_blocks_lose_it(pipeline, lab):
+    """The default of Flux: sharing in all blocks at rate 1 leaves fewer images with a hero whose looks are right."""
+    settings = lab.evaluate.story_settings
+    choices = settings.PLAIN, settings.CSA, settings.csa("all-1", 1.0, blocks="all")
+    plain, single, every = (pipeline.measure(replace(choice, frames=4), STORIES, seed=5) for choice in choices)
+    assert single["named"] > plain["named"] - 0.15 and single["vanished"] <= 0.1, (plain, single)
+    assert every["named"] < single["named"], (single, every)
+
+
+@pytest.mark.programs
+def test_sharing_copies_where_the_hero_stands(pipeline, lab):
+    """What the page of measurements says of shared positions, and that dimmed ones do not."""
+    settings = lab.evaluate.story_settings
+    choices = settings.PLAIN, settings.csa("1", 1.0), settings.csa("dimmed", 1.0, positions="dimmed")
+    plain, same, dimmed = (pipeline.measure(replace(choice, frames=4), STORIES, seed=5) for choice in choices)
+    assert same["place"] > plain["place"] + 0.15 and dimmed["place"] < same["place"], (plain, same, dimmed)

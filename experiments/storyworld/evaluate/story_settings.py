@@ -101,6 +101,12 @@ TRANSFORMER_FACTORS = {
         csa("blocks-all", blocks="all"),
         *(csa(f"all-{moved}", blocks="all", positions=moved) for moved in ("beside", "dimmed")),
     ),
+    "same noise": [
+        with_noise(setting, SAME, "same")
+        for setting in compared(
+            PLAIN, CSA, *(csa(f"positions-{moved}", positions=moved) for moved in ("reference", "dimmed"))
+        )
+    ],
     "rate": compared(csa("0.25", 0.25), CSA, csa("1", 1.0)),
     "end": compared(csa("end-0.75", end_percent=0.75), CSA),
     "strength": compared(csa("strength-0.5", strength=0.5), CSA),
