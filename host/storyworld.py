@@ -148,7 +148,8 @@ def _load_transformer(weights, config: dict, precision: str, part: str) -> comfy
         check_whole(Flux(**sizes, **UNBUILT), weights)
         latents = latent_format({"spread": config["spread"], "rgb": config["rgb"]}, LATENT_CHANNELS)
     described = storyworld_transformer.StoryworldTransformer(sizes)
-    described.latent_format = latents
+    if latents is not None:
+        described.latent_format = latents
     set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
     model = storyworld_transformer.StoryworldFlux(described, text_tokens)
     patcher = patcher_of(model)

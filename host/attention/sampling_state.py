@@ -99,8 +99,8 @@ class SamplingState:
     ) -> "SamplingState":
         """noise: of the batch. conds: number of the guider's conds."""
         phases = phases_of(config.patch_range.percents, model_sampling.percent_to_sigma, sigmas.tolist())
-        size = tuple(noise.shape[-2:])
-        return cls(phases, config.node, frames, size, images=len(noise), every_cond=conds > 2)
+        height, width = noise.shape[-2:]
+        return cls(phases, config.node, frames, (height, width), images=len(noise), every_cond=conds > 2)
 
     def enter(self, extra_options: dict) -> None:
         """Update the step and the phase. All layers of a step get the same `sigmas` tensor."""
@@ -145,8 +145,9 @@ class SamplingState:
 
     def describe_other_images(self, indices: tuple[int, ...], extra_options: dict) -> str | None:
         """Why it is unknown which images of the batch a call is for; None if it is known."""
-        known = self.images is None or len(indices) == self.images
-        if known or (listed_images(extra_options) == indices and max(indices) < self.images):
+        if self.images is None or len(indices) == self.images:
+            return None
+        if listed_images(extra_options) == indices and max(indices) < self.images:
             return None
         return f"another patch passes {len(indices)} images at a time and the batch has {self.images}"
 

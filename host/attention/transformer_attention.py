@@ -90,8 +90,8 @@ class TransformerAttention:
         Where calls name their block, the first of a block is its self-attention: cross-attention and side networks
         come later under the same name.
         """
-        calls, index = self.sharing.calls, options.get("block_index")
-        if index is None and calls is not None:
+        calls, index = self.sharing.calls, options.get("block_index", -1)
+        if index < 0 and calls is not None:
             block = calls[self.calls] if self.calls < len(calls) else None
             self.calls += 1
         else:
