@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import av
 import folder_paths
@@ -43,13 +44,24 @@ def open_video(frames, fps: float) -> FrameSource:
         return FrameSource(lambda: iter(frames[..., :3].cpu().float().numpy()), rate_of(fps))
     frames = without_subtitles(frames)
     if isinstance(frames, InputImpl.VideoFromFile):
-        start, duration = frames.get_active_trim_window()
+        start, duration = trim_window(frames)
         sound = read_sound(frames.get_stream_source(), start, duration)
         return FrameSource(lambda: decode(frames), frames.get_frame_rate(), sound)
     parts = frames.get_components()
     sound = parts.audio and Sound(parts.audio["waveform"][0].cpu().float().numpy(), int(parts.audio["sample_rate"]))
     images = read_images("frames", parts.images)
     return FrameSource(lambda: iter(images.cpu().numpy()), Fraction(parts.frame_rate), sound)
+
+
+def trim_window(video: InputImpl.VideoFromFile) -> tuple[float, float]:
+    """(start, duration) of a VIDEO in a file, in seconds. A duration of 0 lasts to the end of the file."""
+    if hasattr(video, "get_active_trim_window"):
+        return video.get_active_trim_window()
+    hidden: Any = video  # ComfyUI 0.20 keeps both to itself
+    start, duration = hidden._VideoFromFile__start_time, hidden._VideoFromFile__duration
+    if start < 0:
+        start = max(hidden._get_raw_duration() + start, 0.0)
+    return float(start), float(duration)
 
 
 def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.ndarray]:
@@ -60,7 +72,7 @@ def decode(video: InputImpl.VideoFromFile, deep: bool = False) -> Iterator[np.nd
     file = video.get_stream_source()
     if isinstance(file, io.BytesIO):
         file = io.BytesIO(file.getvalue())  # with a position of its own: the same video may be read twice at a time
-    start, duration = video.get_active_trim_window()
+    start, duration = trim_window(video)
     with av.open(file) as container:
         stream = container.streams.video[0]
         first, end = (int(seconds / stream.time_base) for seconds in (start, start + duration))
@@ -100,7 +112,7 @@ class ExactVideo(InputImpl.VideoFromFile):
     def as_trimmed(self, start_time: float = 0, duration: float = 0, strict_duration: bool = True):
         trimmed = super().as_trimmed(start_time, duration, strict_duration)
         return trimmed and ExactVideo(
-            self.get_stream_source(), start_time=self.get_active_trim_window()[0] + start_time, duration=duration
+            self.get_stream_source(), start_time=trim_window(self)[0] + start_time, duration=duration
         )
 
     def save_to(self, path, format=Types.VideoContainer.AUTO, codec=Types.VideoCodec.AUTO, **kwargs):

@@ -126,6 +126,12 @@ def named_blocks(model):
 
 def test_cross_attention_that_is_called_twice_moves_no_block(shared, caplog):
     """As an adapter does on Cosmos."""
+    import inspect
+
+    import comfy.ldm.cosmos.predict2
+
+    if "block_index" not in inspect.getsource(comfy.ldm.cosmos.predict2):
+        pytest.skip("this ComfyUI does not name the blocks of Cosmos")
     latents, model = transformers.latent("cosmos", 2), transformers.build("cosmos")
     once = transformers.sample(shared(model), *conds(2), latents)
     for block in model.model.diffusion_model.blocks:
