@@ -92,17 +92,15 @@ def draw_shared_tokens(
     pixels: int,
     tokens: int,
     mask: Tensor | None = None,
-    rate: float | None = None,
 ) -> SharedTokens | None:
     """The tokens that frames share in a step at one level; None = no frame reads another.
 
     frames: frame number of each row. pixels: how many pixels a token spans. tokens: tokens of an image.
-    mask: bool [rows, tokens], the tokens that may be shared; None = all. rate: in place of the one for this level.
+    mask: bool [rows, tokens], the tokens that may be shared; None = all.
     A sample is keyed by step, level and frame, so all layers of a level and all passes of a step use the same one.
     """
     dense = phase is Phase.BEFORE
-    if rate is None:
-        rate = settings.sampling_rate if pixels >= COARSE else settings.sampling_rate_fine
+    rate = settings.sampling_rate if pixels >= COARSE else settings.sampling_rate_fine
     if dense:
         rate = 1.0
     groups = find_groups(frames, cast, settings.rules)

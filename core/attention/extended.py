@@ -210,14 +210,14 @@ class _Call:
     def merge_by_bias(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """The same without a bias: the attention over each run of keys with one bias, merged. [N, heads, d]"""
         borders = (bias[1:] != bias[:-1]).nonzero().flatten().cpu() + 1
+        runs = zip(*(tensor.tensor_split(borders) for tensor in (k, v, bias)), strict=True)
+        return _merge(self.over(q, keys, values, bias[0]) for keys, values, bias in runs).to(q.dtype)
 
-        def over(keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-            estimate = _attend(self.attend, q, keys, values, None).float()
-            masses = [_log_mass(q[:, head], keys[:, head], self.limit // 4) for head in range(self.heads)]
-            return estimate, torch.stack(masses, 1)[..., None] + bias[0]
-
-        runs = (tensor.tensor_split(borders) for tensor in (k, v, bias))
-        return _merge(over(*run) for run in zip(*runs, strict=True)).to(q.dtype)
+    def over(self, q: Tensor, k: Tensor, v: Tensor, bias: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Attention over some of the keys, which have one bias, and its log-sum-exp: see `_merge`."""
+        estimate = _attend(self.attend, q, k, v, None).float()
+        masses = [_log_mass(q[:, head], k[:, head], self.limit // 4) for head in range(self.heads)]
+        return estimate, torch.stack(masses, 1)[..., None] + bias
 
     def add_by_keys(self, group: Group, shared: list[Segment]) -> None:
         """One head at a time, and only some of its keys at a time."""
@@ -240,8 +240,7 @@ class _Call:
             keys = self.k.new_empty(_length(part), *self.k.shape[2:])
             values = torch.empty_like(keys)
             self.write(part, keys, values)
-            estimate = _attend(self.attend, q, keys, values, None).float()
-            return estimate, _log_mass(q[:, 0], keys[:, 0], self.limit // 4)[:, None, None] + part[0].bias
+            return self.over(q, keys, values, part[0].bias)
 
         return _merge(map(over, parts)).to(q.dtype)
 

@@ -16,6 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...core.attention.positions import Rope
+from ..common.attention_patches import name_of
 
 # The default blocks. SINGLE rests on a small Flux on the demo data, and on CharaConsist and AlignedGen with Flux.1-dev;
 # LAST_HALF on the same small Flux, whose scenes and characters it left whole. Neither was measured on public weights.
@@ -65,8 +66,7 @@ class Family:
 
 def family_of(model: ModelPatcher) -> Family | None:
     """The row of a model's network, by its exact class: a subclass may arrange its tokens otherwise."""
-    network = type(model.get_model_object("diffusion_model"))
-    name = f"{network.__module__}.{network.__qualname__}"
+    name = name_of(model.get_model_object("diffusion_model"))
     return next((family for family in FAMILIES if name in family.networks), None)
 
 

@@ -14,7 +14,7 @@ from ...core.attention.sharing import Cast, find_groups
 from ...core.story.frames import frames_in
 from ..common import messages
 from ..common.attention_patches import remove_patches
-from .families import family_of
+from .families import Family, family_of
 from .sampling_state import KEY, NODE, PatchConfig, PatchRange, SamplingState
 from .transformer import TransformerSeam
 from .unet import SharedAttention, UNetSeam
@@ -33,10 +33,11 @@ def apply_consistent_attention(
     is reported on the node, now or when the model samples. Raises ValueError for a network that is neither an image
     UNet nor a transformer of `families`, and for a setting that it does not have.
     """
-    if family_of(model) is not None:  # it has one level
+    family = family_of(model)
+    if family is not None:  # a transformer has one level
         settings = replace(settings, sampling_rate_fine=settings.sampling_rate)
     config = PatchConfig(settings, patch_range, cast, mask, messages.current_node())
-    seam = _seam(model, config)
+    seam = UNetSeam(model, config) if family is None else _transformer_seam(family, model, config)
     patched = model.clone()
     _remove(patched)
     if idle := _describe_idle(settings, patch_range, mask):
@@ -75,10 +76,7 @@ def apply_consistent_attention(
     return patched
 
 
-def _seam(model: ModelPatcher, config: PatchConfig) -> UNetSeam | TransformerSeam:
-    family = family_of(model)
-    if family is None:
-        return UNetSeam(model, config)
+def _transformer_seam(family: Family, model: ModelPatcher, config: PatchConfig) -> TransformerSeam:
     latents: Any = model.get_model_object("latent_format")
     network = model.get_model_object("diffusion_model")
     return TransformerSeam(family, network, latents.spacial_downscale_ratio, config)

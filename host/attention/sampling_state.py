@@ -13,7 +13,6 @@ from ..common import messages
 
 KEY = "storyreel_consistent_attention"
 NODE = "Consistent Self-Attention"
-OVERRIDE = "optimized_attention_override"  # in transformer_options: the attention function of another pack
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,11 @@ class SamplingState:
         pixels: int,
         size: tuple[int, ...],
         device,
-        rate: float | None = None,
     ) -> SharedTokens | None:
         """The shared tokens of this step, drawn once for all layers of a level.
 
         indices: position in the batch of each image of the call. size: (height, width) of the level in tokens, after
-        the number of latent frames in a video model. rate: in place of the one for the level.
+        the number of latent frames in a video model.
         """
         key = (config, indices, self.phase is Phase.BEFORE, pixels, size, device)
         if key not in self.shared_tokens:
@@ -190,7 +188,6 @@ class SamplingState:
                 pixels=pixels,
                 tokens=math.prod(size),
                 mask=self.token_mask(config, indices, size, torch.device("cpu")),
-                rate=rate,
             )
             self.shared_tokens[key] = drawn and drawn.to(device)
         return self.shared_tokens[key]

@@ -12,8 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...core.attention.positions import Rope
+from ..common.attention_override import OVERRIDE
 from .families import Family, Forward, block_numbers, blocks_of, choose_blocks
-from .sampling_state import KEY, OVERRIDE, PatchConfig, SamplingState
+from .sampling_state import KEY, PatchConfig, SamplingState
 from .transformer_attention import SharingNetwork, TransformerAttention
 
 

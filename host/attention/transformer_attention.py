@@ -16,11 +16,10 @@ from torch import Tensor
 from ...core.attention.consistent import SharedTokens, layer_shares
 from ...core.attention.extended import extended_attention
 from ...core.attention.positions import Rope, movement
+from ..common.attention_override import by_name, chained
 from .families import Family, Forward
 from .sampling_state import PatchConfig, SamplingState, batch_indices
 from .transformer_call import Call, Misfit, by_head, unmasked_tokens
-
-ARGUMENTS = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # of the host's functions, after heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +59,7 @@ class TransformerAttention:
 
     @torch.compiler.disable  # else every draw of tokens is compiled anew
     def __call__(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
-        kernel = func if self.previous is None else partial(self.previous, func)
-        kwargs |= dict(zip(ARGUMENTS, args, strict=False))
+        kernel, kwargs = chained(func, self.previous), by_name(args, kwargs)
         options = kwargs.get("transformer_options") or {}
         shared = None
         if self.shares(options):
@@ -143,8 +141,7 @@ class TransformerAttention:
             if conflict := self.state.describe_mask_conflict(self.tokens, self.tokens, *latent):
                 raise Misfit(f"{conflict}; the mask does not fit there")
         indices = batch_indices(call.options, images)
-        rate = self.config.settings.sampling_rate  # a transformer has one level
-        return self.state.draw(self.config, indices, self.sharing.pixels, self.grid, call.q.device, rate)
+        return self.state.draw(self.config, indices, self.sharing.pixels, self.grid, call.q.device)
 
     def images(self, call: Call) -> int:
         conds = len(call.options["cond_or_uncond"])

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ...core.attention.consistent import SharedTokens, layer_shares
 from ...core.attention.extended import extended_attention
+from ..common.attention_override import OVERRIDE
 from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
-from .sampling_state import KEY, NODE, OVERRIDE, PatchConfig, SamplingState, batch_indices, options_of_cond
+from .sampling_state import KEY, NODE, PatchConfig, SamplingState, batch_indices, options_of_cond
 from .unet_blocks import choose_stages, self_attention_layers
 
 

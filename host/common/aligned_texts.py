@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ...core.attention.positions import Movement, Rope, angles
+
 
 class AlignedText:
     """The text of a NextDiT: rows of unequal length, each filled up as the network would alone, end at one place.
@@ -22,7 +24,7 @@ class AlignedText:
     """
 
     def __init__(self, network, own: Tensor, x: Tensor, conds: dict):
-        self.network, self.own = network, own
+        self.network, self.own, self.device = network, own, x.device
         multiple = network.pad_tokens_multiple or 1
         counts = own.sum(1).tolist()
         lengths = [_rounded(count, multiple) for count in counts]
@@ -96,14 +98,15 @@ class MovedPadding:
         self.text, self.attention = text, attention
         embedder = text.network.rope_embedder
         self.channels = embedder.axes_dim[0]
-        frequencies = embedder.theta ** -(torch.arange(0, self.channels, 2, dtype=torch.float64) / self.channels)
-        angles = torch.tensor(text.starts, dtype=torch.float64)[:, None] * frequencies
-        self.cosines, self.sines = (part.float()[:, None, None] for part in (angles.cos(), angles.sin()))
+        rope = Rope((self.channels,), (float(embedder.theta),))
+        turned = torch.stack([angles(rope, (start,)) for start in text.starts])[:, None, None]
+        cosines, sines = (part.to(text.device, torch.float32) for part in (turned.cos(), turned.sin()))
+        self.turn = Movement(cosines, sines, interleaved=True)
 
     def __call__(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
         in_block = "block_type" in (kwargs.get("transformer_options") or {})
         keys = k.shape[2] if kwargs.get("skip_reshape") else 0
-        if not (keys > self.text.tokens if in_block else keys == self.text.image) or len(k) != len(self.cosines):
+        if not (keys > self.text.tokens if in_block else keys == self.text.image) or len(k) != len(self.text.starts):
             return self.attention(func, q, k, v, heads, *args, **kwargs)
         ends = [tensor[:, :, -self.text.filling :, : self.channels] for tensor in (q, k)]
         before = [end.clone() for end in ends]
@@ -114,12 +117,6 @@ class MovedPadding:
         finally:
             for end, values in zip(ends, before, strict=True):
                 end.copy_(values)
-
-    def turn(self, tokens: Tensor) -> Tensor:
-        """[B, heads, tokens, channels]"""
-        cosines, sines = self.cosines.to(tokens.device), self.sines.to(tokens.device)
-        first, second = tokens.float().unflatten(-1, (-1, 2)).unbind(-1)
-        return torch.stack((first * cosines - second * sines, first * sines + second * cosines), -1).flatten(-2)
 
 
 def _image_sequences(network, x: Tensor, conds: dict) -> list[int]:

@@ -58,6 +58,6 @@ def warn_overwritten(
 
 
 def name_of(patch: Callable) -> str:
-    """The module and name of another pack's patch."""
+    """The module and name of another pack's patch; of an object, those of its class."""
     name = getattr(patch, "__qualname__", type(patch).__qualname__)
     return f"{getattr(patch, '__module__', '?')}.{name}"

@@ -5,7 +5,6 @@ The networks here have no mask, or ignore it. During a forward pass, an attentio
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import comfy.conds
@@ -14,11 +13,11 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .aligned_texts import AlignedText
+from .attention_override import OVERRIDE, by_name, chained
+from .attention_patches import name_of
 
 OWN_TOKENS = "storyreel_own_tokens"  # of a cond: [F, T], which tokens of each row are its prompt's
 MASK = "attention_mask"  # the host's, [F, T]
-OVERRIDE = "optimized_attention_override"  # the host's
-ARGUMENTS = ("mask", "attn_precision", "skip_reshape", "skip_output_reshape")  # of the host's functions, after heads
 
 # The host's classes. In their blocks, a sequence is text, then image and reference images.
 TEXT_WITHOUT_POSITIONS = {
@@ -37,7 +36,7 @@ def carry_own_tokens(cond: dict, model: ModelPatcher) -> None:
     own, text = cond.get(OWN_TOKENS), cond.get("cross_attn")
     if own is None or not isinstance(text, Tensor) or len(own) != len(text) or own.all():
         return
-    if _class_name(model.get_model_object("diffusion_model")) in TEXT_WITHOUT_POSITIONS | TEXT_BEFORE_IMAGE:
+    if name_of(_uncompiled(model.get_model_object("diffusion_model"))) in TEXT_WITHOUT_POSITIONS | TEXT_BEFORE_IMAGE:
         cond["model_conds"] = {**cond["model_conds"], OWN_TOKENS: comfy.conds.CONDRegular(own)}
 
 
@@ -65,10 +64,9 @@ def leave_out_padding(
     options, own = dict(transformer_options or {}), conds.pop(OWN_TOKENS, None)
     if own is None or c_crossattn is None or len(own) != len(c_crossattn):
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **conds)
-    network = executor.class_obj.diffusion_model
-    network = getattr(network, "_orig_mod", network)  # of a compiled one
+    network = _uncompiled(executor.class_obj.diffusion_model)
     own = _as_long_as(own, c_crossattn)
-    if _class_name(network) in TEXT_WITHOUT_POSITIONS:
+    if name_of(network) in TEXT_WITHOUT_POSITIONS:
         options[OVERRIDE] = TextMask(~own, own.shape[1], options.get(OVERRIDE))
         return executor(x, t, c_concat, c_crossattn, control, options, **conds)
     conds.pop(MASK, None)
@@ -92,8 +90,7 @@ class TextMask:
         self.masks: dict[Any, Tensor] = {}
 
     def __call__(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
-        kernel = func if self.previous is None else partial(self.previous, func)
-        kwargs |= dict(zip(ARGUMENTS, args, strict=False))
+        kernel, kwargs = chained(func, self.previous), by_name(args, kwargs)
         queries, keys = (tensor.shape[2 if kwargs.get("skip_reshape") else 1] for tensor in (q, k))
         in_block = "block_type" in (kwargs.get("transformer_options") or {})
         has_text = keys > self.tokens if in_block else keys == self.tokens
@@ -121,6 +118,5 @@ def _as_long_as(own: Tensor, text: Tensor) -> Tensor:
     return torch.nn.functional.pad(own.to(text.device), (0, more), value=True)[:, : text.shape[1]]
 
 
-def _class_name(network) -> str:
-    kind = type(getattr(network, "_orig_mod", network))
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _uncompiled(network):
+    return getattr(network, "_orig_mod", network)
