@@ -11,6 +11,7 @@ from . import choices, included, loading
 
 LONGEST = 200  # bytes of a name, below what file systems take, so that a suffix and a number still fit
 SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+LISTED = (*SUFFIXES, ".ts")  # by the host; the last one is TorchScript
 
 
 def checkpoint_choices(system: str) -> list[str]:
@@ -34,7 +35,7 @@ def file_choices(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]
 
 
 def _own_and_included(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    _register(folder, suffixes)
+    _register(folder)
     own, shipped = folder_paths.get_filename_list(folder), included.names(folder)
     return _ending_in(own, suffixes), _ending_in(shipped, suffixes)
 
@@ -80,7 +81,7 @@ def inside(folder: str | Path, name: str, what: str) -> Path:
     raise ValueError(f"{what} is {shown(name)}; {problem}.")
 
 
-def _register(folder: str, suffixes: Iterable[str] = SUFFIXES) -> None:
+def _register(folder: str) -> None:
     """Have the host know models/`folder`. Its lists, which other packs show, too, hold files of models alone."""
     folder_paths.add_model_folder_path(folder, str(Path(folder_paths.models_dir) / folder))
-    included.limit(folder, suffixes)
+    included.limit(folder, LISTED)

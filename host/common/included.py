@@ -9,7 +9,6 @@ from pathlib import Path
 import folder_paths
 
 NO_FILE = (".",)  # a suffix that no file has: such a folder is in no list
-_limited: set[str] = set()
 _checkpoints: dict[str, dict[str, str]] = {}  # {registered folder: {system: file name}}
 
 
@@ -24,12 +23,11 @@ def register(folder: str, path: Path, checkpoints: Mapping[str, str]) -> None:
 
 
 def limit(folder: str, suffixes: Iterable[str]) -> None:
-    """Have the host list only files of these suffixes, if nobody else has limited the folder. Paths of all others are
+    """Have the host list only files of these suffixes, if nobody has limited the folder yet. Paths of all others are
     found as before."""
     paths, known = folder_paths.folder_names_and_paths[folder]
-    if not known or folder in _limited:
-        _limited.add(folder)
-        folder_paths.folder_names_and_paths[folder] = paths, {*known, *suffixes}
+    if not known:
+        folder_paths.folder_names_and_paths[folder] = paths, set(suffixes)
 
 
 def folders() -> list[str]:
