@@ -30,7 +30,7 @@ from ..core.storyworld.captions import unknown_words, vocabulary
 from ..core.text import short
 from ..core.weights.refusal import Misfit, Unreadable, shape_shown, sides
 from ..core.weights.stated import Each, Fields, One, Real, Whole, read_stated, switch
-from . import storyworld_transformer, storyworld_video
+from . import storyworld_video
 from .common import clip_vision, included, messages
 from .common.latents import COLORS, latent_format
 from .common.loading import (
@@ -46,6 +46,7 @@ from .common.loading import (
 )
 from .common.ops import host_ops
 from .common.text_encoder import build_clip
+from .storyworld_transformer import STATED, StoryworldFlux, StoryworldTransformer, split_config
 
 FOLDER = "storyworld"
 INCLUDED = Path(__file__).resolve().parents[1] / "models" / FOLDER
@@ -78,7 +79,7 @@ UNET = {
 LATENTS = {"spread": Real(0.001, 1000), "rgb": COLORS}
 CONFIG = {  # what a part says of itself, by its kind
     "unet": Fields({"unet": Fields(UNET, tuple(UNET)), **LATENTS}, ("unet", *LATENTS)),
-    "transformer": Fields({"transformer": storyworld_transformer.STATED, **LATENTS}, ("transformer", *LATENTS)),
+    "transformer": Fields({"transformer": STATED, **LATENTS}, ("transformer", *LATENTS)),
     "clip": Fields(
         {
             "text": Fields(TEXT, tuple(TEXT)),
@@ -127,31 +128,21 @@ def load_model(precision: str = "auto", part: str = "unet") -> comfy.model_patch
     """The UNet, or the transformer. precision: a key of `PRECISIONS`. part: the file's name. Raises ValueError for a
     file that is not whole."""
     weights, config = read_part(part)
-    if "transformer" in config:
-        return _load_transformer(weights, config, precision, part)
-    with reject_incomplete(f"{part}.safetensors", "Storyworld's UNet"), judging("UNet of Storyworld"):
-        check_whole(UNetModel(**config["unet"], **UNBUILT), weights)
+    kind = "transformer" if "transformer" in config else "UNet"
+    with reject_incomplete(f"{part}.safetensors", f"Storyworld's {kind}"), judging(f"{kind} of Storyworld"):
+        if kind == "UNet":
+            described, network = StoryworldModel(config["unet"]), UNetModel(**config["unet"], **UNBUILT)
+            build = partial(comfy.model_base.BaseModel, model_type=comfy.model_base.ModelType.V_PREDICTION)
+        else:
+            sizes, text_tokens = split_config(config["transformer"])
+            described, network = StoryworldTransformer(sizes), Flux(**sizes, **UNBUILT)
+            build = partial(StoryworldFlux, text_tokens=text_tokens)
+        check_whole(network, weights)
         latents = latent_format({"spread": config["spread"], "rgb": config["rgb"]}, LATENT_CHANNELS)
-    described = StoryworldModel(config["unet"])
     if latents is not None:
         described.latent_format = latents
     set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
-    model = comfy.model_base.BaseModel(described, model_type=comfy.model_base.ModelType.V_PREDICTION)
-    patcher = patcher_of(model)
-    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
-    return patcher
-
-
-def _load_transformer(weights, config: dict, precision: str, part: str) -> comfy.model_patcher.ModelPatcher:
-    with reject_incomplete(f"{part}.safetensors", "Storyworld's transformer"), judging("transformer of Storyworld"):
-        sizes, text_tokens = storyworld_transformer.split_config(config["transformer"])
-        check_whole(Flux(**sizes, **UNBUILT), weights)
-        latents = latent_format({"spread": config["spread"], "rgb": config["rgb"]}, LATENT_CHANNELS)
-    described = storyworld_transformer.StoryworldTransformer(sizes)
-    if latents is not None:
-        described.latent_format = latents
-    set_precision(described, comfy.utils.calculate_parameters(weights), PRECISIONS[precision])
-    model = storyworld_transformer.StoryworldFlux(described, text_tokens)
+    model = build(described)
     patcher = patcher_of(model)
     model.load_model_weights(weights, "", assign=patcher.is_dynamic())
     return patcher

@@ -39,7 +39,7 @@ class StoryworldFlux(comfy.model_base.Flux):
     """A Flux that reads the first `text_tokens` tokens of a text: the text encoder fills it up to 77, and no caption of
     the training was that long."""
 
-    def __init__(self, config: StoryworldTransformer, text_tokens: int):
+    def __init__(self, config: comfy.supported_models_base.BASE, text_tokens: int):
         super().__init__(config, comfy.model_base.ModelType.FLOW)
         self.text_tokens = text_tokens
 
