@@ -356,6 +356,14 @@ def test_named_stages_ship_alone(trained, tmp_path, unmeasured):
     assert files_in(tmp_path / "measured") == with_cards("unet")
 
 
+def test_image_models_without_twins_have_a_name_and_pictures_of_their_own(lab, tmp_path):
+    work, other = (lab.train.workspace.Workspace(tmp_path, seed=2, twins=twins) for twins in (True, False))
+    assert (work.image_model("unet"), other.image_model("unet")) == ("unet_2", "unet_2_no_twins")
+    assert work.image_model("transformer") != other.image_model("transformer")
+    recipe = lab.train.image_batches.image_recipe
+    assert recipe(work).twins > 0 and (recipe(other).twins, recipe(other).triplets) == (0, 0)
+
+
 def test_a_stage_builds_on_what_ships_where_nothing_else_was_trained(lab, trained, tmp_path):
     work = copied(trained, tmp_path / "work", "unet", "clip")
     train_video, workspace = lab.train.stages.STAGES["video"], lab.train.workspace.Workspace

@@ -41,9 +41,8 @@ from .story_settings import (
     ON_UNET,
     OTHERS,
     PLAIN,
+    SETTINGS,
     TRANSFORMER_FACTORS,
-    TRANSFORMER_SETTINGS,
-    UNET_SETTINGS,
     StorySetting,
 )
 
@@ -79,7 +78,7 @@ class Pictures(Pipeline):
     """The image model, plain and with shared tokens. network: the shipped UNet or transformer, or another UNet,
     `unet_1` say."""
 
-    settings = UNET_SETTINGS
+    settings = SETTINGS["unet"]
     file_name = "measured.jsonl"
     steps = 16
 
@@ -91,10 +90,7 @@ class Pictures(Pipeline):
 
         super().__init__(weights, steps)
         self.name, self.parts = network, (network,)
-        if network == "transformer":
-            self.settings = TRANSFORMER_SETTINGS
-        elif network != "unet":
-            self.settings = OTHERS
+        self.settings = SETTINGS.get(network, OTHERS)
         self.model, self.data = storyworld.load_model(part=network), data or DATA
         self._stories: list[tuple[Task, dict[str, list[str]]]] = []
 
@@ -160,15 +156,16 @@ class Pictures(Pipeline):
         }
 
     def illustrate(self, rows: Rows, seed: int) -> list[str]:
+        if self.name not in STORIES_OF:
+            return []
         if self.name == "unet":
             plot(panels(rows.of(self.origin()["weights"])), SHIPPED / "measured.png", height=9)
         entries = []
-        for index in range(6 if self.name in STORIES_OF else 0):
+        for index in range(6):
             task = make_task(seed, index, FRAMES)
             drawn = [np.hstack(self.draw(setting, task)) for setting in (PLAIN, CSA)]
             entries.append((describe_task(task), np.vstack(drawn)))
-        if entries:
-            sheet(entries, columns=2).save(SHIPPED / STORIES_OF[self.name], quality=88)
+        sheet(entries, columns=2).save(SHIPPED / STORIES_OF[self.name], quality=88)
         return []
 
 

@@ -113,5 +113,7 @@ TRANSFORMER_FACTORS = {
 }
 
 LONG = (one for one in BY_LENGTH if one.frames > FRAMES)
-UNET_SETTINGS = list(dict.fromkeys([*MAIN, *chain(*FACTORS.values()), *LONG, *ON_UNET]))
-TRANSFORMER_SETTINGS = list(dict.fromkeys([*ON_TRANSFORMER, *chain(*TRANSFORMER_FACTORS.values())]))
+SETTINGS = {  # of the whole table of each shipped network
+    "unet": list(dict.fromkeys([*MAIN, *chain(*FACTORS.values()), *LONG, *ON_UNET])),
+    "transformer": list(dict.fromkeys([*ON_TRANSFORMER, *chain(*TRANSFORMER_FACTORS.values())])),
+}

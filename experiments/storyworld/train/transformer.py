@@ -5,20 +5,20 @@ captions and the share of twins are the UNet's, so that both can be compared.
 """
 
 from dataclasses import replace
-from random import Random
 
 import torch
 from storyreel.core.networks.storyworld import LATENT_CHANNELS
 from storyreel.core.training import TrainConfig
 from torch import Tensor, nn
 
-from . import clip, muon
+from . import muon
 from .encoding import encode
+from .image_batches import ImageBatches, image_recipe, weighted_error
 from .layers import attend_heads
 from .pictures import draw
 from .towers import WIDTH
 from .trainer import device
-from .unet import HERO_WEIGHT, Captions, hero_weights, random_caption
+from .unet import Captions
 from .workspace import Workspace
 
 CONFIG = TrainConfig(steps=4800, batch_size=32, learning_rate=1.5e-3, ema=0.9995, warmup=250, weight_decay=0.01)
@@ -90,30 +90,26 @@ def noised(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, T
 def train_transformer(work: Workspace) -> None:
     import comfy.model_management
 
-    config, recipe = replace(work.config(CONFIG), seed=work.seed), work.recipe(clip.DATA)
+    config, recipe = replace(work.config(CONFIG), seed=work.seed), image_recipe(work)
     pictures, units = draw(recipe, work.data), work.latents
     latents = encode(work.autoencoder, pictures.images) / units["spread"]
-    heroes = hero_weights(pictures)
-    truths = [pictures.truth(index) for index in range(len(pictures))]
-    read = Captions(work.towers, work.vocabulary)
+    batches = ImageBatches(pictures, latents, Captions(work.towers, work.vocabulary), config.batch_size)
 
     torch.manual_seed(config.seed)
     network = build().to(device())
 
     def loss(generator: torch.Generator) -> Tensor:
-        picks = torch.randint(len(pictures), (config.batch_size,), generator=generator).tolist()
-        rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
-        texts = [random_caption(rng, truths[pick]) for pick in picks]
-        noisy, times, target = (part.to(device()) for part in noised(latents[picks].float(), generator))
-        context = read(texts)[:, :TEXT_TOKENS]
+        clean, text, weight = batches.draw(generator)
+        noisy, times, target = (part.to(device()) for part in noised(clean, generator))
+        context = text[:, :TEXT_TOKENS]
         predicted = network(noisy, times, context=context, transformer_options=TRAINING_OPTIONS)
-        weight = 1 + (HERO_WEIGHT - 1) * torch.from_numpy(heroes[picks])[:, None]
-        return ((predicted.float() - target).square() * weight.to(device())).mean()
+        return weighted_error(predicted, target, weight)
 
+    name = work.image_model("transformer")
     comfy.model_management.in_training = True  # the host's fused rotation has no gradient
     try:
         work.train(
-            work.numbered("transformer"),
+            name,
             {"transformer": network},
             loss,
             config,
@@ -123,4 +119,4 @@ def train_transformer(work: Workspace) -> None:
     finally:
         comfy.model_management.in_training = False
     described = {"transformer": {**NETWORK, "text_tokens": TEXT_TOKENS}, **units}
-    work.save(work.numbered("transformer"), network.state_dict(), config, recipe, network=described)
+    work.save(name, network.state_dict(), config, recipe, network=described)

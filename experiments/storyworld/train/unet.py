@@ -6,28 +6,24 @@ self-attention, which is what Consistent Self-Attention extends from one picture
 """
 
 from dataclasses import replace
-from random import Random
 
 import numpy as np
 import torch
 from storyreel.core.diffusion.schedule import alpha_bars
 from storyreel.core.networks.storyworld import LATENT_CHANNELS
-from storyreel.core.storyworld import captions
 from storyreel.core.training import TrainConfig
 from torch import Tensor, nn
 
-from . import clip
 from .encoding import encode, to_tensor
+from .image_batches import ImageBatches, image_recipe, weighted_error
 from .layers import attend
 from .pictures import draw
-from .tokenizer import Vocabulary, with_strangers
+from .tokenizer import Vocabulary
 from .towers import WIDTH, Towers
 from .trainer import device
 from .workspace import Workspace
 
 CONFIG = TrainConfig(steps=7500, batch_size=32, learning_rate=1e-3, ema=0.9995, warmup=300, weight_decay=0.01)
-DROP_TEXT = 0.1
-HERO_WEIGHT = 2.0
 NETWORK = {  # of the host's UNetModel
     "image_size": 16,
     "in_channels": LATENT_CHANNELS,
@@ -106,32 +102,24 @@ def noised(
 
 
 def train_unet(work: Workspace) -> None:
-    config, recipe = replace(work.config(CONFIG), seed=work.seed), work.recipe(clip.DATA)
-    if not work.twins:
-        recipe = replace(recipe, twins=0.0, triplets=0.0)
+    config, recipe = replace(work.config(CONFIG), seed=work.seed), image_recipe(work)
     pictures, autoencoder = draw(recipe, work.data), work.autoencoder
     latents = encode(autoencoder, pictures.images)
     spread = latents[:2048].float().std().item()
     latents = latents / spread
-    heroes = hero_weights(pictures)
-    truths = [pictures.truth(index) for index in range(len(pictures))]
-    read = Captions(work.towers, work.vocabulary)
+    batches = ImageBatches(pictures, latents, Captions(work.towers, work.vocabulary), config.batch_size)
     alphas = alpha_bars(zero_snr=False).float()
 
     torch.manual_seed(config.seed)
     unet = build().to(device())
 
     def loss(generator: torch.Generator) -> Tensor:
-        picks = torch.randint(len(pictures), (config.batch_size,), generator=generator).tolist()
-        rng = Random(int(torch.randint(2**31, (1,), generator=generator)))
-        texts = [random_caption(rng, truths[pick]) for pick in picks]
-        noisy, times, target = (part.to(device()) for part in noised(latents[picks].float(), alphas, generator))
-        predicted = unet(noisy, times, context=read(texts), transformer_options=TRAINING_OPTIONS)
-        weight = 1 + (HERO_WEIGHT - 1) * torch.from_numpy(heroes[picks])[:, None]
-        error = (predicted.float() - target).square() * weight.to(device())
-        return error.mean()
+        clean, context, weight = batches.draw(generator)
+        noisy, times, target = (part.to(device()) for part in noised(clean, alphas, generator))
+        predicted = unet(noisy, times, context=context, transformer_options=TRAINING_OPTIONS)
+        return weighted_error(predicted, target, weight)
 
-    name = work.numbered("unet") + ("" if work.twins else "_no_twins")
+    name = work.image_model("unet")
     work.train(name, {"unet": unet}, loss, config)
     previews = preview_factors(autoencoder, pictures.images[:256], spread)
     network = {"unet": NETWORK, "spread": spread, "rgb": previews}
@@ -146,20 +134,3 @@ def preview_factors(autoencoder: nn.Module, images: np.ndarray, spread: float) -
     colors = nn.functional.avg_pool2d(images, 8).permute(0, 2, 3, 1).flatten(0, 2)
     design = torch.cat([latents, torch.ones(len(latents), 1, device=latents.device)], 1)
     return torch.linalg.lstsq(design.double().cpu(), colors.double().cpu()).solution.tolist()
-
-
-def random_caption(rng: Random, picture) -> str:
-    """Of what a picture shows, with a random choice of what it leaves open; sometimes no text at all."""
-    if rng.random() < DROP_TEXT:
-        return ""
-    return with_strangers(rng, captions.caption(picture, captions.choose_named(rng, picture)))
-
-
-def hero_weights(pictures) -> np.ndarray:
-    """How much of a hero each latent pixel shows. float32 [count, 16, 16] from 0 to 1."""
-    return np.stack([_shrink(mask) for mask in pictures.heroes])
-
-
-def _shrink(mask: np.ndarray) -> np.ndarray:
-    """uint8 [128, 128] -> float32 [16, 16] from 0 to 1."""
-    return mask.reshape(16, 8, 16, 8).mean((1, 3), dtype=np.float32) / 255

@@ -51,6 +51,10 @@ class Workspace:
         """The name of a UNet of this run's seed."""
         return name if self.seed == 0 else f"{name}_{self.seed}"
 
+    def image_model(self, name: str) -> str:
+        """The same of a model of images, of this run's pictures."""
+        return self.numbered(name) + ("" if self.twins else "_no_twins")
+
     def train(
         self,
         name: str,
