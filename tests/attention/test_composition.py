@@ -5,7 +5,9 @@ import logging
 import pytest
 import torch
 from harness import tiny, windows
+from harness.log import messages
 from harness.masks import left_half
+from harness.transformers import assert_close, with_override
 
 
 @pytest.fixture
@@ -20,21 +22,6 @@ def host_node(host, name, model, **inputs):
         out = cls.execute(model=model, **inputs)
         return getattr(out, "result", out)[0]
     return getattr(cls(), cls.FUNCTION)(model, **inputs)[0]
-
-
-def messages(caplog):
-    return [record.message for record in caplog.records if "Consistent Self-Attention" in record.message]
-
-
-def overridden(model, override):
-    """A clone with another pack's attention function."""
-    patched = model.clone()
-    patched.model_options["transformer_options"]["optimized_attention_override"] = override
-    return patched
-
-
-def assert_near(ours, reference):
-    assert (ours - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 class Calls:
@@ -243,7 +230,7 @@ def test_windows_of_animatediff_evolved_equal_the_hosts(host, probe, model, cast
         probe.sample(way, *conds, probe.latent(6))
         for way in (windows.listed_windows(patched, 3), windows.windows(patched, 3, 0, False))
     )
-    assert_near(ours, hosts)
+    assert_close(ours, hosts)
     assert (ours - probe.sample(patched, *conds, probe.latent(6))).abs().max() > 1e-3  # whole batch: others share
 
 
@@ -289,8 +276,8 @@ def test_strength_counts_under_an_override_that_ignores_masks(host, probe, model
         return attention(q, k, v, heads, **kwargs)
 
     options = dict(preset=preset, strength=strength)
-    ours = probe.sample(overridden(probe.node(host, model, **options), ignoring), *conds, probe.latent(3))
-    assert_near(ours, probe.sample(probe.node(host, model, **options), *conds, probe.latent(3)))
+    ours = probe.sample(with_override(probe.node(host, model, **options), ignoring), *conds, probe.latent(3))
+    assert_close(ours, probe.sample(probe.node(host, model, **options), *conds, probe.latent(3)))
 
 
 @pytest.mark.parametrize("key", [("output", 5), ("output", 5, 0)])

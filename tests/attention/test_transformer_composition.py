@@ -5,13 +5,9 @@ import logging
 import pytest
 import torch
 from harness import transformers
+from harness.log import messages
 from harness.masks import left_half
 from harness.transformers import FAMILIES, FLUX, assert_close, brute_force, conds, grid_of, with_override
-
-
-def messages(caplog):
-    return [record.message for record in caplog.records if "Consistent Self-Attention" in record.message]
-
 
 # Reference images
 

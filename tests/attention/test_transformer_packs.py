@@ -5,12 +5,8 @@ import logging
 import pytest
 import torch
 from harness import transformers
+from harness.log import messages
 from harness.transformers import FAMILIES, assert_close, brute_force, conds, with_override
-
-
-def messages(caplog):
-    return [record.message for record in caplog.records if "Consistent Self-Attention" in record.message]
-
 
 # Kernels
 
