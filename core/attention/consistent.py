@@ -12,10 +12,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from . import draws
-from .sharing import Cast, Group, SharingRules, find_groups
-
-# Pixels a token spans at the coarse level of the published code ("sa32"); everything finer is its "sa64".
-COARSE = 32
+from .sharing import Cast, Group, SharingRules, find_groups, with_stored
 
 
 class Phase(Enum):
@@ -61,6 +58,15 @@ class SharedTokens:
         """Every image attends to its own tokens alone."""
         return cls([Group((), dict.fromkeys(range(images), 1.0), 0, "all")], [[]])
 
+    def with_stored(self, images: Sequence[tuple[int, ...]]) -> "SharedTokens":
+        """The same, and every row also reads tokens of these images of a bank."""
+        pairs = [
+            (part, sample)
+            for group, sample in zip(self.groups, self.samples, strict=True)
+            for part in with_stored(group, images)
+        ]
+        return SharedTokens([group for group, _ in pairs], [sample for _, sample in pairs])
+
     def to(self, device) -> "SharedTokens":
         return SharedTokens(self.groups, [[index.to(device) for index in sample] for sample in self.samples])
 
@@ -100,7 +106,7 @@ def draw_shared_tokens(
     A sample is keyed by step, level and frame, so all layers of a level and all passes of a step use the same one.
     """
     dense = phase is Phase.BEFORE
-    rate = settings.sampling_rate if pixels >= COARSE else settings.sampling_rate_fine
+    rate = settings.sampling_rate if pixels >= draws.COARSE else settings.sampling_rate_fine
     if dense:
         rate = 1.0
     groups = find_groups(frames, cast, settings.rules)

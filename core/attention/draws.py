@@ -10,6 +10,9 @@ import torch
 
 from ..rng import generator
 
+# Pixels a token spans at the coarse level of the published code ("sa32"); everything finer is its "sa64".
+COARSE = 32
+
 
 def coin(seed: int, step: float, layer: int) -> float:
     """Random number in [0, 1) that decides whether a layer shares tokens in a step (published: one per layer call)."""

@@ -35,6 +35,7 @@ def extended_attention(
     *,
     shared: tuple[Tensor, Tensor] | None = None,
     own: Sequence[Tensor] | None = None,
+    stored: Sequence[tuple[Tensor, Tensor]] = (),
     strength: float = 1.0,
     limit: int = 64 << 20,
     attend: Attend = attend_plain,
@@ -50,6 +51,7 @@ def extended_attention(
     samples: for each group the shared token indices [m] of each source row, in the order of `group.sources`.
     shared: the keys and values [B, T, heads, d] that `samples` are indices into; None = k and v.
     own: for each row the indices [m] of its own tokens that it reads, ascending; None = all.
+    stored: keys and values [m, heads, d] of the tokens of each image of a bank, see `Group.stored`.
     strength: weight of a shared token in the softmax; 1 as published, 0 removes it.
     limit: bytes that queries, keys, values and output of one call may take beyond q, k, v and the result.
     whole_heads: always pass all heads and keys in one call, for an `attend` that needs them together.
@@ -63,9 +65,9 @@ def extended_attention(
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if any(weight != 1 for group in groups for weight in group.targets.values()):
         out.zero_()
-    call = _Call(q, k, v, out, shared, own, strength, limit, attend, maskless)
+    call = _Call(q, k, v, out, shared, own, stored, strength, limit, attend, maskless)
     for group, sample in zip(groups, samples, strict=True):
-        if any(map(len, sample)):
+        if any(map(len, sample)) or group.stored:
             call.add_group(group, sample, whole_heads)
         else:
             call.add_plain(group)
@@ -74,26 +76,33 @@ def extended_attention(
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Tokens of one image: `index` [m] into its tokens, or all of them. `bias` is added to their logits."""
+    """Tokens of one image: `index` [m] into its tokens, or all of them. `bias` is added to their logits.
+
+    source: where the image is: "own", "shared" (see `extended_attention`), or "stored", then `row` is its place there.
+    """
 
     row: int
     index: Tensor | None
     length: int
-    shared: bool
+    source: str
     bias: float = 0.0
 
     @classmethod
-    def of(cls, row: int, index: Tensor | None, tokens: int, *, shared: bool, bias: float = 0.0) -> "Segment":
+    def of(cls, row: int, index: Tensor | None, tokens: int, source: str, bias: float = 0.0) -> "Segment":
         """index: ascending, of `tokens`; None = all of them."""
         length = tokens if index is None else len(index)
-        return cls(row, None if length == tokens else index, length, shared, bias)
+        return cls(row, None if length == tokens else index, length, source, bias)
 
-    def write(self, source: Tensor, target: Tensor) -> None:
-        """Copy the tokens of `source` [B, N, heads, d] into `target` [m, heads, d]."""
+    def is_of(self, row: int) -> bool:
+        """Whether these are tokens of a row of the batch."""
+        return self.row == row and self.source != "stored"
+
+    def write(self, tokens: Tensor, target: Tensor) -> None:
+        """Copy from the image's `tokens` [N, heads, d] into `target` [m, heads, d]."""
         if self.index is None:
-            target.copy_(source[self.row])
+            target.copy_(tokens)
         else:
-            torch.index_select(source[self.row], 0, self.index.to(source.device), out=target)
+            torch.index_select(tokens, 0, self.index.to(tokens.device), out=target)
 
     def split(self, length: int) -> list["Segment"]:
         """The same tokens in segments of at most `length`."""
@@ -113,6 +122,7 @@ class _Call:
     out: Tensor
     shared: tuple[Tensor, Tensor] | None
     own: Sequence[Tensor] | None
+    stored: Sequence[tuple[Tensor, Tensor]]
     strength: float
     limit: int
     attend: Attend
@@ -135,8 +145,10 @@ class _Call:
         def part(tensor: Tensor) -> Tensor:
             return tensor[:, :, first : first + count]
 
+        own = {"q": part(self.q), "k": part(self.k), "v": part(self.v), "out": part(self.out)}
         shared = None if self.shared is None else (part(self.shared[0]), part(self.shared[1]))
-        return replace(self, q=part(self.q), k=part(self.k), v=part(self.v), out=part(self.out), shared=shared)
+        stored = [(k[:, first : first + count], v[:, first : first + count]) for k, v in self.stored]
+        return replace(self, **own, shared=shared, stored=stored)
 
     def add_plain(self, group: Group) -> None:
         """Attention of the targets over their own tokens alone."""
@@ -151,10 +163,13 @@ class _Call:
         bias = math.log(self.strength) if self.strength > 0 else -math.inf
         tokens = self.tokens if self.shared is None else self.shared[0].shape[1]
         shared = [
-            Segment.of(row, index, tokens, shared=True, bias=bias)
+            Segment.of(row, index, tokens, "shared", bias)
             for row, index in zip(group.sources, sample, strict=True)
             if len(index)
         ]
+        for image in group.stored:
+            length = len(self.stored[image][0])
+            shared.append(Segment.of(image, None, length, "stored", bias))
         head_bytes = 2 * (_length(shared) + self.tokens + self.q.shape[1]) * self.token_bytes
         at_once = self.heads if whole_heads else min(self.heads, self.limit // head_bytes)
         if at_once == 0:
@@ -180,22 +195,29 @@ class _Call:
     def segments(self, group: Group, shared: list[Segment], row: int) -> list[Segment]:
         """What a target reads: shared tokens, and last the own tokens that it adds to them."""
         own = None if self.own is None else self.own[row]
-        mine = next((segment for segment in shared if segment.row == row), None)
+        mine = next((segment for segment in shared if segment.is_of(row)), None)
         if mine is not None and group.own == "rest":
             if self.shared is not None:
                 shared = [segment for segment in shared if segment is not mine]
             else:
                 own = _without(own, mine.index, self.tokens, self.k.device)
-        return [*shared, Segment.of(row, own, self.tokens, shared=False)]
+        return [*shared, Segment.of(row, own, self.tokens, "own")]
 
     def write(self, segments: Sequence[Segment], keys: Tensor, values: Tensor) -> None:
         """Copy these tokens to the end of the buffers [m, heads, d]."""
         start = len(keys) - _length(segments)
         for segment in segments:
-            k, v = self.shared if segment.shared and self.shared is not None else (self.k, self.v)
+            k, v = self.source_of(segment)
             segment.write(k, keys[start : start + segment.length])
             segment.write(v, values[start : start + segment.length])
             start += segment.length
+
+    def source_of(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """Keys and values of the image that a segment is of, [N, heads, d]."""
+        if segment.source == "stored":
+            return self.stored[segment.row]
+        k, v = self.shared if segment.source == "shared" and self.shared is not None else (self.k, self.v)
+        return k[segment.row], v[segment.row]
 
     def attend_in_parts(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """Attention with a bias [M], some queries at a time: kernels that store the logits stay under the limit."""
@@ -226,7 +248,7 @@ class _Call:
         for row, weight in group.targets.items():
             segments = self.segments(group, shared, row)
             if group.own == "rest":  # samples of the target itself carry no bias
-                segments = [replace(s, bias=0.0) if s.row == row else s for s in segments]
+                segments = [replace(s, bias=0.0) if s.is_of(row) else s for s in segments]
             parts = _parts(segments, length)
             for head in range(self.heads):
                 estimate = self.only_heads(head, 1).merge(row, parts)
@@ -289,7 +311,7 @@ def _biases(segments: Sequence[Segment], group: Group, row: int, like: Tensor) -
     In Algorithm 1 ("all", with the target's own samples among the shared tokens) the own samples count as shared.
     """
     mine = group.own == "rest"
-    return torch.cat([like.new_full((s.length,), 0.0 if mine and s.row == row else s.bias) for s in segments])
+    return torch.cat([like.new_full((s.length,), 0.0 if mine and s.is_of(row) else s.bias) for s in segments])
 
 
 def _parts(segments: Sequence[Segment], length: int) -> list[list[Segment]]:

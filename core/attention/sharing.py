@@ -14,7 +14,7 @@ Published rules (StoryDiffusion, arXiv 2405.01434, and its code):
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Cast = Sequence[frozenset[str]]
 
@@ -30,12 +30,14 @@ class Group:
     window: first frame of the window that the samples are drawn for.
     own: the own tokens that a target adds: "all", or "rest", those that are not among the shared tokens already (so
         that every own token counts exactly once).
+    stored: images of a bank whose tokens the targets read besides.
     """
 
     sources: tuple[int, ...]
     targets: dict[int, float]
     window: int
     own: str
+    stored: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,3 +123,11 @@ def find_groups(frames: Sequence[int], cast: Cast | None, rules: SharingRules) -
         Group(tuple(rows[j] for j in read), weights, frames[rows[start]], own)
         for (read, start, own), weights in sorted(targets.items())
     ]
+
+
+def with_stored(group: Group, images: Sequence[tuple[int, ...]]) -> list[Group]:
+    """A group in parts, each of which reads the same images of a bank. images: what each row of the batch reads."""
+    targets = defaultdict(dict)
+    for row, weight in group.targets.items():
+        targets[images[row]][row] = weight
+    return [replace(group, targets=rows, stored=stored) for stored, rows in targets.items()]

@@ -4,11 +4,14 @@ Write and read phases of the published program are one batch here: the frames th
 it reads are our later frames. Sizes, rates, steps and characters come from each file's metadata.
 """
 
+import itertools
+
 import pytest
 import torch
 from harness.golden import Golden as GoldenFile
 from harness.golden import files
-from storyreel.core.attention.consistent import Phase, Settings, draw_shared_tokens
+from storyreel.core.attention.bank import Bank, BankImage, Origin, Recorder, Recording, merge
+from storyreel.core.attention.consistent import Phase, Settings, SharedTokens, draw_shared_tokens
 from storyreel.core.attention.extended import extended_attention
 from storyreel.core.attention.presets import PRESETS
 from storyreel.core.attention.sharing import SharingRules, find_groups
@@ -38,14 +41,23 @@ class Golden(GoldenFile):
         """The sampled tokens of each image of a step that the file holds them for."""
         return [index for _, index in sorted(self.named(rf"idx{level}\.s{step}\.img(\d+)").items())]
 
-    def attention(self, layer, hidden, groups, samples, heads):
+    def attention(self, layer, hidden, heads, shared=None, stored=(), read=()):
+        """shared: groups and samples. stored: tokens of each image of a bank. read: those that every row reads."""
         weight = {name: self[f"w.l{layer}.{name}.weight"] for name in ("to_q", "to_k", "to_v", "to_out.0")}
         q, k, v = (hidden @ weight[name].T for name in ("to_q", "to_k", "to_v"))
-        if groups is None:
+        if shared is None and not read:
             out = attend_plain(q, k, v, heads)
         else:
             q, k, v = (tensor.unflatten(-1, (heads, -1)) for tensor in (q, k, v))
-            out = extended_attention(q, k, v, groups, samples).flatten(-2)
+            shared = SharedTokens.none(len(hidden)) if shared is None else SharedTokens(*shared)
+            shared = shared.with_stored([read] * len(hidden))
+            pairs = [
+                None
+                if tokens is None
+                else [(tokens @ weight[w].T).unflatten(-1, (heads, -1)) for w in ("to_k", "to_v")]
+                for tokens in stored
+            ]
+            out = extended_attention(q, k, v, shared.groups, shared.samples, stored=pairs).flatten(-2)
         return out @ weight["to_out.0"].T + self[f"w.l{layer}.to_out.0.bias"]
 
 
@@ -75,20 +87,65 @@ def test_low_vram(path):
             for branch in (0, 1):
                 hidden = torch.cat([golden.rows(phase, step, layer, branch) for phase in phases])
                 published = torch.cat([golden.rows(phase, step, layer, branch, "out") for phase in phases])
-                shared = (groups, samples) if active == {True} else (None, None)
-                assert_close(golden.attention(layer, hidden, *shared, heads), published)
+                shared = (groups, samples) if active == {True} else None
+                assert_close(golden.attention(layer, hidden, heads, shared), published)
+
+
+def record(golden, name):
+    """The bank of a character, recorded from the inputs of its write phase with the published draws."""
+    active, conds = golden[f"write_{name}.active"], (0, 1)
+    levels = {
+        level: [number for number, own, *_ in golden.layers() if own == level] for _, level, *_ in golden.layers()
+    }
+
+    def planned(step, pixels):
+        return [layer for layer in levels[1024 // pixels] if active[int(step), layer]]
+
+    config = golden.config
+    origin = Origin("", "", "", (), config["height"], config["width"], 0, config["sa32"], config["sa64"])
+    images = tuple(BankImage(frozenset({name}), number) for number in range(golden.images))
+    recording = Recording(origin, images)
+    recorder = Recorder(recording, torch.float32, planned)
+    for step in config["saved_steps"]:
+        for layer, level, *_ in golden.layers():
+            for cond, image in itertools.product(conds, range(golden.images)):
+                if active[step, layer]:
+                    hidden = golden.rows(f"write_{name}", step, layer, cond)[image]
+                    draw = golden.drawn(level, step)[image]
+                    recorder.add(image, float(step), 1024 // level, layer, cond, hidden, lambda draw=draw: draw)
+    recorder.finish()
+    return Bank([recording])
 
 
 @pytest.mark.parametrize("path", files(SYSTEM, "lv_*.safetensors"))
-def test_what_the_published_bank_keeps_is_what_our_pool_gathers(path):
+def test_a_bank_records_what_the_published_bank_keeps_of_layers_that_share(path):
     golden = Golden(path)
     for name in golden.config["characters"]:
-        for step in golden.config["saved_steps"]:
-            for layer, level, *_ in golden.layers():
-                for branch in (0, 1):
-                    hidden = golden.rows(f"write_{name}", step, layer, branch)
-                    ours = [hidden[j, golden.drawn(level, step)[j]] for j in range(golden.images)]
-                    assert torch.equal(torch.cat(ours), golden[f"bank_{name}.s{step}.l{layer}"][branch])
+        bank = record(golden, name)
+        for step, (layer, level, *_), cond in itertools.product(golden.config["saved_steps"], golden.layers(), (0, 1)):
+            recorded = [recording.read(i, float(step), 1024 // level, layer, cond) for recording, i in bank.images]
+            published = golden[f"bank_{name}.s{step}.l{layer}"][cond]
+            if golden[f"write_{name}.active"][step, layer] and len(published):
+                assert torch.equal(torch.cat([tokens for tokens in recorded if tokens is not None]), published)
+            else:
+                assert not any(tokens is not None for tokens in recorded)
+
+
+@pytest.mark.parametrize("path", files(SYSTEM, "lv_*.safetensors"))
+def test_frames_read_a_bank_as_published(path):
+    """The recorded tokens are projected once and read, whatever the number of frames of a batch."""
+    golden = Golden(path)
+    config = golden.config
+    bank = merge(record(golden, name) for name in config["characters"])
+    for reads, (layer, level, _, heads) in itertools.product(config["reads"], golden.layers()):
+        names = frozenset() if reads == "NC" else frozenset(reads)
+        for step, cond in itertools.product(config["saved_steps"], (0, 1)):
+            hidden = golden.rows(f"read_{reads}", step, layer, cond)
+            tokens = [recording.read(i, float(step), 1024 // level, layer, cond) for recording, i in bank.images]
+            read = tuple(place for place in bank.images_of(names) if tokens[place] is not None)
+            out = golden.attention(layer, hidden.repeat(2, 1, 1), heads, stored=tokens, read=read)
+            published = golden.rows(f"read_{reads}", step, layer, cond, "out")
+            assert_close(out, published.repeat(2, 1, 1))
 
 
 def mask_case(golden):
@@ -109,7 +166,7 @@ def test_mask(path):
         for layer, level, _, heads in golden.layers():
             active = {bool(golden[f"{phase}.active"][step, layer]) for phase in phases}
             assert len(active) == 1
-            shared = (None, None)
+            shared = None
             if early and config["early_read"] == "dense":
                 tokens = golden.rows("write", step, layer, 0).shape[1]
                 shared = dense(tokens)
@@ -119,7 +176,7 @@ def test_mask(path):
             for branch in (0, 1):
                 hidden = torch.cat([golden.rows(phase, step, layer, branch) for phase in phases])
                 published = torch.cat([golden.rows(phase, step, layer, branch, "out") for phase in phases])
-                assert_close(golden.attention(layer, hidden, *shared, heads), published)
+                assert_close(golden.attention(layer, hidden, heads, shared), published)
 
 
 def draw_share_before_start(golden, frames):
@@ -178,7 +235,7 @@ def test_every_image_of_a_reading_batch_attends(path):
             sources = [torch.nn.functional.pad(part, (0, 0, 0, rows.shape[1] - len(part))) for part in kept]
             groups = find_groups(range(len(sources) + images), None, SharingRules(anchors=len(sources)))
             samples = [[torch.arange(len(kept[source])) for source in group.sources] for group in groups]
-            ours = golden.attention(layer, torch.stack([*sources, *rows]), groups, samples, heads)[len(sources) :]
+            ours = golden.attention(layer, torch.stack([*sources, *rows]), heads, (groups, samples))[len(sources) :]
             reference = published[branch * images : (branch + 1) * images]
             assert_close(ours[0], reference[0])
             assert torch.equal(reference[1:], rows[1:]), "the published bug"
@@ -199,7 +256,7 @@ def test_without_guidance_all_images_share(path):
         def run(frames, layer=layer, heads=heads, hidden=hidden, index=index, images=images):
             groups = find_groups(range(len(frames)), None, SharingRules())
             samples = [[index[frames[row] % images] for row in group.sources] for group in groups]
-            return golden.attention(layer, hidden[frames], groups, samples, heads)
+            return golden.attention(layer, hidden[frames], heads, (groups, samples))
 
         for branch in (range(images), range(images, 2 * images)):
             assert_close(run(list(branch)), published[list(branch)])
