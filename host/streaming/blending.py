@@ -46,8 +46,8 @@ class RandomizedBlending(windows.IndexListContextHandler):
             context_length=chunk_length,
             context_overlap=overlap,
             dim=dim,
-            causal_window_fix=False,  # it would add a frame to a chunk
         )
+        self.causal_window_fix = False  # would add a frame to a chunk; not every host has it as an argument
         self.cfg, self.cfg_rescale = cfg, cfg_rescale
         self.draw = draw or (lambda starts, sigma: blending.draw_offsets(starts, chunk_length, seed, sigma))
         self.offsets: list[int] = []
@@ -56,8 +56,7 @@ class RandomizedBlending(windows.IndexListContextHandler):
         return True  # for a single chunk, too, because of its guidance
 
     def execute(self, calc_cond_batch, model, conds, x_in, timestep, model_options):
-        shapes = self._get_latent_shapes(conds)
-        if shapes is not None and len(shapes) > 1:
+        if _latent_kinds(conds) > 1:
             raise ValueError(f"{NODE}: the LATENT contains audio and video; a LATENT with video only is expected.")
         if self.cfg and len(conds) == 2:
             if self.cfg == 1:
@@ -114,6 +113,12 @@ class RandomizedBlending(windows.IndexListContextHandler):
         if self.dim == 0:
             of_guided, of_cond = of_guided[None], of_cond[None]
         return at_zero + slope * rescale_guidance(of_guided, of_cond, self.cfg_rescale).view_as(x)
+
+
+def _latent_kinds(conds: Sequence[list[dict] | None]) -> int:
+    """How many latents the host packed into one, from the conds of a model of audio and video."""
+    noted = (cond.get("model_conds", {}).get("latent_shapes") for entries in conds for cond in entries or ())
+    return max((len(shapes.cond) for shapes in noted if shapes is not None), default=1)
 
 
 def _chunks(frames: int, handler: RandomizedBlending, options: dict) -> list[list[int]]:

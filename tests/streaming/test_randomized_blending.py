@@ -224,6 +224,31 @@ def test_what_cannot_be_blended_is_refused(family, host):
         blended(sound)
 
 
+def test_video_with_its_sound_is_refused(host):
+    """Two latents packed into one, as for a tiny LTX-2 of the host's own class."""
+    import comfy.model_base
+    import comfy.supported_models
+    from comfy.nested_tensor import NestedTensor
+    from harness.dynamicrafter import random
+    from storyreel.host.common.loading import patcher_of, set_precision
+
+    sizes = dict(image_model="ltxav", num_layers=1, caption_channels=16, connector_num_layers=1)
+    video = dict(num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16)
+    config = comfy.supported_models.LTXAV(
+        sizes | video | {f"audio_{name}": value for name, value in video.items()} | dict(in_channels=16)
+    )
+    set_precision(config, 0, torch.float32)
+    model = comfy.model_base.LTXAV(config)
+    model.diffusion_model.load_state_dict(random(model.diffusion_model))
+    family = Family(None, 2, 32, 16)
+    latents = NestedTensor([family.noise(15), torch.zeros(1, 8, 20, 16)])
+    guider = comfy.samplers.CFGGuider(blended(patcher_of(model)))
+    guider.set_conds(family.conditioning(1), family.conditioning(2))
+    sampler = comfy.samplers.sampler_object("euler")
+    with pytest.raises(ValueError, match="the LATENT contains audio and video; a LATENT with video only"):
+        guider.sample(latents, latents, sampler, torch.tensor([1.0, 0.0]), seed=0, disable_pbar=True)
+
+
 def test_applied_twice_the_last_one_counts(family):
     """Memory is budgeted for one chunk, once."""
     import comfy.patcher_extension
