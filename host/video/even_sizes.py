@@ -47,11 +47,16 @@ class FrameVideo(InputImpl.VideoFromComponents):
             return super().save_to(path, format, codec, **kwargs)
         parts = self.get_components()
         parts = replace(parts, images=to_even_images(parts.images))
-        return InputImpl.VideoFromComponents(parts, self.get_bit_depth()).save_to(path, format, codec, **kwargs)
+        return InputImpl.VideoFromComponents(parts, *_bit_depth(self)).save_to(path, format, codec, **kwargs)
 
 
 def with_any_sides(video: Input.Video) -> Input.Video:
     """The video, or a copy that can be saved as H.264 if it is one of the host's with odd sides."""
     if type(video) is not InputImpl.VideoFromComponents or not is_odd(video):
         return video
-    return FrameVideo(video.get_components(), video.get_bit_depth())
+    return FrameVideo(video.get_components(), *_bit_depth(video))
+
+
+def _bit_depth(video: Input.Video) -> tuple[int, ...]:
+    """The bits a channel that a video is saved with, where this host has a choice."""
+    return (video.get_bit_depth(),) if hasattr(video, "get_bit_depth") else ()

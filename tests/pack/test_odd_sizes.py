@@ -122,6 +122,19 @@ def test_even_sides_are_saved_as_by_the_host(host, tmp_path):
     assert np.array_equal(decoded(path), decoded(tmp_path / "plain.mp4"))
 
 
+def test_ten_bits_a_channel_are_kept(host, tmp_path):
+    from comfy_api.latest import InputImpl, Types
+    from storyreel.host.video.even_sizes import with_any_sides
+
+    if not hasattr(InputImpl.VideoFromComponents, "get_bit_depth"):
+        pytest.skip("this ComfyUI saves 8 bits a channel")
+    parts = Types.VideoComponents(images=smooth(33, 65), frame_rate=Fraction(8))
+    with_any_sides(InputImpl.VideoFromComponents(parts, 10)).save_to(str(tmp_path / "deep.mp4"))
+    with av.open(str(tmp_path / "deep.mp4")) as container:
+        assert container.streams.video[0].format.components[0].bits == 10
+    assert_even(tmp_path / "deep.mp4", smooth(33, 65))
+
+
 def test_subtitles_of_a_video_with_odd_sides(host):
     """A video of the host, which alone cannot be saved: its encoder fails."""
     kinds = {

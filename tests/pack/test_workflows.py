@@ -55,7 +55,7 @@ def test_inputs_and_values_are_as_the_nodes_declare_them(host, name):
             key: (kind, about) for key, kind, about in inputs_of(host.nodes[node["class_type"]], node["inputs"])
         }
         given = {key for key in node["inputs"] if not key.startswith("images.image")}  # as many as are linked
-        assert given <= declared.keys(), (id, node["class_type"])
+        assert given - NEWER_INPUTS.get(node["class_type"], set()) <= declared.keys(), (id, node["class_type"])
         for key, (kind, about) in declared.items():
             value = node["inputs"].get(key)
             if value is None or isinstance(value, list):
@@ -65,6 +65,16 @@ def test_inputs_and_values_are_as_the_nodes_declare_them(host, name):
                 assert value in [each["key"] if isinstance(each, dict) else each for each in choices], (id, key)
             if kind in ("INT", "FLOAT"):
                 assert about["min"] <= value <= about["max"], (id, key)
+
+
+def test_a_host_without_a_newer_input_ignores_it(host):
+    prompt = {
+        "image": {"class_type": "EmptyImage", "inputs": dict(width=32, height=16, batch_size=2, color=255)},
+        "video": {"class_type": "CreateVideo", "inputs": dict(images=["image", 0], fps=8.0, bit_depth=8)},
+        "parts": {"class_type": "GetVideoComponents", "inputs": dict(video=["video", 0])},
+        "shown": {"class_type": "PreviewImage", "inputs": dict(images=["parts", 0])},
+    }
+    assert len(host.run(prompt).outputs["shown"]["images"]) == 2
 
 
 @EVERY_WORKFLOW
@@ -82,6 +92,7 @@ def test_a_note_names_what_exists(host, name):
     assert re.findall(r"\*\*.+?\*\*\n[a-z]\w*", note) == [], "the frontend shows no space between these words"
 
 
+NEWER_INPUTS = {"CreateVideo": {"bit_depth"}}  # of the host's own nodes, but not of all hosts that the pack supports
 WEIGHTS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 FILES = ("image", "file")  # of the user's input folder
 
