@@ -17,6 +17,7 @@ class StoryReelExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from . import (
             attention,
+            banks,
             blending,
             captions,
             dynamicrafter,
@@ -36,7 +37,8 @@ class StoryReelExtension(ComfyExtension):
             video_metrics,
         )
 
-        images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *page.NODES]
+        images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *banks.NODES]
+        images += page.NODES
         clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]
         clips += [*motion.NODES, *motion_training.NODES]
         videos = [*extend.NODES, *blending.NODES, *video.NODES]

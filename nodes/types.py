@@ -10,3 +10,6 @@ MotionType = io.Custom("STORYREEL_MOTION")
 
 # A host.motion.Predictor.
 PredictorType = io.Custom("STORYREEL_PREDICTOR")
+
+# A core.attention.bank.Bank: tokens of characters.
+BankType = io.Custom("STORYREEL_BANK")

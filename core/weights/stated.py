@@ -48,13 +48,14 @@ class Real:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of up to so many letters."""
+    """A text of up to so many letters. lines: whether it may have several, or any other letters than printable ones."""
 
     most: int = 500
+    lines: bool = False
 
     def __call__(self, name: str, value) -> str:
-        if not isinstance(value, str) or len(value) > self.most or not value.isprintable():
-            raise _unexpected(name, value, f"a line of up to {self.most} letters")
+        if not isinstance(value, str) or len(value) > self.most or not (self.lines or value.isprintable()):
+            raise _unexpected(name, value, f"a {'text' if self.lines else 'line'} of up to {self.most} letters")
         return value
 
 
@@ -91,6 +92,26 @@ class Each:
 
 
 @dataclass(frozen=True)
+class Rising:
+    """A list in which each number is more than the one before, or where `falling` less. by: the field that counts, of
+    a list of objects."""
+
+    read: Each
+    by: str | None = None
+    falling: bool = False
+
+    def __call__(self, name: str, value) -> tuple | list:
+        found = self.read(name, value)
+        numbers = found if self.by is None else [entry[self.by] for entry in found]
+        field = "" if self.by is None else f".{self.by}"
+        for place, (before, number) in enumerate(zip(numbers, numbers[1:], strict=False), 1):
+            if number >= before if self.falling else number <= before:
+                than = "less" if self.falling else "more"
+                raise _unexpected(f"{name}[{place}]{field}", number, f"{than} than {before}")
+        return found
+
+
+@dataclass(frozen=True)
 class Maybe:
     """A value, or none."""
 
@@ -118,10 +139,10 @@ class Fields:
         return {field: self.fields[field](f"{name}.{field}", entry) for field, entry in value.items()}
 
 
-def read_stated(name: str, text: str, read: Read[T]) -> T:
-    """What stands under `name` in a file's metadata."""
-    if len(text) > LONGEST:
-        raise Unreadable(f"{name} has {len(text):,} letters; {LONGEST:,} at most were expected")
+def read_stated(name: str, text: str, read: Read[T], longest: int = LONGEST) -> T:
+    """What stands under `name` in a file's metadata, in at most `longest` letters."""
+    if len(text) > longest:
+        raise Unreadable(f"{name} has {len(text):,} letters; {longest:,} at most were expected")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -6,7 +6,7 @@ import pytest
 
 SHIPPED = {path.name for path in (Path(__file__).resolve().parents[2] / "models" / "storyworld").rglob("*.safetensors")}
 MINE = "zz mine.safetensors"  # alphabetically after every shipped name
-KINDS = ("checkpoints", "diffusion_models", "ipadapter", "animatediff_models", "semantic_motion")
+KINDS = ("checkpoints", "diffusion_models", "ipadapter", "animatediff_models", "semantic_motion", "storyreel_banks")
 
 
 def only_below(patch, root: Path, *kinds: str) -> None:
@@ -104,6 +104,7 @@ def hints(host) -> dict[str, str]:
             {"predictor": "none", "token_space": "IP-Adapter", "token_space.ip_adapter": None},
             "ip_adapter names no file. Put one into models/ipadapter",
         ),
+        ("StoryReelLoadBank", dict(file=None), "file names no file. Put one into models/storyreel_banks"),
         (
             "StoryReelMotionPredictorLoader",
             {"predictor": "none", "token_space": "image encoder", "token_space.encoder_folder": None},

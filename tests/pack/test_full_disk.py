@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from harness import banks
 from safetensors.torch import load_file
 from storyreel.core import training
+from storyreel.core.attention.bank import Level
 from storyreel.core.video import files
 from torch import nn
 
@@ -60,11 +62,25 @@ def write_weights(path: Path) -> None:
     clips.write(path, {"tokens": torch.arange(200_000).float()}, {"clip": "a.mp4"})
 
 
+def write_bank(path: Path) -> None:
+    from storyreel.host.attention import bank_files
+
+    bank = banks.bank(torch.float32)
+    (made,) = bank.recordings
+    step = made.steps[0]
+    made.levels[8] = Level(8, 5000, 40)
+    made.layers[step, 8] = (0,)
+    made.indices[0, step, 8] = torch.arange(5000, dtype=torch.int32)
+    made.tokens[0, step, 8, 0] = torch.arange(200_000).float().view(1, 5000, 40)
+    bank_files.save(bank, path)
+
+
 WRITERS = {
     "shot.avi": (write_video, "more is"),
     "chunk.npy": (write_tensor, "800,000 bytes are"),
     "state.safetensors": (write_state, "481,600 bytes are"),
     "tokens.safetensors": (write_weights, "800,000 bytes are"),
+    "bank.safetensors": (write_bank, "844,273 bytes are"),
 }
 
 

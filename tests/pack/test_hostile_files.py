@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import broken, dynamicrafter, streaming, tiny
+from harness import banks, broken, dynamicrafter, streaming, tiny
 from harness import motion as tiny_motion
+from harness.memory import growth
 from harness.operators import provide_nms
 from safetensors.torch import load_file, save_file
 from storyreel.core.networks.semantic_motion.config import METADATA as PREDICTOR
@@ -94,6 +95,13 @@ def write_others(path: Path) -> None:
     save_file({"last_linear.weight": torch.zeros(4, 4)}, path)
 
 
+def write_bank(path: Path) -> None:
+    from storyreel.core.attention.bank_format import encode
+
+    tensors, metadata = encode(banks.bank(torch.float16))
+    save_file(tensors, path, metadata)
+
+
 def write_script(path: Path) -> None:
     class Network(torch.nn.Module):
         def forward(self, x, rescale: bool = False, resize: bool = False, return_features: bool = False):
@@ -136,6 +144,7 @@ LOADERS = {
     "storyworld_vae": storyworld_part("autoencoder", "load_vae"),
     "aesthetic": Loader("aesthetic", write_head, opens("metrics.models", "aesthetic_head", None)),
     "facenet": Loader("facenet", write_others, opens("metrics.models", "reidentification")),
+    "bank": Loader("storyreel_banks", write_bank, opens("attention.bank_files", "load"), pickles=False),
     "i3d": Loader("i3d", write_script, opens("metrics.models", "video_features"), script=True),
 }
 OF_WEIGHTS = [name for name, loader in LOADERS.items() if not loader.script]
@@ -235,19 +244,6 @@ def test_the_error_names_the_content(put, tmp_path):
         "is an archive of 1 files, a.npy among them; a checkpoint of torch.save was expected"
         in messages["numpy's archive"]
     )
-
-
-def growth(call: Callable) -> int:
-    """Bytes that the process's memory grew by at most while it ran."""
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
-    def read(name: str) -> int:
-        return 1024 * int(status.read_text().partition(f"{name}:")[2].split()[0])
-
-    reset.write_text("5")  # resets the peak
-    before = read("VmRSS")
-    call()
-    return read("VmHWM") - before
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak memory from /proc")
