@@ -415,6 +415,27 @@ def test_a_file_of_another_program_is_read_by_the_node(host, folder):
     assert made.images[0].preview.tolist() == [[[0, 1, 2], [3, 4, 5]]]
 
 
+@pytest.mark.parametrize(
+    ("limit", "place", "most", "more"),
+    [
+        ("4,096 images", ("recordings", 0, "images"), 4096, {"characters": [], "number": 0}),
+        ("1,000 characters", ("recordings", 0, "images", 0, "characters"), 1000, "a"),
+        ("16,384 noise levels", ("recordings", 0, "origin", "sigmas"), 16_384, 1.0),
+    ],
+)
+def test_the_limits_of_the_document_are_those_of_the_reader(host, folder, limit, place, most, more):
+    assert limit in DOCUMENT
+    sentence = f"{place[-1]} is a list of {most + 1}; a list of "
+    assert sentence in refusal(folder, written(changed(place, [more] * (most + 1)), parts()))
+    metadata = changed(place, [more] * most)
+    if place[-1] == "images":  # of which no tokens are stored
+        metadata["recordings"][0]["steps"] = []
+        (folder / "whole.safetensors").write_bytes(written(metadata, {}))
+    else:
+        (folder / "whole.safetensors").write_bytes(written(metadata, parts()))
+    assert len(load(host, "whole.safetensors").values["load"][0].recordings) == 1
+
+
 # Refusals
 
 
