@@ -17,6 +17,7 @@ class StoryReelExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from . import (
             attention,
+            bank_reader,
             banks,
             blending,
             captions,
@@ -27,6 +28,7 @@ class StoryReelExtension(ComfyExtension):
             motion,
             motion_training,
             page,
+            record,
             sampling,
             shot_parts,
             shots,
@@ -38,7 +40,7 @@ class StoryReelExtension(ComfyExtension):
         )
 
         images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *banks.NODES]
-        images += page.NODES
+        images += [*record.NODES, *bank_reader.NODES, *page.NODES]
         clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]
         clips += [*motion.NODES, *motion_training.NODES]
         videos = [*extend.NODES, *blending.NODES, *video.NODES]

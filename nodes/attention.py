@@ -11,8 +11,9 @@ from ..host.attention.patch import apply_consistent_attention
 from ..host.attention.sampling_state import PatchRange
 from ..host.attention.unet_blocks import BLOCKS
 from ..host.common import messages
-from .node import StoryReelNode, check_option, read_values
-from .types import StoryType
+from .bank_reader import BankReaderNode
+from .node import check_option, read_values
+from .types import BankType, StoryType
 
 
 def _inputs(preset: str) -> list[io.Input]:
@@ -113,7 +114,7 @@ def _read_unprefixed(preset: str, given: dict) -> dict:
     return read_values(declared, given)
 
 
-class StoryReelConsistentAttention(StoryReelNode):
+class StoryReelConsistentAttention(BankReaderNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -124,6 +125,8 @@ class StoryReelConsistentAttention(StoryReelNode):
             "in all of them. For SD1.5 to SD3.5, Flux, Chroma, Qwen-Image, Z-Image, Krea 2, Anima and Wan; needs no "
             "training and no extra weights.",
             search_aliases=["StoryDiffusion", "consistent characters", "story", "CSA"],
+            enable_expand=True,
+            hidden=BankReaderNode.HIDDEN,
             inputs=[
                 io.Model.Input(
                     "model",
@@ -164,6 +167,12 @@ class StoryReelConsistentAttention(StoryReelNode):
                     optional=True,
                     tooltip="The characters in white, one mask for all frames or one per frame. Only tokens inside the "
                     "mask are shared, so backgrounds stay different. Without a mask, the whole image is shared.",
+                ),
+                BankType.Input(
+                    "bank",
+                    optional=True,
+                    tooltip="Characters that an earlier run recorded, from Record Characters or Load Bank. Frames of "
+                    "these characters read the bank and not each other, so a story may have any number of frames.",
                 ),
                 io.Combo.Input(
                     "apply_to",
@@ -212,6 +221,7 @@ class StoryReelConsistentAttention(StoryReelNode):
         seed,
         story=None,
         mask=None,
+        bank=None,
         apply_to="both",
         positions="same",
         memory_mb=64,
@@ -247,8 +257,8 @@ class StoryReelConsistentAttention(StoryReelNode):
             apply_to=apply_to,
             extra_bytes=memory_mb << 20,
         )
-        cast = None if story is None else story.cast
-        return io.NodeOutput(apply_consistent_attention(model, settings, patch_range, cast, mask))
+        cast, prompts = (None, None) if story is None else (story.cast, story.prompts)
+        return io.NodeOutput(apply_consistent_attention(model, settings, patch_range, cast, mask, bank, prompts))
 
 
 NODES = [StoryReelConsistentAttention]

@@ -7,6 +7,7 @@ from ..host.attention import bank_files
 from ..host.common.folders import file_choices
 from ..host.common.kept_files import kept_files
 from ..host.common.loading import SAFETENSORS
+from .bank_reader import BankReaderNode
 from .node import StoryReelNode
 from .story import CATEGORY
 from .types import BankType
@@ -14,7 +15,7 @@ from .types import BankType
 MOST_BANKS = 50
 
 
-class StoryReelSaveBank(StoryReelNode):
+class StoryReelSaveBank(BankReaderNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -24,6 +25,8 @@ class StoryReelSaveBank(StoryReelNode):
             description="Saves a bank of characters to a file, so that later stories show the same characters.",
             search_aliases=["keep character", "character file", "StoryDiffusion", "storyreel_banks"],
             is_output_node=True,
+            enable_expand=True,
+            hidden=BankReaderNode.HIDDEN,
             inputs=[
                 BankType.Input("bank", tooltip="The bank to save, for instance from Record Characters."),
                 io.String.Input(
@@ -90,7 +93,7 @@ class StoryReelLoadBank(StoryReelNode):
         return io.NodeOutput(bank, ui={"text": [describe(bank)]})
 
 
-class StoryReelMergeBanks(StoryReelNode):
+class StoryReelMergeBanks(BankReaderNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         banks = io.Autogrow.TemplateNames(
@@ -104,6 +107,8 @@ class StoryReelMergeBanks(StoryReelNode):
             category=CATEGORY,
             description="Makes one bank of several, so that their characters appear in one story.",
             search_aliases=["combine characters", "join banks", "StoryDiffusion"],
+            enable_expand=True,
+            hidden=BankReaderNode.HIDDEN,
             has_intermediate_output=True,  # shows its text after a cached run, too
             inputs=[
                 io.Autogrow.Input(

@@ -28,6 +28,11 @@ class StoryReelNode(io.ComfyNode):
         if isinstance(execute, classmethod) and not hasattr(execute.__func__, "__wrapped__"):
             cast(Any, cls).execute = classmethod(_checked(execute.__func__))
 
+    @classmethod
+    def expand_first(cls, values: dict) -> io.NodeOutput | None:
+        """A graph that runs in place of `execute`, for inputs that are not ready; None if they are."""
+        return None
+
 
 def check_option(node: type[StoryReelNode], name: str, value) -> bool | str:
     """For `validate_inputs`: whether a DynamicCombo has the option, which the host does not check.
@@ -87,6 +92,17 @@ class PreflightNode(StoryReelNode):
         return missing
 
 
+def flat_inputs(declared: list[io.Input], values: dict) -> dict:
+    """The values that `execute` gets, named as in a graph: those of a dynamic input after its name and a dot."""
+    dynamic, flat = {entry.id for entry in declared if isinstance(entry, io.DynamicCombo.Input | io.Autogrow.Input)}, {}
+    for name, value in values.items():
+        if name in dynamic and isinstance(value, dict):
+            flat |= {key if key == name else f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 def _value_alone(value):
     """Where the host checks for lazy inputs, it gives those of a dynamic choice as (value, name)."""
     if isinstance(value, tuple):
@@ -105,6 +121,8 @@ def _checked(execute: Callable) -> Callable:
         title = title_of(schema)
         with messages.collecting(title) as warnings:
             with _fit_errors(title):
+                if (result := cls.expand_first(values)) is not None:
+                    return result
                 result = execute(cls, **read_values(schema.inputs, values, schema.is_input_list))
         return _with_warnings(result, warnings)
 

@@ -11,5 +11,5 @@ MotionType = io.Custom("STORYREEL_MOTION")
 # A host.motion.Predictor.
 PredictorType = io.Custom("STORYREEL_PREDICTOR")
 
-# A core.attention.bank.Bank: tokens of characters.
+# A core.attention.bank.Bank: tokens of characters, from Record Characters or a file.
 BankType = io.Custom("STORYREEL_BANK")

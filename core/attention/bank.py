@@ -125,11 +125,14 @@ class Recording:
 
 
 class Bank:
-    """Recordings, of one run or of several. `finished`: no run is still recording into it."""
+    """Recordings, of one run or of several.
 
-    def __init__(self, recordings: Iterable[Recording] = (), *, finished: bool = True):
+    finished: no run has yet to record into it. node: the id of the node whose MODEL records; "" = none does.
+    """
+
+    def __init__(self, recordings: Iterable[Recording] = (), *, finished: bool = True, node: str = ""):
         self.recordings = list(recordings)
-        self.finished = finished
+        self.finished, self.node = finished, node
 
     @property
     def images(self) -> list[tuple[Recording, int]]:

@@ -45,6 +45,10 @@ class Settings:
     dense_early_read: bool = False
     seed: int = 0
 
+    def rate_at(self, pixels: int) -> float:
+        """The sampling rate of a level whose tokens span so many pixels."""
+        return self.sampling_rate if pixels >= draws.COARSE else self.sampling_rate_fine
+
 
 @dataclass(frozen=True)
 class SharedTokens:
@@ -106,9 +110,7 @@ def draw_shared_tokens(
     A sample is keyed by step, level and frame, so all layers of a level and all passes of a step use the same one.
     """
     dense = phase is Phase.BEFORE
-    rate = settings.sampling_rate if pixels >= draws.COARSE else settings.sampling_rate_fine
-    if dense:
-        rate = 1.0
+    rate = 1.0 if dense else settings.rate_at(pixels)
     groups = find_groups(frames, cast, settings.rules)
     if dense:
         sources = {row for group in groups for row in group.sources}

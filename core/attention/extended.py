@@ -16,8 +16,9 @@ parts as well, and the partial softmaxes are merged by their log-sum-exp.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def extended_attention(
     *,
     shared: tuple[Tensor, Tensor] | None = None,
     own: Sequence[Tensor] | None = None,
-    stored: Sequence[tuple[Tensor, Tensor]] = (),
+    stored: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({}),
     strength: float = 1.0,
     limit: int = 64 << 20,
     attend: Attend = attend_plain,
@@ -51,7 +52,7 @@ def extended_attention(
     samples: for each group the shared token indices [m] of each source row, in the order of `group.sources`.
     shared: the keys and values [B, T, heads, d] that `samples` are indices into; None = k and v.
     own: for each row the indices [m] of its own tokens that it reads, ascending; None = all.
-    stored: keys and values [m, heads, d] of the tokens of each image of a bank, see `Group.stored`.
+    stored: keys and values [m, heads, d] of images of a bank, by the numbers of `Group.stored`.
     strength: weight of a shared token in the softmax; 1 as published, 0 removes it.
     limit: bytes that queries, keys, values and output of one call may take beyond q, k, v and the result.
     whole_heads: always pass all heads and keys in one call, for an `attend` that needs them together.
@@ -122,7 +123,7 @@ class _Call:
     out: Tensor
     shared: tuple[Tensor, Tensor] | None
     own: Sequence[Tensor] | None
-    stored: Sequence[tuple[Tensor, Tensor]]
+    stored: Mapping[int, tuple[Tensor, Tensor]]
     strength: float
     limit: int
     attend: Attend
@@ -142,12 +143,10 @@ class _Call:
         return self.k.shape[3] * self.k.element_size()
 
     def only_heads(self, first: int, count: int) -> "_Call":
-        def part(tensor: Tensor) -> Tensor:
-            return tensor[:, :, first : first + count]
-
-        own = {"q": part(self.q), "k": part(self.k), "v": part(self.v), "out": part(self.out)}
-        shared = None if self.shared is None else (part(self.shared[0]), part(self.shared[1]))
-        stored = [(k[:, first : first + count], v[:, first : first + count]) for k, v in self.stored]
+        part = slice(first, first + count)
+        own = {name: getattr(self, name)[:, :, part] for name in ("q", "k", "v", "out")}
+        shared = None if self.shared is None else (self.shared[0][:, :, part], self.shared[1][:, :, part])
+        stored = {image: (k[:, part], v[:, part]) for image, (k, v) in self.stored.items()}
         return replace(self, **own, shared=shared, stored=stored)
 
     def add_plain(self, group: Group) -> None:

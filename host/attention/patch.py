@@ -8,14 +8,17 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...core.attention.bank import Bank
 from ...core.attention.consistent import Settings
 from ...core.attention.schedule import describe_idle, describe_steps
 from ...core.attention.sharing import Cast, find_groups
 from ...core.story.frames import frames_in
 from ..common import messages
 from ..common.attention_patches import remove_patches
+from .bank_model import check_size
 from .families import Family, family_of
-from .sampling_state import KEY, NODE, PatchConfig, PatchRange, SamplingState
+from .recording import RECORD, recording
+from .sampling_state import CONFIG, KEY, NODE, PatchConfig, PatchRange, SamplingState
 from .transformer import TransformerSeam
 from .unet import SharedAttention, UNetSeam
 
@@ -23,11 +26,18 @@ FEW_STEPS = 9  # distilled transformers run 4 to 9
 
 
 def apply_consistent_attention(
-    model: ModelPatcher, settings: Settings, patch_range: PatchRange, cast: Cast | None, mask: Tensor | None = None
+    model: ModelPatcher,
+    settings: Settings,
+    patch_range: PatchRange,
+    cast: Cast | None,
+    mask: Tensor | None = None,
+    bank: Bank | None = None,
+    prompts: tuple[str, ...] | None = None,
 ) -> ModelPatcher:
     """A clone of `model` whose self-attention shares tokens between the frames of a batch.
 
-    mask: [frames or 1, H, W] of any size, 1 where tokens are shared.
+    mask: [frames or 1, H, W] of any size, 1 where tokens are shared. bank: finished; frames also read the tokens of
+    their characters in it, and share none of these characters with each other. prompts: of each frame of the story.
 
     A second application replaces the first. At strength 0 the clone has no patch of this kind. A setting without effect
     is reported on the node, now or when the model samples. Raises ValueError for a network that is neither an image
@@ -36,7 +46,11 @@ def apply_consistent_attention(
     family = family_of(model)
     if family is not None:  # a transformer has one level
         settings = replace(settings, sampling_rate_fine=settings.sampling_rate)
-    config = PatchConfig(settings, patch_range, cast, mask, messages.current_node())
+        if bank is not None:
+            raise ValueError(
+                f"bank holds tokens of a UNet, and MODEL is {family.name}; SD1.5, SD2.x or SDXL is expected."
+            )
+    config = PatchConfig(settings, patch_range, cast, mask, bank, prompts, messages.current_node())
     seam = UNetSeam(model, config) if family is None else _transformer_seam(family, model, config)
     patched = model.clone()
     _remove(patched)
@@ -45,6 +59,7 @@ def apply_consistent_attention(
     if settings.strength == 0:
         return patched
     seam.install(patched)
+    patched.model_options["transformer_options"][CONFIG] = config
 
     def around_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         guider = executor.class_obj
@@ -54,11 +69,22 @@ def apply_consistent_attention(
         sampling = guider.model_patcher.get_model_object("model_sampling")
         state = SamplingState.begin(config, sampling, sigmas, noise, frames, conds)
         few = isinstance(seam, TransformerSeam) and len(sigmas) <= FEW_STEPS + 1
-        message = _describe_run(config, state, sigmas, len(noise), few) if idle is None else None
+        if bank is not None:
+            check_size(bank, *noise.shape[-2:])
+            state.reader = seam.reader(guider)
+        record = guider.model_options["transformer_options"].get(RECORD)
+        message = None
+        if idle is None and not (record is not None and len(noise) == 1):  # a single image can be recorded
+            message = _describe_run(config, state, sigmas, len(noise), few)
         if message:
             state.warn_once(message)
         guider.model_options["transformer_options"][KEY] = state
-        out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        if record is None:
+            out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        else:
+            with recording(record, config, state, guider, noise, sampler, sigmas) as samples:
+                out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+                samples.append(out)
         if idle is None and message is None:
             if state.every_cond and patch_range.apply_to != "both":
                 state.warn_once(
@@ -88,6 +114,7 @@ def _remove(model: ModelPatcher) -> None:
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
     model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    model.model_options["transformer_options"].pop(CONFIG, None)
 
 
 def _check_batch(latents: Tensor, cast: Cast | None, mask: Tensor | None) -> tuple[int, ...] | None:
@@ -120,9 +147,18 @@ def _describe_idle(settings: Settings, patch_range: PatchRange, mask: Tensor | N
 
 def _describe_run(config: PatchConfig, state: SamplingState, sigmas: Tensor, images: int, few: bool) -> str | None:
     """Why a run will share no tokens, or too few; None if it will. few: whether its steps are."""
+    frames = state.frames_at(tuple(range(images)))
+    if config.bank is not None:
+        if any(config.bank_images(frames)):
+            return describe_steps(config.settings, config.patch_range.percents, state.phases, sigmas.tolist(), few)
+        names = frozenset().union(*(() if config.cast is None else config.cast[frame] for frame in frames))
+        if not names:  # [NC] frames read nothing, as they should
+            return None
+        shown = ", ".join(sorted(names))
+        held = ", ".join(sorted(config.bank.characters)) or "one character without a name"
+        return f"the bank holds {held}, and the STORY shows {shown} here; nothing is read from it."
     if images == 1:
         return "the LATENT has 1 image, so no tokens are shared; use a batch of at least 2 images."
-    frames = state.frames_at(tuple(range(images)))
     if not any(group.sources for group in find_groups(frames, config.cast, config.settings.rules)):
         return (
             "no frames share tokens, so this node has no effect: no character is in two frames, or tile_size and "

@@ -1,18 +1,32 @@
 """The state of a sampling run with Consistent Self-Attention, and the messages about it."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ...core.attention.bank import Bank
 from ...core.attention.consistent import Phase, Settings, SharedTokens, draw_shared_tokens, tokens_in_mask
 from ...core.attention.schedule import Percents, Phases, phases_of, step_of
 from ...core.attention.sharing import Cast
 from ..common import messages
 
+if TYPE_CHECKING:
+    from .bank_reading import BankReader
+    from .recording import Run
+
 KEY = "storyreel_consistent_attention"
+CONFIG = "storyreel_consistent_attention_config"  # in transformer_options: the `PatchConfig` of the node
 NODE = "Consistent Self-Attention"
+
+
+class Misfit(Exception):
+    """An attention call that cannot share tokens; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,7 @@ class PatchConfig:
     """One application of the node: settings, range, and the characters of each frame.
 
     mask: [frames or 1, H, W]; only tokens inside are shared and read shared ones. None = the whole image.
+    bank: is read besides; its characters share no other tokens. prompts: of each frame of the story, for a recording.
     node: id of the node that shows the messages; None = log only.
     """
 
@@ -55,7 +70,22 @@ class PatchConfig:
     patch_range: PatchRange
     cast: Cast | None
     mask: Tensor | None = None
+    bank: Bank | None = None
+    prompts: tuple[str, ...] | None = None
     node: str | None = None
+
+    @property
+    def sharing_cast(self) -> Cast | None:
+        """The characters that share tokens in the batch: those that the bank does not hold. None: see `cast`."""
+        if self.bank is None or self.cast is None:
+            return self.cast
+        return [names - self.bank.characters for names in self.cast]
+
+    def bank_images(self, frames: Sequence[int]) -> list[tuple[int, ...]]:
+        """The images of the bank that each of these frames reads; without a story, all of them."""
+        if self.bank is None:
+            return [()] * len(frames)
+        return [self.bank.images_of(None if self.cast is None else self.cast[frame]) for frame in frames]
 
 
 @dataclass
@@ -69,6 +99,7 @@ class SamplingState:
     every_cond: the guider has other conds than cond and uncond, so all of them share tokens.
     conds: the conds that the model was called with: 0 cond, 1 uncond.
     passes, blocks_met: of a transformer, its forward passes, and the blocks whose attention this node saw.
+    reader: of the bank. recording: what this run records.
     """
 
     phases: Phases
@@ -86,16 +117,18 @@ class SamplingState:
     every_cond: bool = False
     passes: int = 0
     blocks_met: set[int] = field(default_factory=set)
+    reader: BankReader | None = None
+    recording: Run | None = None
 
     @classmethod
-    def without_sampler(cls) -> "SamplingState":
+    def without_sampler(cls) -> SamplingState:
         """For a forward pass without a sampler: every sigma is early."""
         return cls(Phases(start=math.inf, switch=0.0, end=0.0))
 
     @classmethod
     def begin(
         cls, config: PatchConfig, model_sampling, sigmas: Tensor, noise: Tensor, frames=None, conds: int = 2
-    ) -> "SamplingState":
+    ) -> SamplingState:
         """noise: of the batch. conds: number of the guider's conds."""
         phases = phases_of(config.patch_range.percents, model_sampling.percent_to_sigma, sigmas.tolist())
         height, width = noise.shape[-2:]
@@ -158,6 +191,10 @@ class SamplingState:
         """Why a mask of the whole image does not fit the tokens of a call; None if it fits."""
         if queries != tokens:
             return f"another patch merges {tokens} tokens into {queries}"
+        return self.describe_area(height, width)
+
+    def describe_area(self, height: int, width: int) -> str | None:
+        """Why a call is for a part of the image; None if it is for all of it. height, width: of the model's input."""
         if self.size not in (None, (height, width)):
             return (
                 f"a conditioning covers an area of {height} x {width} of {self.size[0]} x {self.size[1]} latent pixels"
@@ -177,11 +214,13 @@ class SamplingState:
         indices: position in the batch of each image of the call. size: (height, width) of the level in tokens, after
         the number of latent frames in a video model.
         """
+        if config.bank is not None and config.cast is None:  # then all images show what the bank holds
+            return None
         key = (config, indices, self.phase is Phase.BEFORE, pixels, size, device)
         if key not in self.shared_tokens:
             drawn = draw_shared_tokens(
                 config.settings,
-                config.cast,
+                config.sharing_cast,
                 self.frames_at(indices),
                 phase=self.phase,
                 step=self.step,

@@ -46,6 +46,9 @@ class TransformerSeam:
         """Patch a clone of the model."""
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.around_model)
 
+    def reader(self, guider) -> None:
+        """No transformer reads a bank."""
+
     def check(self, model_options: dict) -> None:
         """Later patches are no harm: the override is set when the model runs."""
 

@@ -18,8 +18,8 @@ from ...core.attention.extended import extended_attention
 from ...core.attention.positions import Rope, movement
 from ..common.attention_override import by_name, chained
 from .families import Family, Forward
-from .sampling_state import PatchConfig, SamplingState, batch_indices
-from .transformer_call import Call, Misfit, by_head, unmasked_tokens
+from .sampling_state import Misfit, PatchConfig, SamplingState, batch_indices
+from .transformer_call import Call, by_head, unmasked_tokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .sampling_state import options_of_cond
+from .sampling_state import Misfit, options_of_cond
 
 REMOVES_A_KEY = -1e4  # the additive mask, or less
-
-
-class Misfit(Exception):
-    """An attention call that cannot share tokens; the message says why."""
 
 
 @dataclass(frozen=True)

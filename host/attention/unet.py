@@ -8,7 +8,6 @@ values.
 The patch stores nothing. The state of a run is a `SamplingState` in the run's own copy of transformer_options.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -20,8 +19,11 @@ from ...core.attention.consistent import SharedTokens, layer_shares
 from ...core.attention.extended import extended_attention
 from ..common.attention_override import OVERRIDE
 from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
-from .sampling_state import KEY, NODE, PatchConfig, SamplingState, batch_indices, options_of_cond
+from .bank_model import check_model
+from .bank_reading import BankReader
+from .sampling_state import KEY, NODE, Misfit, PatchConfig, SamplingState, options_of_cond
 from .unet_blocks import choose_stages, self_attention_layers
+from .unet_call import UNetCall
 
 
 class UNetSeam:
@@ -35,10 +37,12 @@ class UNetSeam:
         layers = self_attention_layers(model)
         stages = choose_stages(config.patch_range)
         self.config = config
+        self.layers = {layer.number: layer for layer in layers if layer.block[0] in stages}
         self.blocks: dict[tuple[str, int], dict[int, int]] = {}
-        for number, layer in enumerate(layers):
-            if layer.block[0] in stages:
-                self.blocks.setdefault(layer.block, {})[layer.index] = number
+        for layer in self.layers.values():
+            self.blocks.setdefault(layer.block, {})[layer.index] = layer.number
+        if config.bank is not None:
+            check_model(config.bank, model, layers)
         self.keys = []
 
     def install(self, model: ModelPatcher) -> None:
@@ -48,6 +52,11 @@ class UNetSeam:
         for key in self.keys:
             patch = SharedAttention(self.config, self.blocks[key[:2]], before.get(key))
             model.set_model_attn1_replace(patch, *key)
+
+    def reader(self, guider) -> BankReader | None:
+        """Of the bank in a sampling run; None without a bank."""
+        bank = self.config.bank
+        return None if bank is None else BankReader.of(bank, self.config.settings, guider, self.layers)
 
     def describe_run(self, state: SamplingState) -> str | None:
         """What a finished run did not share for reasons unknown before it: nothing, see `check`."""
@@ -71,43 +80,42 @@ class SharedAttention:
         state = extra_options.get(KEY) or SamplingState.without_sampler()
         state.enter(extra_options)
         layer = self.layers[extra_options["block_index"]]
-        if not layer_shares(config.settings, state.phase, state.step, layer):
+        shares = layer_shares(config.settings, state.phase, state.step, layer)
+        reader = state.reader
+        if reader is not None and not reader.reads(state.phase, state.step, layer):
+            reader = None
+        if not shares and reader is None:
             return self.attend(q, k, v, extra_options)
-
-        conds = extra_options["cond_or_uncond"]
-        height, width = extra_options["activations_shape"][-2:]
-        images, tokens = len(q) // len(conds), height * width
-        if len(k) != len(q) or k.shape[1] != tokens or len(q) % len(conds):
-            state.warn_once(
-                f"another patch rearranges the {height} x {width} tokens of a level, so no tokens are shared there "
-                f"(queries {tuple(q.shape[:2])}, keys {tuple(k.shape[:2])}, expected keys ({len(q)}, {tokens}))."
-            )
+        try:
+            call = UNetCall.read(q, k, extra_options, state)
+            if config.mask is not None:
+                if conflict := state.describe_mask_conflict(q.shape[1], call.tokens, *call.latent_size):
+                    raise Misfit(f"{conflict}; the mask does not fit there")
+        except Misfit as misfit:
+            state.warn_once(f"{misfit}, so no tokens are shared there.")
             return self.attend(q, k, v, extra_options)
-
-        latent_size = extra_options["original_shape"][-2:]
-        if config.mask is not None and (conflict := state.describe_mask_conflict(q.shape[1], tokens, *latent_size)):
-            state.warn_once(f"{conflict}; the mask does not fit there, so no tokens are shared there.")
-            return self.attend(q, k, v, extra_options)
-        pixels = 8 * 2 ** round(math.log2(math.prod(latent_size) / tokens) / 2)
-        indices = batch_indices(extra_options, images)
-        if conflict := state.describe_other_images(indices, extra_options):
-            state.warn_once(f"{conflict}, so no tokens are shared there.")
-            return self.attend(q, k, v, extra_options)
-        shared = state.draw(config, indices, pixels, (height, width), q.device)
-        if shared is None:
+        size = (call.height, call.width)
+        shared = state.draw(config, call.indices, call.pixels, size, q.device) if shares else None
+        stored = () if reader is None else config.bank_images(state.frames_at(call.indices))
+        if shared is None and not any(stored):
             return self.attend(q, k, v, extra_options)
 
         out = torch.empty_like(q)
-        for chunk, cond in enumerate(conds):
-            rows = slice(chunk * images, (chunk + 1) * images)
-            tokens_of_cond = shared if state.applies_to(config, cond) else SharedTokens.none(images)
-            options = options_of_cond(extra_options, chunk)
-            self.extend(q[rows], k[rows], v[rows], tokens_of_cond, options, state, out[rows])
-        mask = state.token_mask(config, indices, (height, width), q.device)
+        for chunk, cond in enumerate(call.conds):
+            rows = slice(chunk * call.images, (chunk + 1) * call.images)
+            applies, options = state.applies_to(config, cond), options_of_cond(extra_options, chunk)
+            tokens = shared if shared is not None and applies else SharedTokens.none(call.images)
+            pairs = {}
+            if reader is not None and applies and any(stored):
+                heads = extra_options["n_heads"]
+                pairs = reader.read(state.phase, state.step, layer, cond, stored, heads, k)
+                tokens = tokens.with_stored([tuple(place for place in row if place in pairs) for row in stored])
+            self.extend(q[rows], k[rows], v[rows], tokens, pairs, options, state, out[rows])
+        mask = state.token_mask(config, call.indices, size, q.device)
         if mask is None:
             return out
         plain = self.attend(q, k, v, extra_options)
-        return torch.where(mask.repeat(len(conds), 1)[..., None], out, plain, out=out)
+        return torch.where(mask.repeat(len(call.conds), 1)[..., None], out, plain, out=out)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
         """Attention without this patch."""
@@ -115,8 +123,10 @@ class SharedAttention:
             return self.previous(q, k, v, extra_options)
         return _attend(q, k, v, extra_options["n_heads"], None, extra_options)
 
-    def extend(self, q, k, v, shared: SharedTokens, extra_options: dict, state: SamplingState, out: Tensor) -> None:
-        """Attention of cond or uncond over own and shared tokens, written into `out`."""
+    def extend(
+        self, q, k, v, shared: SharedTokens, stored: dict, extra_options: dict, state: SamplingState, out: Tensor
+    ) -> None:
+        """Attention of cond or uncond over own, shared and stored tokens, written into `out`."""
         previous, heads = self.previous, extra_options["n_heads"]
 
         def attend(q, k, v, heads, bias):
@@ -133,6 +143,7 @@ class SharedAttention:
             v,
             shared.groups,
             shared.samples,
+            stored=stored,
             strength=self.config.settings.strength,
             limit=self.config.patch_range.extra_bytes,
             attend=attend,

@@ -1,12 +1,14 @@
 """The self-attention layers of the host's image UNets (SD1.5, SD2.x, SDXL), with the keys of their patches."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from comfy.model_patcher import ModelPatcher
 from torch.nn import Module
 
+from ...core.attention.bank_plan import LayerSize
 from .families import FAMILIES
 from .sampling_state import PatchRange
 
@@ -21,10 +23,28 @@ BLOCKS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One attn1. `block` is ("input" | "middle" | "output", id), `index` its position in the block's transformer."""
+    """One attn1. `block` is ("input" | "middle" | "output", id), `index` its position in the block's transformer.
+
+    number: its position in the network. path: the name of its module in the network. halvings: how often the latents
+    were halved before it. channels: of a token.
+    """
 
     block: tuple[str, int]
     index: int
+    number: int
+    path: str
+    halvings: int
+    channels: int
+
+    def measure(self, height: int, width: int) -> LayerSize:
+        """Its tokens, of latents of this size."""
+        for _ in range(self.halvings):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return LayerSize(8 << self.halvings, height * width, self.channels)
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return (*self.block, self.index)
 
 
 def self_attention_layers(model: ModelPatcher) -> list[Layer]:
@@ -39,24 +59,27 @@ def self_attention_layers(model: ModelPatcher) -> list[Layer]:
             "Consistent Self-Attention works with the UNets of SD1.5, SD2.x and SDXL, and with the transformers "
             f"{', '.join(family.name for family in FAMILIES)}."
         )
-    stages: list[tuple[tuple[str, int], Module]] = [(("input", i), block) for i, block in enumerate(unet.input_blocks)]
+    stages: list[tuple[tuple[str, int], str, Module]] = [
+        (("input", i), f"input_blocks.{i}", block) for i, block in enumerate(unet.input_blocks)
+    ]
     if unet.middle_block is not None:
-        stages.append((("middle", 0), unet.middle_block))
-    stages += [(("output", i), block) for i, block in enumerate(unet.output_blocks)]
-    layers = []
-    for key, block in stages:
-        for module in block.children():
+        stages.append((("middle", 0), "middle_block", unet.middle_block))
+    stages += [(("output", i), f"output_blocks.{i}", block) for i, block in enumerate(unet.output_blocks)]
+    layers, halvings = [], 0
+    for key, name, block in stages:
+        for place, module in block.named_children():
+            halvings += isinstance(module, Downsample) - isinstance(module, Upsample)
             if isinstance(module, SpatialVideoTransformer):
                 raise ValueError(
                     f"MODEL is the video model {type(model.model).__name__}; "
                     "Consistent Self-Attention needs an image model, a UNet of SD1.5, SD2.x or SDXL."
                 )
             if isinstance(module, SpatialTransformer):
-                layers += [
-                    Layer(key, i)
-                    for i, transformer in enumerate(module.transformer_blocks)
-                    if not transformer.disable_self_attn
-                ]
+                blocks: Any = module.transformer_blocks
+                for i, transformer in enumerate(blocks):
+                    if not transformer.disable_self_attn:
+                        path = f"{name}.{place}.transformer_blocks.{i}.attn1"
+                        layers.append(Layer(key, i, len(layers), path, halvings, transformer.attn1.to_q.in_features))
     return layers
 
 

@@ -1,13 +1,71 @@
-"""The host's graph expansion, for nodes that expand into others."""
+"""The host's graph: its expansion, for nodes that expand into others, and what a node's output leads to."""
 
 import uuid
+from collections.abc import Iterator
 
-from comfy_execution.graph_utils import GraphBuilder
+import nodes
+from comfy_execution.graph import DynamicPrompt
+from comfy_execution.graph_utils import GraphBuilder, is_link
+from comfy_execution.progress import get_progress_state
 
-__all__ = ["GraphBuilder", "new_expansion"]
+__all__ = ["GraphBuilder", "current_prompt", "depends_on", "new_expansion", "samplers_of"]
+
+PASSES_ON = {"MODEL", "GUIDER"}  # types of outputs that hold a model which is yet to be sampled
 
 
 def new_expansion() -> str:
     """A name that no other expansion has. The host caches the outputs of inner nodes by their inputs, so an inner node
     that must run again takes this name as one of its inputs."""
     return uuid.uuid4().hex
+
+
+def current_prompt() -> DynamicPrompt:
+    """The graph that runs, also while the host asks its nodes whether they have changed."""
+    return get_progress_state().dynprompt
+
+
+def samplers_of(prompt: DynamicPrompt, node: str, slot: int = 0) -> list[str]:
+    """The nodes that use the MODEL in a node's output for something other than a MODEL: samplers, as a rule.
+
+    slot: number of the output. The MODEL is followed through nodes that patch it, and through guiders.
+    """
+    consumers: dict[tuple[str, int], list[str]] = {}
+    for other in sorted(prompt.all_node_ids()):
+        for id, output in _links(prompt, other):
+            consumers.setdefault((id, output), []).append(other)
+    found, pending, visited = [], [(node, slot)], set()
+    while pending:
+        output = pending.pop()
+        if output in visited:
+            continue
+        visited.add(output)
+        for consumer in consumers.get(output, ()):
+            types = _output_types(prompt.get_node(consumer)["class_type"])
+            pending += [(consumer, number) for number, type in enumerate(types) if type in PASSES_ON]
+            if not types or any(type not in PASSES_ON for type in types):
+                found.append(consumer)
+    return sorted(set(found))
+
+
+def depends_on(prompt: DynamicPrompt, node: str, other: str) -> bool:
+    """Whether a node needs the outputs of another one, directly or through nodes between them."""
+    pending, visited = [node], set()
+    while pending:
+        if (id := pending.pop()) == other:
+            return True
+        if id not in visited and prompt.has_node(id):
+            visited.add(id)
+            pending += [source for source, _ in _links(prompt, id)]
+    return False
+
+
+def _links(prompt: DynamicPrompt, node: str) -> Iterator[tuple[str, int]]:
+    for value in prompt.get_node(node)["inputs"].values():
+        if is_link(value):
+            yield value[0], int(value[1])
+
+
+def _output_types(class_type: str) -> list[str]:
+    # pyright finds the pack's folder of that name instead of the host's module
+    classes = nodes.NODE_CLASS_MAPPINGS  # pyright: ignore[reportAttributeAccessIssue]
+    return list(getattr(classes.get(class_type), "RETURN_TYPES", ()))

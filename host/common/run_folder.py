@@ -66,6 +66,12 @@ def upstream_keys(prompt, node: str, names: Iterable[str]) -> dict[str, str]:
     return {name: key_of(name) for name in names}
 
 
+def node_keys(prompt, ids: Iterable[str]) -> list[str]:
+    """Keys of these nodes: of all that they compute, see `upstream_keys`."""
+    graph_key = _graph_keys(prompt)
+    return [name_of(graph_key([id, 0])) for id in ids]
+
+
 def _graph_keys(prompt) -> Callable[[object], list]:
     """A function from the value of an input, a link or a widget's value, to what JSON can hold and stands for it. It
     visits each node of the graph once."""

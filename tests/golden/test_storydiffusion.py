@@ -51,12 +51,11 @@ class Golden(GoldenFile):
             q, k, v = (tensor.unflatten(-1, (heads, -1)) for tensor in (q, k, v))
             shared = SharedTokens.none(len(hidden)) if shared is None else SharedTokens(*shared)
             shared = shared.with_stored([read] * len(hidden))
-            pairs = [
-                None
-                if tokens is None
-                else [(tokens @ weight[w].T).unflatten(-1, (heads, -1)) for w in ("to_k", "to_v")]
-                for tokens in stored
-            ]
+            pairs = {
+                place: tuple((tokens @ weight[name].T).unflatten(-1, (heads, -1)) for name in ("to_k", "to_v"))
+                for place, tokens in enumerate(stored)
+                if place in read
+            }
             out = extended_attention(q, k, v, shared.groups, shared.samples, stored=pairs).flatten(-2)
         return out @ weight["to_out.0"].T + self[f"w.l{layer}.to_out.0.bias"]
 

@@ -175,6 +175,7 @@ def node(
     apply_to="both",
     positions="same",
     memory_mb=64,
+    bank=None,
     **changed,
 ):
     """The model that StoryReelConsistentAttention returns."""
@@ -190,6 +191,7 @@ def node(
         apply_to=apply_to,
         positions=positions,
         memory_mb=memory_mb,
+        bank=bank,
     ).result[0]
 
 

@@ -236,7 +236,9 @@ print(sorted(set(sys.modules) - before))
 
 # Errors of patches reach the user from the node that samples, so they begin with the title of the node that set them.
 RAISED_BY_PATCHES = {
+    "host/attention/bank_model.py": ["check_size"],
     "host/attention/patch.py": ["_check_batch"],
+    "host/attention/recording.py": ["_check_limit", "recording"],
     "host/dynamicrafter/sampling.py": ["__init__"],
     "host/motion/animatediff.py": ["inserted_modules"],
     "host/motion/apply.py": ["around", "around_model"],

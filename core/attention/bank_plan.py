@@ -1,0 +1,81 @@
+"""What a run will record: the images, the steps and the layers, known before it starts."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .consistent import Phase, Settings, layer_shares
+from .schedule import Phases, step_of
+from .sharing import Cast, find_anchors
+
+UNNAMED = frozenset({""})
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """A layer: each token spans `pixels`, an image has `tokens` of `channels` values."""
+
+    pixels: int
+    tokens: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """layers: {(step, pixels): the layers that will be recorded, ascending}. sizes: of each layer. rates: by pixels."""
+
+    layers: dict[tuple[float, int], tuple[int, ...]]
+    sizes: Mapping[int, LayerSize]
+    rates: dict[int, float]
+
+    def layers_of(self, step: float, pixels: int) -> tuple[int, ...]:
+        return self.layers.get((step, pixels), ())
+
+    def includes(self, step: float, layer: int) -> bool:
+        size = self.sizes.get(layer)
+        return size is not None and layer in self.layers_of(step, size.pixels)
+
+    def bytes(self, images: int, conds: int, dtype: torch.dtype) -> int:
+        """Expected size of the tokens."""
+        values = sum(
+            self.rates[pixels] * self.sizes[layer].tokens * self.sizes[layer].channels
+            for (_, pixels), layers in self.layers.items()
+            for layer in layers
+        )
+        return round(values * images * conds * dtype.itemsize)
+
+
+def plan_recording(
+    settings: Settings, phases: Phases, sigmas: Sequence[float], sizes: Mapping[int, LayerSize], step_stride: int
+) -> Plan:
+    """Layers are recorded in the steps in which they share tokens.
+
+    sigmas: the run's schedule. sizes: of each layer that may share. step_stride: of so many steps that share, the first
+    is recorded.
+    """
+    rates = {size.pixels: settings.rate_at(size.pixels) for size in sizes.values()}
+    sharing = [sigma for sigma in sigmas[:-1] if phases.at(sigma) in (Phase.EARLY, Phase.LATE)]
+    layers = defaultdict(list)
+    for sigma in sharing[::step_stride]:
+        step, phase = step_of(sigma, sigmas), phases.at(sigma)
+        for layer, size in sorted(sizes.items()):
+            if rates[size.pixels] > 0 and layer_shares(settings, phase, step, layer):
+                layers[step, size.pixels].append(layer)
+    return Plan({key: tuple(found) for key, found in layers.items()}, sizes, rates)
+
+
+def anchors_of(frames: Sequence[int], cast: Cast | None, anchors: int) -> dict[int, frozenset[str]]:
+    """{row: the characters it stands for} of the rows of a batch that are recorded, in frame order.
+
+    They are the anchors of each character, see `sharing.find_anchors`, of as many rows as there are if `anchors` is 0.
+    frames: frame number of each row. cast: names shown in each frame of the story; None = all show one character.
+    """
+    rows = sorted(range(len(frames)), key=lambda row: frames[row])
+    names = [UNNAMED if cast is None else cast[frames[row]] for row in rows]
+    found = defaultdict(set)
+    for name, places in find_anchors(names, anchors or len(rows)).items():
+        for place in places:
+            found[rows[place]].add(name)
+    return {row: frozenset(found[row]) for row in rows if row in found}

@@ -1,0 +1,141 @@
+"""Reading a bank in a sampling run: the tokens that each layer reads, projected by the layer itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.utils import get_attr
+from torch import Tensor
+
+from ...core.attention import draws
+from ...core.attention.bank import Bank, Recording
+from ...core.attention.consistent import Phase, Settings
+from .unet_blocks import Layer
+
+# Tokens [m, channels] of images of a bank, by their place in it.
+Tokens = dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a call reads: a layer in a step of the run, for one cond, on one device."""
+
+    phase: Phase
+    step: float
+    layer: int
+    cond: int
+    device: torch.device
+
+
+@dataclass
+class BankReader:
+    """A bank as one run reads it.
+
+    networks: the network of each device that computes. layers: those that may read, by number. used: whether any layer
+    has read tokens.
+    """
+
+    bank: Bank
+    settings: Settings
+    networks: dict[torch.device, Any]
+    layers: dict[int, Layer]
+    ahead: "dict[Read, Transfer]" = field(default_factory=dict)
+    used: bool = False
+
+    @classmethod
+    def of(cls, bank: Bank, settings: Settings, guider, layers: dict[int, Layer]) -> "BankReader":
+        patchers = [guider.model_patcher, *guider.model_options.get("multigpu_clones", {}).values()]
+        networks = {patcher.load_device: patcher.model.diffusion_model for patcher in patchers}
+        return cls(bank, settings, networks, layers)
+
+    def reads(self, phase: Phase, step: float, layer: int) -> bool:
+        """Whether a layer reads the bank in this step of the run."""
+        return any(self._recorded_step(recording, phase, step, layer) is not None for recording in self.bank.recordings)
+
+    def _recorded_step(self, recording: Recording, phase: Phase, step: float, layer: int) -> float | None:
+        """The recorded step that a layer reads; None if it reads none.
+
+        The coin is the recording's. So a lower probability than recorded reads less, and a higher one all there is.
+        """
+        if phase not in (Phase.EARLY, Phase.LATE):
+            return None
+        settings, nearest = self.settings, recording.nearest(step)
+        chance = settings.layer_prob_early if phase is Phase.EARLY else settings.layer_prob_late
+        if nearest is None or draws.coin(recording.origin.seed, nearest, layer) >= chance:
+            return None
+        return nearest
+
+    def read(
+        self, phase: Phase, step: float, layer: int, cond: int, rows: Sequence[Sequence[int]], heads: int, like: Tensor
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """Keys and values [m, heads, d] of the images that the rows of a batch read, without images that have none.
+
+        rows: images of each row. like: a tensor of the type and on the device that the layer computes with.
+        """
+        read = Read(phase, step, layer, cond, like.device)
+        tokens = self._tokens(read, tuple(sorted({place for row in rows for place in row})))
+        if not tokens:
+            return {}
+        self.used = True
+        network = self.networks.get(like.device) or next(iter(self.networks.values()))
+        attention: Any = get_attr(network, self.layers[layer].path)
+        joined = torch.cat([part.to(like.dtype) for part in tokens.values()])[None]
+        keys, values = (project(joined)[0].unflatten(-1, (heads, -1)) for project in (attention.to_k, attention.to_v))
+        lengths = [len(part) for part in tokens.values()]
+        return dict(zip(tokens, zip(keys.split(lengths), values.split(lengths), strict=True), strict=True))
+
+    def _tokens(self, read: Read, images: tuple[int, ...]) -> Tokens:
+        """The tokens of these images on the device.
+
+        From the memory of the CPU they come one layer ahead: while a layer computes, those of the next are copied.
+        """
+        transfer = self.ahead.pop(read, None)
+        if transfer is None or transfer.images != images:
+            transfer = self._transfer(read, images)
+        found = transfer.finish()
+        self.ahead = {key: kept for key, kept in self.ahead.items() if key.step == read.step}
+        if transfer.stream is not None and (following := self._next(read)) is not None:
+            self.ahead[following] = self._transfer(following, images)
+        return found
+
+    def _next(self, read: Read) -> Read | None:
+        later = (layer for layer in sorted(self.layers) if layer > read.layer)
+        layer = next((layer for layer in later if self.reads(read.phase, read.step, layer)), None)
+        return None if layer is None else Read(read.phase, read.step, layer, read.cond, read.device)
+
+    def _transfer(self, read: Read, images: tuple[int, ...]) -> "Transfer":
+        pixels = 8 << self.layers[read.layer].halvings
+        found, rate = {}, self.settings.rate_at(pixels)
+        for place, (recording, own) in enumerate(self.bank.images):
+            step = self._recorded_step(recording, read.phase, read.step, read.layer)
+            if place in images and step is not None:
+                tokens = recording.read(own, step, pixels, read.layer, read.cond, rate)
+                if tokens is not None and len(tokens):
+                    found[place] = tokens
+        return Transfer.begin(found, images, read.device)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Tokens on their way to a device. stream: the one that copies; None = they are there."""
+
+    tokens: Tokens
+    images: tuple[int, ...]
+    device: torch.device
+    stream: object | None
+
+    @classmethod
+    def begin(cls, tokens: Tokens, images: tuple[int, ...], device: torch.device) -> "Transfer":
+        away = [part for part in tokens.values() if part.device != device]
+        stream = comfy.model_management.get_offload_stream(device) if away else None
+        moved = {
+            place: comfy.model_management.cast_to(part, None, device, non_blocking=stream is not None, stream=stream)
+            for place, part in tokens.items()
+        }
+        return cls(moved, images, device, stream)
+
+    def finish(self) -> Tokens:
+        comfy.model_management.sync_stream(self.device, self.stream)
+        return self.tokens

@@ -1,0 +1,231 @@
+"""Recording a bank while any sampler samples a MODEL with Consistent Self-Attention."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...core.attention import draws
+from ...core.attention.bank import DTYPES, Bank, BankImage, Origin, Recorder, Recording
+from ...core.attention.bank_plan import Plan, anchors_of, plan_recording
+from ...core.attention.bank_sets import describe
+from ..common import messages
+from .bank_model import model_id, network_of
+from .bank_previews import preview
+from .families import family_of
+from .sampling_state import CONFIG, KEY, Misfit, PatchConfig, SamplingState
+from .unet_blocks import Layer, choose_stages, self_attention_layers
+from .unet_call import UNetCall
+
+RECORD = "storyreel_record"  # in transformer_options: the `RecordConfig`
+NODE = "Record Characters"
+GB = 10**9
+
+
+@dataclass(frozen=True, eq=False)
+class RecordConfig:
+    """One application of the node.
+
+    bank: filled when the MODEL is sampled. layers: of the network. model: see `model_id`. precision: one of DTYPES.
+    device: "cpu" or "gpu". limit: bytes. step_stride: of so many steps, the first one is recorded.
+    """
+
+    bank: Bank
+    layers: Sequence[Layer]
+    model: str
+    network: str
+    precision: str
+    device: str
+    limit: int
+    step_stride: int
+    node: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A sampling run that records. places: {place in the batch: place in the recording}."""
+
+    config: PatchConfig
+    plan: Plan
+    recorder: Recorder
+    places: dict[int, int]
+
+
+def record_characters(
+    model: ModelPatcher, precision: str, device: str, limit: int, step_stride: int, node: str
+) -> tuple[ModelPatcher, Bank]:
+    """A clone of `model` that records a bank when it is sampled, and that bank, still empty.
+
+    node: the id of the node that gives both. A second application replaces the first. Raises ValueError for a MODEL
+    without Consistent Self-Attention.
+    """
+    if CONFIG not in model.model_options["transformer_options"]:
+        raise ValueError(
+            "MODEL has no Consistent Self-Attention, or its strength is 0; connect that node between the model and "
+            "this one. It says which layers, steps and tokens are recorded."
+        )
+    if (family := family_of(model)) is not None:
+        raise ValueError(f"MODEL is {family.name}; a UNet (SD1.5, SD2.x or SDXL) is expected.")
+    layers, bank = self_attention_layers(model), Bank(finished=False, node=node)
+    identity = model_id(model, layers), network_of(model)
+    patched = model.clone()
+    options = patched.model_options["transformer_options"]
+    options[RECORD] = RecordConfig(
+        bank, layers, *identity, precision, device, limit, step_stride, messages.current_node()
+    )
+    patches = options.setdefault("patches", {})
+    patches["attn1_patch"] = [p for p in patches.get("attn1_patch", []) if not isinstance(p, RecordTokens)]
+    patched.set_model_attn1_patch(RecordTokens({layer.key: layer for layer in layers}))
+    return patched, bank
+
+
+class RecordTokens:
+    """An attn1_patch: it sees the tokens of every layer before their projection, and changes nothing."""
+
+    def __init__(self, layers: dict[tuple[str, int, int], Layer]):
+        self.layers = layers
+
+    def __call__(self, n: Tensor, context: Tensor, value: Tensor, extra_options: dict):
+        state = extra_options.get(KEY)
+        block = extra_options.get("block")
+        layer = block and self.layers.get((*block, extra_options["block_index"]))
+        if state is not None and state.recording is not None and layer:
+            state.enter(extra_options)
+            if state.recording.plan.includes(state.step, layer.number):
+                try:
+                    _record(state.recording, layer.number, context, state, extra_options)
+                except Misfit as misfit:
+                    state.warn_once(f"{misfit}, so no tokens are recorded there.")
+        return n, context, value
+
+
+def _record(run: Run, layer: int, tokens: Tensor, state: SamplingState, extra_options: dict) -> None:
+    """Store what the plan says of the tokens [rows, N, channels] that a layer is called with. Raises Misfit."""
+    call = UNetCall.read(tokens, tokens, extra_options, state)
+    if conflict := state.describe_area(*call.latent_size):
+        raise Misfit(conflict)
+
+    def draw(place: int, index: int) -> Tensor:
+        origin, image = run.recorder.recording.origin, run.recorder.recording.images[place]
+        rate = origin.rate_at(call.pixels)
+        drawn = draws.sample_each(origin.seed, state.step, call.pixels, image.number, call.tokens, rate)
+        mask = state.token_mask(run.config, (index,), (call.height, call.width), torch.device("cpu"))
+        return drawn if mask is None else drawn[mask[0, drawn]]
+
+    for chunk, cond in enumerate(call.conds):
+        if not state.applies_to(run.config, cond):
+            continue
+        for row, index in enumerate(call.indices):
+            if (place := run.places.get(index)) is not None:
+                hidden = tokens[chunk * call.images + row]
+                run.recorder.add(place, state.step, call.pixels, layer, cond, hidden, partial(draw, place, index))
+
+
+@contextmanager
+def recording(
+    record: RecordConfig, config: PatchConfig, state: SamplingState, guider, noise: Tensor, sampler, sigmas: Tensor
+) -> Iterator[list[Tensor]]:
+    """The sampling run in the block is recorded. The block adds the samples that it gets to the list.
+
+    A run that continues where another one ended, as of two advanced samplers, adds its steps to the same recording.
+    Raises ValueError for a run that shows no character, and for one that needs more memory than the node allows.
+    """
+    samples: list[Tensor] = []
+    bank, schedule = record.bank, tuple(sigmas.tolist())
+    before = bank.recordings[0] if bank.recordings else None
+    if before is not None and before.origin.sigmas[-1:] != schedule[:1]:
+        messages.warn(f"{NODE}: the MODEL is sampled more than once; only its first run is recorded.", record.node)
+        yield samples
+        return
+    frames = state.frames_at(tuple(range(len(noise))))
+    anchors = anchors_of(frames, config.sharing_cast, config.settings.rules.anchors)
+    if not anchors:
+        raise ValueError(f"{NODE}: no image of the LATENT shows a character, so there is nothing to record.")
+    size = noise.shape[-2:]
+    stages = choose_stages(config.patch_range)
+    layers = [layer for layer in record.layers if layer.block[0] in stages]
+    plan = plan_recording(
+        config.settings,
+        state.phases,
+        schedule,
+        {layer.number: layer.measure(*size) for layer in layers},
+        record.step_stride,
+    )
+    conds = sum(state.applies_to(config, cond) for cond in (0, 1)) if getattr(guider, "cfg", 0) != 1 else 1
+    expected = plan.bytes(len(anchors), conds, DTYPES[record.precision])
+    _check_limit(record, expected + bank.bytes)
+    device = guider.model_patcher.load_device
+    if record.device == "gpu":
+        comfy.model_management.free_memory(expected, device)
+
+    made = before or Recording(
+        _origin(record, config, sampler, size),
+        tuple(
+            BankImage(names, frames[place], "" if config.prompts is None else config.prompts[frames[place]])
+            for place, names in anchors.items()
+        ),
+    )
+    made.origin = replace(made.origin, sigmas=(*made.origin.sigmas[:-1], *schedule))
+    recorder = Recorder(made, DTYPES[record.precision], plan.layers_of, _allocator(record, device))
+    places = {index: place for place, index in enumerate(anchors)}
+    bank.recordings, bank.finished, state.recording = [], False, Run(config, plan, recorder, places)
+    try:
+        yield samples
+    finally:
+        state.recording = None
+    recorder.finish()
+    made.images = _with_previews(made.images, places, guider.model_patcher, samples)
+    bank.recordings, bank.finished = [made], True
+    if record.node is not None:
+        messages.show_progress(describe(bank), record.node)
+
+
+def _origin(record: RecordConfig, config: PatchConfig, sampler, size: Sequence[int]) -> Origin:
+    settings = config.settings
+    function = getattr(sampler, "sampler_function", sampler)
+    return Origin(
+        model=record.model,
+        network=record.network,
+        sampler=getattr(function, "__name__", type(function).__name__).removeprefix("sample_"),
+        sigmas=(),
+        height=size[0],
+        width=size[1],
+        seed=settings.seed,
+        sampling_rate=settings.sampling_rate,
+        sampling_rate_fine=settings.sampling_rate_fine,
+    )
+
+
+def _check_limit(record: RecordConfig, expected: int) -> None:
+    """Raise ValueError if the bank would be larger than the node allows."""
+    if expected <= record.limit:
+        return
+    ways = ["anchors of Consistent Self-Attention", "its sampling_rate"]
+    if record.precision != "fp8":
+        ways.insert(0, f"precision to fp8 ({expected / GB / torch.finfo(DTYPES[record.precision]).bits * 8:.2f} GB)")
+    raise ValueError(
+        f"{NODE}: the bank needs {expected / GB:.2f} GB and max_gb is {record.limit / GB:g}. Raise step_stride (2 "
+        f"halves it) or max_gb, or lower {', '.join(ways)}."
+    )
+
+
+def _allocator(record: RecordConfig, device: torch.device):
+    """Makes the tensors of a bank: on the GPU, or in memory that the GPU reads without a copy."""
+    if record.device == "gpu":
+        return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)
+    pinned = device.type == "cuda"
+    return lambda shape, dtype: torch.empty(shape, dtype=dtype, pin_memory=pinned)
+
+
+def _with_previews(
+    images: tuple[BankImage, ...], places: dict[int, int], model: ModelPatcher, samples: list[Tensor]
+) -> tuple[BankImage, ...]:
+    if not samples:
+        return images
+    pictures = {place: preview(model, samples[0][index]) for index, place in places.items()}
+    return tuple(replace(image, preview=pictures[place]) for place, image in enumerate(images))
