@@ -27,7 +27,9 @@ class BankReaderNode(StoryReelNode):
     def expand_first(cls, values: dict) -> io.NodeOutput | None:
         schema = cls.FINALIZE_SCHEMA()
         flat = flat_inputs(schema.inputs, values)
-        unfinished = {name: bank for name, bank in flat.items() if isinstance(bank, Bank) and not bank.finished}
+        unfinished = {
+            name: bank for name, bank in flat.items() if isinstance(bank, Bank) and bank.node and not bank.finished
+        }
         if not unfinished:
             return None
         if cls.hidden is None:  # no graph runs that could record it
