@@ -21,8 +21,10 @@ class StoryReelExtension(ComfyExtension):
             banks,
             blending,
             captions,
+            draw_story,
             dynamicrafter,
             extend,
+            frame_parts,
             frames,
             metrics,
             motion,
@@ -41,6 +43,7 @@ class StoryReelExtension(ComfyExtension):
 
         images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *banks.NODES]
         images += [*record.NODES, *bank_reader.NODES, *page.NODES]
+        images += [*draw_story.NODES, *frame_parts.NODES]
         clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]
         clips += [*motion.NODES, *motion_training.NODES]
         videos = [*extend.NODES, *blending.NODES, *video.NODES]

@@ -3,7 +3,8 @@
 A `Story` is immutable and is what the STORY link carries. Nodes read it; nothing changes it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 # The one character of a script that names nobody.
 UNNAMED = ""
@@ -43,6 +44,10 @@ class Story:
     frames: tuple[Frame, ...]
     style: str
     negative: str
+
+    def pick(self, numbers: Sequence[int]) -> "Story":
+        """A story of these frames, by their numbers from 0."""
+        return replace(self, frames=tuple(self.frames[number] for number in numbers))
 
     @property
     def cast(self) -> tuple[frozenset[str], ...]:

@@ -59,6 +59,25 @@ def _pick_row(cond: Tensor, extras: dict, index: int) -> list:
     return without_padding(cond[row], own)
 
 
+def stack_rows(positives: Sequence[list], negatives: Sequence[list]) -> tuple[list, list]:
+    """Positive and negative of a batch from those of its images, one row each, as `encode_story` makes them."""
+    if len(positives) == 1:
+        return positives[0], negatives[0]
+    positive, negative = mark_rows(_stack(list(positives), False), _stack(list(negatives), False), count=len(positives))
+    return positive, negative
+
+
+def shapes_of(conditioning: list) -> tuple:
+    """Rows of equal shapes can be stacked without padding."""
+    return tuple(
+        (
+            tuple(cond.shape[1:]),
+            tuple(sorted((key, tuple(value.shape[1:])) for key, value in extras.items() if isinstance(value, Tensor))),
+        )
+        for cond, extras in conditioning
+    )
+
+
 def count_rows(conditioning: list) -> int:
     """How many prompts a CONDITIONING holds, as rows of its batch."""
     return max(len(cond) for cond, _ in conditioning)

@@ -1,0 +1,88 @@
+"""What each frame of a long story is made from, as keys: equal keys are equal images.
+
+The key of a frame covers what it reads: its prompt, its seed, the settings, and the anchor frames of its characters or
+their images in a bank. It covers neither its number nor its caption nor any other frame.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...core.attention.anchor_groups import AnchorGroup
+from ...core.attention.sharing import Cast
+from ...core.text import joined, numbered
+from ..common.run_folder import name_of
+from .drawn_frames import Index
+
+LENGTH = 12  # letters of a key
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """own: a key of what each frame itself reads. keys: of each frame. groups: the anchor frames, and their keys.
+    reads: {character: key of what is read of that one}, frame by frame."""
+
+    own: list[str]
+    keys: list[str]
+    groups: list[AnchorGroup]
+    group_keys: list[str]
+    reads: list[dict[str, str]]
+
+    def group_of(self, number: int) -> int | None:
+        """The place of the group that has the frame as an anchor frame; None for other frames."""
+        return next((place for place, group in enumerate(self.groups) if number in group.frames), None)
+
+
+def make_plan(
+    own: Sequence[str], cast: Cast, groups: Sequence[AnchorGroup], anchors: int, bank: Mapping[str, str]
+) -> FramePlan:
+    """own: as in the plan. anchors: frames of a character. bank: {character: key of its images} of a bank."""
+    group_keys, by_name = [], dict(bank)
+    for group in groups:
+        frames = [[own[number], sorted(cast[number])] for number in group.frames]
+        shown = frozenset().union(*(cast[number] for number in group.frames))
+        read = {name: bank[name] for name in shown & bank.keys()}
+        group_keys.append(name_of([frames, sorted(group.characters), anchors, read])[:LENGTH])
+        by_name |= dict.fromkeys(group.characters, group_keys[-1])
+    reads = [{name: by_name[name] for name in sorted(names)} for names in cast]
+    keys = [name_of([own[number], reads[number]])[:LENGTH] for number in range(len(cast))]
+    for group, key in zip(groups, group_keys, strict=True):
+        for place, number in enumerate(group.frames):
+            keys[number] = name_of([key, place])[:LENGTH]
+    return FramePlan(list(own), keys, list(groups), group_keys, reads)
+
+
+def describe_dependents(plan: FramePlan, index: Index, missing: Sequence[int]) -> list[str]:
+    """Which frames are drawn again for no change of their own, group by group, and which anchor frames changed.
+
+    missing: frames that will be drawn, from 0.
+    """
+    before = {}
+    for drawn in index.frames.values():
+        before.setdefault(drawn.own, drawn)
+    sentences = []
+    for group, key in zip(plan.groups, plan.group_keys, strict=True):
+        if key in index.banks:
+            continue
+        again, names = [], set()
+        for number in missing:
+            drawn = before.get(plan.own[number])
+            if drawn is None or number in group.frames:
+                continue
+            changed = {name for name in group.characters if plan.reads[number].get(name, key) != drawn.groups.get(name)}
+            changed &= plan.reads[number].keys() & drawn.groups.keys()
+            if changed:
+                again.append(number + 1)
+                names |= changed
+        if again:
+            sentences.append(
+                _sentence(plan, group, again, names, [n for n in group.frames if plan.own[n] not in before])
+            )
+    return sentences
+
+
+def _sentence(plan: FramePlan, group: AnchorGroup, again: list[int], names: set[str], changed: list[int]) -> str:
+    frames = numbered("frame", again)
+    what = numbered("anchor frame", [number + 1 for number in changed]) if changed else "anchor frames"
+    verb, they = ("is", "it shows") if len(again) == 1 else ("are", "they show")
+    shown = joined([name or "the character" for name in sorted(names)], "or")
+    return f"{frames} {verb} drawn again because {they} {shown}, whose {what} changed."
