@@ -105,7 +105,7 @@ class StoryReelKeepFrames(InnerNode):
             done.release()
         pixels = drawn_frames.decode(vae, samples["samples"])
         if recorded is not None:
-            keep_bank(folder.bank_path(group), recorded, pixels)
+            keep_bank(recorded, folder.bank_path(group))
         for image, (_, file) in zip(pixels, named, strict=True):
             folder.write_image(file, image)
         numbers = {int(number): Drawn(**drawn) for number, drawn in json.loads(frames).items()}

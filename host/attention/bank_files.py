@@ -66,7 +66,11 @@ def load(name: str) -> Bank:
 
     Raises ValueError for a file that holds none, and FileNotFoundError.
     """
-    path = Path(path_of(FOLDER, name))
+    return load_file(Path(path_of(FOLDER, name)))
+
+
+def load_file(path: Path) -> Bank:
+    """The bank of a file, as `load`. Raises ValueError for a file that holds none."""
     if path.suffix.lower() not in SAFETENSORS:
         raise ValueError(f"{path.name} is no safetensors file; {EXPECTED}.")
     tensors, metadata = read_with_metadata(path)

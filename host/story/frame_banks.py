@@ -3,34 +3,39 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ...core.attention.bank import Bank, Recording
+from ..attention import bank_files
 from ..common.run_folder import content_name
 
 
-def load(path: Path) -> Bank:
-    raise NotImplementedError
-
-
-def keep_bank(path: Path, bank: Bank, images: np.ndarray) -> None:
-    raise NotImplementedError
+def keep_bank(bank: Bank, path: Path) -> None:
+    """Write a bank to a file and free its memory: from then on it is empty."""
+    bank_files.save(bank, path)
+    for recording in bank.recordings:
+        recording.tokens.clear()
+        recording.indices.clear()
+    bank.recordings = []
 
 
 class StoredBank(Bank):
     """A bank of files, and of another bank if there is one. Files are read when somebody asks for the recordings."""
 
     def __init__(self, paths: Sequence[Path], bank: Bank | None = None):
-        self.paths, self.bank, self.finished = list(paths), bank, True
         self._read: list[Recording] | None = None
+        super().__init__()
+        self.paths, self.bank = list(paths), bank
 
     @property
     def recordings(self) -> list[Recording]:
         if self._read is None:
             self._read = [] if self.bank is None else list(self.bank.recordings)
             for path in self.paths:
-                self._read += load(path).recordings
+                self._read += bank_files.load_file(path).recordings
         return self._read
+
+    @recordings.setter
+    def recordings(self, recordings: list[Recording]) -> None:
+        """Nothing: they come from the files."""
 
     def release(self) -> None:
         """Free the memory. The files are read again if somebody asks again."""
