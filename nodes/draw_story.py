@@ -8,9 +8,9 @@ from ..core.attention.bank import DTYPES
 from ..host.common.kept_files import kept_files
 from ..host.story.latents import MAX_SIZE, SCALE
 from ..host.story.shots import SAMPLERS, SCHEDULERS
+from .bank_reader import BankReaderNode
 from .frame_graph import FrameGraph
 from .frame_inputs import StoryFrames
-from .bank_reader import BankReaderNode
 from .node import PreflightNode
 from .story import CATEGORY, TRAINED
 from .types import BankType, StoryType

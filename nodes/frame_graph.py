@@ -226,6 +226,9 @@ class FrameGraph:
         if batch.group is None:
             return patched.out(0), keep
         recorded = graph.node(
-            "StoryReelRecordCharacters", model=patched.out(0), **inputs.pick("precision", "device", "max_gb")
+            "StoryReelRecordCharacters",
+            model=patched.out(0),
+            step_stride=1,
+            **inputs.pick("precision", "device", "max_gb"),
         )
         return recorded.out(0), keep | {"recorded": recorded.out(1), "group": self.plan.group_keys[batch.group]}
