@@ -2,6 +2,7 @@
 
 python tools/bench.py attention            Consistent Self-Attention at the shapes of SDXL's two levels
 python tools/bench.py dynamicrafter        DynamiCrafter's UNet at its full width, on random weights
+python tools/bench.py story                Draw Story with a tiny SDXL: the memory of 5 and of 40 frames
 python tools/bench.py streaming            a chain of chunks on tiny weights, from 2 to 64 chunks
 python tools/bench.py attention --json     one JSON object a line
 python tools/bench.py attention --batch 8 40 --tokens 4096 --forms plain ours     how memory grows with the story
@@ -18,9 +19,9 @@ import subprocess
 import sys
 
 import environment
-from benches import attention, dynamicrafter, streaming
+from benches import attention, dynamicrafter, story, streaming
 
-BENCHES = {"attention": attention, "dynamicrafter": dynamicrafter, "streaming": streaming}
+BENCHES = {"attention": attention, "dynamicrafter": dynamicrafter, "story": story, "streaming": streaming}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
