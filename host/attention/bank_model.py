@@ -16,8 +16,8 @@ LARGER = 4  # how many times as many pixels an image may have as another that re
 
 
 def network_of(model: ModelPatcher) -> str:
-    """The name of a MODEL's class, for people."""
-    return type(model.model).__name__
+    """The name of a MODEL's family, for people."""
+    return type(model.model.model_config).__name__
 
 
 def model_id(model: ModelPatcher, layers: Sequence[Layer]) -> str:

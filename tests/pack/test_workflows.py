@@ -141,7 +141,13 @@ def test_a_workflow_says_where_its_files_are_published(name):
 def test_the_toys_workflows_need_no_files_and_the_others_do():
     alone = [name for name in workflows.NAMES if not workflows.models(name)]
     longer = ["storyworld_story_to_long_video", "storyworld_story_to_shots"]
-    assert alone == ["storyworld_comic", "storyworld_comic_transformer", *longer, "storyworld_with_and_without"]
+    assert alone == [
+        "story_more_frames_from_bank",
+        "storyworld_comic",
+        "storyworld_comic_transformer",
+        *longer,
+        "storyworld_with_and_without",
+    ]
 
 
 def test_every_node_of_the_pack_is_in_a_workflow(host):
