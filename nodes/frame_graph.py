@@ -15,7 +15,7 @@ from ..core.text import numbered
 from ..host.attention.families import family_of
 from ..host.common import messages
 from ..host.common.conditioning import shapes_of, stack_rows
-from ..host.common.graph import GraphBuilder, new_expansion
+from ..host.common.graph import GraphBuilder, first_of_kind, new_expansion
 from ..host.story.drawn_frames import Drawn, FrameFolder, Index, file_name
 from ..host.story.frame_plan import FramePlan, describe_dependents
 from ..host.story.shot_progress import with_steps
@@ -46,7 +46,7 @@ class FrameGraph:
         self.folder = FrameFolder(inputs.name)
         self.index: Index = self.folder.read()
         self.locked = inputs.locked(self.folder, self.index)
-        self.plan: FramePlan = inputs.plan(prompt, node)
+        self.plan: FramePlan = inputs.plan(prompt, first_of_kind(prompt, node))
         self.graph, self.expansion = GraphBuilder(), new_expansion()
         self.banks: list | None = None  # the link to the banks of the batch before, if the next one reads them, too
 

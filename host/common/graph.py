@@ -24,6 +24,14 @@ def current_prompt() -> DynamicPrompt:
     return get_progress_state().dynprompt
 
 
+def first_of_kind(prompt: DynamicPrompt, node: str) -> str:
+    """The node that expanded into this one of its own kind, if one did: its inputs are links, and not yet values."""
+    kind, parent = prompt.get_node(node)["class_type"], prompt.get_parent_node_id(node)
+    while parent is not None and prompt.get_node(parent)["class_type"] == kind:
+        node, parent = parent, prompt.get_parent_node_id(parent)
+    return node
+
+
 def samplers_of(prompt: DynamicPrompt, node: str, slot: int = 0) -> list[str]:
     """The nodes that use the MODEL in a node's output for something other than a MODEL: samplers, as a rule.
 

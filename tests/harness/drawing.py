@@ -71,5 +71,4 @@ def texts(events: list) -> list[str]:
 
 def sampled(events: list) -> int:
     """How many batches were sampled to their end."""
-    ends = [data["value"] == data["max"] == STEPS for kind, data in events if kind == "progress"]
-    return sum(ends)
+    return sum(text.endswith(f"step {STEPS} of {STEPS}") for text in texts(events))

@@ -29,6 +29,7 @@ CALLED_BY_NAME = {  # and the one name that only fills its place
     "forward": "torch, of a network",
     "process_cond": "the host, of a condition",
     "predict_noise": "the host, of a guider",
+    "generate_noise": "the host, of a noise",
     "inverse_noise_scaling": "the host, of a schedule",
     "memory_usage_factor": "the host, of a model's configuration",
     "unet_extra_config": "the host, of a model's configuration",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from harness import drawing
 from harness.drawing import node
+from harness.values import given
 
 SCENES = [
     "[Pim] waving in a meadow",
@@ -146,17 +147,11 @@ def test_a_lost_bank_is_recorded_again_with_the_same_result(draw):
     assert {path: path.read_bytes() for path in draw.output.rglob("*.png")} == before
 
 
-def saved(name: str) -> dict:
-    return {"save": node("StoryReelSaveBank", bank=["draw", 1], filename=name)}
-
-
 def test_a_bank_goes_on_into_another_story(host, draw):
     """Its characters need no anchors there; a new one has its own; and frames follow what the bank holds."""
     _, images, run = draw()
     bank = run.values["draw"][1]
     assert bank.characters == {"Pim", "Pom"} and len(bank.images) == 2 and bank.bytes
-    from harness.values import given
-
     scenes = ["[Pim] sitting in a forest", "[Pum] waving in a town", "[Pum] and [Pim] on a beach", "[NC] a meadow"]
     characters = f"{drawing.CHARACTERS}\n[Pum] a green hero"
     with given(host, bank=bank) as values:
@@ -170,6 +165,49 @@ def test_a_bank_goes_on_into_another_story(host, draw):
     with given(host, bank=other) as values:
         written, changed, _ = draw(scenes, more=values, name="next", characters=characters, bank=["bank", 0])
     assert written == [1, 3] and differing(more, changed) == [0, 2]
+
+
+def recorded(seed: int) -> dict:
+    """Nodes that record Pim in a KSampler, of which the bank of "record" holds nothing before it has run."""
+    script = dict(characters=drawing.CHARACTERS, scenes="[Pim] waving in a meadow", style="(No style)", negative="")
+    settings = dict(steps=3, cfg=2.0, sampler_name="euler", scheduler="normal", denoise=1.0, seed=seed)
+    sharing = {"preset": "low-vram", "strength": 1.0, "seed": 0, "model": ["world", 0], "story": ["before", 0]}
+    bank = dict(precision="fp16", device="cpu", max_gb=1.0, step_stride=1)
+    links = dict(model=["record", 0], positive=["words", 0], negative=["words", 1], latent_image=["empty", 0])
+    return {
+        "before": node("StoryReelScript", **script),
+        "words": node("StoryReelEncodeStory", clip=["world", 1], story=["before", 0]),
+        "empty": node("StoryReelStoryLatent", story=["before", 0], width=64, height=64, noise="different"),
+        "share": node("StoryReelConsistentAttention", **sharing),
+        "record": node("StoryReelRecordCharacters", model=["share", 0], **bank),
+        "sample": node("KSampler", **links, **settings),
+        "watch": node("PreviewAny", source=["sample", 0]),
+    }
+
+
+def test_a_bank_that_is_recorded_in_the_same_graph(draw):
+    """It is read once its sampler has run, and frames are found on disk as with any other bank."""
+    scenes = ["[Pim] sitting in a town", "[Pom] waving in a town"]
+    written, images, run = draw(scenes, more=recorded(5), bank=["record", 1])
+    assert written == [1, 2] and batches(run) == ["frame 2 of 2", "frame 1 of 2"]
+    written, same, run = draw(scenes, more=recorded(5), bank=["record", 1])
+    assert written == [] and torch.equal(same, images) and drawing.texts(run.events)[-1] == "2 of 2 frames are on disk"
+    written, other, _ = draw(scenes, more=recorded(6), bank=["record", 1])
+    assert written == [1] and differing(images, other) == [0]
+
+
+def test_an_unchanged_graph_runs_again_only_for_a_bank_that_is_gone(host, draw):
+    """As the host's queue runs it, with its cache."""
+
+    def run():
+        return host.run(drawing.story(SCENES), cached=True)
+
+    first = run().values["draw"]
+    assert drawing.sampled(run().events) == 0 and drawing.texts(run().events) == []
+    path = next(iter(draw.output.glob("story/frames/story/bank_*.safetensors")))
+    path.unlink()
+    again = run()
+    assert drawing.sampled(again.events) == 1 and torch.equal(again.values["draw"][0], first[0]) and path.is_file()
 
 
 def test_recordings_are_in_memory_while_they_are_read_and_no_longer(host, draw, monkeypatch):

@@ -43,7 +43,7 @@ def table(row: dict) -> str:
 
 def measure(frames: int, size: int, steps: int) -> dict:
     """A story of two characters, by Draw Story. peak_rss_bytes: of the process, from the first frame on disk to the
-    last one. peak_rss_bytes_with_images: the same until the output is there."""
+    last one. peak_rss_bytes_with_images: the same until the output is there. rss_bytes: after each frame."""
     sys.path.append(str(ROOT / "tests"))  # the host in this process and the tiny checkpoint are the tests' own
     import pack
 
@@ -57,13 +57,14 @@ def measure(frames: int, size: int, steps: int) -> dict:
         checkpoint = tiny.write("sdxl", host.base / "models" / "checkpoints").name
         from storyreel.host.story.drawn_frames import FrameFolder
 
-        ends, peaks = [], []
+        ends, peaks, held = [], [], []
         write, read = FrameFolder.write_image, FrameFolder.read_images
 
         def written(self, *args):
             write(self, *args)
             if not ends:
                 forget_peak()
+            held.append(status("VmRSS"))
             ends.append(time.perf_counter())
 
         def collected(self, names):
@@ -84,6 +85,7 @@ def measure(frames: int, size: int, steps: int) -> dict:
         "peak_rss_bytes": peaks[0],
         "peak_rss_bytes_with_images": peaks[2],
         "image_bytes": peaks[1],
+        "rss_bytes": held,
     }
 
 
