@@ -1,7 +1,7 @@
 """Draw and animate a story with a real headless ComfyUI: images, comic page and video go into output/.
 
     python tools/demo.py                                      an example story, with the included demo model
-    python tools/demo.py --story FILE                         your own story, in the demo model's 60 words
+    python tools/demo.py --story FILE                         your own story of any length, in the demo model's 60 words
     python tools/demo.py --checkpoint NAME_OR_PATH            with a checkpoint of yours
     python tools/demo.py --ui                                 the workflow in your browser, until Ctrl-C
 
@@ -181,7 +181,46 @@ def fill_in(prompt: dict, checkpoint: str | None, options: argparse.Namespace) -
         for node in prompt.values():
             if node["class_type"] == "StoryReelCaptions":  # the story's own are behind a # of its scenes
                 node["inputs"]["captions"] = ""
+        draw_frame_by_frame(prompt, first)
     return prompt
+
+
+def draw_frame_by_frame(prompt: dict, script: str):
+    """Let Draw Story draw the script's images, of a story of any length, in place of a sampler that draws all at once.
+    A workflow stays as it is if it compares two samplers, or if its model is no UNet."""
+
+    def inputs_of(link: list) -> dict:
+        return prompt[link[0]]["inputs"]
+
+    samplers = [node["inputs"] for node in prompt.values() if node["class_type"] == "KSampler"]
+    for decode in (node for node in prompt.values() if node["class_type"] == "VAEDecode"):
+        sampler = inputs_of(decode["inputs"]["samples"])
+        attention = inputs_of(sampler["model"]) if sampler in samplers else {}
+        ours = attention.get("story") == [script, 0]
+        others = [other for other in samplers if other["latent_image"] == sampler.get("latent_image")]
+        if not ours or not is_unet(prompt, attention["model"]) or len(others) > 1:
+            continue
+        latent = inputs_of(sampler["latent_image"])
+        decode["class_type"] = "StoryReelDrawStory"
+        decode["inputs"] = {
+            **{name: sampler[name] for name in ("seed", "steps", "cfg", "sampler_name", "scheduler")},
+            **{name: latent[name] for name in ("width", "height")},
+            **{name: attention[name] for name in ("model", "story", "strength")},
+            "vae": decode["inputs"]["vae"],
+            "clip": inputs_of(sampler["positive"])["clip"],
+            "anchors": 2,
+            "frames_at_once": 1,
+            "sampling_rate": 0.5,
+            "name": "demo",
+        }
+
+
+def is_unet(prompt: dict, model: list) -> bool:
+    """Whether the MODEL of a link comes from a loader of UNets, directly or through patches."""
+    node = prompt[model[0]]
+    if "model" in node["inputs"]:
+        return is_unet(prompt, node["inputs"]["model"])
+    return node["class_type"] == "CheckpointLoaderSimple" or node["inputs"].get("network") == "unet"
 
 
 def scripts_of(prompt: dict) -> list[str]:
