@@ -64,8 +64,6 @@ class StoryFrames:
         if self.vae is None:
             raise ValueError("vae is empty: the checkpoint has none. Use Load VAE.")
         self.check_prompts()
-        if self.steps < 2 and any(self.cast):
-            raise ValueError("steps is 1, and frames share nothing in the first step; at least 2 are expected.")
         check_size(width=self.width or None, height=self.height or None)
         folder = FrameFolder(self.name)
         self.locked(folder, folder.read())

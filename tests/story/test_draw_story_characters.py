@@ -232,6 +232,8 @@ def test_recordings_are_in_memory_while_they_are_read_and_no_longer(host, draw, 
     assert run.values["draw"][1].bytes and recordings() == before + 2
 
 
-def test_a_story_for_which_frames_share_nothing_is_refused(host, tmp_path):
-    with drawing.output_folder(tmp_path), pytest.raises(RuntimeError, match="Draw Story: steps is 1, and frames share"):
-        host.run(drawing.story(SCENES, steps=1))
+def test_frames_of_one_step_share_in_it(draw):
+    """As models of one step (turbo) need."""
+    _, images, _ = draw(steps=1)
+    _, alone, _ = draw(name="alone", steps=1, strength=0.0)
+    assert differing(images, alone) == [2, 4, 5]
