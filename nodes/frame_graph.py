@@ -54,7 +54,9 @@ class FrameGraph:
         """The graph that draws what is missing, and the links to its IMAGE and its STORYREEL_BANK."""
         self.show_state()
         finished = {number: self.drawn(number) for number in range(self.inputs.count) if self.is_finished(number)}
-        self.folder.add({}, {number + 1: drawn for number, drawn in (finished | self.locked).items()})
+        frames = {number + 1: drawn for number, drawn in (finished | self.locked).items()}
+        if not frames.items() <= self.index.frames.items():
+            self.folder.add({}, frames)
         batches, after = self.batches, ""
         for place, batch in enumerate(batches):
             is_last = place + 1 == len(batches) or self.reads(batches[place + 1]) != self.reads(batch)

@@ -206,6 +206,8 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
                 changes[id] = {"captions": "\n".join(inputs["captions"].splitlines()[:FRAMES])}
             case "StoryReelStoryLatent":
                 changes[id] = {"width": WIDTH, "height": HEIGHT}
+            case "StoryReelDrawStory":
+                changes[id] = {"width": WIDTH, "height": HEIGHT, "steps": STEPS, "seed": seed}
             case "KSampler":
                 changes[id] = {"steps": STEPS, "seed": seed}
             case "StoryReelMotionPredictorLoader" | "StoryReelApplyMotion":

@@ -145,6 +145,7 @@ def test_the_toys_workflows_need_no_files_and_the_others_do():
         "story_more_frames_from_bank",
         "storyworld_comic",
         "storyworld_comic_transformer",
+        "storyworld_long_story",
         *longer,
         "storyworld_with_and_without",
     ]
