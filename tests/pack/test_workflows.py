@@ -98,14 +98,17 @@ FILES = ("image", "file")  # of the user's input folder
 
 
 def inputs_of(node, given: dict):
-    """(name, kind, options) of a node's inputs; within an option that is chosen, those of the option."""
+    """(name, kind, options) of a node's inputs; within an option that is chosen, those of the option.
+
+    Not all need be given: a newer host may have moved an input into an option and still read it where it was.
+    """
 
     def walk(declared: dict, prefix: str = ""):
         for key, (kind, *rest) in {**declared.get("required", {}), **declared.get("optional", {})}.items():
             about = rest[0] if rest else {}
             yield prefix + key, kind, about
             for option in about.get("options") or []:
-                if isinstance(option, dict) and option["key"] == given[prefix + key]:
+                if isinstance(option, dict) and option["key"] == given.get(prefix + key):
                     yield from walk(option["inputs"], f"{prefix}{key}.")
 
     yield from walk(node.INPUT_TYPES())
