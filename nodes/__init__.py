@@ -31,6 +31,7 @@ class StoryReelExtension(ComfyExtension):
             motion_training,
             page,
             record,
+            regions,
             sampling,
             shot_parts,
             shots,
@@ -42,7 +43,7 @@ class StoryReelExtension(ComfyExtension):
         )
 
         images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *banks.NODES]
-        images += [*record.NODES, *bank_reader.NODES, *page.NODES]
+        images += [*record.NODES, *bank_reader.NODES, *regions.NODES, *page.NODES]
         images += [*draw_story.NODES, *frame_parts.NODES]
         clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]
         clips += [*motion.NODES, *motion_training.NODES]

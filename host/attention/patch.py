@@ -18,6 +18,7 @@ from ..common.attention_patches import remove_patches
 from .bank_model import check_size
 from .families import Family, family_of
 from .recording import RECORD, recording
+from .regions import REGIONS
 from .sampling_state import CONFIG, KEY, NODE, PatchConfig, PatchRange, SamplingState
 from .transformer import TransformerSeam
 from .unet import SharedAttention, UNetSeam
@@ -72,7 +73,12 @@ def apply_consistent_attention(
         if bank is not None:
             check_size(bank, *noise.shape[-2:])
             state.reader = seam.reader(guider)
-        record = guider.model_options["transformer_options"].get(RECORD)
+        options = guider.model_options["transformer_options"]
+        record, state.regions = options.get(RECORD), options.get(REGIONS)
+        if state.regions is not None:
+            state.regions.check(len(noise))
+            if bank is None and record is None:
+                state.warn_once("a Character Region has an effect on frames that read a bank, and none is connected.")
         message = None
         if idle is None and not (record is not None and len(noise) == 1):  # a single image can be recorded
             message = _describe_run(config, state, sigmas, len(noise), few)

@@ -114,8 +114,11 @@ def _record(run: Run, layer: int, tokens: Tensor, state: SamplingState, extra_op
         origin, image = run.recorder.recording.origin, run.recorder.recording.images[place]
         rate = origin.rate_at(call.pixels)
         drawn = draws.sample_each(origin.seed, state.step, call.pixels, image.number, call.tokens, rate)
-        mask = state.token_mask(run.config, (index,), (call.height, call.width), torch.device("cpu"))
-        return drawn if mask is None else drawn[mask[0, drawn]]
+        size = (call.height, call.width)
+        mask = state.token_mask(run.config, (index,), size, torch.device("cpu"))
+        drawn = drawn if mask is None else drawn[mask[0, drawn]]
+        region = None if state.regions is None else state.regions.source(image.characters, index, size)
+        return drawn if region is None else drawn[region[drawn]]
 
     for chunk, cond in enumerate(call.conds):
         if not state.applies_to(run.config, cond):

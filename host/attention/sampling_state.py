@@ -19,6 +19,7 @@ from ..common import messages
 if TYPE_CHECKING:
     from .bank_reading import BankReader
     from .recording import Run
+    from .regions import Regions
 
 KEY = "storyreel_consistent_attention"
 CONFIG = "storyreel_consistent_attention_config"  # in transformer_options: the `PatchConfig` of the node
@@ -81,6 +82,11 @@ class PatchConfig:
             return self.cast
         return [names - self.bank.characters for names in self.cast]
 
+    def bank_characters(self, frame: int) -> frozenset[str]:
+        """The characters of a frame that the bank holds; without a story, all of the bank."""
+        held = frozenset() if self.bank is None else self.bank.characters
+        return held if self.cast is None else held & self.cast[frame]
+
     def bank_images(self, frames: Sequence[int]) -> list[tuple[int, ...]]:
         """The images of the bank that each of these frames reads; without a story, all of them."""
         if self.bank is None:
@@ -99,7 +105,7 @@ class SamplingState:
     every_cond: the guider has other conds than cond and uncond, so all of them share tokens.
     conds: the conds that the model was called with: 0 cond, 1 uncond.
     passes, blocks_met: of a transformer, its forward passes, and the blocks whose attention this node saw.
-    reader: of the bank. recording: what this run records.
+    reader: of the bank. recording: what this run records. regions: where characters stand.
     """
 
     phases: Phases
@@ -119,6 +125,7 @@ class SamplingState:
     blocks_met: set[int] = field(default_factory=set)
     reader: BankReader | None = None
     recording: Run | None = None
+    regions: Regions | None = None
 
     @classmethod
     def without_sampler(cls) -> SamplingState:

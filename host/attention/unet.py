@@ -21,6 +21,7 @@ from ..common.attention_override import OVERRIDE
 from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
 from .bank_model import check_model
 from .bank_reading import BankReader
+from .regions import only_part
 from .sampling_state import KEY, NODE, Misfit, PatchConfig, SamplingState, options_of_cond
 from .unet_blocks import choose_stages, self_attention_layers
 from .unet_call import UNetCall
@@ -111,6 +112,8 @@ class SharedAttention:
                 pairs = reader.read(state.phase, state.step, layer, cond, stored, heads, k)
                 tokens = tokens.with_stored([tuple(place for place in row if place in pairs) for row in stored])
             self.extend(q[rows], k[rows], v[rows], tokens, pairs, options, state, out[rows])
+            if pairs and state.regions is not None:
+                self.extend_regions(q[rows], k[rows], v[rows], tokens, pairs, options, state, call, out[rows])
         mask = state.token_mask(config, call.indices, size, q.device)
         if mask is None:
             return out
@@ -151,6 +154,36 @@ class SharedAttention:
             maskless=previous is None and OVERRIDE in extra_options,
             out=out,
         )
+
+    def extend_regions(
+        self,
+        q,
+        k,
+        v,
+        shared: SharedTokens,
+        stored: dict,
+        options: dict,
+        state: SamplingState,
+        call: UNetCall,
+        out: Tensor,
+    ) -> None:
+        """The same again for images with regions, part by part: each reads the bank's images of its characters."""
+        if state.regions is None or self.config.bank is None:
+            return
+        if conflict := state.describe_mask_conflict(q.shape[1], call.tokens, *call.latent_size):
+            state.warn_once(f"{conflict}; the regions of characters do not fit there.")
+            return
+        frames = state.frames_at(call.indices)
+        for row, index in enumerate(call.indices):
+            names = self.config.bank_characters(frames[row])
+            for part, tokens in state.regions.parts(names, index, (call.height, call.width)):
+                if part == names:
+                    continue
+                tokens = tokens.to(q.device)
+                found = torch.empty_like(q[:, tokens])
+                only = only_part(shared, row, self.config.bank.images_of(part))
+                self.extend(q[:, tokens], k, v, only, stored, options, state, found)
+                out[row, tokens] = found[row]
 
 
 def _attend(q, k, v, heads, mask, extra_options):
