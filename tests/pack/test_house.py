@@ -239,6 +239,7 @@ RAISED_BY_PATCHES = {
     "host/attention/bank_model.py": ["check_size"],
     "host/attention/patch.py": ["_check_batch"],
     "host/attention/recording.py": ["_check_limit", "recording"],
+    "host/attention/regions.py": ["check"],
     "host/dynamicrafter/sampling.py": ["__init__"],
     "host/motion/animatediff.py": ["inserted_modules"],
     "host/motion/apply.py": ["around", "around_model"],
