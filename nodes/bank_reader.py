@@ -1,8 +1,8 @@
 """Nodes that read a bank run after the sampler that records it.
 
 Record Characters gives its bank before the sampler behind it has run. The host orders nodes by links alone, and no link
-leads from that sampler to the reader. So a reader that finds a bank without its recording expands into itself behind
-the sampler.
+leads from that sampler to the reader. So a reader that finds a bank whose run has not ended expands into itself behind
+all samplers of that run.
 """
 
 from comfy_api.latest import io
@@ -15,6 +15,11 @@ from .types import BankType
 UNRECORDED = (
     "bank comes from Record Characters, and no sampler has recorded into it: connect the MODEL of Record Characters to "
     "a sampler that runs before this node."
+)
+NOT_SAMPLED = (
+    "bank comes from Record Characters, and the samplers behind it recorded nothing. Either they sample another MODEL, "
+    "or ComfyUI kept their results of an earlier run and dropped the recording to free memory; then change their seed "
+    "and queue again."
 )
 
 
@@ -57,6 +62,7 @@ class StoryReelRecordedBank(InnerNode):
             category="StoryReel",
             description="Inside a node that reads a bank: gives the bank once its sampler has run.",
             is_dev_only=True,
+            is_input_list=True,  # a sampler that the host calls for each entry of a list gives several outputs
             hidden=InnerNode.HIDDEN,
             inputs=[
                 BankType.Input("bank", tooltip="The bank of Record Characters."),
@@ -67,10 +73,11 @@ class StoryReelRecordedBank(InnerNode):
         )
 
     @classmethod
-    def execute(cls, bank: Bank, expansion: str, **after) -> io.NodeOutput:
-        if not bank.finished:
-            raise ValueError(UNRECORDED)
-        return io.NodeOutput(bank)
+    def execute(cls, bank: list[Bank], expansion: list[str], **after) -> io.NodeOutput:
+        (recorded,) = bank
+        if not recorded.recordings:
+            raise ValueError(NOT_SAMPLED)
+        return io.NodeOutput(Bank(recorded.recordings))
 
 
 NODES = [StoryReelRecordedBank]

@@ -4,17 +4,19 @@ from comfy_api.latest import io
 
 from ..core.attention.bank import DTYPES
 from ..host.attention.recording import GB, record_characters
-from ..host.common.graph import current_prompt, samplers_of
+from ..host.common.graph import current_prompt, find_changes, samplers_of, upstream_of
 from ..host.common.run_folder import name_of, node_keys
 from .node import StoryReelNode
 from .types import BankType
+
+NODE_ID = "StoryReelRecordCharacters"
 
 
 class StoryReelRecordCharacters(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="StoryReelRecordCharacters",
+            node_id=NODE_ID,
             display_name="Record Characters (StoryReel)",
             category="StoryReel",
             description="Records the characters of a batch into a bank while a sampler draws them. Later frames read "
@@ -71,10 +73,21 @@ class StoryReelRecordCharacters(StoryReelNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_) -> str:
-        # The bank holds what the samplers behind this node draw, so it changes with all that they read.
+    async def fingerprint_inputs(cls, **_) -> str | float:
+        # The bank holds what the samplers behind this node draw, so it changes with all that they read, also from the
+        # samplers that record other banks.
         prompt, own = current_prompt(), cls.hidden.unique_id
-        return name_of(node_keys(prompt, samplers_of(prompt, own))) if prompt.has_node(own) else ""
+        if not prompt.has_node(own):
+            return ""
+        samplers, upstream = set(), set()
+        pending, recorders = {own}, set()
+        while pending:
+            samplers.update(*(samplers_of(prompt, id) for id in pending))
+            upstream, recorders = upstream_of(prompt, samplers), recorders | pending
+            pending = {id for id in upstream if prompt.get_node(id)["class_type"] == NODE_ID} - recorders
+        if await find_changes(prompt, upstream - recorders):
+            return float("nan")
+        return name_of(node_keys(prompt, sorted(samplers)))
 
     @classmethod
     def execute(cls, model, precision, device, max_gb, step_stride) -> io.NodeOutput:

@@ -8,7 +8,7 @@ that share tokens in a step are recorded, since no other is ever read.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -84,6 +84,16 @@ class Recording:
     layers: dict[tuple[float, int], tuple[int, ...]] = field(default_factory=dict)
     indices: dict[tuple[int, float, int], Tensor] = field(default_factory=dict)
     tokens: dict[tuple[int, float, int, int], Tensor] = field(default_factory=dict)
+
+    def copy(self) -> "Recording":
+        """A recording of the same tensors, which may get more."""
+        return replace(
+            self,
+            levels=dict(self.levels),
+            layers=dict(self.layers),
+            indices=dict(self.indices),
+            tokens=dict(self.tokens),
+        )
 
     @property
     def steps(self) -> list[float]:
@@ -196,8 +206,9 @@ class Recorder:
     def finish(self) -> None:
         """Drop layers that the run did not compute for every image and cond that it recorded."""
         recording = self.recording
-        for (step, pixels), planned in list(recording.layers.items()):
-            slots = [slot for slot in recording.tokens if slot[1:3] == (step, pixels)]
+        for step, pixels in {slot[1:3] for slot in self._stored}:
+            planned = recording.layers[step, pixels]
+            slots = [slot for slot in self._stored if slot[1:3] == (step, pixels)]
             kept = tuple(layer for layer in planned if all(layer in self._stored[slot] for slot in slots))
             if kept == planned:
                 continue

@@ -48,34 +48,44 @@ class Plan:
 
 
 def plan_recording(
-    settings: Settings, phases: Phases, sigmas: Sequence[float], sizes: Mapping[int, LayerSize], step_stride: int
+    settings: Settings,
+    phases: Phases,
+    sigmas: Sequence[float],
+    sizes: Mapping[int, LayerSize],
+    step_stride: int,
+    earlier: Sequence[float] = (),
 ) -> Plan:
     """Layers are recorded in the steps in which they share tokens.
 
     sigmas: the run's schedule. sizes: of each layer that may share. step_stride: of so many steps that share, the first
-    is recorded.
+    is recorded. earlier: noise levels of the steps before, of a run that continues another one.
     """
     rates = {size.pixels: settings.rate_at(size.pixels) for size in sizes.values()}
-    sharing = [sigma for sigma in sigmas[:-1] if phases.at(sigma) in (Phase.EARLY, Phase.LATE)]
+    shared = [
+        {step_of(sigma, part): phases.at(sigma) for sigma in part if phases.at(sigma) in (Phase.EARLY, Phase.LATE)}
+        for part in (earlier, sigmas[:-1])
+    ]
     layers = defaultdict(list)
-    for sigma in sharing[::step_stride]:
-        step, phase = step_of(sigma, sigmas), phases.at(sigma)
+    for step, phase in list(shared[1].items())[-len(shared[0]) % step_stride :: step_stride]:
         for layer, size in sorted(sizes.items()):
             if rates[size.pixels] > 0 and layer_shares(settings, phase, step, layer):
                 layers[step, size.pixels].append(layer)
     return Plan({key: tuple(found) for key, found in layers.items()}, sizes, rates)
 
 
-def anchors_of(frames: Sequence[int], cast: Cast | None, anchors: int) -> dict[int, frozenset[str]]:
+def anchors_of(
+    frames: Sequence[int], cast: Cast | None, anchors: int, read: frozenset[str] = frozenset()
+) -> dict[int, frozenset[str]]:
     """{row: the characters it stands for} of the rows of a batch that are recorded, in frame order.
 
     They are the anchors of each character, see `sharing.find_anchors`, of as many rows as there are if `anchors` is 0.
     frames: frame number of each row. cast: names shown in each frame of the story; None = all show one character.
+    read: characters that are read from a bank, so they are not recorded.
     """
     rows = sorted(range(len(frames)), key=lambda row: frames[row])
     names = [UNNAMED if cast is None else cast[frames[row]] for row in rows]
     found = defaultdict(set)
-    for name, places in find_anchors(names, anchors or len(rows)).items():
+    for name, places in find_anchors(names, anchors or len(rows), read).items():
         for place in places:
             found[rows[place]].add(name)
     return {row: frozenset(found[row]) for row in rows if row in found}

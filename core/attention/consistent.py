@@ -102,16 +102,17 @@ def draw_shared_tokens(
     pixels: int,
     tokens: int,
     mask: Tensor | None = None,
+    apart: frozenset[str] = frozenset(),
 ) -> SharedTokens | None:
     """The tokens that frames share in a step at one level; None = no frame reads another.
 
     frames: frame number of each row. pixels: how many pixels a token spans. tokens: tokens of an image.
-    mask: bool [rows, tokens], the tokens that may be shared; None = all.
+    mask: bool [rows, tokens], the tokens that may be shared; None = all. apart: characters that share no tokens.
     A sample is keyed by step, level and frame, so all layers of a level and all passes of a step use the same one.
     """
     dense = phase is Phase.BEFORE
     rate = 1.0 if dense else settings.rate_at(pixels)
-    groups = find_groups(frames, cast, settings.rules)
+    groups = find_groups(frames, cast, settings.rules, apart)
     if dense:
         sources = {row for group in groups for row in group.sources}
         groups = [_plain(group) if sources.intersection(group.targets) else group for group in groups]

@@ -64,38 +64,41 @@ def windows(count: int, size: int, stride: int) -> list[range]:
     return [range(start, start + size) for start in [*starts, count - size]]
 
 
-def find_anchors(cast: Cast, k: int) -> dict[str, list[int]]:
+def find_anchors(cast: Cast, k: int, apart: frozenset[str] = frozenset()) -> dict[str, list[int]]:
     """The first k frames that show each character alone.
 
-    The anchors of a character that is never alone are the first k frames that show it.
+    The anchors of a character that is never alone are the first k frames that show it. apart: characters without.
     """
     anchors = {}
-    for name in sorted(frozenset().union(*cast)):
+    for name in sorted(frozenset().union(*cast) - apart):
         alone = [frame for frame, names in enumerate(cast) if names == {name}]
         shown = [frame for frame, names in enumerate(cast) if name in names]
         anchors[name] = (alone or shown)[:k]
     return anchors
 
 
-def find_sources(cast: Cast, anchors: int) -> list[set[int]]:
+def find_sources(cast: Cast, anchors: int, apart: frozenset[str] = frozenset()) -> list[set[int]]:
     """The source frames of each frame, before windows are applied."""
     if anchors:
-        anchored = find_anchors(cast, anchors)
-        return [{j for name in names for j in anchored[name]} - {i} for i, names in enumerate(cast)]
-    return [{j for j, other in enumerate(cast) if j != i and names & other} for i, names in enumerate(cast)]
+        anchored = find_anchors(cast, anchors, apart)
+        return [{j for name in names - apart for j in anchored[name]} - {i} for i, names in enumerate(cast)]
+    return [{j for j, other in enumerate(cast) if j != i and names & other - apart} for i, names in enumerate(cast)]
 
 
-def find_groups(frames: Sequence[int], cast: Cast | None, rules: SharingRules) -> list[Group]:
+def find_groups(
+    frames: Sequence[int], cast: Cast | None, rules: SharingRules, apart: frozenset[str] = frozenset()
+) -> list[Group]:
     """The groups of one call of the network.
 
     frames: frame number of each row of the batch, in any order; frames may be missing.
     cast: names shown in each frame of the story, indexed by frame number; None = all frames show one character.
+    apart: characters that share no tokens.
 
     The rows are sorted by frame first, so the groups do not depend on the order of the batch.
     """
     rows = sorted(range(len(frames)), key=lambda row: frames[row])
     cast = [EVERYONE if cast is None else cast[frames[row]] for row in rows]
-    sources = find_sources(cast, rules.anchors)
+    sources = find_sources(cast, rules.anchors, apart)
     mutual = [{j for j in sources[i] if i in sources[j]} for i in range(len(rows))]
     is_source = set().union(*sources)
 

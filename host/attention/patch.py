@@ -80,8 +80,8 @@ def apply_consistent_attention(
             if bank is None and record is None:
                 state.warn_once("a Character Region has an effect on frames that read a bank, and none is connected.")
         message = None
-        if idle is None and not (record is not None and len(noise) == 1):  # a single image can be recorded
-            message = _describe_run(config, state, sigmas, len(noise), few)
+        if idle is None:
+            message = _describe_run(config, state, sigmas, len(noise), few, record is not None)
         if message:
             state.warn_once(message)
         guider.model_options["transformer_options"][KEY] = state
@@ -96,7 +96,8 @@ def apply_consistent_attention(
                 state.warn_once(
                     f"apply_to is {patch_range.apply_to}, and this guider has {conds} conds; all of them share tokens."
                 )
-            if message := state.describe_nothing_shared(config) or seam.describe_run(state):
+            nothing = state.describe_nothing_shared(config, bank is not None or record is not None)
+            if message := nothing or seam.describe_run(state):
                 state.warn_once(message)
         return out
 
@@ -151,9 +152,12 @@ def _describe_idle(settings: Settings, patch_range: PatchRange, mask: Tensor | N
     return None
 
 
-def _describe_run(config: PatchConfig, state: SamplingState, sigmas: Tensor, images: int, few: bool) -> str | None:
-    """Why a run will share no tokens, or too few; None if it will. few: whether its steps are."""
-    frames = state.frames_at(tuple(range(images)))
+def _describe_run(
+    config: PatchConfig, state: SamplingState, sigmas: Tensor, images: int, few: bool, recorded: bool
+) -> str | None:
+    """Why a run will share no tokens, or too few; None if it will. few: whether its steps are. recorded: so its images
+    need not share tokens with each other."""
+    frames = state.all_frames
     if config.bank is not None:
         if any(config.bank_images(frames)):
             return describe_steps(config.settings, config.patch_range.percents, state.phases, sigmas.tolist(), few)
@@ -163,6 +167,8 @@ def _describe_run(config: PatchConfig, state: SamplingState, sigmas: Tensor, ima
         shown = ", ".join(sorted(names))
         held = ", ".join(sorted(config.bank.characters)) or "one character without a name"
         return f"the bank holds {held}, and the STORY shows {shown} here; nothing is read from it."
+    if recorded:
+        return describe_steps(config.settings, config.patch_range.percents, state.phases, sigmas.tolist(), few)
     if images == 1:
         return "the LATENT has 1 image, so no tokens are shared; use a batch of at least 2 images."
     if not any(group.sources for group in find_groups(frames, config.cast, config.settings.rules)):

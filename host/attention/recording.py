@@ -19,6 +19,7 @@ from .bank_model import model_id, network_of
 from .bank_previews import preview
 from .families import family_of
 from .sampling_state import CONFIG, KEY, Misfit, PatchConfig, SamplingState
+from .sampling_state import NODE as CSA
 from .unet_blocks import Layer, choose_stages, self_attention_layers
 from .unet_call import UNetCall
 
@@ -135,57 +136,83 @@ def recording(
 ) -> Iterator[list[Tensor]]:
     """The sampling run in the block is recorded. The block adds the samples that it gets to the list.
 
-    A run that continues where another one ended, as of two advanced samplers, adds its steps to the same recording.
-    Raises ValueError for a run that shows no character, and for one that needs more memory than the node allows.
+    A run that continues where another one ended, as of two advanced samplers, adds its steps to the same recording; if
+    it fails, what the earlier one recorded stays. Raises ValueError for a run that records nothing, and for one that
+    needs more memory than the node allows.
     """
     samples: list[Tensor] = []
     bank, schedule = record.bank, tuple(sigmas.tolist())
-    before = bank.recordings[0] if bank.recordings else None
-    if before is not None and before.origin.sigmas[-1:] != schedule[:1]:
+    frames = state.all_frames
+    anchors = anchors_of(frames, config.cast, config.settings.rules.anchors, config.read_names)
+    if not anchors:
+        raise ValueError(f"{NODE}: no image of the LATENT shows a character, so there is nothing to record.")
+    images = tuple(
+        BankImage(names, frames[place], "" if config.prompts is None else config.prompts[frames[place]])
+        for place, names in anchors.items()
+    )
+    begun = Recording(_origin(record, config, sampler, noise.shape[-2:]), images)
+    before = bank.recordings[0] if bank.recordings else begun
+    if not _continues(before, begun, schedule):
         messages.warn(f"{NODE}: the MODEL is sampled more than once; only its first run is recorded.", record.node)
         yield samples
         return
-    frames = state.frames_at(tuple(range(len(noise))))
-    anchors = anchors_of(frames, config.sharing_cast, config.settings.rules.anchors)
-    if not anchors:
-        raise ValueError(f"{NODE}: no image of the LATENT shows a character, so there is nothing to record.")
-    size = noise.shape[-2:]
+    earlier = before.origin.sigmas[:-1]
     stages = choose_stages(config.patch_range)
-    layers = [layer for layer in record.layers if layer.block[0] in stages]
-    plan = plan_recording(
-        config.settings,
-        state.phases,
-        schedule,
-        {layer.number: layer.measure(*size) for layer in layers},
-        record.step_stride,
-    )
-    conds = sum(state.applies_to(config, cond) for cond in (0, 1)) if getattr(guider, "cfg", 0) != 1 else 1
-    expected = plan.bytes(len(anchors), conds, DTYPES[record.precision])
+    sizes = {layer.number: layer.measure(*noise.shape[-2:]) for layer in record.layers if layer.block[0] in stages}
+    plan = plan_recording(config.settings, state.phases, schedule, sizes, record.step_stride, earlier)
+    expected = plan.bytes(len(anchors), _conds(config, state, guider), DTYPES[record.precision])
+    if not expected + bank.bytes and schedule[-1] == 0:
+        raise ValueError(f"{NODE}: {_describe_nothing(config, plan)}")
     _check_limit(record, expected + bank.bytes)
     device = guider.model_patcher.load_device
     if record.device == "gpu":
         comfy.model_management.free_memory(expected, device)
 
-    made = before or Recording(
-        _origin(record, config, sampler, size),
-        tuple(
-            BankImage(names, frames[place], "" if config.prompts is None else config.prompts[frames[place]])
-            for place, names in anchors.items()
-        ),
-    )
-    made.origin = replace(made.origin, sigmas=(*made.origin.sigmas[:-1], *schedule))
+    made = before.copy()
+    made.origin = replace(made.origin, sigmas=(*earlier, *schedule))
     recorder = Recorder(made, DTYPES[record.precision], plan.layers_of, _allocator(record, device))
     places = {index: place for place, index in enumerate(anchors)}
-    bank.recordings, bank.finished, state.recording = [], False, Run(config, plan, recorder, places)
+    state.recording = Run(config, plan, recorder, places)
     try:
         yield samples
     finally:
         state.recording = None
     recorder.finish()
     made.images = _with_previews(made.images, places, guider.model_patcher, samples)
-    bank.recordings, bank.finished = [made], True
+    # Noise is left for a run that continues this one; readers wait for it.
+    bank.recordings, bank.finished = [made], schedule[-1] == 0
     if record.node is not None:
         messages.show_progress(describe(bank), record.node)
+
+
+def _continues(before: Recording, begun: Recording, schedule: Sequence[float]) -> bool:
+    """Whether a run goes on where the recorded one ended, with the same images, or is the first one."""
+    if before is begun:
+        return True
+    origin, frames = before.origin, [(image.characters, image.number) for image in before.images]
+    return (
+        origin.sigmas[-1:] == schedule[:1]
+        and (origin.height, origin.width) == (begun.origin.height, begun.origin.width)
+        and frames == [(image.characters, image.number) for image in begun.images]
+    )
+
+
+def _conds(config: PatchConfig, state: SamplingState, guider) -> int:
+    """How many conds of a run are recorded."""
+    if state.every_cond:
+        return len(guider.conds)
+    skips_uncond = getattr(guider, "cfg", 0) == 1 and not guider.model_options.get("disable_cfg1_optimization", False)
+    return sum(state.applies_to(config, cond) for cond in ((0,) if skips_uncond else (0, 1)))
+
+
+def _describe_nothing(config: PatchConfig, plan: Plan) -> str:
+    """Why a run would record nothing."""
+    if plan.layers:
+        return (
+            f"apply_to of {CSA} is {config.patch_range.apply_to}, and this run does not compute it (cfg 1 skips "
+            "uncond), so there is nothing to record; set apply_to to both."
+        )
+    return f"no step of this run shares tokens by the settings of {CSA}, so there is nothing to record."
 
 
 def _origin(record: RecordConfig, config: PatchConfig, sampler, size: Sequence[int]) -> Origin:
@@ -210,11 +237,15 @@ def _check_limit(record: RecordConfig, expected: int) -> None:
         return
     ways = ["anchors of Consistent Self-Attention", "its sampling_rate"]
     if record.precision != "fp8":
-        ways.insert(0, f"precision to fp8 ({expected / GB / torch.finfo(DTYPES[record.precision]).bits * 8:.2f} GB)")
+        ways.insert(0, f"precision to fp8 ({_gigabytes(expected // DTYPES[record.precision].itemsize)})")
     raise ValueError(
-        f"{NODE}: the bank needs {expected / GB:.2f} GB and max_gb is {record.limit / GB:g}. Raise step_stride (2 "
+        f"{NODE}: the bank needs {_gigabytes(expected)} and max_gb is {record.limit / GB:g}. Raise step_stride (2 "
         f"halves it) or max_gb, or lower {', '.join(ways)}."
     )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / GB:.3g} GB" if size < 100 * GB else f"{size / GB:.0f} GB"
 
 
 def _allocator(record: RecordConfig, device: torch.device):

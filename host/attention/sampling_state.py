@@ -76,11 +76,9 @@ class PatchConfig:
     node: str | None = None
 
     @property
-    def sharing_cast(self) -> Cast | None:
-        """The characters that share tokens in the batch: those that the bank does not hold. None: see `cast`."""
-        if self.bank is None or self.cast is None:
-            return self.cast
-        return [names - self.bank.characters for names in self.cast]
+    def read_names(self) -> frozenset[str]:
+        """The characters that are read from the bank; they share no tokens in the batch."""
+        return frozenset() if self.bank is None or self.cast is None else self.bank.characters
 
     def bank_characters(self, frame: int) -> frozenset[str]:
         """The characters of a frame that the bank holds; without a story, all of the bank."""
@@ -162,8 +160,11 @@ class SamplingState:
             self.warned.add(message)
             messages.warn(f"{NODE}: {message}", self.node)
 
-    def describe_nothing_shared(self, config: PatchConfig) -> str | None:
-        """Why a finished run shared no tokens, for reasons that are unknown before it; None if it shared some."""
+    def describe_nothing_shared(self, config: PatchConfig, one_is_enough: bool = False) -> str | None:
+        """Why a finished run shared no tokens, for reasons that are unknown before it; None if it shared some.
+
+        one_is_enough: a single image reads a bank, or is recorded.
+        """
         wanted = None if self.every_cond else {"cond": 0, "uncond": 1}.get(config.patch_range.apply_to)
         if wanted is not None and self.conds and wanted not in self.conds:
             return (
@@ -171,7 +172,7 @@ class SamplingState:
                 "no tokens were shared; set apply_to to both."
             )
         # one mask for all images, or masks of at least two images
-        least = 1 if config.mask is not None and len(config.mask) == 1 else 2
+        least = 1 if one_is_enough or config.mask is not None and len(config.mask) == 1 else 2
         if self.token_masks and all(mask.any(1).sum() < least for mask in self.token_masks.values()):
             one = "the mask covers less than half of every token"
             why = one if least == 1 else "fewer than two of the masks cover half of a token"
@@ -189,6 +190,11 @@ class SamplingState:
         if listed_images(extra_options) == indices and max(indices) < self.images:
             return None
         return f"another patch passes {len(indices)} images at a time and the batch has {self.images}"
+
+    @property
+    def all_frames(self) -> tuple[int, ...]:
+        """Frame numbers of the batch."""
+        return self.frames_at(tuple(range(self.images or 0)))
 
     def frames_at(self, indices: tuple[int, ...]) -> tuple[int, ...]:
         """Frame numbers of the images at these indices of the batch."""
@@ -227,13 +233,14 @@ class SamplingState:
         if key not in self.shared_tokens:
             drawn = draw_shared_tokens(
                 config.settings,
-                config.sharing_cast,
+                config.cast,
                 self.frames_at(indices),
                 phase=self.phase,
                 step=self.step,
                 pixels=pixels,
                 tokens=math.prod(size),
                 mask=self.token_mask(config, indices, size, torch.device("cpu")),
+                apart=config.read_names,
             )
             self.shared_tokens[key] = drawn and drawn.to(device)
         return self.shared_tokens[key]

@@ -60,8 +60,13 @@ class UNetSeam:
         return None if bank is None else BankReader.of(bank, self.config.settings, guider, self.layers)
 
     def describe_run(self, state: SamplingState) -> str | None:
-        """What a finished run did not share for reasons unknown before it: nothing, see `check`."""
-        return None
+        """Why a finished run read nothing of its bank, for reasons that are unknown before it; None if it did."""
+        if state.reader is None or state.reader.used or not any(self.config.bank_images(state.all_frames)):
+            return None
+        return (
+            "no layer of this run found tokens in the bank; it was recorded in other blocks, with another cfg (1 skips "
+            "uncond) or apply_to, or with a higher layer probability than here."
+        )
 
     def check(self, model_options: dict) -> None:
         """Warn about patches of other packs that stand in place of ours when sampling begins."""

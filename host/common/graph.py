@@ -1,14 +1,24 @@
 """The host's graph: its expansion, for nodes that expand into others, and what a node's output leads to."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
+import execution
 import nodes
 from comfy_execution.graph import DynamicPrompt
 from comfy_execution.graph_utils import GraphBuilder, is_link
 from comfy_execution.progress import get_progress_state
 
-__all__ = ["GraphBuilder", "current_prompt", "depends_on", "new_expansion", "samplers_of"]
+__all__ = [
+    "GraphBuilder",
+    "current_prompt",
+    "depends_on",
+    "find_changes",
+    "new_expansion",
+    "samplers_of",
+    "upstream_of",
+]
 
 PASSES_ON = {"MODEL", "GUIDER"}  # types of outputs that hold a model which is yet to be sampled
 
@@ -55,16 +65,30 @@ def samplers_of(prompt: DynamicPrompt, node: str, slot: int = 0) -> list[str]:
     return sorted(set(found))
 
 
-def depends_on(prompt: DynamicPrompt, node: str, other: str) -> bool:
-    """Whether a node needs the outputs of another one, directly or through nodes between them."""
-    pending, visited = [node], set()
+def upstream_of(prompt: DynamicPrompt, ids: Iterable[str]) -> set[str]:
+    """These nodes and all that they need, directly or through nodes between them."""
+    pending, found = list(ids), set()
     while pending:
-        if (id := pending.pop()) == other:
-            return True
-        if id not in visited and prompt.has_node(id):
-            visited.add(id)
+        id = pending.pop()
+        if id not in found and prompt.has_node(id):
+            found.add(id)
             pending += [source for source, _ in _links(prompt, id)]
-    return False
+    return found
+
+
+def depends_on(prompt: DynamicPrompt, node: str, other: str) -> bool:
+    """Whether a node is another one or needs its outputs."""
+    return other in upstream_of(prompt, [node])
+
+
+async def find_changes(prompt: DynamicPrompt, ids: Iterable[str]) -> bool:
+    """Let the host ask these nodes whether they have changed, for `node_keys`; whether one of them always has."""
+    cache = execution.IsChangedCache(get_progress_state().prompt_id, prompt, cast(Any, None))
+    always = False
+    for id in sorted(ids):
+        changed = await cache.get(id)
+        always |= any(value != value for value in (changed if isinstance(changed, list) else [changed]))  # NaN
+    return always
 
 
 def _links(prompt: DynamicPrompt, node: str) -> Iterator[tuple[str, int]]:

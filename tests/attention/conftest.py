@@ -38,3 +38,22 @@ def shared(host, probe):
         return probe.node(host, model, preset, **{"blocks": "all"} | options)
 
     return shared
+
+
+@pytest.fixture
+def record(host, probe):
+    """Sample `images` with a model behind Consistent Self-Attention and Record Characters; (latents, bank)."""
+    from storyreel.nodes.record import StoryReelRecordCharacters
+
+    def record(model, story, *, width=768, conds=None, precision="fp32", max_gb=8.0, step_stride=1, **options):
+        sampling = {name: options.pop(name) for name in ("steps", "cfg", "sampler", "seed") if name in options}
+        latent = options.pop("latent", None) or probe.latent(len(story.frames))
+        patch = options.pop("patch", lambda model: model)  # between the node and the sampler
+        shared = probe.node(host, model, options.pop("preset", "low-vram"), story=story, **options)
+        recorded, bank = StoryReelRecordCharacters.execute(
+            model=shared, precision=precision, device="cpu", max_gb=max_gb, step_stride=step_stride
+        ).result
+        conds = conds or (probe.conditioning(len(story.frames), width, 1), probe.conditioning(1, width, 2))
+        return probe.sample(patch(recorded), *conds, latent, **sampling), bank
+
+    return record
