@@ -1,6 +1,7 @@
 """Measure parts of the pack, each against its alternatives in one run.
 
 python tools/bench.py attention            Consistent Self-Attention at the shapes of SDXL's two levels
+python tools/bench.py bank                 banks of characters: bytes of an image of SDXL, and the time of reading
 python tools/bench.py dynamicrafter        DynamiCrafter's UNet at its full width, on random weights
 python tools/bench.py story                Draw Story with a tiny SDXL: the memory of 5 and of 40 frames
 python tools/bench.py streaming            a chain of chunks on tiny weights, from 2 to 64 chunks
@@ -19,9 +20,15 @@ import subprocess
 import sys
 
 import environment
-from benches import attention, dynamicrafter, story, streaming
+from benches import attention, bank, dynamicrafter, story, streaming
 
-BENCHES = {"attention": attention, "dynamicrafter": dynamicrafter, "story": story, "streaming": streaming}
+BENCHES = {
+    "attention": attention,
+    "bank": bank,
+    "dynamicrafter": dynamicrafter,
+    "story": story,
+    "streaming": streaming,
+}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
