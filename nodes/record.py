@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..core.attention.bank import DTYPES
 from ..host.attention.recording import GB, record_characters
-from ..host.common.graph import current_prompt, find_changes, samplers_of, upstream_of
+from ..host.common import graph
 from ..host.common.run_folder import name_of, node_keys
 from .node import StoryReelNode
 from .types import BankType
@@ -76,16 +76,16 @@ class StoryReelRecordCharacters(StoryReelNode):
     async def fingerprint_inputs(cls, **_) -> str | float:
         # The bank holds what the samplers behind this node draw, so it changes with all that they read, also from the
         # samplers that record other banks.
-        prompt, own = current_prompt(), cls.hidden.unique_id
+        prompt, own = graph.current_prompt(), cls.hidden.unique_id
         if not prompt.has_node(own):
             return ""
         samplers, upstream = set(), set()
         pending, recorders = {own}, set()
         while pending:
-            samplers.update(*(samplers_of(prompt, id) for id in pending))
-            upstream, recorders = upstream_of(prompt, samplers), recorders | pending
+            samplers.update(*(graph.samplers_of(prompt, id) for id in pending))
+            upstream, recorders = graph.upstream_of(prompt, samplers), recorders | pending
             pending = {id for id in upstream if prompt.get_node(id)["class_type"] == NODE_ID} - recorders
-        if await find_changes(prompt, upstream - recorders):
+        if await graph.find_changes(prompt, upstream - recorders):
             return float("nan")
         return name_of(node_keys(prompt, sorted(samplers)))
 
