@@ -207,7 +207,7 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
             case "StoryReelStoryLatent":
                 changes[id] = {"width": WIDTH, "height": HEIGHT}
             case "StoryReelDrawStory":
-                changes[id] = {"width": WIDTH, "height": HEIGHT, "steps": STEPS, "seed": seed}
+                changes[id] = {"width": WIDTH, "height": HEIGHT, "steps": STEPS, "seed": seed, "frames": ""}
             case "KSampler":
                 changes[id] = {"steps": STEPS, "seed": seed}
             case "StoryReelMotionPredictorLoader" | "StoryReelApplyMotion":
