@@ -122,3 +122,38 @@ def test_a_long_videos_benchmark_reads_memory_after_every_chunk():
     (row,) = (json.loads(line) for line in done.stdout.splitlines())
     assert (row["chunks"], row["frames"], len(row["rss_bytes"])) == (3, 16 + 3 * 8, 3)
     assert row["seconds_per_chunk"] > 0 and row["peak_rss_bytes"] >= max(row["rss_bytes"]) > 0
+
+
+@pytest.mark.programs
+def test_the_benchmark_of_banks_counts_bytes_and_times_readers():
+    command = [sys.executable, str(TOOLS / "bench.py"), "bank", "--json", "--size", "128", "--steps", "2"]
+    done = subprocess.run([*command, "--rounds", "1"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    *sizes, reading = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    size = {(row["precision"], row["step_stride"]): row["bytes_per_image"] for row in sizes}
+    assert size["fp8", 2] < 1.4e9 < size["fp8", 1] < 5.5e9 / 2  # the published program takes 5.5 GB in fp16
+    assert size["fp16", 1] == 2 * size["fp8", 1] and size["fp8", 2] == pytest.approx(size["fp8", 1] / 2, rel=0.05)
+    assert reading["plain_seconds"] > 0 and reading["cpu_bank_seconds"] > 0 and reading["reading_ratio"] > 0
+    assert (reading["cpu_bank_ratio"] is None) == (reading["device"] == "cpu")
+
+
+def test_the_benchmark_of_banks_knows_the_layers_of_sdxl(host):
+    """By the network as the host builds it."""
+    import comfy.ops
+    from benches import bank
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from harness import tiny
+    from storyreel.host.attention.unet_blocks import self_attention_layers
+
+    config = tiny.UNET | tiny.SDXL | dict(
+        num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 2, 2, 10, 10],
+        transformer_depth_middle=10, transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+    )  # fmt: skip
+    unet = UNetModel(**config, device="meta", operations=comfy.ops.disable_weight_init)
+
+    class Model:
+        def get_model_object(self, name):
+            return unet
+
+    layers = [layer for layer in self_attention_layers(Model()) if layer.block[0] == "output"]
+    assert [(layer.number, 8 << layer.halvings, layer.channels) for layer in layers] == bank.UP_LAYERS
