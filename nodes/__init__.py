@@ -17,6 +17,7 @@ class StoryReelExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from . import (
             attention,
+            bank_images,
             bank_reader,
             banks,
             blending,
@@ -43,7 +44,7 @@ class StoryReelExtension(ComfyExtension):
         )
 
         images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *banks.NODES]
-        images += [*record.NODES, *bank_reader.NODES, *regions.NODES, *page.NODES]
+        images += [*record.NODES, *bank_images.NODES, *bank_reader.NODES, *regions.NODES, *page.NODES]
         images += [*draw_story.NODES, *frame_parts.NODES]
         clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]
         clips += [*motion.NODES, *motion_training.NODES]

@@ -54,7 +54,7 @@ def apply_consistent_attention(
     config = PatchConfig(settings, patch_range, cast, mask, bank, prompts, messages.current_node())
     seam = UNetSeam(model, config) if family is None else _transformer_seam(family, model, config)
     patched = model.clone()
-    _remove(patched)
+    remove_consistent_attention(patched)
     if idle := _describe_idle(settings, patch_range, mask):
         messages.warn(idle)
     if settings.strength == 0:
@@ -115,7 +115,7 @@ def _transformer_seam(family: Family, model: ModelPatcher, config: PatchConfig) 
     return TransformerSeam(family, network, latents.spacial_downscale_ratio, config)
 
 
-def _remove(model: ModelPatcher) -> None:
+def remove_consistent_attention(model: ModelPatcher) -> None:
     """Remove an earlier application and restore the patches that it wrapped."""
     remove_patches(model, "attn1", SharedAttention)
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)

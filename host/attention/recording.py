@@ -65,13 +65,7 @@ def record_characters(
     node: the id of the node that gives both. A second application replaces the first. Raises ValueError for a MODEL
     without Consistent Self-Attention.
     """
-    if CONFIG not in model.model_options["transformer_options"]:
-        raise ValueError(
-            "MODEL has no Consistent Self-Attention, or its strength is 0; connect that node between the model and "
-            "this one. It says which layers, steps and tokens are recorded."
-        )
-    if (family := family_of(model)) is not None:
-        raise ValueError(f"MODEL is {family.name}; a UNet (SD1.5, SD2.x or SDXL) is expected.")
+    check_recordable(model)
     layers, bank = self_attention_layers(model), Bank(finished=False, node=node)
     identity = model_id(model, layers), network_of(model)
     patched = model.clone()
@@ -79,10 +73,19 @@ def record_characters(
     options[RECORD] = RecordConfig(
         bank, layers, *identity, precision, device, limit, step_stride, messages.current_node()
     )
-    patches = options.setdefault("patches", {})
-    patches["attn1_patch"] = [p for p in patches.get("attn1_patch", []) if not isinstance(p, RecordTokens)]
-    patched.set_model_attn1_patch(RecordTokens({layer.key: layer for layer in layers}))
+    RecordTokens.install(patched, layers)
     return patched, bank
+
+
+def check_recordable(model: ModelPatcher) -> None:
+    """Raise ValueError for a MODEL that cannot record: without Consistent Self-Attention, or no UNet."""
+    if CONFIG not in model.model_options["transformer_options"]:
+        raise ValueError(
+            "MODEL has no Consistent Self-Attention, or its strength is 0; connect that node between the model and "
+            "this one. It says which layers, steps and tokens are recorded."
+        )
+    if (family := family_of(model)) is not None:
+        raise ValueError(f"MODEL is {family.name}; a UNet (SD1.5, SD2.x or SDXL) is expected.")
 
 
 class RecordTokens:
@@ -90,6 +93,13 @@ class RecordTokens:
 
     def __init__(self, layers: dict[tuple[str, int, int], Layer]):
         self.layers = layers
+
+    @classmethod
+    def install(cls, model: ModelPatcher, layers: Sequence[Layer]) -> None:
+        """Patch a clone of the model, in place of an earlier patch of this kind."""
+        patches = model.model_options["transformer_options"].setdefault("patches", {})
+        patches["attn1_patch"] = [patch for patch in patches.get("attn1_patch", []) if not isinstance(patch, cls)]
+        model.set_model_attn1_patch(cls({layer.key: layer for layer in layers}))
 
     def __call__(self, n: Tensor, context: Tensor, value: Tensor, extra_options: dict):
         state = extra_options.get(KEY)
@@ -150,7 +160,7 @@ def recording(
         BankImage(names, frames[place], "" if config.prompts is None else config.prompts[frames[place]])
         for place, names in anchors.items()
     )
-    begun = Recording(_origin(record, config, sampler, noise.shape[-2:]), images)
+    begun = Recording(origin_of(record, config, sampler, noise.shape[-2:]), images)
     before = bank.recordings[0] if bank.recordings else begun
     if not _continues(before, begun, schedule):
         messages.warn(f"{NODE}: the MODEL is sampled more than once; only its first run is recorded.", record.node)
@@ -163,14 +173,15 @@ def recording(
     expected = plan.bytes(len(anchors), _conds(config, state, guider), DTYPES[record.precision])
     if not expected + bank.bytes and schedule[-1] == 0:
         raise ValueError(f"{NODE}: {_describe_nothing(config, plan)}")
-    _check_limit(record, expected + bank.bytes)
+    if message := describe_excess(record, expected + bank.bytes, f"anchors of {CSA}", "its sampling_rate"):
+        raise ValueError(f"{NODE}: {message}")
     device = guider.model_patcher.load_device
     if record.device == "gpu":
         comfy.model_management.free_memory(expected, device)
 
     made = before.copy()
     made.origin = replace(made.origin, sigmas=(*earlier, *schedule))
-    recorder = Recorder(made, DTYPES[record.precision], plan.layers_of, _allocator(record, device))
+    recorder = Recorder(made, DTYPES[record.precision], plan.layers_of, allocator_of(record, device))
     places = {index: place for place, index in enumerate(anchors)}
     state.recording = Run(config, plan, recorder, places)
     try:
@@ -215,14 +226,16 @@ def _describe_nothing(config: PatchConfig, plan: Plan) -> str:
     return f"no step of this run shares tokens by the settings of {CSA}, so there is nothing to record."
 
 
-def _origin(record: RecordConfig, config: PatchConfig, sampler, size: Sequence[int]) -> Origin:
+def origin_of(
+    record: RecordConfig, config: PatchConfig, sampler, size: Sequence[int], sigmas: tuple[float, ...] = ()
+) -> Origin:
     settings = config.settings
     function = getattr(sampler, "sampler_function", sampler)
     return Origin(
         model=record.model,
         network=record.network,
         sampler=getattr(function, "__name__", type(function).__name__).removeprefix("sample_"),
-        sigmas=(),
+        sigmas=sigmas,
         height=size[0],
         width=size[1],
         seed=settings.seed,
@@ -231,15 +244,15 @@ def _origin(record: RecordConfig, config: PatchConfig, sampler, size: Sequence[i
     )
 
 
-def _check_limit(record: RecordConfig, expected: int) -> None:
-    """Raise ValueError if the bank would be larger than the node allows."""
+def describe_excess(record: RecordConfig, expected: int, *lower: str) -> str | None:
+    """Why a bank would be larger than the node allows; None if it is not. lower: what else makes it smaller."""
     if expected <= record.limit:
-        return
-    ways = ["anchors of Consistent Self-Attention", "its sampling_rate"]
+        return None
+    ways = list(lower)
     if record.precision != "fp8":
         ways.insert(0, f"precision to fp8 ({_gigabytes(expected // DTYPES[record.precision].itemsize)})")
-    raise ValueError(
-        f"{NODE}: the bank needs {_gigabytes(expected)} and max_gb is {record.limit / GB:g}. Raise step_stride (2 "
+    return (
+        f"the bank needs {_gigabytes(expected)} and max_gb is {record.limit / GB:g}. Raise step_stride (2 "
         f"halves it) or max_gb, or lower {', '.join(ways)}."
     )
 
@@ -248,7 +261,7 @@ def _gigabytes(size: int) -> str:
     return f"{size / GB:.3g} GB" if size < 100 * GB else f"{size / GB:.0f} GB"
 
 
-def _allocator(record: RecordConfig, device: torch.device):
+def allocator_of(record: RecordConfig, device: torch.device):
     """Makes the tensors of a bank: on the GPU, or in memory that the GPU reads without a copy."""
     if record.device == "gpu":
         return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)
