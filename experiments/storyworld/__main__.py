@@ -44,7 +44,13 @@ STAGES = (
     *STREAMING,
     *MOTION,
 )
-EVALUATIONS = {"pictures": "Pictures", "video": "Video", "streaming": "Streaming", "motion": "Motion"}
+EVALUATIONS = {
+    "pictures": "Pictures",
+    "drawings": "Drawings",
+    "video": "Video",
+    "streaming": "Streaming",
+    "motion": "Motion",
+}
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 

@@ -15,6 +15,7 @@ from random import Random
 
 import numpy as np
 import torch
+from storyreel.core.attention.bank import Bank
 from storyreel.core.story.noise import noise_indices
 from storyreel.core.story.script import read_script
 from storyreel.core.story.story import Story
@@ -98,8 +99,11 @@ class Pictures(Pipeline):
     def backgrounds(self) -> Backgrounds:
         return Backgrounds(self.data, self.reconstruct)
 
-    def draw(self, setting: StorySetting, task: Task) -> np.ndarray:
-        """uint8 [frames, 128, 128, 3]: the host's sampler, VAE and nodes' own functions, as a graph would run them."""
+    def draw(self, setting: StorySetting, task: Task, bank: Bank | None = None) -> np.ndarray:
+        """uint8 [frames, 128, 128, 3]: the host's sampler, VAE and nodes' own functions, as a graph would run them.
+
+        bank: is read, with the inputs of `setting.attention`.
+        """
         import comfy.sample
         from storyreel.host.common.conditioning import encode_story
         from storyreel.host.story.latents import empty_story_latent
@@ -111,7 +115,14 @@ class Pictures(Pipeline):
             strength, positions = inputs.pop("strength", 1.0), inputs.pop("positions", "same")
             mask = boxes(task) if setting.boxed else None
             model = StoryReelConsistentAttention.execute(
-                model, inputs, strength=strength, seed=task.seed, story=task.story, mask=mask, positions=positions
+                model,
+                inputs,
+                strength=strength,
+                seed=task.seed,
+                story=task.story,
+                mask=mask,
+                positions=positions,
+                bank=bank,
             ).result[0]
         prompts = [frame.prompt for frame in task.story.frames]
         positive, negative = encode_story(self.clip, prompts, "")
