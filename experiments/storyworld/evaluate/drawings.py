@@ -21,7 +21,7 @@ from .pictures import SCHEDULER, Pictures, Task, describe_task, make_task, share
 from .pipeline import HERO_COLORS, Setting, Show, as_input
 from .story_settings import StorySetting
 
-STORIES = 16
+STORIES = 12
 INPUTS = {"preset": "low-vram"}
 COLUMNS = ("known", "colors", "named", "scene", "action")
 
@@ -37,9 +37,7 @@ class DrawingSetting(StorySetting):
 
 DRAWINGS = [
     DrawingSetting(name="plain"),
-    DrawingSetting(attention=INPUTS, name="drawing", drawings=1),
     DrawingSetting(attention=INPUTS, name="drawing-mask", drawings=1, masked=True),
-    DrawingSetting(attention=INPUTS, name="drawings-4", drawings=4),
     DrawingSetting(attention=INPUTS, name="drawings-4-mask", drawings=4, masked=True),
 ]
 
