@@ -14,7 +14,7 @@ from .types import BankType
 
 UNRECORDED = (
     "bank comes from Record Characters, and no sampler has recorded into it: connect the MODEL of Record Characters to "
-    "a sampler that runs before this node."
+    "a sampler that runs before this node, or unmute that sampler."
 )
 NOT_SAMPLED = (
     "bank comes from Record Characters, and the samplers behind it recorded nothing. Either they sample another MODEL, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from ..core.story.noise import DIFFERENT
 from ..core.text import numbered
@@ -202,7 +203,8 @@ class FrameGraph:
         """The link to the MODEL that reads banks, or records one, and inputs of the node that keeps the batch."""
         inputs, graph = self.inputs, self.graph
         keys, reads_bank = self.reads(batch)
-        read, keep = {}, {"group": ""}
+        read: dict[str, Any] = {}
+        keep: dict[str, Any] = {"group": ""}
         if keys or reads_bank:
             if self.banks is None:
                 banks = graph.node(

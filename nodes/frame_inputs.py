@@ -146,7 +146,8 @@ class StoryFrames:
     def plan(self, prompt, node: str) -> FramePlan:
         """prompt: the host's DynamicPrompt. node: the id in it of the node that draws."""
         sources = ("clip",) if self.clip is not None else ()
-        size = dict(zip(("width", "height"), self.size, strict=True))
+        width, height = self.size
+        size: dict[str, object] = {"width": width, "height": height}
         read = self.pick("model", "vae", "steps", "cfg", "sampler_name", "scheduler", *sources) | size
         settings = run_key(prompt, node, read)
         sharing = run_key(prompt, node, self.pick("strength", "sampling_rate", "precision"))

@@ -47,9 +47,9 @@ class StoryReelRecordCharacters(StoryReelNode):
                 io.Float.Input(
                     "max_gb",
                     default=8.0,
-                    min=0.001,
+                    min=0.01,
                     max=4096.0,
-                    step=0.1,
+                    step=0.01,
                     tooltip="A run whose bank would be larger, in GB, is refused before it starts.",
                 ),
                 io.Int.Input(

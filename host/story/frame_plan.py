@@ -36,7 +36,8 @@ def make_plan(
     own: Sequence[str], cast: Cast, groups: Sequence[AnchorGroup], anchors: int, bank: Mapping[str, str]
 ) -> FramePlan:
     """own: as in the plan. anchors: frames of a character. bank: {character: key of its images} of a bank."""
-    group_keys, by_name = [], dict(bank)
+    group_keys: list[str] = []
+    by_name = dict(bank)
     for group in groups:
         frames = [[own[number], sorted(cast[number])] for number in group.frames]
         shown = frozenset().union(*(cast[number] for number in group.frames))

@@ -115,6 +115,16 @@ def inputs_of(node, given: dict):
 
 
 @EVERY_WORKFLOW
+def test_both_ends_of_a_link_name_it(name):
+    """The frontend drops a link that only the list of links knows, and says nothing."""
+    saved = workflows.workflow(name)
+    nodes = {node["id"]: node for node in saved["nodes"]}
+    for number, source, output, target, place, _ in saved["links"]:
+        assert nodes[target]["inputs"][place]["link"] == number
+        assert number in nodes[source]["outputs"][output]["links"]
+
+
+@EVERY_WORKFLOW
 def test_a_workflow_names_the_packs_that_it_needs(name):
     for node in workflows.workflow(name)["nodes"]:
         if node["type"] == "MarkdownNote":  # belongs to the frontend itself
