@@ -46,9 +46,9 @@ def check_model(bank: Bank, model: ModelPatcher, layers: Sequence[Layer]) -> Non
         if origin.model == own:
             continue
         name, other = network_of(model), origin.network
-        what = f"a {other}" if other != name else f"another {other}"
+        what = other if other != name else f"another {other}"
         raise ValueError(
-            f"bank holds {_names(recording.characters)} of {what} (weights {origin.model}), and MODEL is a {name} "
+            f"bank holds {_names(recording.characters)} of {what} (weights {origin.model}), and MODEL is {name} "
             f"(weights {own}); a bank of the same checkpoint in the same precision is expected."
         )
 

@@ -254,10 +254,10 @@ def test_a_single_image_is_recorded_without_a_message(model, probe, record, capl
 def test_a_bank_of_another_model_or_size_is_refused(host, model, models, probe, record, tiny_checkpoint):
     bank = record(model, probe.story_of("A"), **CUSTOM)[1]
     other = host.load_model(tiny_checkpoint("sd15"))
-    with pytest.raises(ValueError, match=r"bank holds A of another BaseModel \(weights .* the same checkpoint"):
+    with pytest.raises(ValueError, match=r"bank holds A of another SD15 \(weights .* the same checkpoint"):
         probe.node(host, other, bank=bank)
     sdxl = host.load_model(tiny_checkpoint("sdxl_slim"))
-    with pytest.raises(ValueError, match=r"bank holds A of a BaseModel .* and MODEL is a SDXL"):
+    with pytest.raises(ValueError, match=r"bank holds A of SD15 .* and MODEL is SDXL"):
         probe.node(host, sdxl, bank=bank)
     with pytest.raises(ValueError, match=r"bank holds tokens of a UNet, and MODEL is "):
         probe.node(host, models("flux"), bank=bank)
