@@ -25,9 +25,7 @@ def anchor_groups(cast: Cast, known: Set[str], count: int) -> list[AnchorGroup]:
     count: anchor frames of a character, at most. Characters who are shown by one anchor frame are in one group.
     """
     groups: list[tuple[set[str], set[int]]] = []
-    for name, frames in find_anchors(cast, count).items():
-        if name in known:
-            continue
+    for name, frames in find_anchors(cast, count, frozenset(known)).items():
         names = {name}.union(*(cast[frame] for frame in frames)) - known
         own, others = (names, set(frames)), []
         for group in groups:

@@ -56,7 +56,7 @@ class Origin:
 
     def rate_at(self, pixels: int) -> float:
         """The rate of the level whose tokens span so many pixels."""
-        return self.sampling_rate if pixels >= draws.COARSE else self.sampling_rate_fine
+        return draws.rate_at(pixels, self.sampling_rate, self.sampling_rate_fine)
 
 
 @dataclass(frozen=True)

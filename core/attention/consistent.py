@@ -47,7 +47,7 @@ class Settings:
 
     def rate_at(self, pixels: int) -> float:
         """The sampling rate of a level whose tokens span so many pixels."""
-        return self.sampling_rate if pixels >= draws.COARSE else self.sampling_rate_fine
+        return draws.rate_at(pixels, self.sampling_rate, self.sampling_rate_fine)
 
 
 @dataclass(frozen=True)

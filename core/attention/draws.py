@@ -14,6 +14,11 @@ from ..rng import generator
 COARSE = 32
 
 
+def rate_at(pixels: int, coarse: float, fine: float) -> float:
+    """The sampling rate of a level whose tokens span so many pixels."""
+    return coarse if pixels >= COARSE else fine
+
+
 def coin(seed: int, step: float, layer: int) -> float:
     """Random number in [0, 1) that decides whether a layer shares tokens in a step (published: one per layer call)."""
     return torch.rand(1, generator=generator("coin", seed, step, layer)).item()
