@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .bank import Level
 from .consistent import Phase, Settings, layer_shares
 from .schedule import Phases, step_of
 from .sharing import Cast, find_anchors
@@ -14,33 +15,24 @@ UNNAMED = frozenset({""})
 
 
 @dataclass(frozen=True)
-class LayerSize:
-    """A layer: each token spans `pixels`, an image has `tokens` of `channels` values."""
-
-    pixels: int
-    tokens: int
-    channels: int
-
-
-@dataclass(frozen=True)
 class Plan:
-    """layers: {(step, pixels): the layers that will be recorded, ascending}. sizes: of each layer. rates: by pixels."""
+    """layers: {(step, pixels): the layers that will be recorded, ascending}. levels: of layers. rates: by pixels."""
 
     layers: dict[tuple[float, int], tuple[int, ...]]
-    sizes: Mapping[int, LayerSize]
+    levels: Mapping[int, Level]
     rates: dict[int, float]
 
     def layers_of(self, step: float, pixels: int) -> tuple[int, ...]:
         return self.layers.get((step, pixels), ())
 
     def includes(self, step: float, layer: int) -> bool:
-        size = self.sizes.get(layer)
-        return size is not None and layer in self.layers_of(step, size.pixels)
+        level = self.levels.get(layer)
+        return level is not None and layer in self.layers_of(step, level.pixels)
 
     def bytes(self, images: int, conds: int, dtype: torch.dtype) -> int:
         """Expected size of the tokens."""
         values = sum(
-            self.rates[pixels] * self.sizes[layer].tokens * self.sizes[layer].channels
+            self.rates[pixels] * self.levels[layer].tokens * self.levels[layer].channels
             for (_, pixels), layers in self.layers.items()
             for layer in layers
         )
@@ -51,26 +43,26 @@ def plan_recording(
     settings: Settings,
     phases: Phases,
     sigmas: Sequence[float],
-    sizes: Mapping[int, LayerSize],
+    levels: Mapping[int, Level],
     step_stride: int,
     earlier: Sequence[float] = (),
 ) -> Plan:
     """Layers are recorded in the steps in which they share tokens.
 
-    sigmas: the run's schedule. sizes: of each layer that may share. step_stride: of so many steps that share, the first
-    is recorded. earlier: noise levels of the steps before, of a run that continues another one.
+    sigmas: the run's schedule. levels: of each layer that may share. step_stride: of so many steps that share, the
+    first is recorded. earlier: noise levels of the steps before, of a run that continues another one.
     """
-    rates = {size.pixels: settings.rate_at(size.pixels) for size in sizes.values()}
+    rates = {level.pixels: settings.rate_at(level.pixels) for level in levels.values()}
     shared = [
         {step_of(sigma, part): phases.at(sigma) for sigma in part if phases.at(sigma) in (Phase.EARLY, Phase.LATE)}
         for part in (earlier, sigmas[:-1])
     ]
     layers = defaultdict(list)
     for step, phase in list(shared[1].items())[-len(shared[0]) % step_stride :: step_stride]:
-        for layer, size in sorted(sizes.items()):
-            if rates[size.pixels] > 0 and layer_shares(settings, phase, step, layer):
-                layers[step, size.pixels].append(layer)
-    return Plan({key: tuple(found) for key, found in layers.items()}, sizes, rates)
+        for layer, level in sorted(levels.items()):
+            if rates[level.pixels] > 0 and layer_shares(settings, phase, step, layer):
+                layers[step, level.pixels].append(layer)
+    return Plan({key: tuple(found) for key, found in layers.items()}, levels, rates)
 
 
 def anchors_of(

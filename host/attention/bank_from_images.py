@@ -5,6 +5,8 @@ that exists already has the same tokens at the noise levels that its drawing wou
 noise, latent), with one noise for all steps. So no network for faces is needed, and any style works.
 """
 
+from collections.abc import Sequence
+
 import comfy.model_management
 import comfy.samplers
 import torch
@@ -13,7 +15,7 @@ from latent_preview import prepare_callback
 from torch import Tensor
 
 from ...core.attention.bank import DTYPES, Bank, BankImage, Recorder, Recording
-from ...core.attention.bank_plan import Plan, plan_recording
+from ...core.attention.bank_plan import Plan
 from ...core.attention.schedule import describe_idle, describe_steps, step_of
 from ...core.rng import generator
 from ..common import messages
@@ -30,10 +32,11 @@ from .recording import (
     check_recordable,
     describe_excess,
     origin_of,
+    plan_run,
 )
 from .sampling_state import CONFIG, KEY, PatchConfig, SamplingState
 from .sampling_state import NODE as CSA
-from .unet_blocks import choose_stages, self_attention_layers
+from .unet_blocks import Layer, self_attention_layers
 
 LEAST = 64  # pixels of a side
 
@@ -70,7 +73,7 @@ def record_images(
     if mask is not None and mask.shape[1:] == images.shape[1:3]:
         mask = _crop(mask)
     layers = self_attention_layers(model)
-    plan = _plan(model, config, sigmas, latents[0], step_stride)
+    plan = _plan(model, layers, config, sigmas, latents[0], step_stride)
     identity = model_id(model, layers), network_of(model)
     record = RecordConfig(Bank(), layers, *identity, precision, device, limit, step_stride, messages.current_node())
     conds = [cond for cond in (0, 1) if config.patch_range.applies_to(cond)]
@@ -184,17 +187,13 @@ def _check_counts(images: int, positive: list, negative: list, mask: Tensor | No
             raise ValueError(f"mask {number} of {len(mask)} is black everywhere; paint the character white.")
 
 
-def _plan(model: ModelPatcher, config: PatchConfig, sigmas: Tensor, latent: Tensor, step_stride: int) -> Plan:
+def _plan(
+    model: ModelPatcher, layers: Sequence[Layer], config: PatchConfig, sigmas: Tensor, latent: Tensor, step_stride: int
+) -> Plan:
     """What will be recorded of each image. Raises ValueError for nothing."""
     settings, patch_range, schedule = config.settings, config.patch_range, sigmas.tolist()
     state = SamplingState.begin(config, model.get_model_object("model_sampling"), sigmas, latent)
-    stages = choose_stages(patch_range)
-    sizes = {
-        layer.number: layer.measure(*latent.shape[-2:])
-        for layer in self_attention_layers(model)
-        if layer.block[0] in stages
-    }
-    plan = plan_recording(settings, state.phases, schedule, sizes, step_stride)
+    plan = plan_run(layers, config, state.phases, schedule, latent.shape[-2:], step_stride)
     if not plan.layers:
         why = describe_idle(settings, patch_range.percents) or describe_steps(
             settings, patch_range.percents, state.phases, schedule, True

@@ -33,8 +33,9 @@ class Read:
 class BankReader:
     """A bank as one run reads it.
 
-    networks: the network of each device that computes. layers: those that may read, by number. used: whether any layer
-    has read tokens.
+    networks: the network of each device that computes. layers: those that may read, by number. steps: see
+    `_recorded_steps`; the layers of a step ask for the same ones again and again. used: whether any layer has read
+    tokens.
     """
 
     bank: Bank
@@ -42,6 +43,7 @@ class BankReader:
     networks: dict[torch.device, Any]
     layers: dict[int, Layer]
     ahead: "dict[Read, Transfer]" = field(default_factory=dict)
+    steps: dict[tuple[Phase, float, int], dict[Recording, float]] = field(default_factory=dict)
     used: bool = False
 
     @classmethod
@@ -52,20 +54,23 @@ class BankReader:
 
     def reads(self, phase: Phase, step: float, layer: int) -> bool:
         """Whether a layer reads the bank in this step of the run."""
-        return any(self._recorded_step(recording, phase, step, layer) is not None for recording in self.bank.recordings)
+        return bool(self._recorded_steps(phase, step, layer))
 
-    def _recorded_step(self, recording: Recording, phase: Phase, step: float, layer: int) -> float | None:
-        """The recorded step that a layer reads; None if it reads none.
+    def _recorded_steps(self, phase: Phase, step: float, layer: int) -> dict[Recording, float]:
+        """The step of each recording that a layer reads, of those that it reads.
 
         The coin is the recording's. So a lower probability than recorded reads less, and a higher one all there is.
         """
-        if phase not in (Phase.EARLY, Phase.LATE):
-            return None
-        settings, nearest = self.settings, recording.nearest(step)
-        chance = settings.layer_prob_early if phase is Phase.EARLY else settings.layer_prob_late
-        if nearest is None or draws.coin(recording.origin.seed, nearest, layer) >= chance:
-            return None
-        return nearest
+        key = (phase, step, layer)
+        if key not in self.steps:
+            settings, found = self.settings, {}
+            chances = {Phase.EARLY: settings.layer_prob_early, Phase.LATE: settings.layer_prob_late}
+            for recording in self.bank.recordings if phase in chances else ():
+                nearest = recording.nearest(step)
+                if nearest is not None and draws.coin(recording.origin.seed, nearest, layer) < chances[phase]:
+                    found[recording] = nearest
+            self.steps[key] = found
+        return self.steps[key]
 
     def read(
         self, phase: Phase, step: float, layer: int, cond: int, rows: Sequence[Sequence[int]], heads: int, like: Tensor
@@ -106,12 +111,12 @@ class BankReader:
         return None if layer is None else Read(read.phase, read.step, layer, read.cond, read.device)
 
     def _transfer(self, read: Read, images: tuple[int, ...]) -> "Transfer":
-        pixels = 8 << self.layers[read.layer].halvings
+        pixels = self.layers[read.layer].pixels
         found, rate = {}, self.settings.rate_at(pixels)
+        steps = self._recorded_steps(read.phase, read.step, read.layer)
         for place, (recording, own) in enumerate(self.bank.images):
-            step = self._recorded_step(recording, read.phase, read.step, read.layer)
-            if place in images and step is not None:
-                tokens = recording.read(own, step, pixels, read.layer, read.cond, rate)
+            if place in images and recording in steps:
+                tokens = recording.read(own, steps[recording], pixels, read.layer, read.cond, rate)
                 if tokens is not None and len(tokens):
                     found[place] = tokens
         return Transfer.begin(found, images, read.device)

@@ -14,13 +14,14 @@ from ...core.attention import draws
 from ...core.attention.bank import DTYPES, Bank, BankImage, Origin, Recorder, Recording
 from ...core.attention.bank_plan import Plan, anchors_of, plan_recording
 from ...core.attention.bank_sets import describe
+from ...core.attention.schedule import Phases
 from ..common import messages
 from .bank_model import model_id, network_of
 from .bank_previews import preview
 from .families import family_of
 from .sampling_state import CONFIG, KEY, Misfit, PatchConfig, SamplingState
 from .sampling_state import NODE as CSA
-from .unet_blocks import Layer, choose_stages, self_attention_layers
+from .unet_blocks import Layer, layers_in, self_attention_layers
 from .unet_call import UNetCall
 
 RECORD = "storyreel_record"  # in transformer_options: the `RecordConfig`
@@ -109,15 +110,15 @@ class RecordTokens:
             state.enter(extra_options)
             if state.recording.plan.includes(state.step, layer.number):
                 try:
-                    _record(state.recording, layer.number, context, state, extra_options)
+                    _record(state.recording, layer, context, state, extra_options)
                 except Misfit as misfit:
                     state.warn_once(f"{misfit}, so no tokens are recorded there.")
         return n, context, value
 
 
-def _record(run: Run, layer: int, tokens: Tensor, state: SamplingState, extra_options: dict) -> None:
+def _record(run: Run, layer: Layer, tokens: Tensor, state: SamplingState, extra_options: dict) -> None:
     """Store what the plan says of the tokens [rows, N, channels] that a layer is called with. Raises Misfit."""
-    call = UNetCall.read(tokens, tokens, extra_options, state)
+    call = UNetCall.read(layer, tokens, tokens, extra_options, state)
     if conflict := state.describe_area(*call.latent_size):
         raise Misfit(conflict)
 
@@ -136,8 +137,8 @@ def _record(run: Run, layer: int, tokens: Tensor, state: SamplingState, extra_op
             continue
         for row, index in enumerate(call.indices):
             if (place := run.places.get(index)) is not None:
-                hidden = tokens[chunk * call.images + row]
-                run.recorder.add(place, state.step, call.pixels, layer, cond, hidden, partial(draw, place, index))
+                hidden, keep = tokens[chunk * call.images + row], partial(draw, place, index)
+                run.recorder.add(place, state.step, call.pixels, layer.number, cond, hidden, keep)
 
 
 @contextmanager
@@ -167,9 +168,7 @@ def recording(
         yield samples
         return
     earlier = before.origin.sigmas[:-1]
-    stages = choose_stages(config.patch_range)
-    sizes = {layer.number: layer.measure(*noise.shape[-2:]) for layer in record.layers if layer.block[0] in stages}
-    plan = plan_recording(config.settings, state.phases, schedule, sizes, record.step_stride, earlier)
+    plan = plan_run(record.layers, config, state.phases, schedule, noise.shape[-2:], record.step_stride, earlier)
     expected = plan.bytes(len(anchors), _conds(config, state, guider), DTYPES[record.precision])
     if not expected + bank.bytes and schedule[-1] == 0:
         raise ValueError(f"{NODE}: {_describe_nothing(config, plan)}")
@@ -194,6 +193,20 @@ def recording(
     bank.recordings, bank.finished = [made], schedule[-1] == 0
     if record.node is not None:
         messages.show_progress(describe(bank), record.node)
+
+
+def plan_run(
+    layers: Sequence[Layer],
+    config: PatchConfig,
+    phases: Phases,
+    sigmas: Sequence[float],
+    size: Sequence[int],
+    step_stride: int,
+    earlier: Sequence[float] = (),
+) -> Plan:
+    """What a run records of images of this (height, width) in latent pixels. The others: see `plan_recording`."""
+    levels = {layer.number: layer.measure(*size) for layer in layers_in(layers, config.patch_range)}
+    return plan_recording(config.settings, phases, sigmas, levels, step_stride, earlier)
 
 
 def _continues(before: Recording, begun: Recording, schedule: Sequence[float]) -> bool:

@@ -3,7 +3,7 @@
 Without regions, a frame with two characters reads the tokens of both everywhere, and their features mix.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,6 +14,8 @@ from ...core.attention.consistent import SharedTokens, tokens_in_mask
 
 REGIONS = "storyreel_regions"  # in transformer_options: the `Regions`
 
+Part = tuple[frozenset[str], Tensor]  # characters, and the tokens [m] of an image that read them
+
 
 @dataclass(frozen=True, eq=False)
 class Regions:
@@ -21,6 +23,7 @@ class Regions:
 
     masks: dict[str, Tensor]
     _tokens: dict[tuple, Tensor] = field(default_factory=dict)
+    _parts: dict[tuple, list[Part]] = field(default_factory=dict)
 
     def with_mask(self, character: str, mask: Tensor) -> "Regions":
         return Regions({**self.masks, character: mask})
@@ -47,18 +50,26 @@ class Regions:
         masked = [self.tokens(name, index, size) for name in sorted(characters & self.masks.keys())]
         return torch.stack(masked).any(0) if masked and characters <= self.masks.keys() else None
 
-    def parts(
-        self, characters: frozenset[str], index: int, size: tuple[int, int]
-    ) -> list[tuple[frozenset[str], Tensor]]:
-        """The image in parts: the characters that each reads, and its tokens [m]. None of them if no mask applies."""
-        names = sorted(characters)
-        if not characters & self.masks.keys():
-            return []
+    def parts(self, characters: frozenset[str], index: int, size: tuple[int, int], device: torch.device) -> list[Part]:
+        """The image in parts, each with the characters that it reads; none if all of it reads all of them.
+
+        characters: that the image shows. Others as in `tokens`. The layers of a level ask for the same parts.
+        """
+        key = (characters, index, size, device)
+        if key not in self._parts:
+            parts = self._split(sorted(characters), index, size, device) if characters & self.masks.keys() else []
+            self._parts[key] = [] if [names for names, _ in parts] == [characters] else parts
+        return self._parts[key]
+
+    def _split(self, names: Sequence[str], index: int, size: tuple[int, int], device: torch.device) -> list[Part]:
         everywhere = torch.ones(size[0] * size[1], dtype=torch.bool)
         inside = torch.stack([self.tokens(n, index, size) if n in self.masks else everywhere for n in names], 1)
         patterns, which = inside.unique(dim=0, return_inverse=True)
         return [
-            (frozenset(name for name, reads in zip(names, pattern, strict=True) if reads), (which == i).nonzero()[:, 0])
+            (
+                frozenset(name for name, reads in zip(names, pattern, strict=True) if reads),
+                (which == i).nonzero()[:, 0].to(device),
+            )
             for i, pattern in enumerate(patterns.tolist())
         ]
 
@@ -71,14 +82,12 @@ def set_region(model: ModelPatcher, character: str, mask: Tensor) -> ModelPatche
     return patched
 
 
-def only_part(shared: SharedTokens, row: int, images: Sequence[int]) -> SharedTokens:
-    """What one row reads, with only these images of a bank."""
-    pairs = [
-        (
-            replace(group, targets={row: group.targets[row]}, stored=tuple(i for i in group.stored if i in images)),
-            sample,
-        )
-        for group, sample in zip(shared.groups, shared.samples, strict=True)
-        if row in group.targets
-    ]
+def only_rows(shared: SharedTokens, rows: Collection[int], images: Collection[int] | None = None) -> SharedTokens:
+    """What some rows read. images: of a bank, to which that is limited; None = all."""
+    pairs = []
+    for group, sample in zip(shared.groups, shared.samples, strict=True):
+        targets = {row: weight for row, weight in group.targets.items() if row in rows}
+        stored = tuple(image for image in group.stored if images is None or image in images)
+        if targets:
+            pairs.append((replace(group, targets=targets, stored=stored), sample))
     return SharedTokens([group for group, _ in pairs], [sample for _, sample in pairs])

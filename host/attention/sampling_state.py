@@ -85,11 +85,13 @@ class PatchConfig:
         held = frozenset() if self.bank is None else self.bank.characters
         return held if self.cast is None else held & self.cast[frame]
 
+    def bank_images_of(self, names: frozenset[str] | None) -> tuple[int, ...]:
+        """The images of the bank that stand for any of these characters; None = all."""
+        return () if self.bank is None else self.bank.images_of(names)
+
     def bank_images(self, frames: Sequence[int]) -> list[tuple[int, ...]]:
         """The images of the bank that each of these frames reads; without a story, all of them."""
-        if self.bank is None:
-            return [()] * len(frames)
-        return [self.bank.images_of(None if self.cast is None else self.cast[frame]) for frame in frames]
+        return [self.bank_images_of(None if self.cast is None else self.cast[frame]) for frame in frames]
 
 
 @dataclass

@@ -21,9 +21,9 @@ from ..common.attention_override import OVERRIDE
 from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
 from .bank_model import check_model
 from .bank_reading import BankReader
-from .regions import only_part
+from .regions import Part, only_rows
 from .sampling_state import KEY, NODE, Misfit, PatchConfig, SamplingState, options_of_cond
-from .unet_blocks import choose_stages, self_attention_layers
+from .unet_blocks import Layer, layers_in, self_attention_layers
 from .unet_call import UNetCall
 
 
@@ -36,12 +36,11 @@ class UNetSeam:
                 f"positions is {config.patch_range.positions}, and a UNet has no rotary positions; same is expected."
             )
         layers = self_attention_layers(model)
-        stages = choose_stages(config.patch_range)
         self.config = config
-        self.layers = {layer.number: layer for layer in layers if layer.block[0] in stages}
-        self.blocks: dict[tuple[str, int], dict[int, int]] = {}
-        for layer in self.layers.values():
-            self.blocks.setdefault(layer.block, {})[layer.index] = layer.number
+        self.layers = layers_in(layers, config.patch_range)
+        self.blocks: dict[tuple[str, int], dict[int, Layer]] = {}
+        for layer in self.layers:
+            self.blocks.setdefault(layer.block, {})[layer.index] = layer
         if config.bank is not None:
             check_model(config.bank, model, layers)
         self.keys = []
@@ -49,7 +48,7 @@ class UNetSeam:
     def install(self, model: ModelPatcher) -> None:
         """Patch a clone of the model."""
         before = dict(standing(model.model_options, "attn1"))
-        self.keys = [key for block, numbers in self.blocks.items() for key in keys_for(block, numbers, before)]
+        self.keys = [key for block, layers in self.blocks.items() for key in keys_for(block, layers, before)]
         for key in self.keys:
             patch = SharedAttention(self.config, self.blocks[key[:2]], before.get(key))
             model.set_model_attn1_replace(patch, *key)
@@ -57,7 +56,11 @@ class UNetSeam:
     def reader(self, guider) -> BankReader | None:
         """Of the bank in a sampling run; None without a bank."""
         bank = self.config.bank
-        return None if bank is None else BankReader.of(bank, self.config.settings, guider, self.layers)
+        return (
+            None
+            if bank is None
+            else BankReader.of(bank, self.config.settings, guider, {layer.number: layer for layer in self.layers})
+        )
 
     def describe_run(self, state: SamplingState) -> str | None:
         """Why a finished run read nothing of its bank, for reasons that are unknown before it; None if it did."""
@@ -76,9 +79,9 @@ class UNetSeam:
 class SharedAttention:
     """The attn1 replacement of one block (or of one transformer in it)."""
 
-    def __init__(self, config: PatchConfig, layers: dict[int, int], previous: Callable | None):
+    def __init__(self, config: PatchConfig, layers: dict[int, Layer], previous: Callable | None):
         self.config = config
-        self.layers = layers  # index in the block's transformer -> number of the layer in the network
+        self.layers = layers  # by index in the block's transformer
         self.previous = previous
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict) -> Tensor:
@@ -86,14 +89,14 @@ class SharedAttention:
         state = extra_options.get(KEY) or SamplingState.without_sampler()
         state.enter(extra_options)
         layer = self.layers[extra_options["block_index"]]
-        shares = layer_shares(config.settings, state.phase, state.step, layer)
+        shares = layer_shares(config.settings, state.phase, state.step, layer.number)
         reader = state.reader
-        if reader is not None and not reader.reads(state.phase, state.step, layer):
+        if reader is not None and not reader.reads(state.phase, state.step, layer.number):
             reader = None
         if not shares and reader is None:
             return self.attend(q, k, v, extra_options)
         try:
-            call = UNetCall.read(q, k, extra_options, state)
+            call = UNetCall.read(layer, q, k, extra_options, state)
             if config.mask is not None:
                 if conflict := state.describe_mask_conflict(q.shape[1], call.tokens, *call.latent_size):
                     raise Misfit(f"{conflict}; the mask does not fit there")
@@ -114,11 +117,9 @@ class SharedAttention:
             pairs = {}
             if reader is not None and applies and any(stored):
                 heads = extra_options["n_heads"]
-                pairs = reader.read(state.phase, state.step, layer, cond, stored, heads, k)
+                pairs = reader.read(state.phase, state.step, layer.number, cond, stored, heads, k)
                 tokens = tokens.with_stored([tuple(place for place in row if place in pairs) for row in stored])
-            self.extend(q[rows], k[rows], v[rows], tokens, pairs, options, state, out[rows])
-            if pairs and state.regions is not None:
-                self.extend_regions(q[rows], k[rows], v[rows], tokens, pairs, options, state, call, out[rows])
+            self.extend_parts(q[rows], k[rows], v[rows], tokens, pairs, options, state, call, out[rows])
         mask = state.token_mask(config, call.indices, size, q.device)
         if mask is None:
             return out
@@ -160,7 +161,7 @@ class SharedAttention:
             out=out,
         )
 
-    def extend_regions(
+    def extend_parts(
         self,
         q,
         k,
@@ -172,23 +173,31 @@ class SharedAttention:
         call: UNetCall,
         out: Tensor,
     ) -> None:
-        """The same again for images with regions, part by part: each reads the bank's images of its characters."""
-        if state.regions is None or self.config.bank is None:
-            return
-        if conflict := state.describe_mask_conflict(q.shape[1], call.tokens, *call.latent_size):
-            state.warn_once(f"{conflict}; the regions of characters do not fit there.")
-            return
-        frames = state.frames_at(call.indices)
-        for row, index in enumerate(call.indices):
-            names = self.config.bank_characters(frames[row])
-            for part, tokens in state.regions.parts(names, index, (call.height, call.width)):
-                if part == names:
-                    continue
-                tokens = tokens.to(q.device)
+        """The same, where an image with regions reads the bank part by part: each the images of its characters."""
+        parts = self.parts(q, stored, state, call)
+        whole = [row for row in range(call.images) if row not in parts]
+        if whole:
+            self.extend(q, k, v, only_rows(shared, whole) if parts else shared, stored, options, state, out)
+        for row in parts:
+            for names, tokens in parts[row]:
                 found = torch.empty_like(q[:, tokens])
-                only = only_part(shared, row, self.config.bank.images_of(part))
+                only = only_rows(shared, [row], self.config.bank_images_of(names))
                 self.extend(q[:, tokens], k, v, only, stored, options, state, found)
                 out[row, tokens] = found[row]
+
+    def parts(self, q: Tensor, stored: dict, state: SamplingState, call: UNetCall) -> dict[int, list[Part]]:
+        """{row: its parts} of the images whose regions limit what they read."""
+        if not stored or state.regions is None:
+            return {}
+        if conflict := state.describe_mask_conflict(q.shape[1], call.tokens, *call.latent_size):
+            state.warn_once(f"{conflict}; the regions of characters do not fit there.")
+            return {}
+        frames, size = state.frames_at(call.indices), (call.height, call.width)
+        found = {
+            row: state.regions.parts(self.config.bank_characters(frames[row]), index, size, q.device)
+            for row, index in enumerate(call.indices)
+        }
+        return {row: parts for row, parts in found.items() if parts}
 
 
 def _attend(q, k, v, heads, mask, extra_options):

@@ -1,5 +1,6 @@
 """The self-attention layers of the host's image UNets (SD1.5, SD2.x, SDXL), with the keys of their patches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch.nn import Module
 
-from ...core.attention.bank_plan import LayerSize
+from ...core.attention.bank import Level
 from .families import FAMILIES
 from .sampling_state import PatchRange
 
@@ -36,11 +37,16 @@ class Layer:
     halvings: int
     channels: int
 
-    def measure(self, height: int, width: int) -> LayerSize:
-        """Its tokens, of latents of this size."""
+    @property
+    def pixels(self) -> int:
+        """How many pixels a token spans."""
+        return 8 << self.halvings
+
+    def measure(self, height: int, width: int) -> Level:
+        """Its level, in latents of this size."""
         for _ in range(self.halvings):
             height, width = (height + 1) // 2, (width + 1) // 2
-        return LayerSize(8 << self.halvings, height * width, self.channels)
+        return Level(self.pixels, height * width, self.channels)
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -83,11 +89,11 @@ def self_attention_layers(model: ModelPatcher) -> list[Layer]:
     return layers
 
 
-def choose_stages(patch_range: PatchRange) -> tuple[str, ...]:
-    """The stages of a UNet that share tokens. Raises ValueError for a choice of transformers."""
+def layers_in(layers: Sequence[Layer], patch_range: PatchRange) -> list[Layer]:
+    """The layers of a UNet that share tokens. Raises ValueError for a choice of transformers."""
     choice = patch_range.unet_blocks if patch_range.blocks == "auto" else patch_range.blocks
     if choice not in BLOCKS:
         raise ValueError(
             f"blocks is {choice}, and a UNet has no such blocks; one of auto, {', '.join(BLOCKS)} is expected."
         )
-    return BLOCKS[choice]
+    return [layer for layer in layers if layer.block[0] in BLOCKS[choice]]

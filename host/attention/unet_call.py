@@ -1,11 +1,11 @@
 """One self-attention call of a UNet: which images and which level it is for."""
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from .sampling_state import Misfit, SamplingState, batch_indices
+from .unet_blocks import Layer
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class UNetCall:
         return self.height * self.width
 
     @classmethod
-    def read(cls, q: Tensor, k: Tensor, options: dict, state: SamplingState) -> "UNetCall":
+    def read(cls, layer: Layer, q: Tensor, k: Tensor, options: dict, state: SamplingState) -> "UNetCall":
         """q, k: queries and keys [rows, tokens, channels]. Raises Misfit where another patch rearranged them."""
         conds = options["cond_or_uncond"]
         height, width = options["activations_shape"][-2:]
@@ -40,5 +40,4 @@ class UNetCall:
         if conflict := state.describe_other_images(indices, options):
             raise Misfit(conflict)
         latent_size = tuple(options["original_shape"][-2:])
-        pixels = 8 * 2 ** round(math.log2(math.prod(latent_size) / (height * width)) / 2)
-        return cls(tuple(conds), images, indices, height, width, pixels, latent_size)
+        return cls(tuple(conds), images, indices, height, width, layer.pixels, latent_size)

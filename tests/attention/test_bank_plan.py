@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from storyreel.core.attention.bank import Recorder, Recording
-from storyreel.core.attention.bank_plan import LayerSize, anchors_of, plan_recording
+from storyreel.core.attention.bank import Level, Recorder, Recording
+from storyreel.core.attention.bank_plan import anchors_of, plan_recording
 from storyreel.core.attention.consistent import Settings
 from storyreel.core.attention.schedule import Phases
 from storyreel.core.attention.sharing import SharingRules, find_groups
 
 A, B, AB, NOBODY = frozenset("A"), frozenset("B"), frozenset("AB"), frozenset()
 SIGMAS = [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
-LAYERS = {0: LayerSize(32, 16, 4), 1: LayerSize(32, 16, 4), 2: LayerSize(16, 64, 2)}
+LAYERS = {0: Level(32, 16, 4), 1: Level(32, 16, 4), 2: Level(16, 64, 2)}
 SETTINGS = Settings(layer_prob_early=0.5, layer_prob_late=0.8, seed=3)
 PHASES = Phases(start=7.5, switch=4.0, end=1.5)
 

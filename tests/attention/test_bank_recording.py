@@ -265,3 +265,19 @@ def test_a_bank_of_another_model_or_size_is_refused(host, model, models, probe, 
     conds = probe.conditioning(1, 768, 1), probe.conditioning(1, 768, 2)
     with pytest.raises(ValueError, match="recorded at 64 x 64 pixels, and the LATENT is 192 x 128; at most 4 times"):
         probe.sample(reader, *conds, probe.latent(1, 16, 24))
+
+
+@pytest.mark.parametrize("height, width", [(9, 13), (11, 9)])
+def test_levels_of_odd_sizes_stay_apart(host, probe, model, record, height, width):
+    """Where a few tokens are left, two levels are nearly equally large."""
+    latent = probe.latent(2, height, width)
+    _, bank = record(model, probe.story_of("A", "A"), preset="custom", blocks="all", latent=latent)
+    (recording,) = bank.recordings
+    sizes = [(height, width)]
+    for _ in range(3):
+        sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
+    levels = {pixels: level.tokens for pixels, level in recording.levels.items()}
+    assert levels == {8 << number: tall * wide for number, (tall, wide) in enumerate(sizes)}
+    reader = probe.node(host, model, "custom", blocks="all", story=probe.story_of("A"), bank=bank)
+    conds = probe.conditioning(1, 768, 1), probe.conditioning(1, 768, 2)
+    assert probe.sample(reader, *conds, probe.latent(1, height, width)).isfinite().all()

@@ -58,7 +58,7 @@ class Probe:
     def over(self, patch):
         def probe(q, k, v, extra_options):
             out = patch(q.clone(), k.clone(), v.clone(), extra_options)
-            reference = self.reference(q, k, v, patch.layers[extra_options["block_index"]], extra_options)
+            reference = self.reference(q, k, v, patch.layers[extra_options["block_index"]].number, extra_options)
             if reference is None:
                 self.calls["plain"] += 1
                 reference = self.plain(q, k, v, extra_options["n_heads"])

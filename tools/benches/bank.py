@@ -53,8 +53,8 @@ def sizes(size: int = 1024, steps: int = 50) -> Iterator[dict]:
     """Bytes of an image in the bank, of the preset low-vram: cond and uncond."""
     import comfy.model_sampling
     import comfy.samplers
-    from storyreel.core.attention.bank import DTYPES
-    from storyreel.core.attention.bank_plan import LayerSize, plan_recording
+    from storyreel.core.attention.bank import DTYPES, Level
+    from storyreel.core.attention.bank_plan import plan_recording
     from storyreel.core.attention.consistent import Settings
     from storyreel.core.attention.presets import PRESETS
     from storyreel.core.attention.schedule import Percents, phases_of
@@ -66,7 +66,7 @@ def sizes(size: int = 1024, steps: int = 50) -> Iterator[dict]:
     sampling = comfy.model_sampling.ModelSamplingDiscrete()
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps).tolist()
     phases = phases_of(percents, sampling.percent_to_sigma, sigmas)
-    layers = {number: LayerSize(pixels, (size // pixels) ** 2, channels) for number, pixels, channels in UP_LAYERS}
+    layers = {number: Level(pixels, (size // pixels) ** 2, channels) for number, pixels, channels in UP_LAYERS}
     for precision in ("fp16", "fp8"):
         for stride in (1, 2):
             plan = plan_recording(settings, phases, sigmas, layers, stride)
