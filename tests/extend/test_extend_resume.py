@@ -3,17 +3,15 @@
 import io
 import os
 import shutil
-import threading
-import time
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-import websocket
 from environment import ROOT
 from harness import extending
+from harness.killing import run_until
 from hosting.folders import link, make_base
 from hosting.server import Server
 from PIL import Image
@@ -56,27 +54,6 @@ def models(base) -> Path:
 
 def chunks(output: Path, pattern: str = "chunk_*.avi") -> list[Path]:
     return sorted(output.glob(f"story/long/*/{pattern}"), key=lambda path: path.name)
-
-
-def run_until(server: Server, graph: dict, there) -> None:
-    """Run a prompt on a host that is killed (-9) as soon as `there()` is true."""
-    done = threading.Event()
-
-    def watch():
-        while not done.is_set():
-            if there():
-                server.kill()
-                return
-            time.sleep(0.0005)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        with pytest.raises((websocket.WebSocketException, OSError)):
-            server.client().run(graph)
-    finally:
-        done.set()
-        thread.join()
 
 
 def played(client, result) -> list[bytes]:

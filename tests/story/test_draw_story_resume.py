@@ -1,14 +1,12 @@
 """Draw Story on a real server: killed in a frame, inside a write and among the anchors, interrupted, and resumed."""
 
 import json
-import threading
-import time
 from pathlib import Path
 
 import pytest
-import websocket
 from environment import ROOT
 from harness import drawing
+from harness.killing import run_until
 from hosting.folders import link, make_base
 from hosting.server import Server
 
@@ -29,27 +27,6 @@ def finished(output: Path) -> list[str]:
     """The images that the index lists."""
     index = folder_of(output) / "frames.json"
     return sorted(json.loads(index.read_text())["images"].values()) if index.exists() else []
-
-
-def run_until(server: Server, graph: dict, there) -> None:
-    """Run a prompt on a host that is killed (-9) as soon as `there()` is true."""
-    done = threading.Event()
-
-    def watch():
-        while not done.is_set():
-            if there():
-                server.kill()
-                return
-            time.sleep(0.0002)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        with pytest.raises((websocket.WebSocketException, OSError)):
-            server.client().run(graph)
-    finally:
-        done.set()
-        thread.join()
 
 
 def contents(output: Path) -> dict[str, bytes]:
