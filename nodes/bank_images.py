@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..core.attention.bank import DTYPES
 from ..core.attention.bank_sets import describe
+from ..core.story.script import bare_name
 from ..host.attention.bank_from_images import record_images
 from ..host.attention.recording import GB
 from .node import StoryReelNode
+from .record import recording_inputs
 from .story import CATEGORY
 from .types import BankType
 
@@ -61,37 +62,8 @@ class StoryReelBankFromImages(StoryReelNode):
                     control_after_generate=False,
                     tooltip="Seed of the noise that is added to the images.",
                 ),
-                io.Combo.Input(
-                    "precision",
-                    options=list(DTYPES),
-                    default="fp16",
-                    tooltip="Number format of the bank. fp8 takes half of the memory of fp16 and is less exact. fp32 "
-                    "is for models that run in fp32.",
-                ),
-                io.Combo.Input(
-                    "device",
-                    options=["cpu", "gpu"],
-                    default="cpu",
-                    tooltip="Where the bank is kept. cpu: in main memory, from which it is copied while the GPU "
-                    "computes. gpu: in the memory of the GPU, faster.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "max_gb",
-                    default=8.0,
-                    min=0.001,
-                    max=4096.0,
-                    step=0.1,
-                    tooltip="A bank that would be larger, in GB, is refused before the model runs.",
-                ),
-                io.Int.Input(
-                    "step_stride",
-                    default=1,
-                    min=1,
-                    max=1000,
-                    tooltip="Record one of so many steps. The steps between read the nearest recorded one. 2 takes "
-                    "half of the time and memory.",
-                    advanced=True,
+                *recording_inputs(
+                    "A bank that would be larger, in GB, is refused before the model runs.", "time and memory", 0.001
                 ),
                 io.Mask.Input(
                     "mask",
@@ -128,7 +100,7 @@ class StoryReelBankFromImages(StoryReelNode):
             model,
             vae,
             images,
-            name.strip().removeprefix("[").removesuffix("]").strip(),
+            bare_name(name),
             positive,
             negative,
             sigmas,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from ..core.story.noise import DIFFERENT
@@ -132,16 +133,16 @@ class FrameGraph:
             for number in self.numbers
             if plan.group_of(number) is None and number not in self.locked and not self.is_finished(number)
         }
-        alike, rows, last = [], [], None
-        for number in sorted(wanted):
-            row = inputs.encode(number)
-            kind = bool(inputs.cast[number]), *map(shapes_of, row)
-            if alike and (kind != last or len(alike) == inputs.at_once):
-                batches.append(Batch(tuple(alike), *stack_rows(*zip(*rows, strict=True))))
-                alike, rows = [], []
-            alike, rows, last = [*alike, number], [*rows, row], kind
-        if alike:
-            batches.append(Batch(tuple(alike), *stack_rows(*zip(*rows, strict=True))))
+        prompts = {number: inputs.encode(number) for number in sorted(wanted)}
+
+        def kind(number: int) -> tuple:
+            return bool(inputs.cast[number]), *map(shapes_of, prompts[number])
+
+        for _, alike in groupby(prompts, kind):
+            numbers = tuple(alike)
+            for start in range(0, len(numbers), inputs.at_once):
+                part = numbers[start : start + inputs.at_once]
+                batches.append(Batch(part, *stack_rows(*zip(*(prompts[number] for number in part), strict=True))))
         return batches
 
     def reads(self, batch: Batch) -> tuple[tuple[str, ...], bool]:

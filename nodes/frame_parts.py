@@ -19,7 +19,7 @@ OUTER = ("StoryReelDrawStory",)
 def _shared_inputs() -> list[io.Input]:
     return [
         io.String.Input("after", default="", tooltip="The batch before this one."),
-        io.String.Input("expansion", tooltip="The expansion of Draw Story that the node belongs to."),
+        InnerNode.expansion_of("Draw Story"),
     ]
 
 
@@ -93,7 +93,7 @@ class StoryReelKeepFrames(InnerNode):
                 io.String.Input("group", default="", tooltip="The key of the anchor group, if the batch is one."),
                 BankType.Input("recorded", optional=True, tooltip="The bank that recorded the anchor group."),
                 BankType.Input("done", optional=True, tooltip="A bank that no further batch reads."),
-                io.String.Input("expansion", tooltip="The expansion of Draw Story that the node belongs to."),
+                InnerNode.expansion_of("Draw Story"),
             ],
             outputs=[io.String.Output(tooltip="A text that tells the next batch that this one is saved.")],
         )

@@ -58,6 +58,11 @@ class InnerNode(StoryReelNode):
     HIDDEN = [io.Hidden.unique_id, io.Hidden.dynprompt]
     outer: tuple[str, ...] = ()
 
+    @staticmethod
+    def expansion_of(title: str) -> io.String.Input:
+        """The input `expansion` of a node inside the node of that title, see `graph.new_expansion`."""
+        return io.String.Input("expansion", tooltip=f"The expansion of {title} that the node belongs to.")
+
     @classmethod
     def outer_node(cls) -> str:
         """The id of the node that expanded into this one. Raises ValueError where none of ours did."""

@@ -12,6 +12,38 @@ from .types import BankType
 NODE_ID = "StoryReelRecordCharacters"
 
 
+def recording_inputs(refused: str, halved: str, least: float) -> list[io.Input]:
+    """How a bank is recorded. refused: what becomes of a larger one. halved: what half of the steps take half of.
+    least: of max_gb."""
+    return [
+        io.Combo.Input(
+            "precision",
+            options=list(DTYPES),
+            default="fp16",
+            tooltip="Number format of the bank. fp8 takes half of the memory of fp16 and is less exact. fp32 is for "
+            "models that run in fp32.",
+        ),
+        io.Combo.Input(
+            "device",
+            options=["cpu", "gpu"],
+            default="cpu",
+            tooltip="Where the bank is kept. cpu: in main memory, from which it is copied while the GPU computes. gpu: "
+            "in the memory of the GPU, faster.",
+            advanced=True,
+        ),
+        io.Float.Input("max_gb", default=8.0, min=least, max=4096.0, step=least, tooltip=refused),
+        io.Int.Input(
+            "step_stride",
+            default=1,
+            min=1,
+            max=1000,
+            tooltip="Record one of so many steps. The steps between read the nearest recorded one. 2 takes half of the "
+            f"{halved}.",
+            advanced=True,
+        ),
+    ]
+
+
 class StoryReelRecordCharacters(StoryReelNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,37 +61,8 @@ class StoryReelRecordCharacters(StoryReelNode):
                     tooltip="A MODEL from Consistent Self-Attention. Its anchors are recorded: of each character the "
                     "first frames that show it alone.",
                 ),
-                io.Combo.Input(
-                    "precision",
-                    options=list(DTYPES),
-                    default="fp16",
-                    tooltip="Number format of the bank. fp8 takes half of the memory of fp16 and is less exact. fp32 "
-                    "is for models that run in fp32.",
-                ),
-                io.Combo.Input(
-                    "device",
-                    options=["cpu", "gpu"],
-                    default="cpu",
-                    tooltip="Where the bank is kept. cpu: in main memory, from which it is copied while the GPU "
-                    "computes. gpu: in the memory of the GPU, faster.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "max_gb",
-                    default=8.0,
-                    min=0.01,
-                    max=4096.0,
-                    step=0.01,
-                    tooltip="A run whose bank would be larger, in GB, is refused before it starts.",
-                ),
-                io.Int.Input(
-                    "step_stride",
-                    default=1,
-                    min=1,
-                    max=1000,
-                    tooltip="Record one of so many steps. The steps between read the nearest recorded one. 2 takes "
-                    "half of the memory.",
-                    advanced=True,
+                *recording_inputs(
+                    "A run whose bank would be larger, in GB, is refused before it starts.", "memory", 0.01
                 ),
             ],
             outputs=[

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..core.story.script import bare_name
 from ..host.attention.regions import set_region
 from .node import StoryReelNode
 
@@ -34,7 +35,7 @@ class StoryReelCharacterRegion(StoryReelNode):
 
     @classmethod
     def execute(cls, model, character, mask) -> io.NodeOutput:
-        return io.NodeOutput(set_region(model, character.strip().removeprefix("[").removesuffix("]"), mask))
+        return io.NodeOutput(set_region(model, bare_name(character), mask))
 
 
 NODES = [StoryReelCharacterRegion]

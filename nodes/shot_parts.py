@@ -10,10 +10,6 @@ from .story import CATEGORY
 OUTER = ("StoryReelAnimateStory", "StoryReelAnimateStoryByMotion")
 
 
-def _expansion() -> io.String.Input:
-    return io.String.Input("expansion", tooltip="The expansion of Animate Story that the node belongs to.")
-
-
 class StoryReelTakeKeyframes(InnerNode):
     outer = OUTER
 
@@ -31,7 +27,7 @@ class StoryReelTakeKeyframes(InnerNode):
                 io.Image.Input("images", tooltip="The images of the story."),
                 io.Int.Input("index", default=0, min=0, tooltip="The number of the shot, from 0."),
                 io.String.Input("after", default="", tooltip="The shot before this one."),
-                _expansion(),
+                InnerNode.expansion_of("Animate Story"),
             ],
             outputs=[
                 io.Image.Output(display_name="start", tooltip="The first image of the shot."),
@@ -64,7 +60,7 @@ class StoryReelKeepShot(InnerNode):
                 io.String.Input("run", tooltip="The key of the run."),
                 io.String.Input("shot", tooltip="The name of the shot."),
                 io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames per second."),
-                _expansion(),
+                InnerNode.expansion_of("Animate Story"),
             ],
             outputs=[io.String.Output(tooltip="A text that tells the next shot that this one is saved.")],
         )
@@ -95,7 +91,7 @@ class StoryReelJoinShots(InnerNode):
                     "shared_ends", tooltip="On: each shot begins with the last frame of the shot before it."
                 ),
                 io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames per second."),
-                _expansion(),
+                InnerNode.expansion_of("Animate Story"),
             ],
             outputs=[io.Video.Output(tooltip="The video of the whole story.")],
         )

@@ -20,7 +20,7 @@ from .problems import Problems, ScriptError, did_you_mean, listed, quoted
 from .story import UNNAMED, Character, Frame, Story
 from .styles import NO_STYLE, PLACE, Style
 
-__all__ = ["ScriptError", "check_caption", "read_script", "unknown_style"]
+__all__ = ["ScriptError", "bare_name", "check_caption", "read_script", "unknown_style"]
 
 NO_CHARACTER = "NC"
 MOST_FRAMES = 10_000  # and as many characters
@@ -106,6 +106,11 @@ def check_caption(caption: str) -> str:
     if len(caption) <= MOST_CAPTION:
         return ""
     return f"the caption is {len(caption)} characters long; at most {MOST_CAPTION} are drawn"
+
+
+def bare_name(text: str) -> str:
+    """The name of a character that stands by itself, with the script's brackets or without them."""
+    return tidy(text.strip().removeprefix("[").removesuffix("]"))
 
 
 def _read_characters(text: str, problems: Problems, remarks: list[str]) -> _Cast:
