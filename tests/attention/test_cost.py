@@ -137,6 +137,18 @@ def test_the_benchmark_of_banks_counts_bytes_and_times_readers():
     assert (reading["cpu_bank_ratio"] is None) == (reading["device"] == "cpu")
 
 
+@pytest.mark.programs
+def test_the_benchmark_of_long_stories_shows_memory_that_does_not_grow():
+    """After the anchors of both characters, 4 frames of 10: a bank or a batch kept for each frame would show."""
+    command = [sys.executable, str(TOOLS / "bench.py"), "story", "--json", "--frames", "10", "--size", "64"]
+    done = subprocess.run([*command, "--steps", "1"], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    (row,) = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    held = row["rss_bytes"]
+    assert len(held) == row["frames"] == 10 and row["image_bytes"] == 10 * 64 * 64 * 3 * 4
+    assert max(held) <= row["peak_rss_bytes"] <= 1.1 * held[3]
+
+
 def test_the_benchmark_of_banks_knows_the_layers_of_sdxl(host):
     """By the network as the host builds it."""
     import comfy.ops
