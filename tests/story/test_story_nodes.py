@@ -458,3 +458,10 @@ def test_a_latent_fits_every_model(host, name, shape):
     images = transformers.sample(model, *transformers.conds(frames), latent)
     assert seen == [((frames, *shape), (frames, *shape), Frames.all(frames))]
     assert images.shape == (frames, *shape)
+
+
+def test_the_size_of_a_family_is_found_without_a_word_in_the_log(host, tiny_checkpoint, caplog):
+    from storyreel.host.story.latents import trained_size
+
+    assert trained_size(host.load_model(tiny_checkpoint("sdxl_slim"))) == 1024
+    assert [record.message for record in caplog.records if "trained_size" in record.message] == []
