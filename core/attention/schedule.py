@@ -98,19 +98,22 @@ def describe_steps(
     steps = [phases.at(sigma) for sigma in sigmas[:-1]]
     sharing = sum(shares(settings, phase) for phase in steps)
     fraction = shared_fraction(settings, percents)
-    least = len(steps) if every else fraction * len(steps) / 2
-    if not steps or fraction == 0 or (sharing and sharing >= least):
+    enough = sharing > 0 and sharing >= fraction * len(steps) / 2
+    if not steps or fraction == 0 or (enough and (not every or sharing == len(steps))):
         return None
     reasons = []
     if count := 0 if shares(settings, Phase.BEFORE) else steps.count(Phase.BEFORE):
-        reasons.append(f"{_are(count)} before start_percent {percents.start:g}, lower it to share there")
+        reasons.append((f"{_are(count)} before start_percent {percents.start:g}", "lower it to share there"))
     if count := steps.count(Phase.AFTER):
-        reasons.append(f"{_are(count)} after end_percent {percents.end:g}, raise it to share there")
+        reasons.append((f"{_are(count)} after end_percent {percents.end:g}", "raise it to share there"))
     for phase, name in ((Phase.EARLY, "layer_prob_early"), (Phase.LATE, "layer_prob_late")):
         if count := 0 if shares(settings, phase) else steps.count(phase):
-            reasons.append(f"{_are(count)} where {name} is 0, raise it to share there")
+            reasons.append((f"{_are(count)} where {name} is 0", "raise it to share there"))
     of = "1 step" if len(steps) == 1 else f"{len(steps)} steps"
-    return f"{sharing} of {of} {'shares' if sharing == 1 else 'share'} tokens: {'; '.join(reasons)}."
+    shown = f"{sharing} of {of} {'shares' if sharing == 1 else 'share'} tokens"
+    if enough:  # nothing is wrong, so nothing is to be done
+        return f"{shown}, as the settings ask: {'; '.join(where for where, _ in reasons)}."
+    return f"{shown}: {'; '.join(f'{where}, {what}' for where, what in reasons)}."
 
 
 def _are(count: int) -> str:

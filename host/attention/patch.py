@@ -13,6 +13,7 @@ from ...core.attention.consistent import Settings
 from ...core.attention.schedule import describe_idle, describe_steps
 from ...core.attention.sharing import Cast, find_groups
 from ...core.story.frames import frames_in
+from ...core.text import joined
 from ..common import messages
 from ..common.attention_patches import remove_patches
 from .bank_model import check_size
@@ -159,14 +160,17 @@ def _describe_run(
     need not share tokens with each other."""
     frames = state.all_frames
     if config.bank is not None:
-        if any(config.bank_images(frames)):
+        shown = frozenset().union(*(() if config.cast is None else config.cast[frame] for frame in frames))
+        unknown = frozenset() if recorded else shown - config.bank.characters
+        if any(config.bank_images(frames)) and not unknown:
             return describe_steps(config.settings, config.patch_range.percents, state.phases, sigmas.tolist(), few)
-        names = frozenset().union(*(() if config.cast is None else config.cast[frame] for frame in frames))
-        if not names:  # [NC] frames read nothing, as they should
+        if not unknown:  # [NC] frames read nothing, as they should
             return None
-        shown = ", ".join(sorted(names))
-        held = ", ".join(sorted(config.bank.characters)) or "one character without a name"
-        return f"the bank holds {held}, and the STORY shows {shown} here; nothing is read from it."
+        held = ", ".join(sorted(config.bank.characters)).strip(", ") or "one character without a name"
+        return (
+            f"the bank holds {held}, and not {joined([name or 'the character' for name in sorted(unknown)])}, whose "
+            "frames read nothing from it."
+        )
     if recorded:
         return describe_steps(config.settings, config.patch_range.percents, state.phases, sigmas.tolist(), few)
     if images == 1:

@@ -159,6 +159,24 @@ def test_a_bank_of_other_blocks_is_reported(two, read, caplog):
     assert any("no layer of this run found tokens in the bank" in message for message in messages(caplog))
 
 
+@pytest.mark.parametrize(
+    "cast, message",
+    [
+        (("A", "B", ""), None),
+        (("A", "C", ""), "the bank holds A, B, and not C, whose frames read nothing from it."),
+        (("C", "D"), "the bank holds A, B, and not C and D, whose frames read nothing from it."),
+        (("", ""), None),
+    ],
+    ids=str,
+)
+def test_a_character_that_the_bank_lacks_is_named(two, read, caplog, cast, message):
+    bank = two()
+    with caplog.at_level(logging.WARNING):
+        read(bank, cast=cast)
+    found = [shown.partition(": ")[2] for shown in messages(caplog) if "the bank holds" in shown]
+    assert found == ([message] if message else [])
+
+
 # How the host calls the model
 
 

@@ -247,8 +247,8 @@ def test_a_second_application_replaces_the_first(shared, models):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"start_percent": 0.02}, "3 of 4 steps share tokens: 1 is before start_percent 0.02"),
-        ({"end_percent": 0.6}, "3 of 4 steps share tokens: 1 is after end_percent 0.6"),
+        ({"start_percent": 0.02}, "3 of 4 steps share tokens, as the settings ask: 1 is before start_percent 0.02."),
+        ({"end_percent": 0.6}, "3 of 4 steps share tokens, as the settings ask: 1 is after end_percent 0.6."),
         ({}, None),
     ],
 )
