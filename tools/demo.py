@@ -240,12 +240,13 @@ def draw(options: argparse.Namespace, base: Path, checkpoint: str | None) -> int
     if checkpoint is None:
         print("The included demo model draws: 128 x 128 pixels, 60 words.")
         print("For anything else use --checkpoint with an SD1.5 checkpoint (or SDXL with --workflow story_comic_sdxl).")
+    describe(prompt, base)
     print("Starting the host ...", flush=True)
     # the host's own output stays: shots that are there are not made again
     with start(base, base / "output") as server:
         client = server.client()
         try:
-            result = client.run(prompt, on_event=Progress(prompt), seconds=24 * 3600)
+            result = client.run(prompt, on_event=Progress(prompt, titles_of(client)), seconds=24 * 3600)
         except Refused as refused:
             raise SetupError(f"the host refuses the story: {refused.reasons()}.") from None
         if result.status != "success":
@@ -258,16 +259,48 @@ def draw(options: argparse.Namespace, base: Path, checkpoint: str | None) -> int
 
 
 class Progress:
-    """Prints what the websocket tells: the node at work, and the sampler's steps."""
+    """Prints what the websocket tells: the node at work, and how far it is.
 
-    def __init__(self, prompt: dict):
-        self.prompt = prompt
+    titles: {class: title} of the nodes.
+    """
+
+    def __init__(self, prompt: dict, titles: dict[str, str]):
+        self.prompt, self.titles = prompt, titles
+        self.part = ""
 
     def __call__(self, kind: str, data: dict, result):
-        if kind == "executing" and data["node"] in self.prompt:
-            print(f"  {self.prompt[data['node']]['class_type']}", flush=True)
-        elif kind == "progress":
+        title = self.title(data.get("node"))
+        if kind == "executing" and title:
+            self.part = ""
+            print(f"  {title}", flush=True)
+        elif kind == "progress" and title and not self.part:
             print(f"    {data['value']} of {data['max']}", flush=True)
+        elif kind == "text" and title:  # "frame 7 of 24, step 3 of 16", and later the next step
+            part = data["text"].partition(", step")[0]
+            if part != self.part:
+                print(f"    {part}", flush=True)
+            self.part = part
+
+    def title(self, node: str | None) -> str | None:
+        """Of a node of the prompt; None for one of an expansion, and for no node."""
+        kind = self.prompt[node]["class_type"] if node in self.prompt else None
+        return kind and self.titles.get(kind, kind)
+
+
+def titles_of(client) -> dict[str, str]:
+    """{class: the title that people see} of every node of the host."""
+    titles = ((kind, about["display_name"] or kind) for kind, about in client.object_info().items())
+    return {kind: title.removesuffix(" (StoryReel)") for kind, title in titles}
+
+
+def describe(prompt: dict, base: Path):
+    """Print what will be drawn, and where each image is as soon as it is finished."""
+    for node in prompt.values():
+        if node["class_type"] == "StoryReelDrawStory":
+            folder = base / "output" / "story" / "frames" / node["inputs"]["name"]
+            print(f"Each image is in {folder} as soon as it is drawn.")
+    if any(node["class_type"] == "StoryReelAnimateStory" for node in prompt.values()):
+        print("All images come first, then the shots between them, then the video.")
 
 
 def save(client, prompt: dict, outputs: dict[str, dict], parent: Path) -> list[Path]:

@@ -115,6 +115,7 @@ def test_a_story_becomes_pictures_a_page_and_a_film(tmp_path, kept):
     images = drawn(done, tmp_path)
     assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
     assert "demo model" in done.stdout and "60 words" in done.stdout
+    assert "Each image is in" in done.stdout and "2 of 2 frames are on disk" in done.stdout
     assert sorted(images) == ["page_01.png", "picture_01.png", "picture_02.png"]
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"story_001"}
     assert images["picture_01.png"].size == (128, 128) and images["page_01.png"].width == 768
@@ -135,7 +136,7 @@ def test_a_checkpoint_draws_too(tmp_path, tiny_checkpoint):
     (tmp_path / "story.txt").write_text("[Bob] a man\n---\n[Bob] walks", encoding="utf-8")
     arguments = ["--checkpoint", tiny_checkpoint("sd15"), "--story", "story.txt", "--steps", "1", "--output", "here"]
     done = demo(*arguments, cwd=tmp_path)
-    assert "1 of 1" in done.stdout
+    assert "  Draw Story\n" in done.stdout and "    frame 1 of 1\n" in done.stdout
     images = drawn(done, tmp_path)
     assert "demo model" not in done.stdout
     assert images["picture_01.png"].size == (512, 512) and sorted(images) == ["page_01.png", "picture_01.png"]

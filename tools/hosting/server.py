@@ -19,7 +19,7 @@ from .folders import host_source
 
 START_SECONDS = 300  # 10 on a quiet machine; a loaded one has taken 30 times that
 RUN_SECONDS = 600
-PREVIEW = 4  # kind of binary frame: an image after JSON that names its node
+TEXT, PREVIEW = 3, 4  # kinds of binary frames: a line after its node's id, and an image after JSON that names its node
 
 
 class Server:
@@ -200,7 +200,10 @@ class Client:
         return reply["prompt_id"]
 
     def run(self, prompt: dict, on_event=None, seconds: float = RUN_SECONDS, **extra) -> Result:
-        """Queue a prompt and follow it to its end; `on_event(type, data, result)` may act in between."""
+        """Queue a prompt and follow it to its end; `on_event(type, data, result)` may act in between.
+
+        A line of text that a node shows while it works is an event, too: ("text", {"node": id, "text": line}).
+        """
         socket_ = websocket.create_connection(
             f"{self.url.replace('http', 'ws', 1)}/ws?clientId={self.id}", timeout=seconds
         )
@@ -213,6 +216,8 @@ class Client:
                 message = socket_.recv()
                 if isinstance(message, bytes):
                     result.previews.append(message)
+                    if on_event and int.from_bytes(message[:4], "big") == TEXT:
+                        on_event("text", _line_of(message), result)
                     continue
                 event = json.loads(message)
                 kind, data = event["type"], event["data"]
@@ -236,3 +241,9 @@ class Client:
                 return entry["outputs"]
             time.sleep(0.05)
         raise TimeoutError(f"prompt {prompt_id} ended, but /history never showed it")
+
+
+def _line_of(frame: bytes) -> dict[str, str]:
+    """The node and the line of a binary frame of text."""
+    end = 8 + int.from_bytes(frame[4:8], "big")
+    return {"node": frame[8:end].decode(), "text": frame[end:].decode()}

@@ -7,7 +7,8 @@ other scenes and actions. Without them, its unnamed colors are free; a bank shou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,14 +16,14 @@ from storyreel.core.attention.bank import Bank
 from storyreel.core.storyworld import captions, world
 from storyreel.core.storyworld.attributes import Picture, attributes
 
-from ..report.rows import Rows, table
+from ..report.rows import Rows, markdown, share, table
 from ..train.classifier import NOBODY
-from .pictures import SCHEDULER, Pictures, Task, describe_task, make_task, shares
+from .pictures import SCHEDULER, Pictures, Task, by_factor, describe_task, make_task, shares
 from .pipeline import HERO_COLORS, Setting, Show, as_input
-from .story_settings import StorySetting
+from .story_settings import StorySetting, csa
 
 STORIES = 12
-INPUTS = {"preset": "low-vram"}
+AT_ONCE = 8  # images that are drawn in one batch; each reads the bank and no other
 COLUMNS = ("known", "colors", "named", "scene", "action")
 
 
@@ -35,23 +36,31 @@ class DrawingSetting(StorySetting):
     masked: bool = False
 
 
-DRAWINGS = [
-    DrawingSetting(name="plain"),
-    DrawingSetting(attention=INPUTS, name="drawing-mask", drawings=1, masked=True),
-    DrawingSetting(attention=INPUTS, name="drawings-4-mask", drawings=4, masked=True),
-]
+def drawn_from(name: str, drawings: int = 4, **others) -> DrawingSetting:
+    """Reads a bank, with the inputs of `csa`."""
+    attention = csa(**others).attention
+    return DrawingSetting(name=name, attention=attention, drawings=drawings, masked=True)
+
+
+FOUR = drawn_from("drawings-4-mask")
+SOURCES = [DrawingSetting(name="plain"), drawn_from("drawing-mask", 1), FOUR]
+LENGTHS = [replace(FOUR, frames=frames, count=count) for frames, count in ((6, STORIES), (24, STORIES), (96, 8))]
+FACTORS = {
+    "rate": [drawn_from("rate-0.25", rate=0.25), FOUR, drawn_from("rate-1", rate=1.0)],
+    "strength": [drawn_from("strength-0.5", strength=0.5), FOUR, drawn_from("strength-2", strength=2.0)],
+}
 
 
 class Drawings(Pictures):
-    settings = DRAWINGS
+    settings = list(dict.fromkeys([*SOURCES, *LENGTHS, *chain(*FACTORS.values())]))
     file_name = "measured_drawings.jsonl"
 
     def evaluate(self, setting: DrawingSetting, seed: int, index: int, show: Show | None) -> dict[str, float]:
         """known: share of the unnamed colors that are the drawings'."""
         task = make_task(seed, index, setting.frames)
         drawings = world.sample_story(seed, index, setting.frames + setting.drawings)[setting.frames :]
-        bank = self.bank(task, drawings, setting.masked, index) if drawings else None
-        images = self.draw(setting, task, bank)
+        bank = self.bank(setting, task, drawings, index) if drawings else None
+        images = np.concatenate([self.draw(setting, part, bank) for part in parts(task)])
         answers = self.classifier.answer(images)
         if show:
             shown = [world.render_picture(drawing).image for drawing in drawings[:1]]
@@ -68,7 +77,7 @@ class Drawings(Pictures):
     def measure(self, setting: Setting, count: int, seed: int, show: Show | None = None) -> dict:
         return super(Pictures, self).measure(setting, count, seed, show)
 
-    def bank(self, task: Task, drawings: Sequence[Picture], masked: bool, seed: int) -> Bank:
+    def bank(self, setting: DrawingSetting, task: Task, drawings: Sequence[Picture], seed: int) -> Bank:
         """Of drawings with captions that name what the story names."""
         import comfy.samplers
         from storyreel.host.common.conditioning import encode_story
@@ -76,11 +85,12 @@ class Drawings(Pictures):
         from storyreel.nodes.bank_images import StoryReelBankFromImages
 
         rendered = [world.render_picture(drawing) for drawing in drawings]
-        mask = torch.from_numpy(np.stack([one.masks.max(0) for one in rendered])).float() / 255 if masked else None
+        masks = np.stack([one.masks.max(0) for one in rendered])
+        preset = {name: value for name, value in (setting.attention or {}).items() if name != "strength"}
         positive, negative = encode_story(self.clip, [captions.caption(one, task.named) for one in drawings], "")
         sampling = self.model.get_model_object("model_sampling")
         return StoryReelBankFromImages.execute(
-            model=StoryReelConsistentAttention.execute(self.model, INPUTS, strength=1.0, seed=task.seed).result[0],
+            model=StoryReelConsistentAttention.execute(self.model, preset, strength=1.0, seed=task.seed).result[0],
             vae=self.vae,
             images=as_input(np.stack([one.image for one in rendered])),
             positive=positive,
@@ -92,12 +102,36 @@ class Drawings(Pictures):
             device="cpu",
             max_gb=8.0,
             step_stride=1,
-            mask=mask,
+            mask=torch.from_numpy(masks).float() / 255 if setting.masked else None,
         ).result[0]
 
     @classmethod
     def tables(cls, rows: Rows, weights: str) -> dict[str, list[str]]:
-        return {"drawings": table(rows.of(weights), DRAWINGS, COLUMNS)}
+        found = rows.of(weights)
+
+        def label(setting: DrawingSetting) -> list[str]:
+            return [f"{setting.frames}: {setting.name}", str(setting.count)]
+
+        factors = ([name, share(row, "known"), share(row, "scene")] for name, row in by_factor(FACTORS, found) if row)
+        return {
+            "drawings": table(found, [*SOURCES, *LENGTHS], COLUMNS, ("frames, setting", "n"), label),
+            "drawings_factors": markdown(["factor, setting", "known", "scene"], factors),
+        }
 
     def illustrate(self, rows: Rows, seed: int) -> list[str]:
         return []
+
+
+def parts(task: Task) -> list[Task]:
+    """The task in batches, each with noise of its own."""
+    starts = range(0, len(task.pictures), AT_ONCE)
+    picked = [range(len(task.pictures))[start : start + AT_ONCE] for start in starts]
+    return [
+        replace(
+            task,
+            pictures=tuple(task.pictures[number] for number in numbers),
+            story=task.story.pick(numbers),
+            seed=task.seed + numbers[0],
+        )
+        for numbers in picked
+    ]

@@ -91,7 +91,8 @@ class Pictures(Pipeline):
 
         super().__init__(weights, steps)
         self.name, self.parts = network, (network,)
-        self.settings = SETTINGS.get(network, OTHERS)
+        if network != "unet":
+            self.settings = SETTINGS.get(network, OTHERS)
         self.model, self.data = storyworld.load_model(part=network), data or DATA
         self._stories: list[tuple[Task, dict[str, list[str]]]] = []
 
