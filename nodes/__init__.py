@@ -31,6 +31,7 @@ class StoryReelExtension(ComfyExtension):
             motion,
             motion_training,
             page,
+            photos,
             record,
             regions,
             sampling,
@@ -43,7 +44,8 @@ class StoryReelExtension(ComfyExtension):
             video_metrics,
         )
 
-        images = [*storyworld.NODES, *story.NODES, *captions.NODES, *frames.NODES, *attention.NODES, *banks.NODES]
+        images = [*storyworld.NODES, *story.NODES, *photos.NODES, *captions.NODES, *frames.NODES]
+        images += [*attention.NODES, *banks.NODES]
         images += [*record.NODES, *bank_images.NODES, *bank_reader.NODES, *regions.NODES, *page.NODES]
         images += [*draw_story.NODES, *frame_parts.NODES]
         clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]

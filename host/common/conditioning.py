@@ -1,6 +1,6 @@
 """Text encoding of a whole story: one prompt a frame, in one batched CONDITIONING."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -17,30 +17,46 @@ ZEROS_ON_THE_LEFT = frozenset({"mistral3_24b"})  # Flux.2 dev
 def encode_story(clip, prompts, negative: str) -> tuple[list, list]:
     """Encode `prompts`, one row each, and `negative` in as many equal rows, with the host's own CLIP.
 
-    Each prompt is encoded alone: its tokens are those of the host's CLIPTextEncode. Tensors are [F, T, C], T the
-    tokens of the longest prompt; shorter rows are filled up with zeros, which "attention_mask" [F, T] marks with 0 and
-    OWN_TOKENS with False, see `padded_texts`. CLIP reads whole chunks: where prompts have more than one, all of them
-    and the negative get empty chunks, too.
-    Hooks and schedules of `clip` apply: as many entries come back as the schedule has. Where fewer images are sampled
-    than there are prompts, rows follow the frames, see `frame_rows`.
+    Each prompt is encoded alone: its tokens are those of the host's CLIPTextEncode. See `encode_rows`.
 
     Raises ValueError if there is no text encoder, or if it is Anima's.
     """
+    check_text_encoder(clip)
+    return encode_rows(clip, [clip.tokenize(text) for text in prompts], clip.tokenize(negative))
+
+
+def check_text_encoder(clip) -> None:
+    """Raise ValueError if there is none."""
     if clip is None:
         raise ValueError(
             "The clip input is empty: the checkpoint holds no text encoder. Load one with Load CLIP or DualCLIPLoader."
         )
-    tokens = [clip.tokenize(text) for text in (*prompts, negative)]
+
+
+def encode_rows(
+    clip, rows: Sequence[dict], negative: dict, finish: Callable[[int, list], list] | None = None
+) -> tuple[list, list]:
+    """Encode the tokens of each prompt into a row of its own, and those of `negative` into as many equal rows.
+
+    finish: makes of the number of a row and its CONDITIONING the one that is wanted, with as many entries for each row.
+    Tensors are [F, T, C], T the tokens of the longest prompt; shorter rows are filled up with zeros, which
+    "attention_mask" [F, T] marks with 0 and OWN_TOKENS with False, see `padded_texts`. CLIP reads whole chunks: where
+    prompts have more than one, all of them and the negative get empty chunks, too.
+    Hooks and schedules of `clip` apply: as many entries come back as the schedule has. Where fewer images are sampled
+    than there are prompts, rows follow the frames, see `frame_rows`.
+    """
+    tokens = [*rows, negative]
     _pad_chunks(tokens, clip.tokenize(""))
     progress = comfy.utils.ProgressBar(len(tokens))
     encoded = []
-    for row in tokens:
+    for number, row in enumerate(tokens):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        encoded.append(clip.encode_from_tokens_scheduled(row, show_pbar=False))
+        entries = clip.encode_from_tokens_scheduled(row, show_pbar=False)
+        encoded.append(finish(number, entries) if finish and row is not negative else entries)
         progress.update(1)
-    *rows, negative_row = encoded
-    left = bool(ZEROS_ON_THE_LEFT & tokens[0].keys())
-    both = _stack(rows, left), _stack([negative_row] * len(rows), left)
+    *positive_rows, negative_row = encoded
+    left = bool(ZEROS_ON_THE_LEFT & negative.keys())
+    both = _stack(positive_rows, left), _stack([negative_row] * len(rows), left)
     positive, negative_rows = mark_rows(*both, count=len(rows))
     return positive, negative_rows
 

@@ -101,6 +101,20 @@ def sdxl_clip(layers: int = 3):
     return clip
 
 
+def shallow_photomaker(layers: int = 2):
+    """The host's PhotoMaker on random weights, with fewer layers than its 24."""
+    import comfy_extras.nodes_photomaker as module
+
+    published = module.VISION_CONFIG_DICT
+    module.VISION_CONFIG_DICT = published | {"num_hidden_layers": layers}
+    try:
+        encoder = module.PhotoMakerIDEncoder()
+    finally:
+        module.VISION_CONFIG_DICT = published
+    encoder.load_state_dict(random_weights(shapes_of(encoder)))
+    return encoder.requires_grad_(False)
+
+
 def vae(channels: int = 4, **config) -> Shapes:
     """The KL autoencoder; the encoder's width is fixed by the loader, the decoder is a quarter as wide."""
     from comfy.ldm.models.autoencoder import AutoencoderKL
@@ -185,6 +199,17 @@ def vision_l() -> Shapes:
         yield name, tuple(tensor.shape)
 
 
+def photomaker() -> Shapes:
+    """PhotoMaker's image encoder: vision_l, a second projection and what fuses an image with a word."""
+    import comfy.ops
+    import comfy_extras.nodes_photomaker as module
+
+    yield from vision_l()
+    yield "visual_projection_2.weight", (1280, 1024)
+    with torch.device("meta"):
+        yield from shapes_of(module.FuseModule(2048, comfy.ops.disable_weight_init), "fuse_module.")
+
+
 def plain_vae(channels: int = 4, **config) -> Shapes:
     for name, shape in vae(channels, **config):
         yield name.removeprefix("first_stage_model."), shape
@@ -226,6 +251,7 @@ CHECKPOINTS = {
     "vae": plain_vae,  # for models/vae
     "mm_v2": motion_module,  # for models/animatediff_models
     "ip_plus": ip_adapter,  # for models/ipadapter
+    "photomaker": photomaker,  # for models/photomaker; 0.3 G parameters once loaded
 }
 
 
