@@ -39,11 +39,13 @@ STAND_INS = {  # of a published file: folder of the host's models, and file
     "qwen_image_vae.safetensors": ("vae", "wan_vae.ckpt"),
     "mm_sd_v15_v2.ckpt": ("animatediff_models", "mm_v2.ckpt"),
     "ip-adapter-plus_sd15.safetensors": ("ipadapter", "ip_plus.ckpt"),
+    "photomaker-v1.bin": ("photomaker", "photomaker.ckpt"),
 }
 LOADERS = {  # and the input that names a file
     "CheckpointLoaderSimple": "ckpt_name",
     "CLIPLoader": "clip_name",
     "CLIPVisionLoader": "clip_name",
+    "PhotoMakerLoader": "photomaker_model_name",
     "UNETLoader": "unet_name",
     "VAELoader": "vae_name",
     "StoryReelDynamiCrafterLoader": "checkpoint",

@@ -24,6 +24,7 @@ PUBLISHED = {  # file: (folder of the host's models, repository, path there)
     "mm_sd_v15_v2.ckpt": ("animatediff_models", "guoyww/animatediff", "main/"),
     "model.safetensors": ("checkpoints", "PAIR/StreamingSVD", "main/"),
     "non_ema_0035000.pth": ("checkpoints", "camenduru/Video-to-Video", "main/"),
+    "photomaker-v1.bin": ("photomaker", "TencentARC/PhotoMaker", "main/"),
     "qwen_2.5_vl_7b_fp8_scaled.safetensors": (
         "text_encoders",
         "Comfy-Org/Qwen-Image_ComfyUI",
