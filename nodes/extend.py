@@ -222,6 +222,21 @@ class StoryReelExtendVideo(PreflightNode):
                     tooltip="Read the whole video into memory for the IMAGE output. This takes 12 bytes per pixel and "
                     "frame.",
                 ),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip="The low-noise expert of Wan 2.2 14B; model is then the high-noise expert. It continues at "
+                    "switch_step with the noise that is left.",
+                ),
+                io.Int.Input(
+                    "switch_step",
+                    default=0,
+                    min=0,
+                    max=10_000,
+                    optional=True,
+                    tooltip="The step from which low_noise_model samples, as end_at_step of KSampler (Advanced): 10 of "
+                    "20, 2 of 4. 0: as published, at the first sigma below 0.9.",
+                ),
             ],
             outputs=[
                 io.Video.Output(tooltip="The clip and all chunks, as a file."),

@@ -17,7 +17,8 @@ from ..common.conditioning import pick_row
 
 @dataclass(frozen=True)
 class ChunkInputs:
-    """The inputs of Extend Video from which chunks are generated. chunk_length, overlap: in frames; 0: the model's."""
+    """The inputs of Extend Video from which chunks are generated. chunk_length, overlap: in frames; 0: the model's.
+    switch_step: where low_noise_model continues; 0: at the model's `boundary`."""
 
     model: ModelPatcher
     vae: Any  # comfy.sd.VAE; None is refused, see `Extender.check_parts`
@@ -32,6 +33,8 @@ class ChunkInputs:
     overlap: int = 0
     cam_strength: float = 1.0
     apm_strength: float = 1.0
+    low_noise_model: ModelPatcher | None = None
+    switch_step: int = 0
 
 
 class Extender:
@@ -41,6 +44,7 @@ class Extender:
     max_overlap: None: no limit. multiple: of the sides of a frame.
     text_tokens: how many of a prompt the model reads; 0: none, None: all.
     strengths: the strength inputs that have an effect.
+    boundary: of a model that may have two experts, the sigma below which the second one was trained.
 
     Raises ValueError for a chunk_length or overlap that the model does not support.
     """
@@ -52,6 +56,7 @@ class Extender:
     text_tokens: int | None = None
     needs_image = "reads an image through its image encoder"
     strengths: tuple[str, ...] = ()
+    boundary: float | None = None
 
     def __init__(self, inputs: ChunkInputs):
         self.inputs = inputs
@@ -76,6 +81,24 @@ class Extender:
             self.prompts(0)
         if self.needs_vision():
             self.vision()
+        self.experts()
+
+    def experts(self) -> list[tuple[ModelPatcher, Tensor]]:
+        """The models that sample a chunk one after the other, each with its sigmas. Raises ValueError for a
+        switch_step that leaves one of two without a step."""
+        inputs = self.inputs
+        if inputs.low_noise_model is None or self.boundary is None:
+            return [(inputs.model, inputs.sigmas)]
+        steps = len(inputs.sigmas) - 1
+        switch = inputs.switch_step or int((inputs.sigmas[:-1] >= self.boundary).sum())
+        if not 0 < switch < steps:
+            why = (
+                "" if inputs.switch_step else f", and {switch} of {steps} steps begin at sigma {self.boundary} or above"
+            )
+            raise ValueError(
+                f"switch_step is {inputs.switch_step}{why}; 1 to {steps - 1} is expected, so that both experts sample."
+            )
+        return [(inputs.model, inputs.sigmas[: switch + 1]), (inputs.low_noise_model, inputs.sigmas[switch:])]
 
     def uses_anchor(self) -> bool:
         """Whether chunks depend on the anchor."""
@@ -85,6 +108,10 @@ class Extender:
         """Messages on inputs that have no effect on this model. anchor: whether one is set and color_match is 0."""
         ignored = [name for name in ("cam_strength", "apm_strength") if getattr(self.inputs, name) != 1]
         described = [f"{name} has no effect on {self.model_name}." for name in ignored if name not in self.strengths]
+        if self.inputs.low_noise_model is not None and self.boundary is None:
+            described.append(f"low_noise_model has no effect: {self.model_name} is one model.")
+        elif self.inputs.switch_step and self.inputs.low_noise_model is None:
+            described.append("switch_step has no effect without low_noise_model.")
         if anchor and not self.uses_anchor():
             why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.model_name} reads no anchor"
             described.append(f"anchor and reference_image have no effect: {why}, and color_match is 0.")
@@ -104,23 +131,35 @@ class Extender:
 
         before: [overlap, H, W, 3]. anchor: [N, H', W', 3]. callback: the sampler's, see `comfy.samplers`.
         """
-        inputs, seed = self.inputs, (self.inputs.seed + 1 + number) % 2**64
+        seed = (self.inputs.seed + 1 + number) % 2**64
         positive, negative = self.condition(number, before, anchor, seed)
-        latent = self.empty(*before.shape[1:3])
-        guider = comfy.samplers.CFGGuider(inputs.model)
-        guider.set_conds(positive, negative)
-        guider.set_cfg(inputs.cfg)
-        samples = guider.sample(
-            comfy.sample.prepare_noise(latent, seed),
-            latent,
-            inputs.sampler,
-            inputs.sigmas,
-            callback=callback,
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
-        )
-        frames = self.decode(samples.to(comfy.model_management.intermediate_device()), number, before, anchor)
+        samples = self.sample(positive, negative, self.empty(*before.shape[1:3]), seed, callback)
+        frames = self.decode(samples, number, before, anchor)
         return frames[..., :3].float().cpu().contiguous()  # contiguous as from a file: other strides round differently
+
+    def sample(self, positive: list, negative: list, latent: Tensor, seed: int, callback: Callable | None) -> Tensor:
+        """The chunk's latent. Of two experts, the second continues with the noise that the first one leaves."""
+        noise, begin = comfy.sample.prepare_noise(latent, seed), 0
+        for model, sigmas in self.experts():
+            guider = comfy.samplers.CFGGuider(model)
+            guider.set_conds(positive, negative)
+            guider.set_cfg(self.inputs.cfg)
+            latent = guider.sample(
+                noise,
+                latent,
+                self.inputs.sampler,
+                sigmas,
+                callback=callback and self._counted(callback, begin),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=seed,
+            ).to(comfy.model_management.intermediate_device())
+            noise, begin = torch.zeros_like(noise), begin + len(sigmas) - 1
+        return latent
+
+    def _counted(self, callback: Callable, begin: int) -> Callable:
+        """A callback of one expert's steps that counts those of all; begin: steps before its own."""
+        steps = len(self.inputs.sigmas) - 1
+        return lambda step, denoised, x, _steps: callback(begin + step, denoised, x, steps)
 
     def condition(self, number: int, before: Tensor, anchor: Tensor, seed: int) -> tuple[list, list]:
         """(positive, negative) of a chunk."""

@@ -171,10 +171,11 @@ class DynamiCrafterExtender(Extender):
 
 
 class WanExtender(Extender):
-    """The host's Wan image-to-video model, from one or more of the last frames."""
+    """The host's Wan image-to-video model, from one or more of the last frames. Wan 2.2 14B has two experts."""
 
     model_name = "Wan image-to-video"
     trained_length, trained_overlap, multiple = 81, 1, 16
+    boundary = 0.9  # as published for image-to-video
     step = 4  # frames per latent frame, except the first, which is one frame
 
     def __init__(self, inputs: ChunkInputs):
@@ -222,17 +223,30 @@ EXTENDERS = {
 
 def extender_of(inputs: ChunkInputs) -> Extender:
     """The extender for the MODEL of the inputs. Raises ValueError for an unsupported model and for missing inputs."""
-    inner = inputs.model.model
-    found = EXTENDERS.get(DynamiCrafter if isinstance(inner, DynamiCrafter) else type(inner))
-    if found is None or (found is WanExtender and not is_image_to_video(inner)):
-        name = getattr(inner, "model_name", "") or type(inner).__name__
+    found = family_of(inputs.model.model)
+    if found is None:
         raise ValueError(
-            f"MODEL is {name}, which cannot continue a clip. Use StreamingT2V, StreamingSVD, DynamiCrafter, "
-            "Stable Video Diffusion or Wan image-to-video."
+            f"MODEL is {_name(inputs.model.model)}, which cannot continue a clip. Use StreamingT2V, StreamingSVD, "
+            "DynamiCrafter, Stable Video Diffusion or Wan image-to-video."
+        )
+    low = inputs.low_noise_model
+    if low is not None and found.boundary is not None and family_of(low.model) is not found:
+        raise ValueError(
+            f"low_noise_model is {_name(low.model)}; the low-noise expert of {found.model_name} is expected."
         )
     extender = found(inputs)
     extender.check_parts()
     return extender
+
+
+def family_of(model: comfy.model_base.BaseModel) -> type[Extender] | None:
+    """None for a model that cannot continue a clip."""
+    found = EXTENDERS.get(DynamiCrafter if isinstance(model, DynamiCrafter) else type(model))
+    return None if found is WanExtender and not is_image_to_video(model) else found
+
+
+def _name(model: comfy.model_base.BaseModel) -> str:
+    return getattr(model, "model_name", "") or type(model).__name__
 
 
 def is_image_to_video(wan: comfy.model_base.BaseModel) -> bool:

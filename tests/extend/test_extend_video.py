@@ -61,7 +61,12 @@ def wan22(host):
     return dict(model=model, vae=vae, clip_vision=None, chunk_length=5)
 
 
-KINDS = {make.__name__: make for make in (streaming_t2v, streaming_svd, svd, dynamicrafter, interpolation, wan, wan22)}
+def wan22_experts(host):
+    return wan22(host) | dict(low_noise_model=extending.tiny_wan(image_encoder=False, seed=1), switch_step=1)
+
+
+MAKERS = streaming_t2v, streaming_svd, svd, dynamicrafter, interpolation, wan, wan22, wan22_experts
+KINDS = {make.__name__: make for make in MAKERS}
 
 
 @functools.cache
@@ -78,17 +83,27 @@ def _let_go():
 
 def chunk_inputs(host, kind: str, **changed):
     """The node's inputs to an extender, on tiny models; prompts for the kinds that read them."""
-    import comfy.samplers
     from storyreel.host.extend.extender import ChunkInputs
 
     inputs = dict(vae=cached(extending.tiny_vae), clip_vision=cached(extending.tiny_vision), seed=5, cfg=2.0)
-    inputs |= dict(positive=words(1), negative=words(2), sampler=comfy.samplers.sampler_object("euler"))
+    inputs |= dict(positive=words(1), negative=words(2), sampler=sampler_object("euler"))
     if "svd" in kind:
         inputs |= dict(positive=None, negative=None)
     inputs |= cached(KINDS[kind], host)
-    sampling = inputs["model"].get_model_object("model_sampling")
-    inputs["sigmas"] = comfy.samplers.calculate_sigmas(sampling, "normal", 3)[1:]
+    inputs["sigmas"] = calculate(inputs["model"], "normal", 3)[1:]
     return ChunkInputs(**inputs | changed)
+
+
+def sampler_object(name: str):
+    import comfy.samplers
+
+    return comfy.samplers.sampler_object(name)
+
+
+def calculate(model, scheduler: str, steps: int) -> torch.Tensor:
+    import comfy.samplers
+
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
 
 
 def noise_images(count: int, seed: int = 0) -> torch.Tensor:
@@ -241,6 +256,51 @@ def test_the_conditioning_of_wan(host, overlap):
     assert torch.equal(hidden_states, embeds.penultimate_hidden_states)
 
 
+@pytest.mark.parametrize("switch", [1, 2])
+def test_two_experts_are_the_hosts_graph(host, tmp_path, switch):
+    """WanImageToVideo, two KSamplerAdvanced, VAEDecode: equal to the last bit, by a sampler that adds noise, too."""
+    import nodes
+    from comfy_extras.nodes_wan import WanImageToVideo
+
+    for name in ("euler", "euler_ancestral"):
+        steps = 3
+        sampler = dict(
+            sampler=sampler_object(name), sigmas=calculate(chunk_inputs(host, "wan22").model, "simple", steps)
+        )
+        inputs = chunk_inputs(host, "wan22_experts", switch_step=switch, **sampler)
+        clip = noise_images(6)
+        (chunk,), _ = run(inputs, tmp_path / name, clip, chunks=1)
+        with torch.no_grad():
+            rows = [[[cond[0][0][:1], {}]] for cond in (inputs.positive, inputs.negative)]
+            positive, negative, latent = WanImageToVideo.execute(*rows, inputs.vae, SIZE, SIZE, 5, 1, clip[-1:]).result
+            settings = (inputs.seed + 1, steps, inputs.cfg, name, "simple", positive, negative)
+            advanced = nodes.KSamplerAdvanced()
+            (latent,) = advanced.sample(inputs.model, "enable", *settings, latent, 0, switch, "enable")
+            low = inputs.low_noise_model
+            (latent,) = advanced.sample(low, "disable", *settings, latent, switch, 10000, "disable")
+            (expected,) = nodes.VAEDecode().decode(inputs.vae, latent)
+        assert torch.equal(chunk, expected[1:])
+        one, _ = run(replace(inputs, low_noise_model=None), tmp_path / f"{name} one", clip, chunks=1)
+        assert not torch.equal(chunk, one[0])
+
+
+def test_the_published_switch(host):
+    """At the first sigma below 0.9; the steps of both experts are counted through."""
+    from storyreel.host.extend.families import extender_of
+
+    sigmas = torch.tensor([1.0, 0.95, 0.9, 0.89, 0.5, 0.0])
+    inputs = chunk_inputs(host, "wan22_experts", switch_step=0, sigmas=sigmas)
+    (_, high), (_, low) = extender_of(inputs).experts()
+    assert high.tolist() == sigmas[:4].tolist() and low.tolist() == sigmas[3:].tolist()
+    counted = []
+    with torch.no_grad():
+        before = noise_images(1)
+        extender_of(inputs).generate(
+            0, before, before, lambda step, _denoised, _x, steps: counted.append((step, steps))
+        )
+    assert counted == [(step, 5) for step in range(5)]
+
+
 def test_without_cam_and_apm_it_is_the_model_without_them(host, tmp_path):
     """Equal to the last bit to the host's own sampling; each of the two ignores the other's input."""
     import comfy.samplers
@@ -326,6 +386,10 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
         "chunk_length is 8; Wan image-to-video needs a multiple of 4 plus 1: 5 or 9 is expected", "wan", chunk_length=8
     )
     refused("overlap is 2; Wan image-to-video needs a multiple of 4 plus 1: 1 or 5", "wan", overlap=2)
+    refused("switch_step is 3; 1 to 1 is expected, so that both", "wan22_experts", switch_step=3)
+    refused("switch_step is 0, and 0 of 2 steps begin at sigma 0.9", "wan22_experts", switch_step=0)
+    other = extending.tiny_wan(False, False)
+    refused("low_noise_model is WAN21; the low-noise expert of Wan", "wan22_experts", low_noise_model=other)
     refused("positive is empty; StreamingT2V needs a prompt", positive=None)
     refused("negative is empty; DynamiCrafter needs a prompt", "dynamicrafter", negative=None)
     for kind in ("streaming_svd", "svd", "dynamicrafter", "wan"):

@@ -91,7 +91,7 @@ def tiny_vision(hidden: int = 96, projection: int = 64):
     return vision
 
 
-def tiny_wan(pictures: bool = True, image_encoder: bool = True):
+def tiny_wan(pictures: bool = True, image_encoder: bool = True, seed: int = 0):
     """Wan of the host's own class. pictures: image-to-video. image_encoder: reads its embeddings, as Wan 2.1 does."""
     import comfy.model_base
     import comfy.supported_models
@@ -102,5 +102,5 @@ def tiny_wan(pictures: bool = True, image_encoder: bool = True):
     config = comfy.supported_models.WAN21_I2V(sizes)
     set_precision(config, 0, torch.float32)
     model = comfy.model_base.WAN21(config, image_to_video=image_encoder)
-    model.diffusion_model.load_state_dict(random(model.diffusion_model))
+    model.diffusion_model.load_state_dict(random(model.diffusion_model, seed))
     return patcher_of(model)

@@ -150,6 +150,9 @@ def test_motion_of_strength_0(host, reported, strength, silent):
         ),
         ("WanExtender", {}, True, ["Wan image-to-video reads no anchor"]),
         ("WanExtender", {}, False, []),
+        ("WanExtender", {"switch_step": 2}, False, ["switch_step has no effect without low_noise_model"]),
+        ("WanExtender", {"switch_step": 2, "low_noise_model": object()}, False, []),
+        ("SVDExtender", {"low_noise_model": object()}, False, ["low_noise_model has no effect: Stable Video"]),
     ],
 )
 def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expected):
