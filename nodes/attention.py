@@ -257,8 +257,8 @@ class StoryReelConsistentAttention(BankReaderNode):
             apply_to=apply_to,
             extra_bytes=memory_mb << 20,
         )
-        cast, prompts = (None, None) if story is None else (story.cast, story.prompts)
-        return io.NodeOutput(apply_consistent_attention(model, settings, patch_range, cast, mask, bank, prompts))
+        cast = None if story is None else story.cast
+        return io.NodeOutput(apply_consistent_attention(model, settings, patch_range, cast, mask, bank, story))
 
 
 NODES = [StoryReelConsistentAttention]

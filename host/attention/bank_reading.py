@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.attention import draws
 from ...core.attention.bank import Bank, Recording
 from ...core.attention.consistent import Phase, Settings
-from .unet_blocks import Layer
+from .unet_blocks import Layer, networks_of
 
 # Tokens [m, channels] of images of a bank, by their place in it.
 Tokens = dict[int, Tensor]
@@ -48,9 +48,7 @@ class BankReader:
 
     @classmethod
     def of(cls, bank: Bank, settings: Settings, guider, layers: dict[int, Layer]) -> "BankReader":
-        patchers = [guider.model_patcher, *guider.model_options.get("multigpu_clones", {}).values()]
-        networks = {patcher.load_device: patcher.model.diffusion_model for patcher in patchers}
-        return cls(bank, settings, networks, layers)
+        return cls(bank, settings, networks_of(guider), layers)
 
     def reads(self, phase: Phase, step: float, layer: int) -> bool:
         """Whether a layer reads the bank in this step of the run."""

@@ -13,13 +13,14 @@ from ...core.attention.consistent import Settings
 from ...core.attention.schedule import describe_idle, describe_steps
 from ...core.attention.sharing import Cast, find_groups
 from ...core.story.frames import frames_in
+from ...core.story.story import Story
 from ...core.text import joined
 from ..common import messages
 from ..common.attention_patches import remove_patches
 from .bank_model import check_size
 from .families import Family, family_of
 from .recording import RECORD, recording
-from .regions import REGIONS
+from .regions import begin_regions
 from .sampling_state import CONFIG, KEY, NODE, PatchConfig, PatchRange, SamplingState
 from .transformer import TransformerSeam
 from .unet import SharedAttention, UNetSeam
@@ -34,12 +35,12 @@ def apply_consistent_attention(
     cast: Cast | None,
     mask: Tensor | None = None,
     bank: Bank | None = None,
-    prompts: tuple[str, ...] | None = None,
+    story: Story | None = None,
 ) -> ModelPatcher:
     """A clone of `model` whose self-attention shares tokens between the frames of a batch.
 
     mask: [frames or 1, H, W] of any size, 1 where tokens are shared. bank: finished; frames also read the tokens of
-    their characters in it, and share none of these characters with each other. prompts: of each frame of the story.
+    their characters in it, and share none of these characters with each other. story: that `cast` is of.
 
     A second application replaces the first. At strength 0 the clone has no patch of this kind. A setting without effect
     is reported on the node, now or when the model samples. Raises ValueError for a network that is neither an image
@@ -52,7 +53,7 @@ def apply_consistent_attention(
             raise ValueError(
                 f"bank holds tokens of a UNet, and MODEL is {family.name}; SD1.5, SD2.x or SDXL is expected."
             )
-    config = PatchConfig(settings, patch_range, cast, mask, bank, prompts, messages.current_node())
+    config = PatchConfig(settings, patch_range, cast, mask, bank, story, messages.current_node())
     seam = UNetSeam(model, config) if family is None else _transformer_seam(family, model, config)
     patched = model.clone()
     remove_consistent_attention(patched)
@@ -75,11 +76,11 @@ def apply_consistent_attention(
             check_size(bank, *noise.shape[-2:])
             state.reader = seam.reader(guider)
         options = guider.model_options["transformer_options"]
-        record, state.regions = options.get(RECORD), options.get(REGIONS)
-        if state.regions is not None:
-            state.regions.check(len(noise))
-            if bank is None and record is None:
-                state.warn_once("a Character Region has an effect on frames that read a bank, and none is connected.")
+        record, state.regions = options.get(RECORD), begin_regions(options, config, state, guider, noise)
+        if state.regions is not None and family is not None:
+            state.warn_once(f"a Character Region has no effect: MODEL is {family.name}, and regions are for UNets.")
+        elif state.regions is not None and cast is None and bank is None and record is None:
+            state.warn_once("a Character Region has an effect on the frames of a STORY, and none is connected.")
         message = None
         if idle is None:
             message = _describe_run(config, state, sigmas, len(noise), few, record is not None)
@@ -100,6 +101,8 @@ def apply_consistent_attention(
             nothing = state.describe_nothing_shared(config, bank is not None or record is not None)
             if message := nothing or seam.describe_run(state):
                 state.warn_once(message)
+            elif state.regions is not None:
+                state.regions.finish()
         return out
 
     def around_preparation(executor, model, noise_shape, *args, **kwargs):

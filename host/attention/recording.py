@@ -158,7 +158,7 @@ def recording(
     if not anchors:
         raise ValueError(f"{NODE}: no image of the LATENT shows a character, so there is nothing to record.")
     images = tuple(
-        BankImage(names, frames[place], "" if config.prompts is None else config.prompts[frames[place]])
+        BankImage(names, frames[place], "" if config.story is None else config.story.frames[frames[place]].prompt)
         for place, names in anchors.items()
     )
     begun = Recording(origin_of(record, config, sampler, noise.shape[-2:]), images)

@@ -14,6 +14,7 @@ from ...core.attention.bank import Bank
 from ...core.attention.consistent import Phase, Settings, SharedTokens, draw_shared_tokens, tokens_in_mask
 from ...core.attention.schedule import Percents, Phases, phases_of, step_of
 from ...core.attention.sharing import Cast
+from ...core.story.story import Story
 from ..common import messages
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class PatchConfig:
     """One application of the node: settings, range, and the characters of each frame.
 
     mask: [frames or 1, H, W]; only tokens inside are shared and read shared ones. None = the whole image.
-    bank: is read besides; its characters share no other tokens. prompts: of each frame of the story, for a recording.
+    bank: is read besides; its characters share no other tokens. story: that `cast` is of, for its texts.
     node: id of the node that shows the messages; None = log only.
     """
 
@@ -72,7 +73,7 @@ class PatchConfig:
     cast: Cast | None
     mask: Tensor | None = None
     bank: Bank | None = None
-    prompts: tuple[str, ...] | None = None
+    story: Story | None = None
     node: str | None = None
 
     @property
@@ -153,6 +154,8 @@ class SamplingState:
         step = step_of(sigma, [] if schedule is None else schedule.tolist())
         if step != self.step:
             self.shared_tokens.clear()
+            if self.regions is not None:
+                self.regions.begin_step(step)
         self.step = step
         self.phase = self.phases.at(sigma)
 

@@ -21,7 +21,7 @@ from ..common.attention_override import OVERRIDE
 from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
 from .bank_model import check_model
 from .bank_reading import BankReader
-from .regions import Part, only_rows
+from .regions import Queries, only_rows, split_reads
 from .sampling_state import KEY, NODE, Misfit, PatchConfig, SamplingState, options_of_cond
 from .unet_blocks import Layer, layers_in, self_attention_layers
 from .unet_call import UNetCall
@@ -173,31 +173,31 @@ class SharedAttention:
         call: UNetCall,
         out: Tensor,
     ) -> None:
-        """The same, where an image with regions reads the bank part by part: each the images of its characters."""
-        parts = self.parts(q, stored, state, call)
+        """The same, where an image with regions reads part by part: each the tokens of the characters that it shows."""
+        parts = self.parts(q, shared, stored, state, call)
         whole = [row for row in range(call.images) if row not in parts]
         if whole:
             self.extend(q, k, v, only_rows(shared, whole) if parts else shared, stored, options, state, out)
         for row in parts:
-            for names, tokens in parts[row]:
-                found = torch.empty_like(q[:, tokens])
-                only = only_rows(shared, [row], self.config.bank_images_of(names))
-                self.extend(q[:, tokens], k, v, only, stored, options, state, found)
+            for tokens, read in parts[row]:
+                own = q[row, tokens]
+                found = out.new_empty(call.images, *own.shape)
+                self.extend(own.expand(found.shape), k, v, read, stored, options, state, found)
                 out[row, tokens] = found[row]
 
-    def parts(self, q: Tensor, stored: dict, state: SamplingState, call: UNetCall) -> dict[int, list[Part]]:
-        """{row: its parts} of the images whose regions limit what they read."""
-        if not stored or state.regions is None:
+    def parts(
+        self, q: Tensor, shared: SharedTokens, stored: dict, state: SamplingState, call: UNetCall
+    ) -> dict[int, list[tuple[Queries, SharedTokens]]]:
+        """{row: its parts, each with what it reads} of the images whose regions limit what they read."""
+        if state.regions is None or not state.regions.known:
+            return {}
+        if not stored and not any(group.sources for group in shared.groups):
             return {}
         if conflict := state.describe_mask_conflict(q.shape[1], call.tokens, *call.latent_size):
             state.warn_once(f"{conflict}; the regions of characters do not fit there.")
             return {}
         frames, size = state.frames_at(call.indices), (call.height, call.width)
-        found = {
-            row: state.regions.parts(self.config.bank_characters(frames[row]), index, size, q.device)
-            for row, index in enumerate(call.indices)
-        }
-        return {row: parts for row, parts in found.items() if parts}
+        return split_reads(state.regions, self.config, shared, frames, call.indices, size, q.device)
 
 
 def _attend(q, k, v, heads, mask, extra_options):

@@ -1,5 +1,6 @@
 """The self-attention layers of the host's image UNets (SD1.5, SD2.x, SDXL), with the keys of their patches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from comfy.model_patcher import ModelPatcher
+from torch import device
 from torch.nn import Module
 
 from ...core.attention.bank import Level
@@ -42,11 +44,15 @@ class Layer:
         """How many pixels a token spans."""
         return 8 << self.halvings
 
-    def measure(self, height: int, width: int) -> Level:
-        """Its level, in latents of this size."""
+    def sides(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in tokens, in latents of this size."""
         for _ in range(self.halvings):
             height, width = (height + 1) // 2, (width + 1) // 2
-        return Level(self.pixels, height * width, self.channels)
+        return height, width
+
+    def measure(self, height: int, width: int) -> Level:
+        """Its level, in latents of this size."""
+        return Level(self.pixels, math.prod(self.sides(height, width)), self.channels)
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -97,3 +103,9 @@ def layers_in(layers: Sequence[Layer], patch_range: PatchRange) -> list[Layer]:
             f"blocks is {choice}, and a UNet has no such blocks; one of auto, {', '.join(BLOCKS)} is expected."
         )
     return [layer for layer in layers if layer.block[0] in BLOCKS[choice]]
+
+
+def networks_of(guider) -> dict[device, Any]:
+    """The network on each device that computes a sampling run."""
+    patchers = [guider.model_patcher, *guider.model_options.get("multigpu_clones", {}).values()]
+    return {patcher.load_device: patcher.model.diffusion_model for patcher in patchers}

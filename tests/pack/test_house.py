@@ -237,6 +237,7 @@ print(sorted(set(sys.modules) - before))
 # Errors of patches reach the user from the node that samples, so they begin with the title of the node that set them.
 RAISED_BY_PATCHES = {
     "host/attention/bank_model.py": ["check_size"],
+    "host/attention/found_regions.py": ["begin"],
     "host/attention/patch.py": ["_check_batch"],
     "host/attention/recording.py": ["recording"],
     "host/attention/regions.py": ["check"],
