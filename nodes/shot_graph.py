@@ -1,12 +1,15 @@
-"""The graph that animates a story: one branch for each shot, from its keyframes to its file.
+"""The graph that animates a story: one branch for each shot, from its keyframes to its file. `shot_models` has the
+nodes that sample a shot with each family of video models.
 
 Each branch starts once the shot before it is on disk. A shot that is on disk already gets no branch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +17,8 @@ from torch import Tensor
 from ..core.motion.trajectory import Trajectory
 from ..host.common.conditioning import pick_row
 from ..host.common.graph import GraphBuilder, new_expansion
+from ..host.common.messages import warn
 from ..host.common.run_folder import run_key
-from ..host.dynamicrafter import conditioning
-from ..host.dynamicrafter.model import parts_of
 from ..host.motion.apply import apply_to_sd15
 from ..host.motion.predict import Predictor, check_image_count
 from ..host.story import shots
@@ -30,6 +32,7 @@ PROMPTS = ("positive", "negative")
 # Inputs that the key of a run leaves out: the name of a shot holds its own images, prompts and seed, and the frame
 # rate changes no frame.
 UNCOUNTED = ("keyframes", *PROMPTS, "seed", "fps")
+Shown = Callable[..., "io.Model.Type"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +44,10 @@ class StoryShots:
     """
 
     model: io.Model.Type
-    clip_vision: io.ClipVision.Type
     vae: io.Vae.Type
     positive: io.Conditioning.CondList
     negative: io.Conditioning.CondList
+    clip_vision: io.ClipVision.Type | None = None
     keyframes: Tensor | None = None
     width: int
     height: int
@@ -66,10 +69,18 @@ class StoryShots:
         """Raise ValueError for inputs that make no shot, whatever the keyframes are."""
         raise NotImplementedError
 
-    def sample(self, graph: GraphBuilder, number: int, model: io.Model.Type, images: dict) -> list:
-        """Add the nodes that sample shot `number` with `model`, and return the link to its LATENT.
+    def messages(self) -> list[str]:
+        """What the user must know of inputs that are changed or have no effect, for the node."""
+        return []
 
-        images: links to its start_image and, of a transition, its end_image.
+    def counted(self) -> dict:
+        """The inputs that all shots are made from, for the key of the run."""
+        return self.pick(*(field.name for field in fields(self) if field.name not in UNCOUNTED))
+
+    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> list:
+        """Add the nodes that sample shot `number`, and return the link to its LATENT.
+
+        shown: gives a MODEL that shows its steps. images: links to its start_image and, of a transition, its end_image.
         """
         raise NotImplementedError
 
@@ -94,8 +105,9 @@ class StoryShots:
         count = 0 if keyframes is None else len(keyframes)
         if keyframes is None or count < least:
             raise ValueError(f"keyframes holds {count} image{'s' * (count != 1)}; {self.kind} needs at least {least}.")
-        counted = [field.name for field in fields(self) if field.name not in UNCOUNTED]
-        run = run_key(prompt, node, self.pick(*counted))
+        for message in self.messages():
+            warn(message)
+        run = run_key(prompt, node, self.counted())
         seeds = [self.seed_of(number) for number in range(count - self.transitions)]
         names = shots.shot_names(prompt, node, keyframes, self.pick(*PROMPTS), seeds, self.transitions)
         missing = [number for number, name in enumerate(names) if not shots.shot_path(run, name).exists()]
@@ -105,10 +117,10 @@ class StoryShots:
         for number in missing:
             ends = graph.node("StoryReelTakeKeyframes", images=keyframes, index=number, after=last, expansion=expansion)
             images = {"start_image": ends.out(0)} | ({"end_image": ends.out(1)} if self.transitions else {})
-            model = with_progress(self.model, node, number, len(names))
+            shown = partial(with_progress, node=node, number=number, shots=len(names))
             kept = graph.node(
                 "StoryReelKeepShot",
-                samples=self.sample(graph, number, model, images),
+                samples=self.sample(graph, number, shown, images),
                 run=run,
                 shot=names[number],
                 expansion=expansion,
@@ -126,59 +138,6 @@ class StoryShots:
             expansion=expansion,
         )
         return graph.finalize(), joined.out(0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DynamiCrafterShots(StoryShots):
-    """The inputs of Animate Story."""
-
-    sampler: io.Sampler.Type
-    sigmas: Tensor
-    mode: str
-    fs: int
-    cfg_text: float
-    cfg_image: float
-    cfg_rescale: float
-
-    MODES: ClassVar = ("interpolate", "animate")
-
-    @property
-    def kind(self) -> str:
-        return self.mode
-
-    @property
-    def transitions(self) -> bool:
-        return self.mode == "interpolate"
-
-    def check(self) -> None:
-        model = parts_of(self.model)
-        conditioning.check_shot(model, self.clip_vision, self.vae, self.mode, self.width, self.height, self.frames)
-        for name in PROMPTS:
-            model.check_text(getattr(self, name)[0][0])
-
-    def sample(self, graph: GraphBuilder, number: int, model: io.Model.Type, images: dict) -> list:
-        conditioned = graph.node(
-            "StoryReelDynamiCrafterConditioning",
-            **self.rows(number),
-            **images,
-            **self.pick("clip_vision", "vae", "mode", "width", "height", "frames", "fs"),
-        )
-        guider = graph.node(
-            "StoryReelDynamiCrafterGuider",
-            model=model,
-            positive=conditioned.out(0),
-            image_only=conditioned.out(1),
-            negative=conditioned.out(2),
-            **self.pick("cfg_text", "cfg_image", "cfg_rescale"),
-        )
-        sampled = graph.node(
-            "SamplerCustomAdvanced",
-            noise=graph.node("RandomNoise", noise_seed=self.seed_of(number)).out(0),
-            guider=guider.out(0),
-            latent_image=conditioned.out(3),
-            **self.pick("sampler", "sigmas"),
-        )
-        return sampled.out(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +159,7 @@ class MotionShots(StoryShots):
         still = Trajectory(torch.zeros(self.frames, *encoder.shape), encoder.token_space)
         apply_to_sd15(self.model, still, **sd15_decoder(self.decoder))
 
-    def sample(self, graph: GraphBuilder, number: int, model: io.Model.Type, images: dict) -> list:
+    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> list:
         motion = graph.node(
             "StoryReelPredictMotion",
             **images,
@@ -211,7 +170,7 @@ class MotionShots(StoryShots):
             **self.pick("predictor", "clip_vision", "frames"),
         )
         decoder = {name if name == "decoder" else f"decoder.{name}": value for name, value in self.decoder.items()}
-        patched = graph.node("StoryReelApplyMotion", model=model, motion=motion.out(0), **decoder)
+        patched = graph.node("StoryReelApplyMotion", model=shown(self.model), motion=motion.out(0), **decoder)
         empty = graph.node("EmptyLatentImage", batch_size=self.frames, **self.pick("width", "height"))
         sampled = graph.node(
             "KSampler",

@@ -9,7 +9,8 @@ from ..host.story.shots import SAMPLERS, SCHEDULERS
 from .dynamicrafter import cfg_inputs
 from .motion import sd15_decoders
 from .node import PreflightNode, StoryReelNode, check_option
-from .shot_graph import DynamiCrafterShots, MotionShots
+from .shot_graph import MotionShots
+from .shot_models import MODES, shots_of
 from .story import CATEGORY
 from .types import PredictorType
 
@@ -81,28 +82,36 @@ class StoryReelAnimateStory(PreflightNode):
             enable_expand=True,
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
-                io.Model.Input("model", tooltip="A DynamiCrafter model."),
-                io.ClipVision.Input("clip_vision", tooltip="The image encoder: CLIP ViT-H/14."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A video model: DynamiCrafter, or Wan image-to-video. The help page lists all, and what "
+                    "each needs.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="The image encoder, CLIP ViT-H/14, for DynamiCrafter and Wan 2.1. Other models need none.",
+                ),
                 io.Vae.Input(
                     "vae",
-                    tooltip="The autoencoder. ToonCrafter's restores details of both images when it decodes a "
-                    "transition.",
+                    tooltip="The autoencoder of the model. ToonCrafter's restores details of both images when it "
+                    "decodes a transition.",
                 ),
                 io.Sampler.Input("sampler", tooltip="From DDIM Sampler, or any sampler of ComfyUI."),
                 io.Sigmas.Input("sigmas", tooltip="From DDIM Sigmas, or any scheduler of ComfyUI."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="One prompt for each shot, from Encode Story with the text encoder of SD2.x. The last one "
-                    "serves all shots that follow.",
+                    tooltip="One prompt for each shot, from Encode Story with the text encoder of the model. The last "
+                    "one serves all shots that follow.",
                 ),
                 io.Conditioning.Input("negative", tooltip="One prompt for each shot, or one for all."),
                 io.Image.Input("keyframes", lazy=True, tooltip="The images in the order of the story."),
                 io.Combo.Input(
                     "mode",
-                    options=list(DynamiCrafterShots.MODES),
+                    options=list(MODES),
                     default="interpolate",
-                    tooltip="interpolate: each shot goes from an image to the next one, with 512_interp or "
-                    "ToonCrafter. animate: each shot starts from one image, with 256, 512 or 1024.",
+                    tooltip="interpolate: each shot goes from an image to the next one. animate: each shot starts from "
+                    "one image. The help page says which models do which.",
                 ),
                 io.Int.Input(
                     "width",
@@ -110,7 +119,8 @@ class StoryReelAnimateStory(PreflightNode):
                     min=64,
                     max=4096,
                     step=8,
-                    tooltip="Width of the video in pixels, a multiple of 64.",
+                    tooltip="Width of the video in pixels, a multiple of 64 for DynamiCrafter, of 16 or 32 for other "
+                    "models.",
                 ),
                 io.Int.Input(
                     "height",
@@ -118,20 +128,41 @@ class StoryReelAnimateStory(PreflightNode):
                     min=64,
                     max=4096,
                     step=8,
-                    tooltip="Height of the video in pixels, a multiple of 64.",
+                    tooltip="Height of the video in pixels, a multiple of 64 for DynamiCrafter, of 16 or 32 for other "
+                    "models.",
                 ),
                 io.Int.Input(
-                    "frames", default=16, min=3, max=4096, tooltip="Frames of each shot. The models were trained on 16."
+                    "frames",
+                    default=16,
+                    min=3,
+                    max=4096,
+                    tooltip="Frames of each shot. DynamiCrafter was trained on 16, Wan on 81. Rounded to what the "
+                    "model makes: for Wan 4k + 1.",
                 ),
                 io.Int.Input(
                     "fs",
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="As in DynamiCrafter Conditioning. 0 takes the default of the checkpoint.",
+                    tooltip="For DynamiCrafter, see DynamiCrafter Conditioning. 0 takes the default of the checkpoint.",
                 ),
                 *cfg_inputs(),
                 *seed_and_rate(),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip="Wan 2.2 14B has two models: connect the one for high noise to model, and the one for low "
+                    "noise here.",
+                ),
+                io.Int.Input(
+                    "switch_step",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="The step at which low_noise_model takes over, counted from 0. 0: where the noise falls "
+                    "below 0.9, as published.",
+                ),
             ],
             outputs=[io.Video.Output(tooltip="The video of the whole story, for Save Video.")],
         )
@@ -142,11 +173,11 @@ class StoryReelAnimateStory(PreflightNode):
 
     @classmethod
     def preflight(cls, **inputs) -> None:
-        DynamiCrafterShots(**inputs).check()
+        shots_of(**inputs).check()
 
     @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:
-        graph, video = DynamiCrafterShots(**inputs).expand(cls.hidden.dynprompt, cls.hidden.unique_id)
+        graph, video = shots_of(**inputs).expand(cls.hidden.dynprompt, cls.hidden.unique_id)
         return io.NodeOutput(video, expand=graph)
 
 

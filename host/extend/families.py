@@ -1,15 +1,14 @@
 """How each family of video models continues a clip: the conditioning of a chunk, and its empty latent."""
 
-from typing import cast
-
 import comfy.model_base
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...core.rng import generator
 from ...core.video.images import fit
 from ..common.clip_vision import GRAY, anchor_embeds
 from ..common.conditioning import pick_row
+from ..common.wan import is_image_to_video, reads_clip_vision
 from ..dynamicrafter import conditioning as dynamicrafter
 from ..dynamicrafter.decode import decode_clip, takes_references
 from ..dynamicrafter.model import FS, TEXT_TOKENS, DynamiCrafter
@@ -188,7 +187,7 @@ class WanExtender(Extender):
                 )
 
     def needs_vision(self):
-        return self.inputs.model.model.diffusion_model.img_emb is not None
+        return reads_clip_vision(self.inputs.model.model)
 
     def empty(self, height, width):
         frames = self._latent_frames(self.chunk_length)
@@ -247,11 +246,3 @@ def family_of(model: comfy.model_base.BaseModel) -> type[Extender] | None:
 
 def _name(model: comfy.model_base.BaseModel) -> str:
     return getattr(model, "model_name", "") or type(model).__name__
-
-
-def is_image_to_video(wan: comfy.model_base.BaseModel) -> bool:
-    """Whether it reads image latents and a mask of 4 channels beside its own latents, the only difference between Wan
-    2.2's image-to-video and text-to-video."""
-    channels = wan.latent_format.latent_channels
-    embedding = cast(nn.Conv3d, wan.diffusion_model.patch_embedding)
-    return embedding.weight.shape[1] == 2 * channels + 4

@@ -65,6 +65,7 @@ def keep(samples: Tensor, vae, start: Tensor, end: Tensor | None, run: str, shot
         frames = decode_clip(vae, samples, start, end)
     else:
         frames = vae.decode(samples)
+        frames = frames.flatten(0, -4)  # video models add a batch of one
     check_finite("the decoded shot", frames)
     files.write_frames(path, files.to_bytes(frames), rate_of(fps))
 

@@ -116,7 +116,7 @@ def test_the_shots_are_those_of_the_plain_model(host, output, make, monkeypatch)
     files = kept(output)
     shutil.rmtree(output / "story")
     with monkeypatch.context() as patch:
-        patch.setattr(shot_graph, "with_progress", lambda model, *_: model)
+        patch.setattr(shot_graph, "with_progress", lambda model, **_: model)
         silent = host.run(copy.deepcopy(make()))
     assert progress_texts(silent) == [] and kept(output) == files and len(files) == 3
 

@@ -76,7 +76,7 @@ LONG |= dict(cfg=1.0, cam_strength=1.0, apm_strength=1.0, color_match=0.0, outpu
         (dict(frames=["million", 0]), "Animate Story: frames is 1000000; 3 to 4096 is expected"),
         (dict(cfg_rescale=["NaN", 0]), "Animate Story: cfg_rescale is nan; a number is expected"),
         (dict(vae=["nothing", 0]), "Animate Story: vae is empty and the checkpoint contains none"),
-        (dict(model=["world", 0]), "a DynamiCrafter model is expected"),
+        (dict(model=["world", 0]), "which cannot animate an image. Use one of DynamiCrafter, Wan"),
     ],
 )
 def test_an_impossible_shot_is_refused_before_its_keyframes(refused, changed, message):
