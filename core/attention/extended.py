@@ -15,7 +15,6 @@ because the heads are processed in parts. Where the keys of a single head exceed
 parts as well, and the partial softmaxes are merged by their log-sum-exp.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..networks.attend import Attend, attend_plain
+from .segments import Keys, Segment, in_parts, total_length, with_biases
 from .sharing import Group
 
 
@@ -66,7 +66,7 @@ def extended_attention(
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if any(weight != 1 for group in groups for weight in group.targets.values()):
         out.zero_()
-    call = _Call(q, k, v, out, shared, own, stored, strength, limit, attend, maskless)
+    call = _Call(q, out, Keys(k, v, shared, own, stored, strength), limit, attend, maskless)
     for group, sample in zip(groups, samples, strict=True):
         if any(map(len, sample)) or group.stored:
             call.add_group(group, sample, whole_heads)
@@ -75,101 +75,35 @@ def extended_attention(
     return out
 
 
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """Tokens of one image: `index` [m] into its tokens, or all of them. `bias` is added to their logits.
-
-    source: where the image is: "own", "shared" (see `extended_attention`), or "stored", then `row` is its place there.
-    """
-
-    row: int
-    index: Tensor | None
-    length: int
-    source: str
-    bias: float = 0.0
-
-    @classmethod
-    def of(cls, row: int, index: Tensor | None, tokens: int, source: str, bias: float = 0.0) -> "Segment":
-        """index: ascending, of `tokens`; None = all of them."""
-        length = tokens if index is None else len(index)
-        return cls(row, None if length == tokens else index, length, source, bias)
-
-    def is_of(self, row: int) -> bool:
-        """Whether these are tokens of a row of the batch."""
-        return self.row == row and self.source != "stored"
-
-    def write(self, tokens: Tensor, target: Tensor) -> None:
-        """Copy from the image's `tokens` [N, heads, d] into `target` [m, heads, d]."""
-        if self.index is None:
-            target.copy_(tokens)
-        else:
-            torch.index_select(tokens, 0, self.index.to(tokens.device), out=target)
-
-    def split(self, length: int) -> list["Segment"]:
-        """The same tokens in segments of at most `length`."""
-        if self.length <= length:
-            return [self]
-        index = torch.arange(self.length) if self.index is None else self.index
-        return [replace(self, index=part, length=len(part)) for part in index.split(length)]
-
-
 @dataclass(frozen=True)
 class _Call:
     """One call of `extended_attention`, or some heads of it."""
 
     q: Tensor
-    k: Tensor
-    v: Tensor
     out: Tensor
-    shared: tuple[Tensor, Tensor] | None
-    own: Sequence[Tensor] | None
-    stored: Mapping[int, tuple[Tensor, Tensor]]
-    strength: float
+    keys: Keys
     limit: int
     attend: Attend
     maskless: bool
 
     @property
-    def tokens(self) -> int:
-        return self.k.shape[1]
-
-    @property
     def heads(self) -> int:
-        return self.k.shape[2]
-
-    @property
-    def token_bytes(self) -> int:
-        """Of one head."""
-        return self.k.shape[3] * self.k.element_size()
+        return self.q.shape[2]
 
     def only_heads(self, first: int, count: int) -> "_Call":
         part = slice(first, first + count)
-        own = {name: getattr(self, name)[:, :, part] for name in ("q", "k", "v", "out")}
-        shared = None if self.shared is None else (self.shared[0][:, :, part], self.shared[1][:, :, part])
-        stored = {image: (k[:, part], v[:, part]) for image, (k, v) in self.stored.items()}
-        return replace(self, **own, shared=shared, stored=stored)
+        return replace(self, q=self.q[:, :, part], out=self.out[:, :, part], keys=self.keys.only_heads(part))
 
     def add_plain(self, group: Group) -> None:
         """Attention of the targets over their own tokens alone."""
         for row, weight in group.targets.items():
-            k, v = self.k[row], self.v[row]
-            if self.own is not None:
-                k, v = k[self.own[row]], v[self.own[row]]
+            k, v = self.keys.own_of(row)
             _add(self.out[row], _attend(self.attend, self.q[row], k, v, None), weight)
 
     def add_group(self, group: Group, sample: Sequence[Tensor], whole_heads: bool) -> None:
         """Attention of the targets over own and shared tokens, as many heads at a time as the limit allows."""
-        bias = math.log(self.strength) if self.strength > 0 else -math.inf
-        tokens = self.tokens if self.shared is None else self.shared[0].shape[1]
-        shared = [
-            Segment.of(row, index, tokens, "shared", bias)
-            for row, index in zip(group.sources, sample, strict=True)
-            if len(index)
-        ]
-        for image in group.stored:
-            length = len(self.stored[image][0])
-            shared.append(Segment.of(image, None, length, "stored", bias))
-        head_bytes = 2 * (_length(shared) + self.tokens + self.q.shape[1]) * self.token_bytes
+        shared = self.keys.shared_segments(group, sample)
+        head_bytes = 2 * (total_length(shared) + self.keys.tokens + self.q.shape[1]) * self.keys.token_bytes
         at_once = self.heads if whole_heads else min(self.heads, self.limit // head_bytes)
         if at_once == 0:
             self.add_by_keys(group, shared)
@@ -179,44 +113,16 @@ class _Call:
 
     def add_at_once(self, group: Group, shared: list[Segment]) -> None:
         """All heads and keys of a target in one call. The buffers are freed at the end."""
-        keys = self.k.new_empty(_length(shared) + self.tokens, *self.k.shape[2:])
-        values = torch.empty_like(keys)
+        keys, values = self.keys.buffers(total_length(shared) + self.keys.tokens)
         written = []
         for row, weight in group.targets.items():
-            *read, own = segments = self.segments(group, shared, row)
-            end = _length(segments)
-            self.write([own] if read == written else segments, keys[:end], values[:end])
+            *read, own = segments = self.keys.segments(group, shared, row)
+            end = total_length(segments)
+            self.keys.write([own] if read == written else segments, keys[:end], values[:end])
             written = read
-            biases = None if self.strength == 1 else _biases(segments, group, row, keys)
+            biases = None if self.keys.strength == 1 else _biases(with_biases(segments, group, row), keys)
             estimate = self.attend_in_parts(self.q[row], keys[:end], values[:end], biases)
             _add(self.out[row], estimate, weight)
-
-    def segments(self, group: Group, shared: list[Segment], row: int) -> list[Segment]:
-        """What a target reads: shared tokens, and last the own tokens that it adds to them."""
-        own = None if self.own is None else self.own[row]
-        mine = next((segment for segment in shared if segment.is_of(row)), None)
-        if mine is not None and group.own == "rest":
-            if self.shared is not None:
-                shared = [segment for segment in shared if segment is not mine]
-            else:
-                own = _without(own, mine.index, self.tokens, self.k.device)
-        return [*shared, Segment.of(row, own, self.tokens, "own")]
-
-    def write(self, segments: Sequence[Segment], keys: Tensor, values: Tensor) -> None:
-        """Copy these tokens to the end of the buffers [m, heads, d]."""
-        start = len(keys) - _length(segments)
-        for segment in segments:
-            k, v = self.source_of(segment)
-            segment.write(k, keys[start : start + segment.length])
-            segment.write(v, values[start : start + segment.length])
-            start += segment.length
-
-    def source_of(self, segment: Segment) -> tuple[Tensor, Tensor]:
-        """Keys and values of the image that a segment is of, [N, heads, d]."""
-        if segment.source == "stored":
-            return self.stored[segment.row]
-        k, v = self.shared if segment.source == "shared" and self.shared is not None else (self.k, self.v)
-        return k[segment.row], v[segment.row]
 
     def attend_in_parts(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """Attention with a bias [M], some queries at a time: kernels that store the logits stay under the limit."""
@@ -243,12 +149,9 @@ class _Call:
     def add_by_keys(self, group: Group, shared: list[Segment]) -> None:
         """One head at a time, and only some of its keys at a time."""
         # A quarter of the limit for a part's keys and values; logits, output and partial output share the rest.
-        length = max(1, self.limit // 4 // (2 * self.token_bytes))
+        length = max(1, self.limit // 4 // (2 * self.keys.token_bytes))
         for row, weight in group.targets.items():
-            segments = self.segments(group, shared, row)
-            if group.own == "rest":  # samples of the target itself carry no bias
-                segments = [replace(s, bias=0.0) if s.is_of(row) else s for s in segments]
-            parts = _parts(segments, length)
+            parts = in_parts(with_biases(self.keys.segments(group, shared, row), group, row), length)
             for head in range(self.heads):
                 estimate = self.only_heads(head, 1).merge(row, parts)
                 _add(self.out[row, :, head : head + 1], estimate, weight)
@@ -258,9 +161,8 @@ class _Call:
         q = self.q[row]
 
         def over(part: list[Segment]) -> tuple[Tensor, Tensor]:
-            keys = self.k.new_empty(_length(part), *self.k.shape[2:])
-            values = torch.empty_like(keys)
-            self.write(part, keys, values)
+            keys, values = self.keys.buffers(total_length(part))
+            self.keys.write(part, keys, values)
             return self.over(q, keys, values, part[0].bias)
 
         return _merge(map(over, parts)).to(q.dtype)
@@ -292,37 +194,9 @@ def _add(target: Tensor, estimate: Tensor, weight: float) -> None:
         target.add_(estimate, alpha=weight)
 
 
-def _length(segments: Sequence[Segment]) -> int:
-    return sum(segment.length for segment in segments)
-
-
-def _without(own: Tensor | None, sampled: Tensor | None, tokens: int, device: torch.device) -> Tensor:
-    """The own tokens that are not among the sampled ones, ascending; None = all tokens."""
-    rest = torch.zeros(tokens, dtype=torch.bool, device=device)
-    rest[... if own is None else own] = True
-    rest[... if sampled is None else sampled] = False
-    return rest.nonzero().flatten()
-
-
-def _biases(segments: Sequence[Segment], group: Group, row: int, like: Tensor) -> Tensor:
-    """Logit bias of every key [M]: log(strength) for shared tokens, 0 for own tokens.
-
-    In Algorithm 1 ("all", with the target's own samples among the shared tokens) the own samples count as shared.
-    """
-    mine = group.own == "rest"
-    return torch.cat([like.new_full((s.length,), 0.0 if mine and s.is_of(row) else s.bias) for s in segments])
-
-
-def _parts(segments: Sequence[Segment], length: int) -> list[list[Segment]]:
-    """The segments in parts of at most `length` tokens; all tokens of a part have one bias."""
-    parts = []
-    pieces = [piece for segment in segments if segment.length for piece in segment.split(length)]
-    for piece in sorted(pieces, key=lambda piece: piece.bias):
-        if parts and parts[-1][0].bias == piece.bias and _length(parts[-1]) + piece.length <= length:
-            parts[-1].append(piece)
-        else:
-            parts.append([piece])
-    return parts
+def _biases(segments: Sequence[Segment], like: Tensor) -> Tensor:
+    """Logit bias of every key [M]."""
+    return torch.cat([like.new_full((segment.length,), segment.bias) for segment in segments])
 
 
 def _log_mass(q: Tensor, k: Tensor, limit: int) -> Tensor:
