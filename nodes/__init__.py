@@ -17,6 +17,7 @@ class StoryReelExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         from . import (
             attention,
+            attention_map,
             bank_images,
             bank_reader,
             banks,
@@ -46,7 +47,8 @@ class StoryReelExtension(ComfyExtension):
 
         images = [*storyworld.NODES, *story.NODES, *photos.NODES, *captions.NODES, *frames.NODES]
         images += [*attention.NODES, *banks.NODES]
-        images += [*record.NODES, *bank_images.NODES, *bank_reader.NODES, *regions.NODES, *page.NODES]
+        images += [*record.NODES, *bank_images.NODES, *bank_reader.NODES, *regions.NODES]
+        images += [*attention_map.NODES, *page.NODES]
         images += [*draw_story.NODES, *frame_parts.NODES]
         clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]
         clips += [*motion.NODES, *motion_training.NODES]

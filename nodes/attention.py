@@ -6,6 +6,7 @@ from ..core.attention.consistent import Settings
 from ..core.attention.positions import POSITIONS
 from ..core.attention.presets import FIXED, PRESETS, UNET_BLOCKS
 from ..core.attention.sharing import SharingRules
+from ..host.attention.attention_record import AttentionRecord
 from ..host.attention.families import CHOICES, family_of
 from ..host.attention.patch import apply_consistent_attention
 from ..host.attention.sampling_state import PatchRange
@@ -203,6 +204,14 @@ class StoryReelConsistentAttention(BankReaderNode):
                     "see a reference image. dimmed: in place, with less attraction to the same place. UNets and SD3: "
                     "same.",
                 ),
+                io.Boolean.Input(
+                    "record_attention",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Measure which frame borrows how much from which, for Attention Map. The images are the "
+                    "same, and sampling is slower. Off: nothing is measured.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The patched model, for any sampler. The batch of images is the story.")],
             accept_all_inputs=True,  # so that a misspelt name in an API prompt is refused instead of ignored
@@ -225,6 +234,7 @@ class StoryReelConsistentAttention(BankReaderNode):
         apply_to="both",
         positions="same",
         memory_mb=64,
+        record_attention=False,
         **unprefixed,
     ) -> io.NodeOutput:
         unprefixed = _read_unprefixed(preset["preset"], unprefixed)
@@ -258,7 +268,10 @@ class StoryReelConsistentAttention(BankReaderNode):
             extra_bytes=memory_mb << 20,
         )
         cast = None if story is None else story.cast
-        return io.NodeOutput(apply_consistent_attention(model, settings, patch_range, cast, mask, bank, story))
+        attention = AttentionRecord() if record_attention else None
+        return io.NodeOutput(
+            apply_consistent_attention(model, settings, patch_range, cast, mask, bank, story, attention)
+        )
 
 
 NODES = [StoryReelConsistentAttention]

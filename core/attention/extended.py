@@ -143,7 +143,10 @@ class _Call:
     def over(self, q: Tensor, k: Tensor, v: Tensor, bias: float | Tensor) -> tuple[Tensor, Tensor]:
         """Attention over some of the keys, which have one bias, and its log-sum-exp: see `_merge`."""
         estimate = _attend(self.attend, q, k, v, None).float()
-        masses = [_log_mass(q[:, head], k[:, head], self.limit // 4) for head in range(self.heads)]
+        at_once = max(1, self.limit // 4 // (4 * len(k)))
+        masses = [
+            torch.cat([log_mass(part, k[:, head]) for part in q[:, head].split(at_once)]) for head in range(self.heads)
+        ]
         return estimate, torch.stack(masses, 1)[..., None] + bias
 
     def add_by_keys(self, group: Group, shared: list[Segment]) -> None:
@@ -199,8 +202,7 @@ def _biases(segments: Sequence[Segment], like: Tensor) -> Tensor:
     return torch.cat([like.new_full((segment.length,), segment.bias) for segment in segments])
 
 
-def _log_mass(q: Tensor, k: Tensor, limit: int) -> Tensor:
-    """Log of the sum over keys of exp(q k / sqrt(d)), a few queries at a time. [N, d], [M, d] -> [N], float32."""
-    at_once = max(1, limit // (4 * len(k)))
-    scale = q.shape[-1] ** -0.5
-    return torch.cat([(part.float() @ k.float().T * scale).logsumexp(-1) for part in q.split(at_once)])
+def log_mass(q: Tensor, k: Tensor) -> Tensor:
+    """Log of the sum over keys of exp(q k / sqrt(d)). [..., N, d], [..., M, d] -> [..., N], float32 or float64."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    return (q.to(dtype) @ k.to(dtype).mT * q.shape[-1] ** -0.5).logsumexp(-1)

@@ -105,6 +105,11 @@ class Keys:
         keys = self.k.new_empty(length, *self.k.shape[2:])
         return keys, torch.empty_like(keys)
 
+    def keys_of(self, segment: Segment) -> Tensor:
+        """The keys of a segment, [heads, m, d]."""
+        k, _ = self.source_of(segment)
+        return (k if segment.index is None else k[segment.index.to(k.device)]).movedim(1, 0)
+
     def write(self, segments: Sequence[Segment], keys: Tensor, values: Tensor) -> None:
         """Copy these tokens to the end of the buffers [m, heads, d]."""
         start = len(keys) - total_length(segments)

@@ -1,6 +1,7 @@
 """Patching a MODEL with Consistent Self-Attention, and checking each sampling run."""
 
 import math
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from ...core.story.story import Story
 from ...core.text import joined
 from ..common import messages
 from ..common.attention_patches import remove_patches
+from .attention_record import AttentionRecord
 from .bank_model import check_size
 from .families import Family, family_of
 from .recording import RECORD, recording
@@ -36,11 +38,13 @@ def apply_consistent_attention(
     mask: Tensor | None = None,
     bank: Bank | None = None,
     story: Story | None = None,
+    attention: AttentionRecord | None = None,
 ) -> ModelPatcher:
     """A clone of `model` whose self-attention shares tokens between the frames of a batch.
 
     mask: [frames or 1, H, W] of any size, 1 where tokens are shared. bank: finished; frames also read the tokens of
-    their characters in it, and share none of these characters with each other. story: that `cast` is of.
+    their characters in it, and share none of these characters with each other. story: that `cast` is of. attention: where
+    runs are recorded for an attention map.
 
     A second application replaces the first. At strength 0 the clone has no patch of this kind. A setting without effect
     is reported on the node, now or when the model samples. Raises ValueError for a network that is neither an image
@@ -53,7 +57,7 @@ def apply_consistent_attention(
             raise ValueError(
                 f"bank holds tokens of a UNet, and MODEL is {family.name}; SD1.5, SD2.x or SDXL is expected."
             )
-    config = PatchConfig(settings, patch_range, cast, mask, bank, story, messages.current_node())
+    config = PatchConfig(settings, patch_range, cast, mask, bank, story, attention, messages.current_node())
     seam = UNetSeam(model, config) if family is None else _transformer_seam(family, model, config)
     patched = model.clone()
     remove_consistent_attention(patched)
@@ -87,12 +91,17 @@ def apply_consistent_attention(
         if message:
             state.warn_once(message)
         guider.model_options["transformer_options"][KEY] = state
-        if record is None:
+        with ExitStack() as recordings:
+            results = []
+            if record is not None:
+                run = recording(record, config, state, guider, noise, sampler, sigmas)
+                results.append(recordings.enter_context(run))
+            if attention is not None:
+                run = attention.recording(config, state, seam.map_layers(), latent_image, sigmas.tolist())
+                results.append(recordings.enter_context(run))
             out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        else:
-            with recording(record, config, state, guider, noise, sampler, sigmas) as samples:
-                out = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-                samples.append(out)
+            for result in results:
+                result.append(out)
         if idle is None and message is None:
             if state.every_cond and patch_range.apply_to != "both":
                 state.warn_once(

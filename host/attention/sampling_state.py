@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ...core.attention.attention_map import AttentionMap
 from ...core.attention.bank import Bank
 from ...core.attention.consistent import Phase, Settings, SharedTokens, draw_shared_tokens, tokens_in_mask
 from ...core.attention.schedule import Percents, Phases, phases_of, step_of
+from ...core.attention.shares import Shares
 from ...core.attention.sharing import Cast
 from ...core.story.story import Story
 from ..common import messages
 
 if TYPE_CHECKING:
+    from .attention_record import AttentionRecord
     from .bank_reading import BankReader
     from .recording import Run
     from .regions import Regions
@@ -65,6 +68,7 @@ class PatchConfig:
 
     mask: [frames or 1, H, W]; only tokens inside are shared and read shared ones. None = the whole image.
     bank: is read besides; its characters share no other tokens. story: that `cast` is of, for its texts.
+    attention: where runs are recorded for an attention map; None = they are not.
     node: id of the node that shows the messages; None = log only.
     """
 
@@ -74,6 +78,7 @@ class PatchConfig:
     mask: Tensor | None = None
     bank: Bank | None = None
     story: Story | None = None
+    attention: AttentionRecord | None = None
     node: str | None = None
 
     @property
@@ -106,7 +111,8 @@ class SamplingState:
     every_cond: the guider has other conds than cond and uncond, so all of them share tokens.
     conds: the conds that the model was called with: 0 cond, 1 uncond.
     passes, blocks_met: of a transformer, its forward passes, and the blocks whose attention this node saw.
-    reader: of the bank. recording: what this run records. regions: where characters stand.
+    reader: of the bank. recording: what this run records. regions: where characters stand. attention_map: gets what
+        frames borrow.
     """
 
     phases: Phases
@@ -127,6 +133,7 @@ class SamplingState:
     reader: BankReader | None = None
     recording: Run | None = None
     regions: Regions | None = None
+    attention_map: AttentionMap | None = None
 
     @classmethod
     def without_sampler(cls) -> SamplingState:
@@ -249,6 +256,12 @@ class SamplingState:
             )
             self.shared_tokens[key] = drawn and drawn.to(device)
         return self.shared_tokens[key]
+
+    def shares(self, config: PatchConfig, rows: int, mask: Tensor | None) -> Shares | None:
+        """Where the shares of a call are summed for the attention map; None = there is none."""
+        if self.attention_map is None:
+            return None
+        return Shares.empty(rows, 0 if config.bank is None else len(config.bank.images), mask)
 
     def token_mask(self, config: PatchConfig, indices: tuple[int, ...], size: tuple[int, ...], device) -> Tensor | None:
         """bool [rows, tokens] of a level: the tokens that may be shared; None = all."""

@@ -11,6 +11,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
+from ...core.attention.attention_map import MapLayer
 from ...core.attention.positions import Rope
 from ..common.attention_override import OVERRIDE
 from .families import Family, Forward, block_numbers, blocks_of, choose_blocks
@@ -48,6 +49,15 @@ class TransformerSeam:
 
     def reader(self, guider) -> None:
         """No transformer reads a bank."""
+
+    def map_layers(self) -> dict[int, MapLayer]:
+        """The blocks of an attention map."""
+        kinds = blocks_of(self.sharing.family, self.sharing.network)
+        return {
+            number: MapLayer(f"{kinds[number] or 'block'} {index}", kinds[number])
+            for (_, index), number in self.sharing.numbers.items()
+            if number in self.sharing.chosen
+        }
 
     def check(self, model_options: dict) -> None:
         """Later patches are no harm: the override is set when the model runs."""

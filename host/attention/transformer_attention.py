@@ -16,6 +16,7 @@ from torch import Tensor
 from ...core.attention.consistent import SharedTokens, layer_shares
 from ...core.attention.extended import extended_attention
 from ...core.attention.positions import Rope, movement
+from ...core.attention.shares import Shares
 from ..common.attention_override import by_name, chained
 from .families import Family, Forward
 from .sampling_state import Misfit, PatchConfig, SamplingState, batch_indices
@@ -52,6 +53,7 @@ class TransformerAttention:
         self.tokens = math.prod(self.grid)  # of an image
         self.met: set[int] = set()  # blocks whose self-attention was called
         self.calls = 0
+        self.block = -1  # whose attention is called
         positions, device = self.config.patch_range.positions, forward.x.device
         self.move = None if sharing.rope is None else movement(sharing.rope, positions, self.grid[-1], device)
         self.masked_by: Tensor | None = None
@@ -79,6 +81,7 @@ class TransformerAttention:
         block = self.block_of(options)
         if block is None or block not in self.sharing.chosen:
             return False
+        self.block = block
         self.state.enter(options)
         return layer_shares(self.config.settings, self.state.phase, self.state.step, block)
 
@@ -155,13 +158,16 @@ class TransformerAttention:
     def extend(self, call: Call, shared: SharedTokens, own: list[Tensor] | None) -> Tensor:
         """Attention of the whole sequence. [B, tokens, heads, d]"""
         config, images = self.config, self.images(call)
-        mask = self.state.token_mask(config, batch_indices(call.options, images), self.grid, call.q.device)
+        indices = batch_indices(call.options, images)
+        mask = self.state.token_mask(config, indices, self.grid, call.q.device)
         out = torch.empty(call.q.shape, dtype=call.q.dtype, device=call.q.device)
         for chunk, cond in enumerate(call.options["cond_or_uncond"]):
             kwargs, rows = call.kwargs_of(chunk), slice(chunk * images, (chunk + 1) * images)
             tokens = shared if self.state.applies_to(config, cond) else SharedTokens.none(images)
-            image = out[rows, call.image]
-            self.extend_images(call, rows, tokens, None if own is None else own[rows], kwargs, image)
+            image, shares = out[rows, call.image], self.state.shares(config, images, mask)
+            self.extend_images(call, rows, tokens, None if own is None else own[rows], kwargs, image, shares)
+            if self.state.attention_map is not None and shares is not None:
+                self.state.attention_map.add(self.state.step, self.block, cond, indices, shares.sums)
             if mask is not None:
                 torch.where(mask[..., None, None], image, call.attend_plain(rows, call.image, **kwargs), out=image)
             for span in (slice(0, call.first), slice(call.image.stop, out.shape[1])):
@@ -188,8 +194,10 @@ class TransformerAttention:
             part = slice(first, min(first + at_once, rows.stop))
             out[part, span] = call.attend_plain(part, span, **kwargs)
 
-    def extend_images(self, call: Call, rows: slice, shared: SharedTokens, own, kwargs: dict, out: Tensor) -> None:
-        """Attention of the images of one cond, written into `out` [images, tokens, heads, d]."""
+    def extend_images(
+        self, call: Call, rows: slice, shared: SharedTokens, own, kwargs: dict, out: Tensor, shares: Shares | None
+    ) -> None:
+        """Attention of the images of one cond, written into `out` [images, tokens, heads, d], and its shares."""
         settings, limit = self.config.settings, self.config.patch_range.extra_bytes
         q, k, v = call.q[rows, call.image], call.k[rows], call.v[rows]
         extend = partial(
@@ -200,7 +208,10 @@ class TransformerAttention:
             maskless=self.previous is not None,
         )
         if self.move is None:
-            extend(q, k, v, shared.groups, shared.behind(call.first).samples, limit=limit, out=out)
+            samples = shared.behind(call.first).samples
+            extend(q, k, v, shared.groups, samples, limit=limit, out=out)
+            if shares is not None:
+                shares.add(q, k, shared.groups, samples, own=own, strength=settings.strength, limit=limit)
             return
         # Half of the limit is for moved keys: the result and, row by row, their float32 parts.
         images, tokens, heads, dim = q.shape
@@ -213,3 +224,6 @@ class TransformerAttention:
             groups, samples, sources = shared.groups, shared.samples, (moved, v[:, call.image, part])
             q_part, k_part, v_part, out_part = (tensor[:, :, part] for tensor in (q, k, v, out))
             extend(q_part, k_part, v_part, groups, samples, shared=sources, limit=limit // 2, out=out_part)
+            if shares is not None:
+                of_part, strength = shares.of_heads(q_part.shape[2], heads), settings.strength
+                of_part.add(q_part, k_part, groups, samples, shared=moved, own=own, strength=strength, limit=limit // 2)

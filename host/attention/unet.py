@@ -15,8 +15,10 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...core.attention.attention_map import MapLayer
 from ...core.attention.consistent import SharedTokens, layer_shares
 from ...core.attention.extended import extended_attention
+from ...core.attention.shares import Shares
 from ..common.attention_override import OVERRIDE
 from ..common.attention_patches import keys_for, name_of, standing, warn_overwritten
 from .bank_model import check_model
@@ -61,6 +63,13 @@ class UNetSeam:
             if bank is None
             else BankReader.of(bank, self.config.settings, guider, {layer.number: layer for layer in self.layers})
         )
+
+    def map_layers(self) -> dict[int, MapLayer]:
+        """The layers of an attention map."""
+        return {
+            layer.number: MapLayer(f"{layer.block[0]} {layer.block[1]}.{layer.index}", f"{layer.pixels} pixels a token")
+            for layer in self.layers
+        }
 
     def describe_run(self, state: SamplingState) -> str | None:
         """Why a finished run read nothing of its bank, for reasons that are unknown before it; None if it did."""
@@ -109,7 +118,7 @@ class SharedAttention:
         if shared is None and not any(stored):
             return self.attend(q, k, v, extra_options)
 
-        out = torch.empty_like(q)
+        out, mask = torch.empty_like(q), state.token_mask(config, call.indices, size, q.device)
         for chunk, cond in enumerate(call.conds):
             rows = slice(chunk * call.images, (chunk + 1) * call.images)
             applies, options = state.applies_to(config, cond), options_of_cond(extra_options, chunk)
@@ -119,8 +128,10 @@ class SharedAttention:
                 heads = extra_options["n_heads"]
                 pairs = reader.read(state.phase, state.step, layer.number, cond, stored, heads, k)
                 tokens = tokens.with_stored([tuple(place for place in row if place in pairs) for row in stored])
-            self.extend_parts(q[rows], k[rows], v[rows], tokens, pairs, options, state, call, out[rows])
-        mask = state.token_mask(config, call.indices, size, q.device)
+            shares = state.shares(config, call.images, mask)
+            self.extend_parts(q[rows], k[rows], v[rows], tokens, pairs, options, state, call, out[rows], shares)
+            if state.attention_map is not None and shares is not None:
+                state.attention_map.add(state.step, layer.number, cond, call.indices, shares.sums)
         if mask is None:
             return out
         plain = self.attend(q, k, v, extra_options)
@@ -133,9 +144,18 @@ class SharedAttention:
         return _attend(q, k, v, extra_options["n_heads"], None, extra_options)
 
     def extend(
-        self, q, k, v, shared: SharedTokens, stored: dict, extra_options: dict, state: SamplingState, out: Tensor
+        self,
+        q,
+        k,
+        v,
+        shared: SharedTokens,
+        stored: dict,
+        extra_options: dict,
+        state: SamplingState,
+        out: Tensor,
+        shares: Shares | None,
     ) -> None:
-        """Attention of cond or uncond over own, shared and stored tokens, written into `out`."""
+        """Attention of cond or uncond over own, shared and stored tokens, written into `out`, and its shares."""
         previous, heads = self.previous, extra_options["n_heads"]
 
         def attend(q, k, v, heads, bias):
@@ -160,6 +180,10 @@ class SharedAttention:
             maskless=previous is None and OVERRIDE in extra_options,
             out=out,
         )
+        if shares is not None:
+            limit = self.config.patch_range.extra_bytes
+            strength = 1.0 if previous is not None else self.config.settings.strength
+            shares.add(q, k, shared.groups, shared.samples, stored=stored, strength=strength, limit=limit)
 
     def extend_parts(
         self,
@@ -172,17 +196,20 @@ class SharedAttention:
         state: SamplingState,
         call: UNetCall,
         out: Tensor,
+        shares: Shares | None,
     ) -> None:
         """The same, where an image with regions reads part by part: each the tokens of the characters that it shows."""
         parts = self.parts(q, shared, stored, state, call)
         whole = [row for row in range(call.images) if row not in parts]
         if whole:
-            self.extend(q, k, v, only_rows(shared, whole) if parts else shared, stored, options, state, out)
+            of_whole = only_rows(shared, whole) if parts else shared
+            self.extend(q, k, v, of_whole, stored, options, state, out, shares)
         for row in parts:
             for tokens, read in parts[row]:
                 own = q[row, tokens]
                 found = out.new_empty(call.images, *own.shape)
-                self.extend(own.expand(found.shape), k, v, read, stored, options, state, found)
+                of_part = None if shares is None else shares.of_queries(tokens, len(own), q.shape[1])
+                self.extend(own.expand(found.shape), k, v, read, stored, options, state, found, of_part)
                 out[row, tokens] = found[row]
 
     def parts(

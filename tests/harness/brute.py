@@ -50,7 +50,7 @@ def algorithm_1(q, k, v, heads, frames, casts, size, stride, drawn, strength=1.0
     starts = list(range(0, len(order) - size + 1, min(stride, size)))
     if starts[-1] != len(order) - size:
         starts.append(len(order) - size)
-    out = torch.zeros(q.shape, dtype=torch.double)
+    out = torch.zeros(*q.shape[:2], v.shape[2], dtype=torch.double)
     times = torch.zeros(len(frames))
     for start in starts:
         window = order[start : start + size]

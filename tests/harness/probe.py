@@ -176,6 +176,7 @@ def node(
     positions="same",
     memory_mb=64,
     bank=None,
+    record_attention=False,
     **changed,
 ):
     """The model that StoryReelConsistentAttention returns."""
@@ -188,6 +189,7 @@ def node(
         seed=seed,
         story=story,
         mask=mask,
+        record_attention=record_attention,
         apply_to=apply_to,
         positions=positions,
         memory_mb=memory_mb,

@@ -370,13 +370,13 @@ def grid_of(name, latents) -> tuple[int, ...]:
     return (*times, -(-height // patch), -(-width // patch))
 
 
-def brute_force(name, latents, *, rate=0.5, seed=0, **options) -> BruteForce:
+def brute_force(name, latents, *, rate=0.5, seed=0, kind=BruteForce, **options) -> BruteForce:
     """The definition for a run of these latents. Everybody reads everybody, unless `sources` says otherwise."""
     grid, images = grid_of(name, latents), len(latents["samples"])
     tokens = math.prod(grid)
     options.setdefault("sources", lambda frame: [other for other in range(images) if other != frame])
     options.setdefault("drawn", lambda frame, step: draws.sample_each(seed, step, 16, frame, tokens, rate))
-    return BruteForce(name, grid, **options)
+    return kind(name, grid, **options)
 
 
 def assert_close(ours, reference, tolerance=TOLERANCE):

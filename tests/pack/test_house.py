@@ -66,7 +66,7 @@ BELOW = {
     "core/weights": {"core/text", "core/inputs"},
     "core/motion": {"core/plot"},
     "core/networks": {"core/text", "core/weights", "core/motion"},
-    "core/attention": {"core/text", "core/rng", "core/weights", "core/networks"},
+    "core/attention": {"core/text", "core/rng", "core/weights", "core/networks", "core/story"},
     "core/diffusion": {"core/rng"},
     "core/metrics": {"core/plot", "core/story", "core/video"},
     "core/storyworld": set(),
