@@ -43,8 +43,8 @@ def apply_consistent_attention(
     """A clone of `model` whose self-attention shares tokens between the frames of a batch.
 
     mask: [frames or 1, H, W] of any size, 1 where tokens are shared. bank: finished; frames also read the tokens of
-    their characters in it, and share none of these characters with each other. story: that `cast` is of. attention: where
-    runs are recorded for an attention map.
+    their characters in it, and share none of these characters with each other. story: that `cast` is of.
+    attention: where runs are recorded for an attention map.
 
     A second application replaces the first. At strength 0 the clone has no patch of this kind. A setting without effect
     is reported on the node, now or when the model samples. Raises ValueError for a network that is neither an image

@@ -140,11 +140,15 @@ def test_regions_of_a_frame_read_their_own_character(host, probe, model, record)
     assert both[2].item() == pytest.approx(shares("B", B=1 - left)[2].item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"strength": 0.5}, {"positions": "beside"}, {"memory_mb": 1}], ids=str)
-@pytest.mark.parametrize("name", ["flux", "zimage", "qwen", "sd3", "cosmos"])
+WAYS = [{}, {"strength": 0.5}, {"memory_mb": 1}, {"positions": "beside"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, way) for name in ("flux", "zimage", "qwen", "cosmos") for way in WAYS] + [("sd3", way) for way in WAYS[:3]],
+    ids=str,
+)
 def test_transformers(models, shared, map_probe, name, options):
-    if name == "sd3" and "positions" in options:
-        pytest.skip("SD3 has no rotary positions")
     latents, model = transformers.latent(name), models(name)
     patched = shared(model, record_attention=True, **options)
     samples = transformers.sample(patched, *transformers.conds(), latents)

@@ -157,6 +157,7 @@ def test_the_toys_workflows_need_no_files_and_the_others_do():
     longer = ["storyworld_story_to_long_video", "storyworld_story_to_shots"]
     assert alone == [
         "story_more_frames_from_bank",
+        "storyworld_attention_map",
         "storyworld_comic",
         "storyworld_comic_transformer",
         "storyworld_long_story",
