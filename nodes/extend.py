@@ -92,8 +92,9 @@ class StoryReelExtendVideo(PreflightNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="StreamingT2V, StreamingSVD, DynamiCrafter, Stable Video Diffusion or Wan image-to-video: "
-                    "the type of the model decides how chunks are generated.",
+                    tooltip="StreamingT2V, StreamingSVD, DynamiCrafter, Stable Video Diffusion, Wan image-to-video, "
+                    "Wan VACE, LTX-Video, LTX-2 or HunyuanVideo 1.5: the type of the model decides how chunks are "
+                    "generated.",
                 ),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 io.Sampler.Input(
@@ -124,13 +125,15 @@ class StoryReelExtendVideo(PreflightNode):
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The model's image encoder. Not needed by StreamingT2V at apm_strength 0, nor by Wan 2.2.",
+                    tooltip="The model's image encoder. Not needed by StreamingT2V at apm_strength 0, nor by Wan 2.2, "
+                    "Wan VACE and LTX.",
                 ),
                 io.Image.Input(
                     "reference_image",
                     optional=True,
-                    tooltip="The anchor image, instead of a frame of the clip. For a DynamiCrafter interpolation "
-                    "checkpoint: the end image of each chunk, one image per chunk; further chunks use the last image.",
+                    tooltip="The anchor image, instead of a frame of the clip. For Wan VACE: its reference. For a "
+                    "DynamiCrafter interpolation checkpoint: the end image of each chunk, one image per chunk; further "
+                    "chunks use the last image.",
                 ),
                 io.Int.Input(
                     "anchor",
@@ -154,7 +157,8 @@ class StoryReelExtendVideo(PreflightNode):
                     min=0,
                     max=4096,
                     tooltip="Frames per chunk, overlap included. 0: as trained. StreamingT2V and DynamiCrafter: 16, "
-                    "StreamingSVD: 25, Stable Video Diffusion: 14 (use 25 for XT), Wan: 81.",
+                    "StreamingSVD: 25, Stable Video Diffusion: 14 (use 25 for XT), Wan: 81, LTX and "
+                    "HunyuanVideo 1.5: 121.",
                 ),
                 io.Int.Input(
                     "overlap",
@@ -162,7 +166,8 @@ class StoryReelExtendVideo(PreflightNode):
                     min=0,
                     max=4095,
                     tooltip="Frames that a chunk shares with the clip before it. 0: as published. StreamingT2V: 8, "
-                    "StreamingSVD: 7, others: 1. Wan also supports 5, 9, 13 and so on.",
+                    "StreamingSVD: 7, Wan VACE: 17, LTX: 25, others: 1. Wan and HunyuanVideo 1.5 also "
+                    "support 5, 9, 13 and so on.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -235,7 +240,7 @@ class StoryReelExtendVideo(PreflightNode):
                     max=10_000,
                     optional=True,
                     tooltip="The step from which low_noise_model samples, as end_at_step of KSampler (Advanced): 10 of "
-                    "20, 2 of 4. 0: as published, at the first sigma below 0.9.",
+                    "20, 2 of 4. 0: as published, at the first sigma below 0.9 (VACE: 0.875).",
                 ),
             ],
             outputs=[
@@ -255,9 +260,7 @@ class StoryReelExtendVideo(PreflightNode):
         extend.extender_of(extend.ChunkInputs(**chunk))
 
     @classmethod
-    def execute(
-        cls, frames, fps, chunks, anchor, color_match, output_images, reference_image=None, **inputs
-    ) -> io.NodeOutput:
+    def execute(cls, frames, fps, chunks, anchor, color_match, output_images, **inputs) -> io.NodeOutput:
         video, images = extend.extend(
             cls.hidden.dynprompt,
             cls.hidden.unique_id,
@@ -266,7 +269,6 @@ class StoryReelExtendVideo(PreflightNode):
             fps=fps,
             chunks=chunks,
             anchor=anchor,
-            reference_image=reference_image,
             color_match=color_match,
             output_images=output_images,
         )

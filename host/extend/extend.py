@@ -177,20 +177,23 @@ def all_frames(start: Start, store: Store) -> Iterator[np.ndarray]:
 
 
 def extend(
-    prompt, node: str, inputs: ChunkInputs, *, frames, fps: float, chunks: int, anchor: int,
-    reference_image: Tensor | None, color_match: float, output_images: bool,
+    prompt, node: str, inputs: ChunkInputs, *, frames, fps: float, chunks: int, anchor: int, color_match: float,
+    output_images: bool,
 ):  # fmt: skip
     """(VIDEO, IMAGE) of Extend Video. prompt: the host's DynamicPrompt. node: its id.
 
     Raises ValueError for inputs that do not go together.
     """
-    extender = extender_of(inputs)
-    for message in extender.describe_ignored(not color_match and (anchor != 0 or reference_image is not None)):
-        messages.warn(message)
     clip = file.open_video(frames, fps)
-    start = read_start(clip, extender.overlap, anchor if reference_image is None else reference_image)
+    extender = extender_of(replace(inputs, frame_rate=float(clip.rate)))
+    reference = inputs.reference_image
+    for message in extender.describe_ignored(not color_match and (anchor != 0 or reference is not None)):
+        messages.warn(message)
+    start = read_start(clip, extender.overlap, anchor if reference is None else reference)
     extender.check_size(start.last.shape[2], start.last.shape[1])
-    key = {name: value for name, value in vars(inputs).items() if name not in PROMPTS}
+    key = {name: value for name, value in vars(inputs).items() if name not in (*PROMPTS, "frame_rate")}
+    if extender.reads_frame_rate:
+        key["frame_rate"] = extender.inputs.frame_rate
     key |= {"chunk_length": extender.chunk_length, "overlap": extender.overlap, "color_match": color_match}
     run = run_folder.name_of([run_folder.run_key(prompt, node, key), start.name])
     store = Store(run_folder.run_folder("long", run), chunk_names(prompt, node, extender, chunks))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management
 import comfy.sample
@@ -18,7 +18,7 @@ from ..common.conditioning import pick_row
 @dataclass(frozen=True)
 class ChunkInputs:
     """The inputs of Extend Video from which chunks are generated. chunk_length, overlap: in frames; 0: the model's.
-    switch_step: where low_noise_model continues; 0: at the model's `boundary`."""
+    switch_step: where low_noise_model continues; 0: at the model's `boundary`. frame_rate: of the clip."""
 
     model: ModelPatcher
     vae: Any  # comfy.sd.VAE; None is refused, see `Extender.check_parts`
@@ -33,8 +33,10 @@ class ChunkInputs:
     overlap: int = 0
     cam_strength: float = 1.0
     apm_strength: float = 1.0
+    reference_image: Tensor | None = None
     low_noise_model: ModelPatcher | None = None
     switch_step: int = 0
+    frame_rate: float = 8.0
 
 
 class Extender:
@@ -45,6 +47,7 @@ class Extender:
     text_tokens: how many of a prompt the model reads; 0: none, None: all.
     strengths: the strength inputs that have an effect.
     boundary: of a model that may have two experts, the sigma below which the second one was trained.
+    reads_frame_rate: whether chunks depend on the clip's frame rate.
 
     Raises ValueError for a chunk_length or overlap that the model does not support.
     """
@@ -57,6 +60,7 @@ class Extender:
     needs_image = "reads an image through its image encoder"
     strengths: tuple[str, ...] = ()
     boundary: float | None = None
+    reads_frame_rate = False
 
     def __init__(self, inputs: ChunkInputs):
         self.inputs = inputs
@@ -113,9 +117,13 @@ class Extender:
         elif self.inputs.switch_step and self.inputs.low_noise_model is None:
             described.append("switch_step has no effect without low_noise_model.")
         if anchor and not self.uses_anchor():
-            why = "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.model_name} reads no anchor"
-            described.append(f"anchor and reference_image have no effect: {why}, and color_match is 0.")
+            described.append(
+                f"anchor and reference_image have no effect: {self.why_no_anchor()}, and color_match is 0."
+            )
         return described
+
+    def why_no_anchor(self) -> str:
+        return "apm_strength is 0" if "apm_strength" in self.strengths else f"{self.model_name} reads no anchor"
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ValueError for frames of a size that the model does not support."""
@@ -132,34 +140,40 @@ class Extender:
         before: [overlap, H, W, 3]. anchor: [N, H', W', 3]. callback: the sampler's, see `comfy.samplers`.
         """
         seed = (self.inputs.seed + 1 + number) % 2**64
-        positive, negative = self.condition(number, before, anchor, seed)
-        samples = self.sample(positive, negative, self.empty(*before.shape[1:3]), seed, callback)
-        frames = self.decode(samples, number, before, anchor)
+        samples = self.sample(*self.prepare(number, before, anchor, seed), seed, callback)
+        frames = self.decode(self.crop(samples), number, before, anchor)
         return frames[..., :3].float().cpu().contiguous()  # contiguous as from a file: other strides round differently
 
-    def sample(self, positive: list, negative: list, latent: Tensor, seed: int, callback: Callable | None) -> Tensor:
-        """The chunk's latent. Of two experts, the second continues with the noise that the first one leaves."""
-        noise, begin = comfy.sample.prepare_noise(latent, seed), 0
+    def sample(self, positive: list, negative: list, latent: dict, seed: int, callback: Callable | None) -> Tensor:
+        """The chunk's samples. Of two experts, the second continues with the noise that the first one leaves."""
+        samples = latent["samples"]
+        noise, begin = cast(Tensor, comfy.sample.prepare_noise(samples, seed)), 0
         for model, sigmas in self.experts():
             guider = comfy.samplers.CFGGuider(model)
             guider.set_conds(positive, negative)
             guider.set_cfg(self.inputs.cfg)
-            latent = guider.sample(
+            samples = guider.sample(
                 noise,
-                latent,
+                samples,
                 self.inputs.sampler,
                 sigmas,
+                denoise_mask=latent.get("noise_mask"),
                 callback=callback and self._counted(callback, begin),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                 seed=seed,
             ).to(comfy.model_management.intermediate_device())
             noise, begin = torch.zeros_like(noise), begin + len(sigmas) - 1
-        return latent
+        return samples
 
     def _counted(self, callback: Callable, begin: int) -> Callable:
         """A callback of one expert's steps that counts those of all; begin: steps before its own."""
         steps = len(self.inputs.sigmas) - 1
-        return lambda step, denoised, x, _steps: callback(begin + step, denoised, x, steps)
+        return lambda step, denoised, x, _steps: callback(begin + step, self.crop(denoised), x, steps)
+
+    def prepare(self, number: int, before: Tensor, anchor: Tensor, seed: int) -> tuple[list, list, dict]:
+        """(positive, negative, LATENT) of a chunk."""
+        positive, negative = self.condition(number, before, anchor, seed)
+        return positive, negative, {"samples": self.empty(*before.shape[1:3])}
 
     def condition(self, number: int, before: Tensor, anchor: Tensor, seed: int) -> tuple[list, list]:
         """(positive, negative) of a chunk."""
@@ -167,6 +181,10 @@ class Extender:
 
     def empty(self, height: int, width: int) -> Tensor:
         return torch.zeros(self.chunk_length, self.inputs.vae.latent_channels, height // 8, width // 8)
+
+    def crop(self, samples: Tensor) -> Tensor:
+        """The samples of the chunk's frames, without those of an image that the model has beside them."""
+        return samples
 
     def decode(self, samples: Tensor, number: int, before: Tensor, anchor: Tensor) -> Tensor:
         frames = self.inputs.vae.decode(samples)

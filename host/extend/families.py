@@ -8,7 +8,7 @@ from ...core.rng import generator
 from ...core.video.images import fit
 from ..common.clip_vision import GRAY, anchor_embeds
 from ..common.conditioning import pick_row
-from ..common.wan import is_image_to_video, reads_clip_vision
+from ..common.wan import is_image_to_video
 from ..dynamicrafter import conditioning as dynamicrafter
 from ..dynamicrafter.decode import decode_clip, takes_references
 from ..dynamicrafter.model import FS, TEXT_TOKENS, DynamiCrafter
@@ -16,6 +16,7 @@ from ..streaming.conditioning import set_cam_apm
 from ..streaming.modelscope import StreamingT2V
 from ..streaming.svd import StreamingSVD
 from .extender import ChunkInputs, Extender
+from .video_transformers import HunyuanExtender, LTX2Extender, LTXExtender, WanExtender, WanVACEExtender
 
 
 class StreamingT2VExtender(Extender):
@@ -169,54 +170,16 @@ class DynamiCrafterExtender(Extender):
         return super().decode(samples, number, before, anchor)
 
 
-class WanExtender(Extender):
-    """The host's Wan image-to-video model, from one or more of the last frames. Wan 2.2 14B has two experts."""
-
-    model_name = "Wan image-to-video"
-    trained_length, trained_overlap, multiple = 81, 1, 16
-    boundary = 0.9  # as published for image-to-video
-    step = 4  # frames per latent frame, except the first, which is one frame
-
-    def __init__(self, inputs: ChunkInputs):
-        super().__init__(inputs)
-        for name, count in (("chunk_length", self.chunk_length), ("overlap", self.overlap)):
-            if count % self.step != 1:
-                raise ValueError(
-                    f"{name} is {count}; {self.model_name} needs a multiple of 4 plus 1: "
-                    f"{count - (count - 1) % self.step} or {count + -(count - 1) % self.step} is expected."
-                )
-
-    def needs_vision(self):
-        return reads_clip_vision(self.inputs.model.model)
-
-    def empty(self, height, width):
-        frames = self._latent_frames(self.chunk_length)
-        return torch.zeros(1, self.inputs.vae.latent_channels, frames, height // 8, width // 8)
-
-    def _latent_frames(self, frames: int) -> int:
-        return (frames - 1) // self.step + 1
-
-    def condition(self, number, before, anchor, seed):
-        frames = torch.full((self.chunk_length, *before.shape[1:]), GRAY)
-        frames[: self.overlap] = before
-        latent = self.inputs.vae.encode(frames)
-        mask = torch.ones(1, 1, *latent.shape[2:])
-        mask[:, :, : self._latent_frames(self.overlap)] = 0
-        extra = {"concat_latent_image": latent, "concat_mask": mask}
-        if self.needs_vision():
-            extra["clip_vision_output"] = self.vision().encode_image(before[:1])
-        positive, negative = (
-            [[text, {**extras, **extra}] for text, extras in prompt] for prompt in self.prompts(number)
-        )
-        return positive, negative
-
-
 EXTENDERS = {
     StreamingT2V: StreamingT2VExtender,
     StreamingSVD: StreamingSVDExtender,
     DynamiCrafter: DynamiCrafterExtender,
     comfy.model_base.SVD_img2vid: SVDExtender,
     comfy.model_base.WAN21: WanExtender,
+    comfy.model_base.WAN21_Vace: WanVACEExtender,
+    comfy.model_base.LTXV: LTXExtender,
+    comfy.model_base.LTXAV: LTX2Extender,
+    comfy.model_base.HunyuanVideo15: HunyuanExtender,
 }
 
 
@@ -226,7 +189,7 @@ def extender_of(inputs: ChunkInputs) -> Extender:
     if found is None:
         raise ValueError(
             f"MODEL is {_name(inputs.model.model)}, which cannot continue a clip. Use StreamingT2V, StreamingSVD, "
-            "DynamiCrafter, Stable Video Diffusion or Wan image-to-video."
+            "DynamiCrafter, Stable Video Diffusion, Wan image-to-video, Wan VACE, LTX-Video, LTX-2 or HunyuanVideo 1.5."
         )
     low = inputs.low_noise_model
     if low is not None and found.boundary is not None and family_of(low.model) is not found:

@@ -1,6 +1,5 @@
 """A clip extended by each kind of model in the real host: a chunk's conditioning, its output, the refusals."""
 
-import functools
 from dataclasses import replace
 from fractions import Fraction
 
@@ -8,121 +7,13 @@ import av
 import pytest
 import torch
 from harness import extending, streaming
-
-SIZE = 64
-TEXT = 64  # width of the tiny models' text
-
-
-def words(seed: int, rows: int = 3) -> list:
-    return [[torch.randn(rows, 77, TEXT, generator=torch.Generator().manual_seed(seed)), {}]]
-
-
-def streaming_t2v(host):
-    from storyreel.host.streaming import loader
-
-    model = loader.build_streaming(streaming.tiny_streaming(), torch.float32)
-    return dict(model=model, chunk_length=6, overlap=3)
-
-
-def streaming_svd(host):
-    from storyreel.host.streaming import svd as streaming_svd
-
-    return dict(model=streaming_svd.build_model(streaming.tiny_svd(), torch.float32), chunk_length=5, overlap=2)
-
-
-def svd(host):
-    """The host's own model."""
-    import comfy.model_base
-
-    parts = streaming_svd(host)
-    parts["model"].model.__class__ = comfy.model_base.SVD_img2vid
-    return parts | dict(overlap=0)
-
-
-def dynamicrafter(host, kind="512"):
-    from harness import dynamicrafter
-    from storyreel.host.dynamicrafter import loader
-
-    path = dynamicrafter.write(host.base / "models" / "checkpoints" / f"dynamicrafter_{kind}_extended.safetensors")
-    return dict(model=loader.load(path.name, kind, torch.float32).model, chunk_length=4)
-
-
-def interpolation(host):
-    return dynamicrafter(host, "512_interp")
-
-
-def wan(host):
-    vae, vision = extending.tiny_wan_vae(), extending.tiny_vision(1280)
-    return dict(model=extending.tiny_wan(), vae=vae, clip_vision=vision, chunk_length=9, overlap=5)
-
-
-def wan22(host):
-    model, vae = extending.tiny_wan(image_encoder=False), extending.tiny_wan_vae()
-    return dict(model=model, vae=vae, clip_vision=None, chunk_length=5)
-
-
-def wan22_experts(host):
-    return wan22(host) | dict(low_noise_model=extending.tiny_wan(image_encoder=False, seed=1), switch_step=1)
-
-
-MAKERS = streaming_t2v, streaming_svd, svd, dynamicrafter, interpolation, wan, wan22, wan22_experts
-KINDS = {make.__name__: make for make in MAKERS}
-
-
-@functools.cache
-def cached(make, *arguments):
-    """make(*arguments), called once for all tests of this file."""
-    return make(*arguments)
+from harness.chunks import KINDS, SIZE, cached, chunk_inputs, noise_images, run, words
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _let_go():
     yield
     cached.cache_clear()
-
-
-def chunk_inputs(host, kind: str, **changed):
-    """The node's inputs to an extender, on tiny models; prompts for the kinds that read them."""
-    from storyreel.host.extend.extender import ChunkInputs
-
-    inputs = dict(vae=cached(extending.tiny_vae), clip_vision=cached(extending.tiny_vision), seed=5, cfg=2.0)
-    inputs |= dict(positive=words(1), negative=words(2), sampler=sampler_object("euler"))
-    if "svd" in kind:
-        inputs |= dict(positive=None, negative=None)
-    inputs |= cached(KINDS[kind], host)
-    inputs["sigmas"] = calculate(inputs["model"], "normal", 3)[1:]
-    return ChunkInputs(**inputs | changed)
-
-
-def sampler_object(name: str):
-    import comfy.samplers
-
-    return comfy.samplers.sampler_object(name)
-
-
-def calculate(model, scheduler: str, steps: int) -> torch.Tensor:
-    import comfy.samplers
-
-    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
-
-
-def noise_images(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(count, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def run(inputs, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple[list, object]:
-    """(the new frames of each chunk that was computed, the folder's store)"""
-    from storyreel.host.extend import extend
-    from storyreel.host.extend.families import extender_of
-    from storyreel.host.video import file
-
-    extender = extender_of(inputs)
-    clip = file.open_video(noise_images(6) if clip is None else clip, 8.0)
-    start = extend.read_start(clip, extender.overlap, anchor)
-    extender.check_size(start.last.shape[2], start.last.shape[1])
-    store = extend.Store(folder, [f"{number:012}" for number in range(chunks)])
-    return list(extend.generate_chunks(extender, start, store, color_match)), store
 
 
 @pytest.fixture(params=KINDS)
@@ -156,7 +47,7 @@ def test_each_chunk_has_its_own_prompt_and_seed(kind, host, tmp_path):
     other, _ = run(chunk_inputs(host, kind, seed=6), tmp_path / "2", chunks=1)
     assert not torch.equal(other[0], chunks[0])
     if inputs.positive is not None:
-        changed = words(1)
+        changed = [[inputs.positive[0][0].clone(), inputs.positive[0][1]]]
         changed[0][0][1] = 0
         changed, _ = run(chunk_inputs(host, kind, positive=changed), tmp_path / "3")
         assert torch.equal(changed[0], chunks[0]) and not torch.equal(changed[1], chunks[1])
@@ -168,7 +59,7 @@ def conditions(inputs, number=0, before=None, anchor=None):
     extender = extender_of(inputs)
     before = noise_images(extender.overlap, 7) if before is None else before
     with torch.no_grad():
-        conds = extender.condition(number, before, noise_images(1, 8) if anchor is None else anchor, 0)
+        conds = extender.prepare(number, before, noise_images(1, 8) if anchor is None else anchor, 0)[:2]
     return [cond[0][1] for cond in conds], [cond[0][0] for cond in conds]
 
 
@@ -236,69 +127,6 @@ def test_the_conditioning_of_dynamicrafter(host):
         assert positive[MODE] == "interpolate"
         assert torch.equal(positive[CONCAT_LATENTS][0], latents[0])
         assert torch.equal(positive[CONCAT_LATENTS][-1], latents[end]) and not positive[CONCAT_LATENTS][1:-1].any()
-
-
-@pytest.mark.parametrize("overlap", [1, 5])
-def test_the_conditioning_of_wan(host, overlap):
-    """That of the host's own node with as many start images."""
-    from comfy_extras.nodes_wan import WanImageToVideo
-
-    inputs = chunk_inputs(host, "wan", overlap=overlap)
-    before = noise_images(overlap, 7)
-    (positive, negative), _ = conditions(inputs, before=before)
-    with torch.no_grad():
-        embeds = inputs.clip_vision.encode_image(before[:1])
-        node = WanImageToVideo.execute(inputs.positive, inputs.negative, inputs.vae, SIZE, SIZE, 9, 1, before, embeds)
-    expected = node.result[0][0][1]
-    for name in ("concat_latent_image", "concat_mask"):
-        assert torch.equal(positive[name], expected[name]) and torch.equal(negative[name], expected[name])
-    hidden_states = positive["clip_vision_output"].penultimate_hidden_states
-    assert torch.equal(hidden_states, embeds.penultimate_hidden_states)
-
-
-@pytest.mark.parametrize("switch", [1, 2])
-def test_two_experts_are_the_hosts_graph(host, tmp_path, switch):
-    """WanImageToVideo, two KSamplerAdvanced, VAEDecode: equal to the last bit, by a sampler that adds noise, too."""
-    import nodes
-    from comfy_extras.nodes_wan import WanImageToVideo
-
-    for name in ("euler", "euler_ancestral"):
-        steps = 3
-        sampler = dict(
-            sampler=sampler_object(name), sigmas=calculate(chunk_inputs(host, "wan22").model, "simple", steps)
-        )
-        inputs = chunk_inputs(host, "wan22_experts", switch_step=switch, **sampler)
-        clip = noise_images(6)
-        (chunk,), _ = run(inputs, tmp_path / name, clip, chunks=1)
-        with torch.no_grad():
-            rows = [[[cond[0][0][:1], {}]] for cond in (inputs.positive, inputs.negative)]
-            positive, negative, latent = WanImageToVideo.execute(*rows, inputs.vae, SIZE, SIZE, 5, 1, clip[-1:]).result
-            settings = (inputs.seed + 1, steps, inputs.cfg, name, "simple", positive, negative)
-            advanced = nodes.KSamplerAdvanced()
-            (latent,) = advanced.sample(inputs.model, "enable", *settings, latent, 0, switch, "enable")
-            low = inputs.low_noise_model
-            (latent,) = advanced.sample(low, "disable", *settings, latent, switch, 10000, "disable")
-            (expected,) = nodes.VAEDecode().decode(inputs.vae, latent)
-        assert torch.equal(chunk, expected[1:])
-        one, _ = run(replace(inputs, low_noise_model=None), tmp_path / f"{name} one", clip, chunks=1)
-        assert not torch.equal(chunk, one[0])
-
-
-def test_the_published_switch(host):
-    """At the first sigma below 0.9; the steps of both experts are counted through."""
-    from storyreel.host.extend.families import extender_of
-
-    sigmas = torch.tensor([1.0, 0.95, 0.9, 0.89, 0.5, 0.0])
-    inputs = chunk_inputs(host, "wan22_experts", switch_step=0, sigmas=sigmas)
-    (_, high), (_, low) = extender_of(inputs).experts()
-    assert high.tolist() == sigmas[:4].tolist() and low.tolist() == sigmas[3:].tolist()
-    counted = []
-    with torch.no_grad():
-        before = noise_images(1)
-        extender_of(inputs).generate(
-            0, before, before, lambda step, _denoised, _x, steps: counted.append((step, steps))
-        )
-    assert counted == [(step, 5) for step in range(5)]
 
 
 def test_without_cam_and_apm_it_is_the_model_without_them(host, tmp_path):
@@ -386,13 +214,15 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
         "chunk_length is 8; Wan image-to-video needs a multiple of 4 plus 1: 5 or 9 is expected", "wan", chunk_length=8
     )
     refused("overlap is 2; Wan image-to-video needs a multiple of 4 plus 1: 1 or 5", "wan", overlap=2)
+    refused("chunk_length is 16; LTX-2 needs a multiple of 8 plus 1: 9 or 17", "ltx2", chunk_length=16)
+    refused("overlap is 4; Wan VACE needs a multiple of 4 plus 1: 1 or 5", "wan_vace", overlap=4)
     refused("switch_step is 3; 1 to 1 is expected, so that both", "wan22_experts", switch_step=3)
     refused("switch_step is 0, and 0 of 2 steps begin at sigma 0.9", "wan22_experts", switch_step=0)
     other = extending.tiny_wan(False, False)
     refused("low_noise_model is WAN21; the low-noise expert of Wan", "wan22_experts", low_noise_model=other)
     refused("positive is empty; StreamingT2V needs a prompt", positive=None)
     refused("negative is empty; DynamiCrafter needs a prompt", "dynamicrafter", negative=None)
-    for kind in ("streaming_svd", "svd", "dynamicrafter", "wan"):
+    for kind in ("streaming_svd", "svd", "dynamicrafter", "wan", "hunyuan"):
         refused("clip_vision is empty; .* reads an image through its image encoder", kind, clip_vision=None)
     for kind in ("streaming_t2v", "streaming_svd", "svd", "dynamicrafter", "wan"):
         refused("^vae is empty. Load the VAE of", kind, vae=None)
@@ -403,6 +233,7 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
     odd = dict(clip=noise_images(6)[:, :60])
     refused("frames are 64 x 60 pixels; StreamingT2V needs sides that are multiples of 8", run_as=odd)
     refused("Wan image-to-video needs sides that are multiples of 16", "wan", run_as=dict(clip=noise_images(6)[:, :56]))
+    refused("LTX-Video needs sides that are multiples of 32", "ltx", run_as=dict(clip=noise_images(9)[:, :48]))
 
 
 def names(inputs, chunks: int = 3) -> list[str]:

@@ -152,6 +152,9 @@ def test_motion_of_strength_0(host, reported, strength, silent):
         ("WanExtender", {}, False, []),
         ("WanExtender", {"switch_step": 2}, False, ["switch_step has no effect without low_noise_model"]),
         ("WanExtender", {"switch_step": 2, "low_noise_model": object()}, False, []),
+        ("WanVACEExtender", {}, True, ["Wan VACE reads reference_image, which is not connected"]),
+        ("WanVACEExtender", {"reference_image": torch.zeros(1, 8, 8, 3)}, True, []),
+        ("LTX2Extender", {"chunk_length": 17, "overlap": 9}, False, ["LTX-2 adds no sound here"]),
         ("SVDExtender", {"low_noise_model": object()}, False, ["low_noise_model has no effect: Stable Video"]),
     ],
 )
@@ -159,10 +162,8 @@ def test_what_a_kind_of_model_does_not_read(host, kind, changed, anchor, expecte
     from storyreel.host.extend import families
     from storyreel.host.extend.extender import ChunkInputs
 
-    inputs = ChunkInputs(
-        model=None, vae=None, sampler=None, sigmas=None, positive=None, negative=None, clip_vision=None, chunk_length=9,
-        overlap=1, cfg=1.0, seed=0, **changed,
-    )  # fmt: skip
+    inputs = dict(model=None, vae=None, sampler=None, sigmas=None, seed=0, cfg=1.0, chunk_length=9, overlap=1)
+    inputs = ChunkInputs(**inputs | changed)
     messages = getattr(families, kind)(inputs).describe_ignored(anchor)
     assert len(messages) == len(expected)
     assert all(text in message for text, message in zip(expected, messages, strict=True))
