@@ -7,7 +7,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from .frame_rows import mark_rows, without_frames
+from .frame_rows import mark_rows, pick_values, without_frames
 from .padded_texts import MASK, OWN_TOKENS, without_padding
 
 # Encoders whose model fills texts up with zeros on the left.
@@ -67,12 +67,7 @@ def pick_row(conditioning: list, index: int) -> list:
 
 
 def _pick_row(cond: Tensor, extras: dict, index: int) -> list:
-    rows, row = len(cond), slice(index, index + 1)
-    own = {
-        key: value[row] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
-        for key, value in extras.items()
-    }
-    return without_padding(cond[row], own)
+    return without_padding(cond[index : index + 1], pick_values(extras, [index], len(cond)))
 
 
 def stack_rows(positives: Sequence[list], negatives: Sequence[list]) -> tuple[list, list]:
@@ -85,11 +80,12 @@ def stack_rows(positives: Sequence[list], negatives: Sequence[list]) -> tuple[li
 
 def shapes_of(conditioning: list) -> tuple:
     """Rows of equal shapes can be stacked without padding."""
+
+    def shape(value) -> tuple:
+        return tuple(map(shape, value)) if isinstance(value, list) else tuple(getattr(value, "shape", ())[1:])
+
     return tuple(
-        (
-            tuple(cond.shape[1:]),
-            tuple(sorted((key, tuple(value.shape[1:])) for key, value in extras.items() if isinstance(value, Tensor))),
-        )
+        (shape(cond), tuple(sorted((key, shape(value)) for key, value in extras.items())))
         for cond, extras in conditioning
     )
 
@@ -134,7 +130,9 @@ def _stack(rows: list[list], left: bool) -> list:
 
 
 def _join(values: Sequence, left: bool):
-    """Tensors [1, ...] of the rows as one, shorter ones filled up with zeros; of other values the first."""
+    """Tensors [1, ...] of the rows as one, shorter ones filled up with zeros; lists alike; of others the first."""
+    if all(isinstance(value, list) and len(value) == len(values[0]) for value in values):
+        return [_join(parts, left) for parts in zip(*values, strict=True)]
     if not isinstance(values[0], Tensor):
         return values[0]
     shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]

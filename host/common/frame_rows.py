@@ -82,7 +82,7 @@ def pick_frames(conditioning: list, numbers: Sequence[int]) -> list:
         if rows == 1:
             picked.append([cond, extras])
             continue
-        own = _pick_values(extras, list(numbers), rows)
+        own = pick_values(extras, list(numbers), rows)
         if len(numbers) == 1:
             picked.append(without_padding(cond[list(numbers)], without_frames(own)))
             continue
@@ -170,7 +170,7 @@ def follow_frames(
             raise ValueError(_refusal(rows, sampled, len(noise)))
         if sampled.numbers != rows.numbers:
             places = [rows.numbers.index(number) for number in sampled.numbers]
-            cond.update(_pick_values(cond, places, len(rows.numbers)))
+            cond.update(pick_values(cond, places, len(rows.numbers)))
     for cond in everything:
         carry_own_tokens(cond, guider.model_patcher)
     rest = denoise_mask, callback, disable_pbar, seed
@@ -184,12 +184,16 @@ def _is_by_frames(cond: dict) -> bool:
     return FRAMES in cond and isinstance(text, Tensor) and len(text) == len(cond[FRAMES].numbers)
 
 
-def _pick_values(values: dict, numbers: list[int], rows: int) -> dict:
-    """Every tensor that holds a value for each row, of the rows `numbers`; the rest as it is."""
-    return {
-        key: value[numbers] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
-        for key, value in values.items()
-    }
+def pick_values(values: dict, numbers: list[int], rows: int) -> dict:
+    """Every tensor that holds a value for each row, of the rows `numbers`, also in lists, as reference latents are; the
+    rest as it is."""
+
+    def pick(value):
+        if isinstance(value, list):
+            return [pick(entry) for entry in value]
+        return value[numbers] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
+
+    return {key: pick(value) for key, value in values.items()}
 
 
 def _refusal(rows: Frames, sampled: Frames | None, images: int) -> str:
