@@ -124,6 +124,16 @@ def test_a_photo_is_at_the_token_before_the_trigger_word(
     assert not torch.equal(cond[:, place], text(without)[0][:, place])
 
 
+@pytest.mark.parametrize("words", [72, 73, 74, 75])
+def test_a_chunk_may_end_before_or_behind_the_word(story_of, encode, clip, words):
+    """CLIP's first chunk has room for 75 words. One photo more or less changes the word's token and no other."""
+    story = story_of(f"{'the ' * words} [Bob] walks", "[Bob] man img")
+    ((one, _),), _ = encode(story, BOB)
+    ((other, _),), _ = encode(story, portrait(9))
+    assert one.shape[1] == 77 * 2 or words < 74
+    assert (one != other).any(-1).nonzero()[:, 1].tolist() == [place_of(clip, story.prompts[0], MAN)]
+
+
 @pytest.mark.parametrize("trigger", ["img", "photomaker"])
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_of_several_photos_each_gets_a_class_word(story_of, encode, by_module, clip, count, trigger):
