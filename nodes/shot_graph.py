@@ -77,8 +77,9 @@ class StoryShots:
         """The inputs that all shots are made from, for the key of the run."""
         return self.pick(*(field.name for field in fields(self) if field.name not in UNCOUNTED))
 
-    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> list:
-        """Add the nodes that sample shot `number`, and return the link to its LATENT.
+    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> dict:
+        """Add the nodes that sample shot `number`, and return the links to what is kept: "samples", a LATENT, and where
+        the model makes sound, "audio".
 
         shown: gives a MODEL that shows its steps. images: links to its start_image and, of a transition, its end_image.
         """
@@ -120,7 +121,7 @@ class StoryShots:
             shown = partial(with_progress, node=node, number=number, shots=len(names))
             kept = graph.node(
                 "StoryReelKeepShot",
-                samples=self.sample(graph, number, shown, images),
+                **self.sample(graph, number, shown, images),
                 run=run,
                 shot=names[number],
                 expansion=expansion,
@@ -159,7 +160,7 @@ class MotionShots(StoryShots):
         still = Trajectory(torch.zeros(self.frames, *encoder.shape), encoder.token_space)
         apply_to_sd15(self.model, still, **sd15_decoder(self.decoder))
 
-    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> list:
+    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> dict:
         motion = graph.node(
             "StoryReelPredictMotion",
             **images,
@@ -181,4 +182,4 @@ class MotionShots(StoryShots):
             **self.rows(number),
             **self.pick("steps", "cfg", "sampler_name", "scheduler"),
         )
-        return sampled.out(0)
+        return {"samples": sampled.out(0)}

@@ -1,16 +1,13 @@
-"""The nodes that sample one shot of Animate Story, for each family of video models.
-
-They are the host's own, as its templates wire them: a shot equals such a graph bit for bit.
-"""
+"""The inputs of Animate Story, and the nodes that sample a shot; `shot_families` has what is each family's own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from ..host.common import wan
 from ..host.common.graph import GraphBuilder
 from ..host.dynamicrafter import conditioning
 from ..host.dynamicrafter.model import DynamiCrafter
@@ -22,7 +19,10 @@ if TYPE_CHECKING:
 
 MODES = ("interpolate", "animate")
 # Inputs that some families do not read, and their values where nobody has set them.
-UNREAD = dict(clip_vision=None, fs=0, cfg_image=7.5, cfg_rescale=0.7, low_noise_model=None, switch_step=0)
+UNREAD = dict(
+    clip_vision=None, fs=0, cfg_image=7.5, cfg_rescale=0.7, low_noise_model=None, switch_step=0, reference_image=None,
+    guide_strength=1.0, audio_vae=None,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,9 @@ class AnimatedShots(StoryShots):
     cfg_rescale: float
     low_noise_model: io.Model.Type | None = None
     switch_step: int = 0
+    reference_image: Tensor | None = None
+    guide_strength: float = 1.0
+    audio_vae: io.Vae.Type | None = None
 
     EVERY: ClassVar = ("model", "vae", "width", "height", "sampler", "sigmas", "mode", "cfg_text")
 
@@ -105,7 +108,7 @@ class DynamiCrafterShots(AnimatedShots):
         for name in PROMPTS:
             model.check_text(getattr(self, name)[0][0])
 
-    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> list:
+    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> dict:
         conditioned = graph.node(
             "StoryReelDynamiCrafterConditioning",
             **self.rows(number),
@@ -120,7 +123,17 @@ class DynamiCrafterShots(AnimatedShots):
             negative=conditioned.out(2),
             **self.pick("cfg_text", "cfg_image", "cfg_rescale"),
         )
-        return self.sampled(graph, number, guider, conditioned.out(3))
+        return {"samples": self.sampled(graph, number, guider, conditioned.out(3))}
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """Links to the inputs of a shot's sampler. finish: adds the nodes behind it, from its LATENT to what is kept."""
+
+    positive: list
+    negative: list
+    latent: list
+    finish: Callable[[list], dict] = lambda latent: {"samples": latent}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,94 +170,18 @@ class HostShots(AnimatedShots):
         """The inputs of a node that makes an empty latent."""
         return self.pick("width", "height") | dict(length=self.shot_frames(), batch_size=1)
 
-    def condition(self, graph: GraphBuilder, number: int, images: dict) -> tuple[list, list, list]:
-        """Add the nodes before the sampler, and return the links to positive, negative and LATENT."""
+    def condition(self, graph: GraphBuilder, number: int, images: dict) -> Conditioned:
+        """Add the nodes before the sampler."""
         raise NotImplementedError
 
-    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> list:
-        positive, negative, latent = self.condition(graph, number, images)
-        guider = self.guider(graph, shown(self.model), positive, negative)
-        return self.sampled(graph, number, guider, latent)
+    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> dict:
+        conditioned = self.condition(graph, number, images)
+        return conditioned.finish(self.denoise(graph, number, shown, conditioned))
 
-    def guider(self, graph: GraphBuilder, model: io.Model.Type, positive: list, negative: list):
-        return graph.node("CFGGuider", model=model, positive=positive, negative=negative, cfg=self.cfg_text)
+    def denoise(self, graph: GraphBuilder, number: int, shown: Shown, conditioned: Conditioned) -> list:
+        """Add the sampler, and return the link to its LATENT."""
+        return self.sampled(graph, number, self.guider(graph, shown(self.model), conditioned), conditioned.latent)
 
-
-@dataclass(frozen=True, kw_only=True)
-class WanShots(HostShots):
-    """Wan 2.1 and 2.2 image-to-video; 2.2 has two models, of which one samples the steps with much noise."""
-
-    def reads(self) -> tuple[str, ...]:
-        vision = ("clip_vision",) if wan.reads_clip_vision(self.model.model) else ()
-        return vision + (("low_noise_model", "switch_step") if self.low_noise_model else ("low_noise_model",))
-
-    def messages(self) -> list[str]:
-        messages = super().messages()
-        if self.transitions and not wan.knows_last_frames(self.model.model):
-            messages.append(
-                "This Wan 2.1 model was not trained to end at an image. Use wan2.1_flf2v_720p_14B or Wan 2.2."
-            )
-        return messages
-
-    def check(self) -> None:
-        super().check()
-        if self.clip_vision is None and wan.reads_clip_vision(self.model.model):
-            raise ValueError(
-                "clip_vision is empty, and Wan 2.1 image-to-video reads it. Use Load CLIP Vision and "
-                "clip_vision_h.safetensors."
-            )
-        if self.low_noise_model:
-            self.check_experts(self.low_noise_model)
-
-    def check_experts(self, other: io.Model.Type) -> None:
-        """Raise ValueError for two models that do not share the steps of a shot."""
-        try:
-            same = shot_models.shot_model_of(other) is self.rules
-        except ValueError as error:
-            raise ValueError(f"low_noise_model: {error}") from error
-        if not same:
-            raise ValueError(
-                f"MODEL is {self.model_name}, and low_noise_model is of another family. Use both models of Wan 2.2."
-            )
-        shot_models.expert_switch(self.sigmas, self.switch_step)
-
-    def condition(self, graph: GraphBuilder, number: int, images: dict) -> tuple[list, list, list]:
-        seen = {}
-        if wan.reads_clip_vision(self.model.model):
-            for name, image in images.items():
-                key = f"clip_vision_{name}" if self.transitions else "clip_vision_output"
-                encoded = graph.node("CLIPVisionEncode", clip_vision=self.clip_vision, image=image, crop="none")
-                seen[key] = encoded.out(0)
-        node = "WanFirstLastFrameToVideo" if self.transitions else "WanImageToVideo"
-        conditioned = graph.node(node, vae=self.vae, **self.rows(number), **images, **seen, **self.size())
-        return conditioned.out(0), conditioned.out(1), conditioned.out(2)
-
-    def sample(self, graph: GraphBuilder, number: int, shown: Shown, images: dict) -> list:
-        if self.low_noise_model is None:
-            return super().sample(graph, number, shown, images)
-        positive, negative, latent = self.condition(graph, number, images)
-        steps, switch = len(self.sigmas) - 1, shot_models.expert_switch(self.sigmas, self.switch_step)
-        sigmas = graph.node("SplitSigmas", sigmas=self.sigmas, step=switch)
-        noise = graph.node("RandomNoise", noise_seed=self.seed_of(number))
-        for part, (model, first) in enumerate(((self.model, 0), (self.low_noise_model, switch))):
-            sampled = graph.node(
-                "SamplerCustomAdvanced",
-                noise=noise.out(0),
-                guider=self.guider(graph, shown(model, first=first, steps=steps), positive, negative).out(0),
-                sampler=self.sampler,
-                sigmas=sigmas.out(part),
-                latent_image=latent,
-            )
-            noise, latent = graph.node("DisableNoise"), sampled.out(0)
-        return latent
-
-
-FAMILIES = {shot_models.WAN: WanShots}
-
-
-def shots_of(**inputs) -> AnimatedShots:
-    """The inputs of Animate Story for the family of its MODEL. Raises ValueError for an unsupported MODEL."""
-    model = inputs["model"]
-    if isinstance(model.model, DynamiCrafter):
-        return DynamiCrafterShots(**inputs)
-    return FAMILIES[shot_models.shot_model_of(model)](**inputs)
+    def guider(self, graph: GraphBuilder, model: io.Model.Type, conditioned: Conditioned):
+        prompts = dict(positive=conditioned.positive, negative=conditioned.negative)
+        return graph.node("CFGGuider", model=model, cfg=self.cfg_text, **prompts)

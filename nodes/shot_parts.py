@@ -40,6 +40,37 @@ class StoryReelTakeKeyframes(InnerNode):
         return io.NodeOutput(*shots_on_disk.take(images, index))
 
 
+class StoryReelGivenFrames(InnerNode):
+    outer = OUTER
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelGivenFrames",
+            display_name="Given Frames (StoryReel)",
+            category=CATEGORY,
+            description="Inside Animate Story: gives a gray video with the images of a shot in their places, and masks "
+            "of what is to be made.",
+            is_dev_only=True,
+            hidden=InnerNode.HIDDEN,
+            inputs=[
+                io.Image.Input("start_image", tooltip="The first image of the shot."),
+                io.Image.Input("end_image", optional=True, tooltip="The last image of the shot."),
+                io.Int.Input("frames", min=2, tooltip="Frames of the shot."),
+                io.Int.Input("width", min=16, tooltip="Width in pixels."),
+                io.Int.Input("height", min=16, tooltip="Height in pixels."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="video", tooltip="The images, and gray frames between them."),
+                io.Mask.Output(display_name="masks", tooltip="0 for given frames, 1 for others."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, start_image, frames, width, height, end_image=None) -> io.NodeOutput:
+        return io.NodeOutput(*shots_on_disk.given_frames(start_image, end_image, frames, width, height))
+
+
 class StoryReelKeepShot(InnerNode):
     outer = OUTER
 
@@ -61,13 +92,14 @@ class StoryReelKeepShot(InnerNode):
                 io.String.Input("shot", tooltip="The name of the shot."),
                 io.Float.Input("fps", min=0.1, max=240.0, tooltip="Frames per second."),
                 InnerNode.expansion_of("Animate Story"),
+                io.Audio.Input("audio", optional=True, tooltip="The sound of the shot."),
             ],
             outputs=[io.String.Output(tooltip="A text that tells the next shot that this one is saved.")],
         )
 
     @classmethod
-    def execute(cls, samples, vae, start_image, run, shot, fps, expansion, end_image=None) -> io.NodeOutput:
-        shots_on_disk.keep(samples["samples"], vae, start_image, end_image, run, shot, fps)
+    def execute(cls, samples, vae, start_image, run, shot, fps, expansion, end_image=None, audio=None) -> io.NodeOutput:
+        shots_on_disk.keep(samples["samples"], vae, start_image, end_image, run, shot, fps, audio)
         return io.NodeOutput(f"{run} {shot}")
 
 
@@ -103,4 +135,4 @@ class StoryReelJoinShots(InnerNode):
         return io.NodeOutput(video)
 
 
-NODES = [StoryReelTakeKeyframes, StoryReelKeepShot, StoryReelJoinShots]
+NODES = [StoryReelTakeKeyframes, StoryReelGivenFrames, StoryReelKeepShot, StoryReelJoinShots]

@@ -9,8 +9,9 @@ from ..host.story.shots import SAMPLERS, SCHEDULERS
 from .dynamicrafter import cfg_inputs
 from .motion import sd15_decoders
 from .node import PreflightNode, StoryReelNode, check_option
+from .shot_families import shots_of
 from .shot_graph import MotionShots
-from .shot_models import MODES, shots_of
+from .shot_models import MODES
 from .story import CATEGORY
 from .types import PredictorType
 
@@ -84,13 +85,14 @@ class StoryReelAnimateStory(PreflightNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A video model: DynamiCrafter, or Wan image-to-video. The help page lists all, and what "
-                    "each needs.",
+                    tooltip="A video model: DynamiCrafter, Wan, Wan VACE, LTX, HunyuanVideo 1.5 or Kandinsky 5. The "
+                    "help page says what each needs.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The image encoder, CLIP ViT-H/14, for DynamiCrafter and Wan 2.1. Other models need none.",
+                    tooltip="The image encoder: CLIP ViT-H/14 for DynamiCrafter and Wan 2.1, SigLIP for HunyuanVideo "
+                    "1.5. Other models read none.",
                 ),
                 io.Vae.Input(
                     "vae",
@@ -137,7 +139,7 @@ class StoryReelAnimateStory(PreflightNode):
                     min=3,
                     max=4096,
                     tooltip="Frames of each shot. DynamiCrafter was trained on 16, Wan on 81. Rounded to what the "
-                    "model makes: for Wan 4k + 1.",
+                    "model makes: 8k + 1 for LTX, 4k + 1 for others.",
                 ),
                 io.Int.Input(
                     "fs",
@@ -163,6 +165,25 @@ class StoryReelAnimateStory(PreflightNode):
                     tooltip="The step at which low_noise_model takes over, counted from 0. 0: where the noise falls "
                     "below 0.9, as published.",
                 ),
+                io.Image.Input(
+                    "reference_image",
+                    optional=True,
+                    tooltip="For Wan VACE: an image of the characters, which all shots follow. The first one counts.",
+                ),
+                io.Float.Input(
+                    "guide_strength",
+                    optional=True,
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="For LTX: how strictly a shot keeps its images. Less lets it move more.",
+                ),
+                io.Vae.Input(
+                    "audio_vae",
+                    optional=True,
+                    tooltip="For LTX-2: from Load LTXV Audio VAE. The shots then have sound.",
+                ),
             ],
             outputs=[io.Video.Output(tooltip="The video of the whole story, for Save Video.")],
         )
@@ -177,7 +198,9 @@ class StoryReelAnimateStory(PreflightNode):
 
     @classmethod
     def execute(cls, **inputs) -> io.NodeOutput:
-        graph, video = shots_of(**inputs).expand(cls.hidden.dynprompt, cls.hidden.unique_id)
+        shots = shots_of(**inputs)
+        shots.check()  # keyframes that were there before have asked for no preflight
+        graph, video = shots.expand(cls.hidden.dynprompt, cls.hidden.unique_id)
         return io.NodeOutput(video, expand=graph)
 
 

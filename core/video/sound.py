@@ -21,6 +21,11 @@ class Sound:
         """Its part up to a time in seconds."""
         return Sound(self.samples[:, : int(time * self.rate)], self.rate)
 
+    def lasting(self, time: Fraction) -> "Sound":
+        """As long as a time in seconds: cut off there, or followed by silence."""
+        silence = max(0, int(time * self.rate) - self.samples.shape[1])
+        return Sound(np.pad(self.until(time).samples, ((0, 0), (0, silence))), self.rate)
+
 
 def read_sound(source, start: float = 0.0, duration: float = 0.0) -> Sound | None:
     """The sound of a file (a path, or an open file), None where there is none.

@@ -2,16 +2,21 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import comfy.model_management
+import comfy.utils
 import numpy as np
+import torch
 from comfy.samplers import KSampler
 from torch import Tensor
 
 from ...core.inputs import check_finite, shown
 from ...core.video import files
+from ...core.video.sound import Sound, read_sound
 from ..common import run_folder
+from ..common.clip_vision import GRAY
 from ..common.conditioning import pick_row
 from ..dynamicrafter.decode import decode_clip, takes_references
 from ..video.file import ExactVideo, rate_of
@@ -55,10 +60,24 @@ def take(images: Tensor, index: int) -> tuple[Tensor, Tensor]:
     return images[index : index + 1], images[min(index + 1, len(images) - 1)][None]
 
 
-def keep(samples: Tensor, vae, start: Tensor, end: Tensor | None, run: str, shot: str, fps: float) -> None:
+def given_frames(start: Tensor, end: Tensor | None, frames: int, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """(images [frames, height, width, 3], masks [frames, height, width]): the images in the first and the last place,
+    where the mask is 0, and gray everywhere else."""
+    images, masks = torch.full((frames, height, width, 3), GRAY), torch.ones(frames, height, width)
+    for place, image in ((0, start), (-1, end)):
+        if image is not None:
+            pixels = image[:1, ..., :3].movedim(-1, 1)
+            images[place] = comfy.utils.common_upscale(pixels, width, height, "bilinear", "center").movedim(1, -1)[0]
+            masks[place] = 0
+    return images, masks
+
+
+def keep(
+    samples: Tensor, vae, start: Tensor, end: Tensor | None, run: str, shot: str, fps: float, audio: dict | None = None
+) -> None:
     """Decode a shot and write it, with ToonCrafter's decoder where the VAE has it and both ends are known.
 
-    Raises ValueError for frames with NaN: they would be kept as finished.
+    audio: AUDIO of the shot. Raises ValueError for frames with NaN: they would be kept as finished.
     """
     path = shot_path(run, shot)
     if end is not None and takes_references(vae):
@@ -67,11 +86,15 @@ def keep(samples: Tensor, vae, start: Tensor, end: Tensor | None, run: str, shot
         frames = vae.decode(samples)
         frames = frames.flatten(0, -4)  # video models add a batch of one
     check_finite("the decoded shot", frames)
-    files.write_frames(path, files.to_bytes(frames), rate_of(fps))
+    rate, sound = rate_of(fps), None
+    if audio is not None:
+        sound = Sound(audio["waveform"][0].cpu().float().numpy(), int(audio["sample_rate"]))
+        sound = sound.lasting(len(frames) / rate)
+    files.write_frames(path, files.to_bytes(frames), rate, sound)
 
 
 def join(run: str, shots: Sequence[str], shared_ends: bool, fps: float) -> ExactVideo:
-    """The shots of a run as one VIDEO, read and written frame by frame."""
+    """The shots of a run as one VIDEO, read and written frame by frame, with their sounds one after the other."""
     paths = [shot_path(run, shot) for shot in shots]
 
     def frames() -> Iterator[np.ndarray]:
@@ -87,5 +110,17 @@ def join(run: str, shots: Sequence[str], shared_ends: bool, fps: float) -> Exact
         run_folder.run_folder("shots", run) / f"all_{run_folder.name_of([list(shots), shared_ends, str(rate)])[:8]}.avi"
     )
     if not whole.exists():
-        files.write_frames(whole, frames(), rate)
+        files.write_frames(whole, frames(), rate, _join_sounds(paths, shared_ends, rate))
     return ExactVideo(str(whole))
+
+
+def _join_sounds(paths: Sequence[Path], shared_ends: bool, rate: Fraction) -> Sound | None:
+    """The sounds of shots one after the other, without those of the frames that are left out; None: they have none."""
+    sounds = [read_sound(str(path)) for path in paths]
+    if None in sounds:
+        return None
+    parts = [
+        sound.samples[:, int(sound.rate / rate) if number and shared_ends else 0 :]
+        for number, sound in enumerate(sounds)
+    ]
+    return Sound(np.concatenate(parts, axis=1), sounds[0].rate)

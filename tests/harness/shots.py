@@ -7,7 +7,7 @@ from storyreel.core.video.files import read_frames, to_bytes
 
 from . import video_models
 
-STEPS, SEED, CFG = 4, 5, 3.0
+STEPS, SEED, CFG, FPS = 4, 5, 3.0, 16.0
 NEGATIVE_ROWS = 1
 
 
@@ -25,7 +25,7 @@ def keyframes(count: int, side: int) -> torch.Tensor:
 class Stage:
     """A graph with the parts of one family, made anew for each run so that no state passes between two.
 
-    Node "parts" gives MODEL, VAE, CLIP_VISION, positive, negative, images and a second MODEL.
+    Node "parts" gives MODEL, VAE, CLIP_VISION, positive, negative, images, a second MODEL and a VAE of sound.
     """
 
     def __init__(self, host, name: str, shots: int = 2):
@@ -40,6 +40,7 @@ class Stage:
             "negative": video_models.prompt(name, NEGATIVE_ROWS, 2),
             "images": keyframes(shots + 1, self.side),
             "low": video_models.build(name, seed=8),
+            "audio": self.family.audio() if self.family.audio else None,
         }
 
     def provider(self):
@@ -47,7 +48,7 @@ class Stage:
 
         parts = self.parts
         types = dict(VAE=io.Vae, CLIP_VISION=io.ClipVision, positive=io.Conditioning, negative=io.Conditioning)
-        types = {"MODEL": io.Model} | types | dict(images=io.Image, low=io.Model)
+        types = {"MODEL": io.Model} | types | dict(images=io.Image, low=io.Model, audio=io.Vae)
 
         class Parts(io.ComfyNode):
             @classmethod
@@ -71,8 +72,8 @@ class Stage:
         shot |= {name: self.link(name) for name in ("positive", "negative")}
         if self.family.vision:
             shot["clip_vision"] = self.link("CLIP_VISION")
-        shot |= dict(mode="animate", width=self.side, height=self.side, frames=2 * self.family.step + 1, fs=0)
-        shot |= dict(cfg_text=CFG, cfg_image=7.5, cfg_rescale=0.7, seed=SEED, fps=16.0)
+        shot |= dict(mode="animate", width=self.side, height=self.side, frames=self.family.frames, fs=0)
+        shot |= dict(cfg_text=CFG, cfg_image=7.5, cfg_rescale=0.7, seed=SEED, fps=FPS)
         shot |= dict(sampler=["sampler", 0], sigmas=["sigmas", 0])
         return self.sampling() | {
             "shots": node("StoryReelAnimateStory", **shot | inputs),
@@ -91,9 +92,13 @@ class Stage:
         with self.host.node(self.provider()):
             return self.host.run(prompt)
 
-    def frames(self, nodes: dict, number: int, start, end=None) -> torch.Tensor:
-        """The frames that nodes wired by hand decode: node "decoded" of `nodes`, which may link to "start" and "end",
-        keyframes of these numbers, and to "positive" and "negative", the prompts of shot `number`."""
+    def frames(self, nodes: dict, number: int, start: int, end: int | None = None) -> torch.Tensor:
+        """The frames of node "decoded", see `values`."""
+        return self.values(nodes, number, start, end)["decoded"][0]
+
+    def values(self, nodes: dict, number: int, start: int, end: int | None = None) -> dict[str, tuple]:
+        """{id: outputs} of nodes wired by hand, "decoded" among them, which link to node "shot": the prompts of shot
+        `number`, positive and negative, then the keyframes of the numbers `start` and `end`."""
         from comfy_api.latest import io
         from storyreel.host.common.conditioning import pick_row
 
@@ -111,9 +116,9 @@ class Stage:
                 return io.NodeOutput(*rows, *images)
 
         prompt = self.sampling() | {"shot": node("TestShot")} | nodes
-        prompt["preview"] = node("PreviewImage", images=["decoded", 0])
+        prompt["shown"] = node("PreviewImage", images=["decoded", 0])
         with self.host.node(self.provider()), self.host.node(Shot):
-            return self.host.run(prompt).values["decoded"][0]
+            return self.host.run(prompt).values
 
 
 def kept_shots(output: Path) -> list[Path]:

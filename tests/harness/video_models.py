@@ -46,12 +46,38 @@ def tiny_ltx_vae():
     return comfy.sd.VAE(weights, dtype=torch.float32, metadata={"config": json.dumps({"vae": LTX_VAE})})
 
 
+AUDIO_VAE = dict(
+    double_z=True, mel_bins=64, z_channels=8, resolution=256, downsample_time=False, in_channels=2, out_ch=2, ch=8,
+    ch_mult=[1, 1, 1], num_res_blocks=1, attn_resolutions=[], dropout=0.0, mid_block_add_attention=False,
+    norm_type="pixel", causality_axis="height",
+)  # fmt: skip
+VOCODER = dict(
+    resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3, 5]], upsample_rates=[5, 4, 2, 2, 2],
+    upsample_kernel_sizes=[16, 16, 8, 4, 4], upsample_initial_channel=64, stereo=True,
+)  # fmt: skip
+
+
+def tiny_audio_vae():
+    """LTX-2's VAE of sound, with its vocoder."""
+    import comfy.sd
+    from comfy.ldm.lightricks.vae.audio_vae import AudioVAE
+
+    config = {"model": {"params": {"ddconfig": AUDIO_VAE, "sampling_rate": 16000}}}
+    config |= {"preprocessing": {"stft": {"filter_length": 1024, "hop_length": 160}}}
+    metadata = {"config": json.dumps({"audio_vae": config, "vocoder": VOCODER})}
+    weights = random(AudioVAE(metadata=metadata))
+    statistics = "autoencoder.per_channel_statistics."
+    weights[f"{statistics}std-of-means"] = torch.ones_like(weights[f"{statistics}std-of-means"])
+    return comfy.sd.VAE(weights, dtype=torch.float32, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """One family. config: class in comfy.supported_models, of a network of these sizes. vae: makes its VAE.
 
     step: frames for each latent frame after the first. multiple: of the sides of a frame in pixels. extras: what its
-    prompts hold beside the text. vision: makes its image encoder, None: it reads none.
+    prompts hold beside the text. latents: frames of a short shot's latent. vision, audio: make its image encoder and
+    its VAE of sound, None: it has none.
     """
 
     config: str
@@ -60,7 +86,14 @@ class Tiny:
     step: int = 4
     multiple: int = 16
     extras: Callable[[int], dict] = lambda rows: {}
+    latents: int = 3
     vision: Callable | None = None
+    audio: Callable | None = None
+
+    @property
+    def frames(self) -> int:
+        """Of a short shot."""
+        return (self.latents - 1) * self.step + 1
 
 
 def pooled(rows: int) -> dict:
@@ -70,6 +103,11 @@ def pooled(rows: int) -> dict:
 def masked(rows: int) -> dict:
     """The whole prompt is read, as T5's encoder says."""
     return {"attention_mask": torch.ones(rows, TOKENS, dtype=torch.long)}
+
+
+def siglip():
+    """As wide as the image encoder that HunyuanVideo 1.5 reads."""
+    return tiny_vision(1152)
 
 
 def vit_h():
@@ -103,9 +141,10 @@ FAMILIES = {
     "wan22_5b": Tiny("WAN22_T2V", WAN | dict(in_dim=48, out_dim=48), lambda: tiny_tae(48), multiple=32),
     "wan21_vace": Tiny("WAN21_Vace", WAN | dict(model_type="vace", vace_layers=1, vace_in_dim=96), tiny_wan_vae),
     "ltxv": Tiny("LTXV", LTX | dict(image_model="ltxv"), tiny_ltx_vae, step=8, multiple=32, extras=masked),
-    "ltx2": Tiny("LTXAV", LTX_AV | dict(image_model="ltxav"), tiny_ltx_vae, step=8, multiple=32, extras=masked),
-    "hunyuan15": Tiny("HunyuanVideo15", HUNYUAN, lambda: tiny_tae(32), extras=pooled),
-    "kandinsky5": Tiny("Kandinsky5", KANDINSKY, lambda: tiny_tae(16), extras=pooled),
+    "ltx2": Tiny("LTXAV", LTX_AV | dict(image_model="ltxav"), tiny_ltx_vae, step=8, multiple=32, extras=masked,
+                 audio=tiny_audio_vae),
+    "hunyuan15": Tiny("HunyuanVideo15", HUNYUAN, lambda: tiny_tae(32), extras=pooled, vision=siglip),
+    "kandinsky5": Tiny("Kandinsky5", KANDINSKY, lambda: tiny_tae(16), extras=pooled, latents=6),
 }  # fmt: skip
 
 

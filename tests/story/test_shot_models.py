@@ -3,7 +3,7 @@
 import pytest
 import torch
 from harness import video_models
-from harness.shots import CFG, SEED, STEPS, Stage, assert_frames, kept_shots, node
+from harness.shots import CFG, FPS, SEED, STEPS, Stage, assert_frames, kept_shots, node
 
 POSITIVE, NEGATIVE, START, END = ["shot", 0], ["shot", 1], ["shot", 2], ["shot", 3]
 BOUNDARY = 0.9  # of Wan 2.2's two models, as published
@@ -26,18 +26,17 @@ def test_a_tiny_model_samples_latents_of_its_vae(host, name):
     import nodes
 
     family, vae, model = video_models.FAMILIES[name], video_models.FAMILIES[name].vae(), video_models.build(name)
-    frames, side = 2 * family.step + 1, 2 * family.multiple
+    frames, side = family.frames, 2 * family.multiple
     latent = vae.encode(torch.rand(frames, side, side, 3, generator=torch.Generator().manual_seed(0)))
     prompts = video_models.prompt(name, 1, 1), video_models.prompt(name, 1, 2)
     empty = {"samples": torch.zeros_like(latent)}
     (sampled,) = nodes.common_ksampler(model, 1, 2, 3.0, "euler", "simple", *prompts, empty)
     decoded = vae.decode(sampled["samples"])[0]
-    assert decoded.shape == (frames, side, side, 3) and latent.shape[2] == 3 and decoded.std() > 0.01
+    assert decoded.shape == (frames, side, side, 3) and latent.shape[2] == family.latents and decoded.std() > 0.01
 
 
-def size(stage: Stage, frames: int | None = None) -> dict:
-    frames = frames or 2 * stage.family.step + 1
-    return dict(width=stage.side, height=stage.side, length=frames, batch_size=1)
+def size(stage: Stage) -> dict:
+    return dict(width=stage.side, height=stage.side, length=stage.family.frames, batch_size=1)
 
 
 def ksampler(stage: Stage, source: str, seed: int) -> dict:
@@ -75,8 +74,65 @@ def wan(stage: Stage, seed: int, end: bool) -> dict:
     }
 
 
-BY_HAND = {"wan21_i2v": wan, "wan21_flf": wan, "wan22_i2v": wan}
-ENDING = ("wan21_flf", "wan22_i2v")  # families that end at an image
+def wan_5b(stage: Stage, seed: int, end: bool) -> dict:
+    vae = stage.link("VAE")
+    sampled = ksampler(stage, "latent", seed)
+    sampled["inputs"] |= dict(positive=POSITIVE, negative=NEGATIVE, latent_image=["latent", 0])
+    latent = node("Wan22ImageToVideoLatent", vae=vae, start_image=START, **size(stage))
+    return {"latent": latent, "sampled": sampled, "decoded": decoded(stage, "sampled")}
+
+
+def ltx(stage: Stage, seed: int, end: bool) -> dict:
+    vae = stage.link("VAE")
+    nodes = {
+        "rate": node("LTXVConditioning", positive=POSITIVE, negative=NEGATIVE, frame_rate=FPS),
+        "empty": node("EmptyLTXVLatentVideo", **size(stage)),
+    }
+    if not end:
+        first = node("LTXVImgToVideoInplace", vae=vae, image=START, latent=["empty", 0], strength=1.0, bypass=False)
+        sampled = ksampler(stage, "rate", seed)
+        sampled["inputs"]["latent_image"] = ["first", 0]
+        return nodes | {"first": first, "sampled": sampled, "decoded": decoded(stage, "sampled")}
+    guide = dict(vae=vae, strength=1.0)
+    first = dict(positive=["rate", 0], negative=["rate", 1], latent=["empty", 0], image=START, frame_idx=0)
+    last = dict(positive=["first", 0], negative=["first", 1], latent=["first", 2], image=END, frame_idx=-1)
+    cropped = node("LTXVCropGuides", positive=["last", 0], negative=["last", 1], latent=["sampled", 0])
+    return nodes | {
+        "first": node("LTXVAddGuide", **first, **guide),
+        "last": node("LTXVAddGuide", **last, **guide),
+        "sampled": ksampler(stage, "last", seed),
+        "cropped": cropped,
+        "decoded": node("VAEDecode", samples=["cropped", 2], vae=vae),
+    }
+
+
+def hunyuan(stage: Stage, seed: int, end: bool) -> dict:
+    vision = node("CLIPVisionEncode", clip_vision=stage.link("CLIP_VISION"), image=START, crop="center")
+    conditioned = dict(positive=POSITIVE, negative=NEGATIVE, vae=stage.link("VAE"), start_image=START, **size(stage))
+    return {
+        "vision": vision,
+        "conditioned": node("HunyuanVideo15ImageToVideo", clip_vision_output=["vision", 0], **conditioned),
+        "sampled": ksampler(stage, "conditioned", seed),
+        "decoded": decoded(stage, "sampled"),
+    }
+
+
+def kandinsky(stage: Stage, seed: int, end: bool) -> dict:
+    conditioned = dict(positive=POSITIVE, negative=NEGATIVE, vae=stage.link("VAE"), start_image=START, **size(stage))
+    return {
+        "conditioned": node("Kandinsky5ImageToVideo", **conditioned),
+        "sampled": ksampler(stage, "conditioned", seed),
+        "clean": node("ReplaceVideoLatentFrames", destination=["sampled", 0], source=["conditioned", 3], index=0),
+        "start": node("NormalizeVideoLatentStart", latent=["clean", 0], start_frame_count=4, reference_frame_count=5),
+        "decoded": decoded(stage, "start"),
+    }
+
+
+BY_HAND = {
+    "wan21_i2v": wan, "wan21_flf": wan, "wan22_i2v": wan, "wan22_5b": wan_5b, "ltxv": ltx, "ltx2": ltx,
+    "hunyuan15": hunyuan, "kandinsky5": kandinsky,
+}  # fmt: skip
+ENDING = ("wan21_flf", "wan22_i2v", "ltxv", "ltx2")  # families that end at an image
 SHOTS = [(name, "animate") for name in BY_HAND] + [(name, "interpolate") for name in ENDING]
 
 
@@ -88,8 +144,82 @@ def test_a_shot_is_that_of_the_hosts_nodes(host, output, name, mode):
     kept = kept_shots(output)
     assert len(kept) == (2 if ends else 3)
     frames = stage.frames(BY_HAND[name](stage, SEED + 1, ends), 1, 1, 2 if ends else None)
-    assert len(frames) == 2 * stage.family.step + 1
+    assert len(frames) == stage.family.frames
     assert_frames(kept[1], frames)
+
+
+@pytest.mark.parametrize("mode", ["animate", "interpolate"])
+@pytest.mark.parametrize("reference", [False, True])
+def test_vace_gets_the_images_as_given_frames(host, output, mode, reference):
+    """In a gray video, which the host's node makes of images in the first places and adds gray frames to."""
+    from comfy_api.latest import io
+
+    stage, ends = Stage(host, "wan21_vace"), mode == "interpolate"
+    stage.run(stage.prompt(mode=mode, **({"reference_image": stage.link("images")} if reference else {})))
+    count = size(stage)["length"]
+    images, masks = torch.full((count, 2 * stage.side, 2 * stage.side, 3), 0.5), torch.ones(count, 64, 64)
+    images[0], masks[0] = stage.parts["images"][1], 0
+    if ends:
+        images[-1], masks[-1] = stage.parts["images"][2], 0
+
+    class Given(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            return io.Schema(node_id="TestGiven", inputs=[], outputs=[io.Image.Output(), io.Mask.Output()])
+
+        @classmethod
+        def execute(cls) -> io.NodeOutput:
+            return io.NodeOutput(images, masks)
+
+    conditioned = dict(positive=POSITIVE, negative=NEGATIVE, vae=stage.link("VAE"), strength=1.0, **size(stage))
+    conditioned |= dict(control_video=["given", 0], control_masks=["given", 1])
+    conditioned |= {"reference_image": stage.link("images")} if reference else {}
+    nodes = {
+        "given": node("TestGiven"),
+        "conditioned": node("WanVaceToVideo", **conditioned),
+        "sampled": ksampler(stage, "conditioned", SEED + 1),
+        "trimmed": node("TrimVideoLatent", samples=["sampled", 0], trim_amount=["conditioned", 3]),
+        "decoded": decoded(stage, "trimmed"),
+    }
+    with host.node(Given):
+        assert_frames(kept_shots(output)[1], stage.frames(nodes, 1, 1, 2 if ends else None))
+
+
+@pytest.mark.parametrize("mode", ["animate", "interpolate"])
+def test_ltx_2_keeps_its_sound_on_the_shot_and_in_the_video(host, output, mode):
+    from fractions import Fraction
+
+    from storyreel.core.video.sound import read_sound
+
+    stage, ends = Stage(host, "ltx2"), mode == "interpolate"
+    stage.run(stage.prompt(mode=mode, audio_vae=stage.link("audio")))
+    nodes = ltx(stage, SEED + 1, ends)
+    latent = nodes["sampled"]["inputs"]["latent_image"]
+    silence = dict(frames_number=size(stage)["length"], frame_rate=FPS, batch_size=1, audio_vae=stage.link("audio"))
+    nodes |= {
+        "silence": node("LTXVEmptyLatentAudio", **silence),
+        "both": node("LTXVConcatAVLatent", video_latent=latent, audio_latent=["silence", 0]),
+        "parts_of_it": node("LTXVSeparateAVLatent", av_latent=["sampled", 0]),
+        "sound": node("LTXVAudioVAEDecode", samples=["parts_of_it", 1], audio_vae=stage.link("audio")),
+        "heard": node("PreviewAudio", audio=["sound", 0]),
+    }
+    nodes["sampled"]["inputs"]["latent_image"] = ["both", 0]
+    (nodes["cropped"]["inputs"] if ends else nodes["decoded"]["inputs"])["latent" if ends else "samples"] = [
+        "parts_of_it",
+        0,
+    ]
+    values = stage.values(nodes, 1, 1, 2 if ends else None)
+    kept = kept_shots(output)
+    assert_frames(kept[1], values["decoded"][0])
+    sounds = [read_sound(str(path)) for path in kept]
+    audio, length = values["sound"][0], int(size(stage)["length"] / Fraction(FPS) * sounds[1].rate)
+    expected = audio["waveform"][0, :, :length]
+    assert sounds[1].rate == audio["sample_rate"] and sounds[1].samples.shape == (2, length)
+    assert expected.std() > 0.01 and torch.equal(torch.from_numpy(sounds[1].samples)[:, : expected.shape[1]], expected)
+    (whole,) = output.glob("story/shots/*/all_*.avi")
+    skipped = int(sounds[0].rate / Fraction(FPS)) if ends else 0
+    parts = [torch.from_numpy(sound.samples)[:, skipped if number else 0 :] for number, sound in enumerate(sounds)]
+    assert torch.equal(torch.from_numpy(read_sound(str(whole)).samples), torch.cat(parts, 1))
 
 
 @pytest.mark.parametrize("switch", [0, 1])
@@ -132,6 +262,26 @@ def test_what_is_changed_or_without_effect_is_said_once(host, output):
     assert len(kept_shots(output)) == 3, "12 frames are the same run as 13"
 
 
+def test_ltx_2_without_a_vae_of_sound_says_that_it_is_silent(host, output):
+    stage = Stage(host, "ltx2", shots=1)
+    changed = dict(frames=12, reference_image=stage.link("images"))
+    assert messages(stage.run(stage.prompt(**changed))) == [
+        "reference_image has no effect on LTX-2.",
+        "frames is 12; LTX-2 makes 8k + 1 frames, so each shot has 9.",
+        "audio_vae is empty, so LTX-2 makes no sound.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"), [("wan22_5b", {3: 5, 5: 5, 7: 9, 16: 17, 80: 81}), ("ltx2", {3: 9, 16: 17})]
+)
+def test_frames_are_rounded_to_the_nearest_that_the_model_makes(host, name, frames):
+    from storyreel.host.story.shot_models import shot_model_of
+
+    rules = shot_model_of(video_models.build(name))
+    assert {wanted: rules.frames(wanted) for wanted in frames} == frames
+
+
 def test_a_wan_that_was_not_trained_on_last_frames_says_so(host, output):
     stage = Stage(host, "wan21_i2v", shots=1)
     (message,) = messages(stage.run(stage.prompt(mode="interpolate")))
@@ -150,6 +300,13 @@ def test_a_wan_that_was_not_trained_on_last_frames_says_so(host, output):
         ),
         ("wan22_i2v", dict(vae="none"), "vae is empty; Wan image-to-video needs wan_2.1_vae.safetensors"),
         ("wan22_i2v", dict(vae="other"), "vae makes latents of 48 channels, and Wan image-to-video reads 16"),
+        ("wan22_5b", dict(mode="interpolate"), "Wan 2.2 5B cannot end at an image, so it does not support interpolate"),
+        (
+            "hunyuan15",
+            dict(mode="interpolate"),
+            "Choose animate, or use Wan image-to-video, Wan VACE, LTX-Video",
+        ),
+        ("ltxv", dict(width=80), "80 x 64 pixels. Width and height must be multiples of 32 for LTX-Video"),
         ("wan22_i2v", dict(low="low", switch_step=STEPS), f"switch_step is {STEPS}, and sigmas has {STEPS} steps"),
         ("wan22_i2v", dict(low="other"), "low_noise_model: MODEL is Wan text-to-video, which cannot animate"),
     ],
