@@ -14,7 +14,6 @@ from ...core.attention.attention_map import AttentionMap
 from ...core.attention.bank import Bank
 from ...core.attention.consistent import Phase, Settings, SharedTokens, draw_shared_tokens, tokens_in_mask
 from ...core.attention.schedule import Percents, Phases, phases_of, step_of
-from ...core.attention.shares import Shares
 from ...core.attention.sharing import Cast
 from ...core.story.story import Story
 from ..common import messages
@@ -256,12 +255,6 @@ class SamplingState:
             )
             self.shared_tokens[key] = drawn and drawn.to(device)
         return self.shared_tokens[key]
-
-    def shares(self, config: PatchConfig, rows: int, mask: Tensor | None) -> Shares | None:
-        """Where the shares of a call are summed for the attention map; None = there is none."""
-        if self.attention_map is None:
-            return None
-        return Shares.empty(rows, 0 if config.bank is None else len(config.bank.images), mask)
 
     def token_mask(self, config: PatchConfig, indices: tuple[int, ...], size: tuple[int, ...], device) -> Tensor | None:
         """bool [rows, tokens] of a level: the tokens that may be shared; None = all."""

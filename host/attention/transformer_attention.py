@@ -164,10 +164,11 @@ class TransformerAttention:
         for chunk, cond in enumerate(call.options["cond_or_uncond"]):
             kwargs, rows = call.kwargs_of(chunk), slice(chunk * images, (chunk + 1) * images)
             tokens = shared if self.state.applies_to(config, cond) else SharedTokens.none(images)
-            image, shares = out[rows, call.image], self.state.shares(config, images, mask)
+            image, found = out[rows, call.image], self.state.attention_map
+            shares = None if found is None else Shares.empty(images, 0, mask)
             self.extend_images(call, rows, tokens, None if own is None else own[rows], kwargs, image, shares)
-            if self.state.attention_map is not None and shares is not None:
-                self.state.attention_map.add(self.state.step, self.block, cond, indices, shares.sums)
+            if found is not None and shares is not None:
+                found.add(self.state.step, self.block, cond, indices, shares.sums)
             if mask is not None:
                 torch.where(mask[..., None, None], image, call.attend_plain(rows, call.image, **kwargs), out=image)
             for span in (slice(0, call.first), slice(call.image.stop, out.shape[1])):

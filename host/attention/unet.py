@@ -128,10 +128,11 @@ class SharedAttention:
                 heads = extra_options["n_heads"]
                 pairs = reader.read(state.phase, state.step, layer.number, cond, stored, heads, k)
                 tokens = tokens.with_stored([tuple(place for place in row if place in pairs) for row in stored])
-            shares = state.shares(config, call.images, mask)
+            found = state.attention_map
+            shares = None if found is None else Shares.empty(call.images, len(found.stored), mask)
             self.extend_parts(q[rows], k[rows], v[rows], tokens, pairs, options, state, call, out[rows], shares)
-            if state.attention_map is not None and shares is not None:
-                state.attention_map.add(state.step, layer.number, cond, call.indices, shares.sums)
+            if found is not None and shares is not None:
+                found.add(state.step, layer.number, cond, call.indices, shares.sums)
         if mask is None:
             return out
         plain = self.attend(q, k, v, extra_options)

@@ -140,6 +140,28 @@ def test_regions_of_a_frame_read_their_own_character(host, probe, model, record)
     assert both[2].item() == pytest.approx(shares("B", B=1 - left)[2].item(), abs=1e-6)
 
 
+def test_regions_of_images_in_one_batch(host, probe, model):
+    """A stands on the left of a frame of both, and nowhere in the frame of B: only that half reads A's frame, and A's
+    frame reads the left half alone."""
+    from storyreel.nodes.regions import StoryReelCharacterRegion
+
+    def shares(**regions):
+        story = probe.story_of("A", "AB", "B")
+        patched = probe.node(host, model, "custom", story=story, sampling_rate=1.0, record_attention=True)
+        for name, mask in regions.items():
+            (patched,) = StoryReelCharacterRegion.execute(model=patched, character=name, mask=mask).result
+        conds = probe.conditioning(3, 768, 1), probe.conditioning(1, 768, 2)
+        found = map_of(patched, probe.sample(patched, *conds, probe.latent(3), steps=1))
+        return found.shares(0, layers=[min(found.layers)])
+
+    left, everywhere = left_half(0.5), left_half(1.0)
+    whole, parts = shares(), shares(A=torch.cat([everywhere, left, left]), B=torch.cat([left, 1 - left, everywhere]))
+    assert (parts.sum(1) - 1).abs().max() < 1e-5
+    for frame, other in ((0, 1), (1, 0), (1, 2), (2, 1)):
+        assert 0.2 * whole[frame, other] < parts[frame, other] < 0.8 * whole[frame, other]
+    assert parts[0, 2] == parts[2, 0] == 0
+
+
 WAYS = [{}, {"strength": 0.5}, {"memory_mb": 1}, {"positions": "beside"}]
 
 

@@ -142,6 +142,7 @@ def shown(prompt: dict) -> dict[str, int]:
     """{node id: pictures that it shows when the workflow is small}: one of a page, a plot or a video, else one a
     frame."""
     single = (
+        "StoryReelAttentionMap",
         "StoryReelComicPage",
         "StoryReelMeasureStory",
         "StoryReelMeasureVideo",
