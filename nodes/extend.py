@@ -1,12 +1,14 @@
 """StreamingT2V: extends a clip to a long video."""
 
 from dataclasses import fields
+from typing import Any, TypeVar, cast
 
 from comfy_api.latest import io
 
 from ..host.common.kept_files import kept_files
 from ..host.common.loading import LARGE_PRECISIONS
 from ..host.extend import extend
+from ..host.extend.drift import DriftLimits
 from ..host.streaming import loader
 from .node import PreflightNode, StoryReelNode
 from .story import CATEGORY
@@ -242,6 +244,36 @@ class StoryReelExtendVideo(PreflightNode):
                     tooltip="The step from which low_noise_model samples, as end_at_step of KSampler (Advanced): 10 of "
                     "20, 2 of 4. 0: as published, at the first sigma below 0.9 (VACE: 0.875).",
                 ),
+                io.Float.Input(
+                    "max_color_drift",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Stop before the first chunk that ends with mean red, green or blue further than this from "
+                    "the clip's frame `anchor`, in percent of the full range. 0: never.",
+                ),
+                io.Float.Input(
+                    "max_sharpness_drift",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Stop before the first chunk that ends sharper or softer than the clip's frame `anchor` by "
+                    "more than this, in percent of its sharpness. 0: never.",
+                ),
+                io.Float.Input(
+                    "min_likeness",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Stop before the first chunk whose last frames are less like the clip's frame `anchor` "
+                    "than this: the cosine of the embeddings of clip_vision. 0: never.",
+                ),
             ],
             outputs=[
                 io.Video.Output(tooltip="The clip and all chunks, as a file."),
@@ -255,25 +287,34 @@ class StoryReelExtendVideo(PreflightNode):
 
     @classmethod
     def preflight(cls, **inputs) -> None:
-        names = {field.name for field in fields(extend.ChunkInputs)}
-        chunk = {name: value for name, value in inputs.items() if name in names}
-        extend.extender_of(extend.ChunkInputs(**chunk))
+        extend.extender_of(picked(extend.ChunkInputs, inputs))
+        picked(DriftLimits, inputs).check(inputs.get("clip_vision"))
 
     @classmethod
     def execute(cls, frames, fps, chunks, anchor, color_match, output_images, **inputs) -> io.NodeOutput:
         video, images = extend.extend(
             cls.hidden.dynprompt,
             cls.hidden.unique_id,
-            extend.ChunkInputs(**inputs),
+            picked(extend.ChunkInputs, inputs),
             frames=frames,
             fps=fps,
             chunks=chunks,
             anchor=anchor,
             color_match=color_match,
             output_images=output_images,
+            limits=picked(DriftLimits, inputs),
         )
         kept_files.add(video.get_stream_source())
         return io.NodeOutput(video, images)
+
+
+Group = TypeVar("Group")
+
+
+def picked(group: type[Group], inputs: dict) -> Group:
+    """Those of a node's inputs that are fields of this dataclass."""
+    names = {field.name for field in fields(cast(Any, group))}
+    return group(**{name: value for name, value in inputs.items() if name in names})
 
 
 NODES = [StoryReelStreamingLoader, StoryReelExtendVideo]

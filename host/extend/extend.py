@@ -24,6 +24,7 @@ from ..common import messages, run_folder
 from ..common.conditioning import pick_row
 from ..common.messages import show_progress
 from ..video import file
+from .drift import Departure, DriftLimits, DriftWatch
 from .extender import ChunkInputs, Extender
 from .families import extender_of
 
@@ -33,40 +34,46 @@ NOT_READ = "Extend Video: output_images is off. Switch it on to read the frames 
 
 @dataclass(frozen=True)
 class Start:
-    """What is read of a clip before it is extended. clip: its sound is cut to its frames. last: its last frames,
-    [overlap, H, W, 3]. anchor: [N, H', W', 3]. name: a digest of its content."""
+    """What is read of a clip before it is extended. clip: its sound is cut to its frames. count: of its frames. last:
+    its last frames, [overlap, H, W, 3]. frame: the one with the number of the anchor, [H, W, 3]; None: beyond its end.
+    anchor: [N, H', W', 3], that frame or images in its place. name: a digest of its content."""
 
     clip: file.FrameSource
+    count: int
     last: Tensor
+    frame: Tensor | None
     anchor: Tensor
     name: str
 
 
-def read_start(clip: file.FrameSource, overlap: int, anchor: int | Tensor) -> Start:
-    """Read a clip once. anchor: images, or the number of a frame, from the end if negative.
+def read_start(clip: file.FrameSource, overlap: int, anchor: int, reference: Tensor | None = None) -> Start:
+    """Read a clip once. anchor: the number of a frame, from the end if negative. reference: images in its place.
 
     Raises ValueError for a clip that is too short.
     """
     name, count, kept, chosen = run_folder.FramesName(), 0, [], None
-    backwards = -anchor if isinstance(anchor, int) and anchor < 0 else 0
+    backwards = -anchor if anchor < 0 else 0
     for frame in clip.frames():
         name.add([frame])
-        if isinstance(anchor, int) and count == anchor:
+        if count == anchor:
             chosen = frame
         count += 1
         kept = [*kept, frame][-max(overlap, backwards) :]
     if count < overlap:
         raise ValueError(f"frames contains {count} frames; overlap {overlap} needs at least {overlap}.")
-    if isinstance(anchor, int):
-        if backwards and backwards <= count:
-            chosen = kept[-backwards]
-        if chosen is None:
-            raise ValueError(f"anchor is {anchor}, but frames contains {count} frames.")
-        anchor = file.to_tensor(chosen)[None]
+    if backwards and backwards <= count:
+        chosen = kept[-backwards]
+    frame = None if chosen is None else file.to_tensor(chosen)
+    if reference is not None:
+        images = reference[..., :3].cpu().float()
+    elif frame is not None:
+        images = frame[None]
+    else:
+        raise ValueError(f"anchor is {anchor}, but frames contains {count} frames.")
     last = torch.stack([file.to_tensor(frame) for frame in kept[-overlap:]])
-    anchor = anchor[..., :3].cpu().float()
     clip = replace(clip, sound=clip.sound and clip.sound.until(count / clip.rate))
-    return Start(clip, last, anchor, run_folder.name_of([str(name), run_folder.content_name(anchor, "")]))
+    name = run_folder.name_of([str(name), run_folder.content_name(images, "")])
+    return Start(clip, count, last, frame, images, name)
 
 
 class Store:
@@ -167,6 +174,24 @@ def generate_chunks(
     return extend_by_chunks(before, start.anchor, extender.overlap, range(finished, len(store.names)), generate)
 
 
+def sample_chunks(
+    extender: Extender, start: Start, store: Store, color_match: float, watch: DriftWatch | None, progress: Progress
+) -> tuple[int, Departure | None]:
+    """(how many chunks belong to the video, why there are no more of them), once these are on disk.
+
+    A chunk that has drifted is on disk, too, and measured again from there: a run stops at the same chunk each time.
+    """
+    finished, chunks = store.finished(), generate_chunks(extender, start, store, color_match, progress)
+    for number in range(len(store.names)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if number >= finished:
+            next(chunks)
+        departure = watch and watch.departure(store.frames(number))
+        if departure is not None:
+            return number, departure
+    return len(store.names), None
+
+
 def all_frames(start: Start, store: Store) -> Iterator[np.ndarray]:
     """The clip and its chunks, uint8, one frame at a time."""
     for frame in start.clip.frames():
@@ -178,7 +203,7 @@ def all_frames(start: Start, store: Store) -> Iterator[np.ndarray]:
 
 def extend(
     prompt, node: str, inputs: ChunkInputs, *, frames, fps: float, chunks: int, anchor: int, color_match: float,
-    output_images: bool,
+    output_images: bool, limits: DriftLimits,
 ):  # fmt: skip
     """(VIDEO, IMAGE) of Extend Video. prompt: the host's DynamicPrompt. node: its id.
 
@@ -187,9 +212,11 @@ def extend(
     clip = file.open_video(frames, fps)
     extender = extender_of(replace(inputs, frame_rate=float(clip.rate)))
     reference = inputs.reference_image
-    for message in extender.describe_ignored(not color_match and (anchor != 0 or reference is not None)):
+    limits.check(inputs.clip_vision)
+    unread = reference is not None or (anchor != 0 and not limits)
+    for message in extender.describe_ignored(unread and not color_match):
         messages.warn(message)
-    start = read_start(clip, extender.overlap, anchor if reference is None else reference)
+    start = read_start(clip, extender.overlap, anchor, reference)
     extender.check_size(start.last.shape[2], start.last.shape[1])
     key = {name: value for name, value in vars(inputs).items() if name not in (*PROMPTS, "frame_rate")}
     if extender.reads_frame_rate:
@@ -198,8 +225,21 @@ def extend(
     run = run_folder.name_of([run_folder.run_key(prompt, node, key), start.name])
     store = Store(run_folder.run_folder("long", run), chunk_names(prompt, node, extender, chunks))
     progress = Progress(inputs.model, chunks, len(inputs.sigmas) - 1, node)
-    for _ in generate_chunks(extender, start, store, color_match, progress):
-        pass
+    watch = None
+    if limits:
+        if start.frame is None:
+            raise ValueError(
+                f"anchor is {anchor}, but frames contains {start.count} frames, so drift has none to be measured from."
+            )
+        watch = DriftWatch(limits, start.frame, inputs.clip_vision)
+    kept, departure = sample_chunks(extender, start, store, color_match, watch, progress)
+    if departure is not None:
+        place = start.count + kept * (extender.chunk_length - extender.overlap) + departure.frame
+        messages.warn(
+            f"Stopped at chunk {kept + 1} of {chunks}, which drifts from frame {anchor} of the clip, at frame {place} "
+            f"of the video: {departure.text}. The video ends before this chunk. With another limit the run resumes."
+        )
+    store = Store(store.folder, store.names[:kept])
     whole = store.folder / f"video_{run_folder.name_of([store.names, str(clip.rate)])[:12]}.avi"
     if not whole.exists():
         files.write_frames(whole, all_frames(start, store), clip.rate, start.clip.sound)

@@ -136,7 +136,7 @@ def run(inputs, folder, clip=None, anchor=0, chunks=2, color_match=0.0) -> tuple
 
     extender = extender_of(inputs)
     clip = file.open_video(noise_images(max(6, extender.overlap)) if clip is None else clip, 8.0)
-    start = extend.read_start(clip, extender.overlap, anchor)
+    start = extend.read_start(clip, extender.overlap, *((anchor,) if isinstance(anchor, int) else (0, anchor)))
     extender.check_size(start.last.shape[2], start.last.shape[1])
     store = extend.Store(folder, [f"{number:012}" for number in range(chunks)])
     return list(extend.generate_chunks(extender, start, store, color_match)), store

@@ -4,6 +4,7 @@ The host reads some widths from a file and takes others from a published model; 
 tensor of full shape fits a small file.
 """
 
+import io
 from pathlib import Path
 
 import torch
@@ -45,6 +46,26 @@ def qwen_image() -> Shapes:
     return _network(QwenImageTransformer2DModel, num_layers=1)
 
 
+WAN_FILE = dict(dim=128, ffn_dim=128, freq_dim=256, num_heads=1, num_layers=1)
+
+
+def wan22_high_noise() -> Shapes:
+    """Wan 2.2 image-to-video, one layer of one head; both experts have one layout."""
+    from comfy.ldm.wan.model import WanModel
+
+    return _network(WanModel, **WAN_FILE, model_type="t2v", in_dim=36)
+
+
+def wan22_low_noise() -> Shapes:
+    return wan22_high_noise()
+
+
+def wan_vace() -> Shapes:
+    from comfy.ldm.wan.model import VaceWanModel
+
+    return _network(VaceWanModel, **WAN_FILE, model_type="vace", vace_layers=1, vace_in_dim=96)
+
+
 def _language_model(name: str, **sizes) -> Shapes:
     import comfy.ops
     import comfy.text_encoders.llama
@@ -66,6 +87,34 @@ def qwen25_7b() -> Shapes:
     return _language_model("Qwen25_7BVLI", num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4)
 
 
+def umt5_xxl() -> Shapes:
+    """One layer and one head of the published width. The host knows it by the MLP of a 24th layer, of which one matrix
+    is here and is not read. With the pack `small_text_encoders`, too."""
+    import comfy.ops
+    from comfy.text_encoders.t5 import T5
+
+    sizes = dict(num_layers=1, d_model=4096, d_kv=64, num_heads=1, d_ff=64, dense_act_fn="gelu_pytorch_tanh")
+    sizes |= dict(is_gated_act=True, model_type="umt5", vocab_size=len(PIECES) + 3)
+    with torch.device("meta"):
+        yield from shapes_of(T5(sizes, torch.float16, "meta", comfy.ops.disable_weight_init))
+    yield "encoder.block.23.layer.1.DenseReluDense.wi_1.weight", (10240, 1)
+
+
+PIECES = " abcdefghijklmnopqrstuvwxyz"
+
+
+def spiece_model() -> torch.Tensor:
+    """The bytes of a tokenizer of single letters, which a file of UMT5 holds."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(PIECES)]), model_writer=model, model_type="char", character_coverage=1.0,
+        vocab_size=len(PIECES) + 3, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    return torch.frombuffer(bytearray(model.getvalue()), dtype=torch.uint8)
+
+
 def flux2_vae() -> Shapes:
     return tiny.plain_vae(32, batch_norm_latent=True)
 
@@ -85,10 +134,16 @@ def wan_vae() -> Shapes:
 
 FILES = {
     build.__name__: build
-    for build in (flux2_klein, z_image, qwen_image, qwen3_4b, qwen25_7b, flux2_vae, flux_vae, wan_vae)
-}
+    for build in (
+        flux2_klein, z_image, qwen_image, qwen3_4b, qwen25_7b, flux2_vae, flux_vae, wan_vae, wan22_high_noise,
+        wan22_low_noise, wan_vace, umt5_xxl,
+    )
+}  # fmt: skip
 
 
 def write(name: str, folder: Path) -> Path:
     """Write file `name` of `FILES` into `folder` unless it is there."""
-    return tiny.write(name, folder, FILES)
+    path = tiny.write(name, folder, FILES)
+    if name == "umt5_xxl" and "spiece_model" not in (weights := torch.load(path)["state_dict"]):
+        torch.save({"state_dict": weights | {"spiece_model": spiece_model()}}, path)
+    return path

@@ -20,12 +20,24 @@ def sizes_of(weights: dict) -> dict[str, int]:
     }
 
 
+def umt5_sizes_of(weights: dict) -> dict[str, int]:
+    first = "encoder.block.0.layer"
+    return {
+        "num_layers": sum(name.endswith(".SelfAttention.q.weight") for name in weights),
+        "num_heads": len(weights[f"{first}.0.SelfAttention.q.weight"]) // 64,
+        "d_ff": len(weights[f"{first}.1.DenseReluDense.wi_0.weight"]),
+        "vocab_size": len(weights["shared.weight"]),
+    }
+
+
 def load_with_sizes(state_dicts, *arguments, model_options=None, **named):
     model_options = dict(model_options or {})
     for weights in state_dicts:
         if "model.layers.0.input_layernorm.weight" in weights:
             sizes = sizes_of(weights)
             model_options |= {f"{name}_model_config": sizes for name in ("qwen3_4b", "qwen25_7b")}
+        if "spiece_model" in weights:
+            model_options["umt5xxl_model_config"] = umt5_sizes_of(weights)
     return load(state_dicts, *arguments, model_options=model_options, **named)
 
 
