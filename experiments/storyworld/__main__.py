@@ -47,6 +47,7 @@ STAGES = (
 EVALUATIONS = {
     "pictures": "Pictures",
     "drawings": "Drawings",
+    "pairs": "Pairs",
     "video": "Video",
     "streaming": "Streaming",
     "motion": "Motion",

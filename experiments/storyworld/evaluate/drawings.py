@@ -77,8 +77,10 @@ class Drawings(Pictures):
     def measure(self, setting: Setting, count: int, seed: int, show: Show | None = None) -> dict:
         return super(Pictures, self).measure(setting, count, seed, show)
 
-    def bank(self, setting: DrawingSetting, task: Task, drawings: Sequence[Picture], seed: int) -> Bank:
-        """Of drawings with captions that name what the story names."""
+    def bank(
+        self, setting: DrawingSetting, task: Task, drawings: Sequence[Picture], seed: int, name: str = captions.TAG
+    ) -> Bank:
+        """Of drawings with captions that name what the story names. name: of the hero."""
         import comfy.samplers
         from storyreel.host.common.conditioning import encode_story
         from storyreel.nodes.attention import StoryReelConsistentAttention
@@ -96,7 +98,7 @@ class Drawings(Pictures):
             positive=positive,
             negative=negative,
             sigmas=comfy.samplers.calculate_sigmas(sampling, SCHEDULER, self.steps).cpu(),
-            name=captions.TAG,
+            name=name,
             seed=seed,
             precision="fp32",
             device="cpu",

@@ -110,7 +110,7 @@ class Pictures(Pipeline):
         from storyreel.host.story.latents import empty_story_latent
         from storyreel.nodes.attention import StoryReelConsistentAttention
 
-        model = self.model
+        model = self.model_of(setting)
         if setting.attention is not None:
             inputs = dict(setting.attention)
             strength, positions = inputs.pop("strength", 1.0), inputs.pop("positions", "same")
@@ -132,6 +132,10 @@ class Pictures(Pipeline):
         noise = comfy.sample.prepare_noise(empty, task.seed, latent.get("batch_index"))
         sampling = self.steps, GUIDANCE, SAMPLER, SCHEDULER, positive, negative, empty
         return self.decode(comfy.sample.sample(model, noise, *sampling, disable_pbar=True))
+
+    def model_of(self, setting: StorySetting):
+        """The MODEL in front of Consistent Self-Attention."""
+        return self.model
 
     def evaluate(self, setting: StorySetting, seed: int, index: int, show: Show | None) -> dict[str, float]:
         task = make_task(seed, index, setting.frames, setting.placed)
