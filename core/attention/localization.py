@@ -2,18 +2,19 @@
 
 A place of the image that belongs to a character attends to the words that describe it (Hertz et al., prompt-to-prompt,
 arXiv 2208.01626). As in ConsiStory (arXiv 2402.03286) these maps are averaged over layers, heads and the steps so far,
-and divided in two by the threshold of Otsu (1979). Where two characters claim a place, the one whose map is higher
-there, relative to its own highest value, gets it. So no two characters stand in one place.
+and divided in two by the threshold of Otsu (1979), a little smoothed. Where two characters claim a place, the one whose
+map is higher there, relative to its own highest value, gets it. So no two characters stand in one place.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, interpolate, pad
 
 LIMIT = 64 << 20  # bytes that logits take at a time
 LEAST = 16  # tokens of the shorter side of the maps
+EVEN = 1e-4  # largest difference in an even map, as a share of its highest value
 
 
 def word_attention(q: Tensor, k: Tensor, heads: int, words: Sequence[Tensor], limit: int = LIMIT) -> Tensor:
@@ -54,20 +55,27 @@ def otsu(values: Tensor) -> float | None:
 def separate(maps: Tensor, height: int, width: int) -> list[Tensor | None]:
     """The tokens of each character at a level of height x width tokens, disjoint, from its map [characters, h, w].
 
-    Returns for each character bool [height * width], or None if its map is the same everywhere.
+    Returns for each character bool [height * width], or None if its map is even.
     """
-    lowest, highest = maps.flatten(1).min(1).values, maps.flatten(1).max(1).values
-    span = (highest - lowest).clamp_min(torch.finfo(maps.dtype).tiny)
-    scaled = (maps - lowest[:, None, None]) / span[:, None, None]
-    thresholds = [otsu(one) for one in scaled]
-    known = torch.tensor([threshold is not None for threshold in thresholds])
-    scaled[~known] = 0
+    even = maps.flatten(1).amin(1) >= maps.flatten(1).amax(1) * (1 - EVEN)
+    maps = smooth(maps)
+    lowest, highest = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
+    scaled = (maps - lowest[:, None, None]) / (highest - lowest).masked_fill(even, 1)[:, None, None]
+    scaled[even] = 0
+    thresholds = [None if is_even else otsu(one) for one, is_even in zip(scaled, even.tolist(), strict=True)]
     resized = resize(scaled, height, width).flatten(1)
     winner = resized.argmax(0)
     return [
         None if threshold is None else (resized[number] > threshold) & (winner == number)
         for number, threshold in enumerate(thresholds)
     ]
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """Each value of maps [c, h, w] averaged with its neighbors by the weights 1, 2, 1 along both axes."""
+    weights = maps.new_tensor([1, 2, 1]) / 4
+    padded = pad(maps[None], (1, 1, 1, 1), mode="replicate").transpose(0, 1)
+    return conv2d(padded, weights.outer(weights)[None, None])[:, 0]
 
 
 def resize(maps: Tensor, height: int, width: int) -> Tensor:

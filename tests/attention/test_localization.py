@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from storyreel.core.attention.localization import map_level, otsu, separate, word_attention
+from storyreel.core.attention.localization import map_level, otsu, separate, smooth, word_attention
 from storyreel.core.attention.words import positions_of
 
 
@@ -76,7 +76,16 @@ def test_regions_are_where_the_maps_are_high_and_do_not_overlap(size):
 def test_alone_a_region_is_all_above_the_threshold():
     one = blob(4, 4)
     (region,) = separate(one[None], 16, 16)
+    one = smooth(one[None])[0]
     assert torch.equal(region, (one > otsu(one)).flatten())
+
+
+def test_smoothing_is_a_mean_of_neighbors():
+    values = random(2, 5, 6)
+    smoothed = smooth(values)
+    weights = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    assert torch.allclose(smoothed[1, 2, 3], (values[1, 1:4, 2:5] * weights).sum(), atol=1e-6)
+    assert torch.allclose(smooth(torch.full((1, 4, 4), 0.3)), torch.full((1, 4, 4), 0.3))
 
 
 def test_an_even_map_finds_nothing_and_takes_nothing_from_others():
