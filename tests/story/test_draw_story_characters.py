@@ -237,3 +237,16 @@ def test_frames_of_one_step_share_in_it(draw):
     _, images, _ = draw(steps=1)
     _, alone, _ = draw(name="alone", steps=1, strength=0.0)
     assert differing(images, alone) == [2, 4, 5]
+
+
+def test_characters_are_found_in_each_frame(draw):
+    """Find Characters on the MODEL changes the frame that reads others, and another prompt draws one frame alone."""
+    finder = node("StoryReelFindCharacters", model=["world", 0], clip=["world", 1], dropout=0.0, start_percent=0.0)
+    scenes = ["[Pim] in a meadow", "[Pom] on a beach", "[Pim] and [Pom] in a town", "[NC] at night"]
+    inputs = dict(steps=3, width=128, height=128, more={"find": finder})
+    written, found, _ = draw(scenes, model=["find", 0], **inputs)
+    assert written == [1, 2, 3, 4]
+    _, whole, _ = draw(scenes, name="whole", **inputs)
+    assert [torch.equal(*pair) for pair in zip(found, whole, strict=True)] == [True, True, False, True]
+    written, again, _ = draw([*scenes[:2], "[Pim] and [Pom] in a room", scenes[3]], model=["find", 0], **inputs)
+    assert written == [3] and torch.equal(again[[0, 1, 3]], found[[0, 1, 3]])
