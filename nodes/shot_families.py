@@ -90,7 +90,7 @@ class WanShots(ExpertShots):
                 encoded = graph.node("CLIPVisionEncode", clip_vision=self.clip_vision, image=image, crop="none")
                 seen[key] = encoded.out(0)
         node = "WanFirstLastFrameToVideo" if self.transitions else "WanImageToVideo"
-        made = graph.node(node, vae=self.vae, **self.rows(number), **images, **seen, **self.size())
+        made = graph.node(node, vae=self.vae, **self.rows(number), **images, **seen, **self.size(number))
         return Conditioned(made.out(0), made.out(1), made.out(2))
 
 
@@ -102,7 +102,7 @@ class VaceShots(ExpertShots):
         return *super().reads(), "reference_image"
 
     def condition(self, graph: GraphBuilder, number: int, images: dict) -> Conditioned:
-        size = self.size()
+        size = self.size(number)
         given = graph.node("StoryReelGivenFrames", frames=size["length"], **images, **self.pick("width", "height"))
         reference = {} if self.reference_image is None else self.pick("reference_image")
         made = graph.node(
@@ -127,7 +127,7 @@ class Wan5BShots(HostShots):
     """Wan 2.2 5B: the image is the first frame of the latent."""
 
     def condition(self, graph: GraphBuilder, number: int, images: dict) -> Conditioned:
-        made = graph.node("Wan22ImageToVideoLatent", vae=self.vae, **images, **self.size())
+        made = graph.node("Wan22ImageToVideoLatent", vae=self.vae, **images, **self.size(number))
         return Conditioned(*self.rows(number).values(), made.out(0))
 
 
@@ -143,7 +143,7 @@ class LTXShots(HostShots):
 
     def condition(self, graph: GraphBuilder, number: int, images: dict) -> Conditioned:
         prompts = graph.node("LTXVConditioning", frame_rate=self.fps, **self.rows(number))
-        latent = graph.node("EmptyLTXVLatentVideo", **self.size()).out(0)
+        latent = graph.node("EmptyLTXVLatentVideo", **self.size(number)).out(0)
         conds, strength = prompts, dict(vae=self.vae, strength=self.guide_strength)
         if not self.transitions:
             first = graph.node(
@@ -177,7 +177,7 @@ class LTX2Shots(LTXShots):
         video = super().condition(graph, number, images)
         if self.audio_vae is None:
             return video
-        length = dict(frames_number=self.shot_frames(), frame_rate=self.fps, batch_size=1)
+        length = dict(frames_number=self.shot_frames(number), frame_rate=self.fps, batch_size=1)
         silence = graph.node("LTXVEmptyLatentAudio", audio_vae=self.audio_vae, **length)
         both = graph.node("LTXVConcatAVLatent", video_latent=video.latent, audio_latent=silence.out(0))
 
@@ -203,7 +203,7 @@ class HunyuanShots(HostShots):
             encoded = graph.node("CLIPVisionEncode", clip_vision=self.clip_vision, image=image, crop="center")
             seen["clip_vision_output"] = encoded.out(0)
         made = graph.node(
-            "HunyuanVideo15ImageToVideo", vae=self.vae, **self.rows(number), **images, **seen, **self.size()
+            "HunyuanVideo15ImageToVideo", vae=self.vae, **self.rows(number), **images, **seen, **self.size(number)
         )
         return Conditioned(made.out(0), made.out(1), made.out(2))
 
@@ -214,11 +214,11 @@ class KandinskyShots(HostShots):
     of what follows: of 4 latent frames, as in the template, or of all but one."""
 
     def condition(self, graph: GraphBuilder, number: int, images: dict) -> Conditioned:
-        made = graph.node("Kandinsky5ImageToVideo", vae=self.vae, **self.rows(number), **images, **self.size())
+        made = graph.node("Kandinsky5ImageToVideo", vae=self.vae, **self.rows(number), **images, **self.size(number))
 
         def finish(latent: list) -> dict:
             clean = graph.node("ReplaceVideoLatentFrames", destination=latent, source=made.out(3), index=0)
-            counts = dict(start_frame_count=min(4, self.shot_frames() // 4), reference_frame_count=5)
+            counts = dict(start_frame_count=min(4, self.shot_frames(number) // 4), reference_frame_count=5)
             return {"samples": graph.node("NormalizeVideoLatentStart", latent=clean.out(0), **counts).out(0)}
 
         return Conditioned(made.out(0), made.out(1), made.out(2), finish)

@@ -69,6 +69,10 @@ class StoryShots:
         """Raise ValueError for inputs that make no shot, whatever the keyframes are."""
         raise NotImplementedError
 
+    def lengths(self, count: int) -> list[int]:
+        """Frames of each of `count` shots, where they differ."""
+        return []
+
     def messages(self) -> list[str]:
         """What the user must know of inputs that are changed or have no effect, for the node."""
         return []
@@ -110,7 +114,8 @@ class StoryShots:
             warn(message)
         run = run_key(prompt, node, self.counted())
         seeds = [self.seed_of(number) for number in range(count - self.transitions)]
-        names = shots.shot_names(prompt, node, keyframes, self.pick(*PROMPTS), seeds, self.transitions)
+        sources = keyframes, self.pick(*PROMPTS), seeds, self.transitions, self.lengths(len(seeds))
+        names = shots.shot_names(prompt, node, *sources)
         missing = [number for number, name in enumerate(names) if not shots.shot_path(run, name).exists()]
         show_kept(node, len(names) - len(missing), len(names))
 

@@ -17,7 +17,7 @@ from .shot_graph import PROMPTS, Shown, StoryShots
 if TYPE_CHECKING:
     from comfy_api.latest import io
 
-MODES = ("interpolate", "animate")
+MODES, MOST_FRAMES = ("interpolate", "animate"), 4096
 # Inputs that some families do not read, and their values where nobody has set them.
 UNREAD = dict(
     clip_vision=None, fs=0, cfg_image=7.5, cfg_rescale=0.7, low_noise_model=None, switch_step=0, reference_image=None,
@@ -41,6 +41,7 @@ class AnimatedShots(StoryShots):
     reference_image: Tensor | None = None
     guide_strength: float = 1.0
     audio_vae: io.Vae.Type | None = None
+    seconds: str = ""
 
     EVERY: ClassVar = ("model", "vae", "width", "height", "sampler", "sigmas", "mode", "cfg_text")
 
@@ -61,9 +62,31 @@ class AnimatedShots(StoryShots):
         """The inputs of `UNREAD` that this family reads."""
         return ()
 
-    def shot_frames(self) -> int:
-        """Frames of each shot, as the model makes them."""
-        return self.frames
+    def wanted_frames(self) -> list[int]:
+        """Frames of the shots as the user wants them; the last number is for all further shots."""
+        seconds = shot_models.read_seconds(self.seconds)
+        return [max(1, round(length * self.fps)) for length in seconds] or [self.frames]
+
+    def made_frames(self, wanted: int) -> int:
+        """The number of frames that the model makes where the user wants so many."""
+        return wanted
+
+    def shot_frames(self, number: int) -> int:
+        """Frames of a shot."""
+        wanted = self.wanted_frames()
+        return self.made_frames(wanted[min(number, len(wanted) - 1)])
+
+    def lengths(self, count: int) -> list[int]:
+        return [self.shot_frames(number) for number in range(count)] if self.seconds.strip() else []
+
+    def check_frames(self) -> None:
+        """Raise ValueError for `seconds` that hold no lengths, or too long ones."""
+        longest = max(self.wanted_frames())
+        if longest > MOST_FRAMES:
+            raise ValueError(
+                f"seconds asks for a shot of {longest} frames at {self.fps:g} a second; at most {MOST_FRAMES} are "
+                "possible."
+            )
 
     def messages(self) -> list[str]:
         unread = [
@@ -77,7 +100,8 @@ class AnimatedShots(StoryShots):
         return [f"{names} no effect on {self.model_name}."]
 
     def counted(self) -> dict:
-        return self.pick(*self.EVERY, *self.reads()) | {"frames": self.shot_frames()}
+        frames = None if self.seconds.strip() else self.shot_frames(0)  # lengths are in the names of the shots
+        return self.pick(*self.EVERY, *self.reads()) | {"frames": frames}
 
     def sampled(self, graph: GraphBuilder, number: int, guider, latent: list) -> list:
         """The link to a latent that one guider samples from noise to its end."""
@@ -104,7 +128,9 @@ class DynamiCrafterShots(AnimatedShots):
 
     def check(self) -> None:
         model = self.model.model
-        conditioning.check_shot(model, self.clip_vision, self.vae, self.mode, self.width, self.height, self.frames)
+        self.check_frames()
+        least = min(self.wanted_frames())
+        conditioning.check_shot(model, self.clip_vision, self.vae, self.mode, self.width, self.height, least)
         for name in PROMPTS:
             model.check_text(getattr(self, name)[0][0])
 
@@ -113,7 +139,8 @@ class DynamiCrafterShots(AnimatedShots):
             "StoryReelDynamiCrafterConditioning",
             **self.rows(number),
             **images,
-            **self.pick("clip_vision", "vae", "mode", "width", "height", "frames", "fs"),
+            frames=self.shot_frames(number),
+            **self.pick("clip_vision", "vae", "mode", "width", "height", "fs"),
         )
         guider = graph.node(
             "StoryReelDynamiCrafterGuider",
@@ -148,27 +175,29 @@ class HostShots(AnimatedShots):
     def model_name(self) -> str:
         return self.rules.name
 
-    def shot_frames(self) -> int:
-        return self.rules.frames(self.frames)
+    def made_frames(self, wanted: int) -> int:
+        return self.rules.frames(wanted)
 
     def messages(self) -> list[str]:
-        messages, made = super().messages(), self.shot_frames()
-        if made != self.frames:
+        messages, wanted = super().messages(), self.wanted_frames()
+        made = [self.made_frames(frames) for frames in wanted]
+        if made != wanted:
+            name = "seconds asks for shots" if self.seconds.strip() else "frames asks for shots"
             messages.append(
-                f"frames is {self.frames}; {self.model_name} makes {self.rules.step}k + 1 frames, so each shot has "
-                f"{made}."
+                f"{name} of {_listed(wanted)} frames; {self.model_name} makes {self.rules.step}k + 1: {_listed(made)}."
             )
         return messages
 
     def check(self) -> None:
+        self.check_frames()
         rules = self.rules
         rules.check_mode(self.mode)
         rules.check_size(self.width, self.height)
         rules.check_vae(self.model, self.vae)
 
-    def size(self) -> dict:
-        """The inputs of a node that makes an empty latent."""
-        return self.pick("width", "height") | dict(length=self.shot_frames(), batch_size=1)
+    def size(self, number: int) -> dict:
+        """The inputs of a node that makes the empty latent of a shot."""
+        return self.pick("width", "height") | dict(length=self.shot_frames(number), batch_size=1)
 
     def condition(self, graph: GraphBuilder, number: int, images: dict) -> Conditioned:
         """Add the nodes before the sampler."""
@@ -185,3 +214,7 @@ class HostShots(AnimatedShots):
     def guider(self, graph: GraphBuilder, model: io.Model.Type, conditioned: Conditioned):
         prompts = dict(positive=conditioned.positive, negative=conditioned.negative)
         return graph.node("CFGGuider", model=model, cfg=self.cfg_text, **prompts)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -184,6 +184,13 @@ class StoryReelAnimateStory(PreflightNode):
                     optional=True,
                     tooltip="For LTX-2: from Load LTXV Audio VAE. The shots then have sound.",
                 ),
+                io.String.Input(
+                    "seconds",
+                    optional=True,
+                    default="",
+                    tooltip="A length for each shot in seconds, separated by spaces, in place of frames: 5 3.5 4. The "
+                    "last one is for all shots that follow. Empty: frames is for all.",
+                ),
             ],
             outputs=[io.Video.Output(tooltip="The video of the whole story, for Save Video.")],
         )

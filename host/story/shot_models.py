@@ -1,5 +1,6 @@
 """The families of video models that animate a shot: what each can do, and which frames and sizes it takes."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import comfy.model_base
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...core.inputs import shown
 from ..common import wan
 
 EXPERTS_BOUNDARY = 0.9  # noise level below which Wan 2.2's low-noise model takes over, as published for images to video
@@ -89,6 +91,20 @@ def shot_model_of(model: ModelPatcher) -> ShotModel:
             f"animate an image. Use one of {able}."
         )
     return found
+
+
+def read_seconds(text: str) -> list[float]:
+    """The lengths of shots: numbers separated by spaces, commas or lines. Raises ValueError for anything else."""
+    lengths = []
+    for word in text.replace(",", " ").split():
+        try:
+            length = float(word)
+        except ValueError:
+            length = math.nan
+        if not 0 < length < math.inf:
+            raise ValueError(f"seconds holds {shown(word)}; numbers above 0 are expected, for instance 5 3.5 4.")
+        lengths.append(length)
+    return lengths
 
 
 def expert_switch(sigmas: Tensor, step: int) -> int:

@@ -26,19 +26,27 @@ SAMPLERS, SCHEDULERS = KSampler.SAMPLERS, KSampler.SCHEDULERS
 
 
 def shot_names(
-    prompt, node: str, keyframes: Tensor, conditioning: dict[str, list], seeds: Sequence[int], transitions: bool
+    prompt,
+    node: str,
+    keyframes: Tensor,
+    conditioning: dict[str, list],
+    seeds: Sequence[int],
+    transitions: bool,
+    lengths: Sequence[int] = (),
 ) -> list[str]:
     """A name for each shot: its number, and a hash of the images, prompts and seed that it is made from.
 
     So a changed prompt or image changes the names of its own shots only. prompt: the host's DynamicPrompt. node: the id
     of the node that makes the shots. keyframes: [K, H, W, 3]. conditioning: {input: CONDITIONING of one row a shot}.
-    seeds: one a shot. transitions: whether a shot goes from a keyframe to the next one.
+    seeds: one a shot. transitions: whether a shot goes from a keyframe to the next one. lengths: frames of each shot,
+    where they differ.
     """
     upstream, names = run_folder.upstream_keys(prompt, node, conditioning), []
     for number, seed in enumerate(seeds):
         images = keyframes[number : number + 1 + transitions]
         rows = [run_folder.content_name(pick_row(cond, number), upstream[name]) for name, cond in conditioning.items()]
-        sources = run_folder.name_of([run_folder.content_name(images, ""), rows, seed])
+        length = list(lengths[number : number + 1])
+        sources = run_folder.name_of([run_folder.content_name(images, ""), rows, seed, *length])
         names.append(f"shot_{number + 1:03}_{sources[:12]}")
     return names
 
