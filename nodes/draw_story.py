@@ -113,6 +113,37 @@ def _bank_inputs() -> list[io.Input]:
     ]
 
 
+def _retake_inputs() -> list[io.Input]:
+    return [
+        io.ClipVision.Input(
+            "clip_vision",
+            optional=True,
+            tooltip="An image encoder, which scores how alike a frame and the anchor frames of its characters are. It "
+            "is used if retakes is not 0.",
+        ),
+        io.Int.Input(
+            "retakes",
+            default=0,
+            min=0,
+            max=16,
+            optional=True,
+            tooltip="How often a frame whose score is below retake_threshold is drawn again with another seed, at "
+            "most. The try with the highest score is kept. It needs clip_vision.",
+        ),
+        io.Float.Input(
+            "retake_threshold",
+            default=1.0,
+            min=-1.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="The score below which a frame is drawn again: the mean cosine of clip_vision between the frame "
+            "and the anchor frames of its characters. Each encoder has its own range: see the scores in the report. 1 "
+            "uses all retakes.",
+        ),
+    ]
+
+
 class StoryReelDrawStory(PreflightNode, BankReaderNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -169,10 +200,16 @@ class StoryReelDrawStory(PreflightNode, BankReaderNode):
                     "9 locked: frame 9 keeps its last image. 9 42 locked: both. A # begins a comment.",
                 ),
                 *_bank_inputs(),
+                *_retake_inputs(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The images, one for each frame, in the order of the story."),
                 BankType.Output(display_name="bank", tooltip="The characters of the story, for another one."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="One line a frame: its seeds and scores, which try was kept, and what it was compared "
+                    "with.",
+                ),
             ],
         )
 
@@ -188,8 +225,8 @@ class StoryReelDrawStory(PreflightNode, BankReaderNode):
     def execute(cls, **inputs) -> io.NodeOutput:
         frames = StoryFrames(**inputs)
         frames.check()
-        graph, images, bank = FrameGraph(frames, cls.hidden.dynprompt, cls.hidden.unique_id).expand()
-        return io.NodeOutput(images, bank, expand=graph)
+        graph, *outputs = FrameGraph(frames, cls.hidden.dynprompt, cls.hidden.unique_id).expand()
+        return io.NodeOutput(*outputs, expand=graph)
 
 
 NODES = [StoryReelDrawStory]

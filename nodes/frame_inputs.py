@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..core.attention.anchor_groups import anchor_groups
+from ..core.attention.anchor_groups import AnchorGroup, anchor_groups
 from ..core.attention.bank import Bank
-from ..core.story.frame_table import FrameEntry, occurrences, read_table, seed_of
+from ..core.story.frame_table import FrameEntry, occurrences, read_table, retake_seed, seed_of
 from ..core.story.story import Story
 from ..core.text import joined
 from ..host.common.conditioning import count_rows, encode_story, pick_row, stack_rows
@@ -19,6 +19,7 @@ from ..host.story.frame_banks import character_keys
 from ..host.story.frame_plan import FramePlan, make_plan
 from ..host.story.latents import check_size, trained_size
 from ..host.story.noise import mixes_images
+from ..host.story.retakes import FrameScores
 
 if TYPE_CHECKING:
     from comfy_api.latest import io
@@ -54,6 +55,9 @@ class StoryFrames:
     positive: io.Conditioning.CondList | None = None
     negative: io.Conditioning.CondList | None = None
     bank: Bank | None = None
+    clip_vision: io.ClipVision.Type | None = None
+    retakes: int = 0
+    retake_threshold: float = 1.0
 
     def pick(self, *names: str) -> dict:
         """Inputs by their names."""
@@ -64,6 +68,11 @@ class StoryFrames:
         if self.vae is None:
             raise ValueError("vae is empty: the checkpoint has none. Use Load VAE.")
         self.check_prompts()
+        if self.retakes and self.clip_vision is None:
+            raise ValueError(
+                f"retakes is {self.retakes} and clip_vision is not connected; connect an image encoder, which scores "
+                "the frames, or set retakes to 0."
+            )
         check_size(width=self.width or None, height=self.height or None)
         folder = FrameFolder(self.name)
         self.locked(folder, folder.read())
@@ -138,6 +147,15 @@ class StoryFrames:
         prompts = self.story.prompts
         return [name_of(entry)[:12] for entry in zip(prompts, occurrences(prompts), strict=True)]
 
+    def retaken(self, groups: Sequence[AnchorGroup]) -> set[int]:
+        """The frames that may be drawn again: they show a character with anchor frames, are none themselves, and the
+        table says nothing of them."""
+        if not self.retakes or self.clip_vision is None:
+            return set()
+        anchors = {number for group in groups for number in group.frames}
+        names = frozenset().union(*(group.characters for group in groups))
+        return {number for number in range(self.count) if self.cast[number] & names} - anchors - self.table.keys()
+
     @property
     def at_once(self) -> int:
         """How many frames can be drawn at once and come out as they would alone."""
@@ -152,16 +170,28 @@ class StoryFrames:
         settings = run_key(prompt, node, read)
         sharing = run_key(prompt, node, self.pick("strength", "sampling_rate", "precision"))
         upstream = upstream_keys(prompt, node, PROMPTS)
-        own = []
+        known = {} if self.bank is None else character_keys(self.bank)
+        groups = anchor_groups(self.cast, known.keys(), self.anchors)
+        retaken = self.retaken(groups)
+        tries = []
         for number, names in enumerate(self.cast):
             if self.clip is not None:
                 content = [self.story.prompts[number], self.story.negative]
             else:
                 content = [content_name(pick_row(getattr(self, name), number), upstream[name]) for name in PROMPTS]
-            own.append(name_of([settings, content, self.seeds[number], sharing if names else None])[:12])
-        known = {} if self.bank is None else character_keys(self.bank)
-        groups = anchor_groups(self.cast, known.keys(), self.anchors)
-        return make_plan(own, self.cast, groups, self.anchors, known)
+            seeds = [self.seeds[number]]
+            if number in retaken:
+                seeds += [retake_seed(seeds[0], retake) for retake in range(1, self.retakes + 1)]
+            own = [name_of([settings, content, seed, sharing if names else None])[:12] for seed in seeds]
+            tries.append(list(zip(seeds, own, strict=True)))
+        return make_plan(tries, self.cast, groups, self.anchors, known)
+
+    def scores(self, plan: FramePlan, folder: FrameFolder, prompt, node: str) -> FrameScores | None:
+        """How frames are scored; None if none may be drawn again. plan, prompt, node: as in `plan`."""
+        if all(len(tries) == 1 for tries in plan.tries):
+            return None
+        encoder = run_key(prompt, node, self.pick("clip_vision"))
+        return FrameScores(folder, plan, self.cast, self.clip_vision, encoder, self.retake_threshold, self.model)
 
     def encode(self, number: int) -> tuple[list, list]:
         """Positive and negative of one frame, alone."""

@@ -9,14 +9,15 @@ from ..host.story import drawn_frames
 from ..host.story.drawn_frames import Drawn, FrameFolder
 from ..host.story.frame_banks import StoredBank, keep_bank
 from ..host.story.noise import FrameNoise
+from .frame_report import report
 from .node import InnerNode
 from .story import CATEGORY
-from .types import BankType
+from .types import BankType, FrameRunType
 
-OUTER = ("StoryReelDrawStory",)
+OUTER = ("StoryReelDrawStory", "StoryReelRetakeFrames")
 
 
-def _shared_inputs() -> list[io.Input]:
+def shared_inputs() -> list[io.Input]:
     return [
         io.String.Input("after", default="", tooltip="The batch before this one."),
         InnerNode.expansion_of("Draw Story"),
@@ -36,7 +37,7 @@ class StoryReelFrameNoise(InnerNode):
             "before it is saved.",
             is_dev_only=True,
             hidden=InnerNode.HIDDEN,
-            inputs=[io.String.Input("seeds", tooltip="A seed for each frame of the batch."), *_shared_inputs()],
+            inputs=[io.String.Input("seeds", tooltip="A seed for each frame of the batch."), *shared_inputs()],
             outputs=[io.Noise.Output(tooltip="The noise of the batch.")],
         )
 
@@ -61,7 +62,7 @@ class StoryReelTakeBanks(InnerNode):
                 io.String.Input("name", tooltip="The folder of the story."),
                 io.String.Input("keys", tooltip="The keys of the anchor groups."),
                 BankType.Input("bank", optional=True, tooltip="A bank that Draw Story got."),
-                *_shared_inputs(),
+                *shared_inputs(),
             ],
             outputs=[BankType.Output(tooltip="The banks as one.")],
         )
@@ -130,20 +131,26 @@ class StoryReelCollectFrames(InnerNode):
                 io.String.Input("files", tooltip="The images, in the order of the story."),
                 io.String.Input("keys", tooltip="The keys of the anchor groups."),
                 BankType.Input("bank", optional=True, tooltip="A bank that Draw Story got."),
-                *_shared_inputs(),
+                FrameRunType.Input("run", optional=True, tooltip="Knows which tries of a frame are kept."),
+                *shared_inputs(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The images in the order of the story."),
                 BankType.Output(tooltip="The banks of all characters as one."),
+                io.String.Output(tooltip="What was tried for each frame."),
             ],
         )
 
     @classmethod
-    def execute(cls, name, files, keys, after, expansion, bank=None) -> io.NodeOutput:
-        folder = FrameFolder(name)
-        banks = [folder.bank_path(key) for key in keys.split()]
+    def execute(cls, name, files, keys, after, expansion, bank=None, run=None) -> io.NodeOutput:
+        folder, files = FrameFolder(name), files.split()
+        banks, text = [folder.bank_path(key) for key in keys.split()], ""
         kept_files.add(*banks)
-        return io.NodeOutput(folder.read_images(files.split()), StoredBank(banks, bank))
+        if run is not None:
+            index = folder.read()
+            files = [run.kept(number, index).file for number in range(len(files))]
+            text = report(run, index)
+        return io.NodeOutput(folder.read_images(files), StoredBank(banks, bank), text)
 
 
 NODES = [StoryReelFrameNoise, StoryReelTakeBanks, StoryReelKeepFrames, StoryReelCollectFrames]

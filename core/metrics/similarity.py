@@ -54,6 +54,14 @@ def character_similarity(story: Story, images: Tensor) -> StoryScore:
     return StoryScore("likeness to the frames of the same characters", frames, characters)
 
 
+def mean_cosine(images: Tensor, others: Tensor) -> float:
+    """The mean cosine over pairs of rows. images, others: [N, d].
+
+    Of an image and each of those that show its characters, this is the image's value in `character_similarity`.
+    """
+    return F.cosine_similarity(images.float(), others.float(), dim=-1).mean().item()
+
+
 def text_similarity(story: Story, images: Tensor, prompts: Tensor) -> StoryScore:
     """For each frame, the cosine of its image to its prompt. images, prompts: [F, d].
 

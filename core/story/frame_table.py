@@ -80,5 +80,14 @@ def occurrences(prompts: Sequence[str]) -> list[int]:
 
 def seed_of(seed: int, prompt: str, occurrence: int) -> int:
     """A frame's own seed, from that of the story and from nothing that another frame with another prompt changes."""
-    digest = hashlib.blake2b(repr((seed, prompt, occurrence)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    return _hashed(seed, prompt, occurrence)
+
+
+def retake_seed(seed: int, number: int) -> int:
+    """The seed of retake `number`, from 1, of a frame whose own seed is `seed`."""
+    return _hashed(seed, "retake", number)
+
+
+def _hashed(*words: int | str) -> int:
+    """A seed of 64 bits."""
+    return int.from_bytes(hashlib.blake2b(repr(words).encode(), digest_size=8).digest(), "big")

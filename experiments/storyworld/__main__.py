@@ -48,6 +48,7 @@ EVALUATIONS = {
     "pictures": "Pictures",
     "drawings": "Drawings",
     "pairs": "Pairs",
+    "retakes": "Retakes",
     "video": "Video",
     "streaming": "Streaming",
     "motion": "Motion",

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import comfy.model_management
@@ -46,11 +47,13 @@ class Drawn:
 
 @dataclass
 class Index:
-    """images: {key: file name} and banks: keys of groups, which are finished. frames: {number from 1: its image}."""
+    """images: {key: file name} and banks: keys of groups, which are finished. frames: {number from 1: its image}.
+    scores: {key: how alike an image and the anchor frames are}, see `retakes`."""
 
     images: dict[str, str] = field(default_factory=dict)
     banks: list[str] = field(default_factory=list)
     frames: dict[int, Drawn] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 class FrameFolder:
@@ -74,10 +77,17 @@ class FrameFolder:
             {key: file for key, file in index.images.items() if self.image_path(file).is_file()},
             [key for key in index.banks if self.bank_path(key).is_file()],
             {number: drawn for number, drawn in index.frames.items() if self.image_path(drawn.file).is_file()},
+            index.scores,
         )
 
-    def add(self, images: Mapping[str, str], frames: Mapping[int, Drawn], banks: Sequence[str] = ()) -> None:
-        """Write down images and banks that are finished, and the frames whose last images they are.
+    def add(
+        self,
+        images: Mapping[str, str],
+        frames: Mapping[int, Drawn],
+        banks: Sequence[str] = (),
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write down images and banks that are finished, the frames whose last images they are, and scores.
 
         Frames that have moved in the story leave their old numbers.
         """
@@ -90,6 +100,8 @@ class FrameFolder:
             "banks": sorted({*index.banks, *banks}),
             "frames": {str(number): asdict(drawn) for number, drawn in sorted(frames.items())},
         }
+        if scores := {**index.scores, **(scores or {})}:
+            content["scores"] = dict(sorted(scores.items()))
         with files.appearing(self.path / INDEX) as unfinished:
             unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
@@ -156,11 +168,14 @@ def decode(vae, samples: Tensor) -> np.ndarray:
 
 def _index_of(content: dict) -> Index:
     """Raises ValueError, TypeError, KeyError or AttributeError for anything else than `add` writes."""
-    images, banks = content["images"], content["banks"]
+    images, banks, scores = content["images"], content["banks"], content.get("scores", {})
     frames = {int(number): Drawn(**entry) for number, entry in content["frames"].items()}
     names = [*images.values(), *(drawn.file for drawn in frames.values())]
-    if not all(KEY.fullmatch(key) for key in (*images, *banks)) or not all(IMAGE.fullmatch(name) for name in names):
+    keys = *images, *banks, *scores
+    if not all(map(KEY.fullmatch, keys)) or not all(map(IMAGE.fullmatch, names)):
         raise ValueError("a name is none of ours")
     if not all(isinstance(drawn.groups, dict) for drawn in frames.values()):
         raise ValueError("groups is no table")
-    return Index(images, banks, frames)
+    if not all(isinstance(score, float) and isfinite(score) for score in scores.values()):
+        raise ValueError("a score is no number")
+    return Index(images, banks, frames, scores)

@@ -5,7 +5,7 @@ their images in a bank. It covers neither its number nor its caption nor any oth
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...core.attention.anchor_groups import AnchorGroup
 from ...core.attention.sharing import Cast
@@ -17,25 +17,49 @@ LENGTH = 12  # letters of a key
 
 
 @dataclass(frozen=True)
+class Try:
+    """A frame with one of its seeds. own, key: as in the plan."""
+
+    seed: int
+    own: str
+    key: str
+
+
+@dataclass(frozen=True)
 class FramePlan:
     """own: a key of what each frame itself reads. keys: of each frame. groups: the anchor frames, and their keys.
-    reads: {character: key of what is read of that one}, frame by frame."""
+    reads: {character: key of what is read of that one}, frame by frame. tries: of each frame; the first has its own
+    seed, and the others are its retakes."""
 
     own: list[str]
     keys: list[str]
     groups: list[AnchorGroup]
     group_keys: list[str]
     reads: list[dict[str, str]]
+    tries: list[tuple[Try, ...]]
 
     def group_of(self, number: int) -> int | None:
         """The place of the group that has the frame as an anchor frame; None for other frames."""
         return next((place for place, group in enumerate(self.groups) if number in group.frames), None)
 
+    def anchors_of(self, number: int, cast: Cast) -> tuple[int, ...]:
+        """The anchor frames that show a character of the frame, ascending: those that it reads."""
+        found = {
+            anchor for group in self.groups for anchor in group.frames if cast[anchor] & cast[number] & group.characters
+        }
+        return tuple(sorted(found))
+
 
 def make_plan(
-    own: Sequence[str], cast: Cast, groups: Sequence[AnchorGroup], anchors: int, bank: Mapping[str, str]
+    tries: Sequence[Sequence[tuple[int, str]]],
+    cast: Cast,
+    groups: Sequence[AnchorGroup],
+    anchors: int,
+    bank: Mapping[str, str],
 ) -> FramePlan:
-    """own: as in the plan. anchors: frames of a character. bank: {character: key of its images} of a bank."""
+    """tries: (seed, own key) of each try, frame by frame. anchors: frames of a character. bank: {character: key of its
+    images} of a bank."""
+    own = [first[1] for first, *_ in tries]
     group_keys: list[str] = []
     by_name = dict(bank)
     for group in groups:
@@ -45,11 +69,14 @@ def make_plan(
         group_keys.append(name_of([frames, sorted(group.characters), anchors, read])[:LENGTH])
         by_name |= dict.fromkeys(group.characters, group_keys[-1])
     reads = [{name: by_name[name] for name in sorted(names)} for names in cast]
-    keys = [name_of([own[number], reads[number]])[:LENGTH] for number in range(len(cast))]
+    keyed = [
+        tuple(Try(seed, name, name_of([name, read])[:LENGTH]) for seed, name in entries)
+        for entries, read in zip(tries, reads, strict=True)
+    ]
     for group, key in zip(groups, group_keys, strict=True):
         for place, number in enumerate(group.frames):
-            keys[number] = name_of([key, place])[:LENGTH]
-    return FramePlan(list(own), keys, list(groups), group_keys, reads)
+            keyed[number] = tuple(replace(one, key=name_of([key, place])[:LENGTH]) for one in keyed[number])
+    return FramePlan(own, [first.key for first, *_ in keyed], list(groups), group_keys, reads, keyed)
 
 
 def describe_dependents(plan: FramePlan, index: Index, missing: Sequence[int]) -> list[str]:
@@ -66,7 +93,7 @@ def describe_dependents(plan: FramePlan, index: Index, missing: Sequence[int]) -
             continue
         again, names = [], set()
         for number in missing:
-            drawn = before.get(plan.own[number])
+            drawn = next((before[one.own] for one in plan.tries[number] if one.own in before), None)
             if drawn is None or number in group.frames:
                 continue
             changed = {name for name in group.characters if plan.reads[number].get(name, key) != drawn.groups.get(name)}

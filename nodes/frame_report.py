@@ -1,0 +1,75 @@
+"""What Draw Story says of its retakes: sentences on the node, and the report."""
+
+from ..core.story.retakes import FrameReport, in_words
+from ..core.text import joined, numbered
+from ..host.story.drawn_frames import Index
+from .frame_batch import FrameRun
+
+
+def unscored(run: FrameRun) -> list[str]:
+    """Sentences about inputs without effect, and frames that cannot be scored."""
+    inputs = run.inputs
+    if not inputs.retakes:
+        return [] if inputs.clip_vision is None else ["clip_vision has no effect, since retakes is 0."]
+    stored = [number for number in range(inputs.count) if _from_bank(run, number) and number not in inputs.table]
+    sentences = []
+    if stored:
+        names = sorted(frozenset().union(*(inputs.cast[number] for number in stored)))
+        shown = joined([name or "the character" for name in names])
+        comes, is_ = ("comes", "is") if len(names) == 1 else ("come", "are")
+        sentences.append(
+            f"{numbered('frame', [number + 1 for number in stored])} {'is' if len(stored) == 1 else 'are'} never drawn "
+            f"again, since {shown} {comes} from the bank, which holds no images to compare with."
+        )
+    elif run.scores is None:
+        sentences.append(
+            "retakes has no effect: no frame shows a character and is neither an anchor frame nor in the table frames."
+        )
+    return sentences
+
+
+def report(run: FrameRun, index: Index) -> str:
+    """The report of the frames that are on disk."""
+    inputs, scores = run.inputs, run.scores
+    if scores is None:
+        head = "Seeds of the frames; none was scored"
+    else:
+        head = (
+            f"Cosines of {scores.encoder} to the anchor frames of the same characters; a frame below "
+            f"{scores.threshold:g} was drawn again, {numbered_times(inputs.retakes)}"
+        )
+    return in_words(head, [_frame(run, number, index) for number in range(inputs.count)])
+
+
+def numbered_times(count: int) -> str:
+    return "once at most" if count == 1 else f"{count} times at most"
+
+
+def _frame(run: FrameRun, number: int, index: Index) -> FrameReport:
+    plan, scores = run.plan, run.scores
+    if scores is None or not scores.covers(number) or number in run.locked:
+        return FrameReport([run.kept(number, index).seed], note=_note(run, number))
+    tries, found = plan.tries[number], [score for score in scores.of(number, index) if score is not None]
+    kept, _ = scores.next(number, index)
+    against = plan.anchors_of(number, run.inputs.cast)
+    return FrameReport([one.seed for one in tries], found, tries.index(kept), against)
+
+
+def _note(run: FrameRun, number: int) -> str:
+    inputs = run.inputs
+    if number in run.locked:
+        return "locked"
+    if (group := run.plan.group_of(number)) is not None:
+        names = sorted(inputs.cast[number] & run.plan.groups[group].characters)
+        return f"anchor frame of {joined([name or 'the character' for name in names])}"
+    if number in inputs.table:
+        return "from the table"
+    if _from_bank(run, number):
+        names = sorted(inputs.cast[number])
+        return f"{joined(names)} from the bank"
+    return "" if inputs.story.cast[number] else "no character"
+
+
+def _from_bank(run: FrameRun, number: int) -> bool:
+    """Whether a frame shows characters, and all of them come from a bank."""
+    return bool(run.inputs.cast[number]) and not run.plan.anchors_of(number, run.inputs.cast)
