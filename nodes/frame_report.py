@@ -7,42 +7,38 @@ from .frame_batch import FrameRun
 
 
 def unscored(run: FrameRun) -> list[str]:
-    """Sentences about inputs without effect, and frames that cannot be scored."""
+    """Sentences about inputs without effect, and about frames that cannot be scored."""
     inputs = run.inputs
     if not inputs.retakes:
         return [] if inputs.clip_vision is None else ["clip_vision has no effect, since retakes is 0."]
+    if not inputs.strength:
+        return ["retakes has no effect, since strength is 0."]
     stored = [number for number in range(inputs.count) if _from_bank(run, number) and number not in inputs.table]
-    sentences = []
     if stored:
         names = sorted(frozenset().union(*(inputs.cast[number] for number in stored)))
-        shown = joined([name or "the character" for name in names])
-        comes, is_ = ("comes", "is") if len(names) == 1 else ("come", "are")
-        sentences.append(
-            f"{numbered('frame', [number + 1 for number in stored])} {'is' if len(stored) == 1 else 'are'} never drawn "
-            f"again, since {shown} {comes} from the bank, which holds no images to compare with."
-        )
-    elif run.scores is None:
-        sentences.append(
+        comes, are = "comes" if len(names) == 1 else "come", "is" if len(stored) == 1 else "are"
+        return [
+            f"{numbered('frame', [number + 1 for number in stored])} {are} never drawn again, since {_shown(names)} "
+            f"{comes} from the bank, which holds no images to compare with."
+        ]
+    if run.scores is None:
+        return [
             "retakes has no effect: no frame shows a character and is neither an anchor frame nor in the table frames."
-        )
-    return sentences
+        ]
+    return []
 
 
 def report(run: FrameRun, index: Index) -> str:
     """The report of the frames that are on disk."""
     inputs, scores = run.inputs, run.scores
-    if scores is None:
-        head = "Seeds of the frames; none was scored"
-    else:
+    head = "Seeds of the frames; none was scored"
+    if scores is not None:
+        times = "once" if inputs.retakes == 1 else f"{inputs.retakes} times"
         head = (
             f"Cosines of {scores.encoder} to the anchor frames of the same characters; a frame below "
-            f"{scores.threshold:g} was drawn again, {numbered_times(inputs.retakes)}"
+            f"{scores.threshold:g} was drawn again, {times} at most"
         )
     return in_words(head, [_frame(run, number, index) for number in range(inputs.count)])
-
-
-def numbered_times(count: int) -> str:
-    return "once at most" if count == 1 else f"{count} times at most"
 
 
 def _frame(run: FrameRun, number: int, index: Index) -> FrameReport:
@@ -60,16 +56,18 @@ def _note(run: FrameRun, number: int) -> str:
     if number in run.locked:
         return "locked"
     if (group := run.plan.group_of(number)) is not None:
-        names = sorted(inputs.cast[number] & run.plan.groups[group].characters)
-        return f"anchor frame of {joined([name or 'the character' for name in names])}"
+        return f"anchor frame of {_shown(sorted(inputs.cast[number] & run.plan.groups[group].characters))}"
     if number in inputs.table:
         return "from the table"
     if _from_bank(run, number):
-        names = sorted(inputs.cast[number])
-        return f"{joined(names)} from the bank"
+        return f"{_shown(sorted(inputs.cast[number]))} from the bank"
     return "" if inputs.story.cast[number] else "no character"
 
 
 def _from_bank(run: FrameRun, number: int) -> bool:
     """Whether a frame shows characters, and all of them come from a bank."""
     return bool(run.inputs.cast[number]) and not run.plan.anchors_of(number, run.inputs.cast)
+
+
+def _shown(names: list[str]) -> str:
+    return joined([name or "the character" for name in names])

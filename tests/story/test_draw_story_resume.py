@@ -73,6 +73,36 @@ def test_killed_at_any_moment_it_resumes(server, base, tmp_path, at_once):
     assert len([name for name in expected if name.endswith(".png")]) == 12
 
 
+def test_killed_in_a_retake_it_resumes(server, base, tmp_path):
+    """kill -9 while a frame is drawn again, and inside a write. Finished tries are not drawn again, and every file is
+    that of an unbroken run."""
+    folder, output = make_base(tmp_path / "base", models=base / "models"), tmp_path / "output"
+    link(folder / "custom_nodes" / "ComfyUI-StoryReel", ROOT)
+    retakes = dict(clip_vision=["world", 3], retakes=2, retake_threshold=1.0)
+    graph = drawing.story(SCENES[:5], name="kill", **retakes)
+    whole = folder_of(output)
+    moments = [
+        lambda: len(finished(output)) >= 5,
+        lambda: len(finished(output)) >= 6 and any(whole.glob("frame_*.part")),
+    ]
+    kept = {}
+    for moment in moments:
+        with Server(folder, "--output-directory", str(output)) as broken:
+            run_until(broken, graph, moment)
+        assert len(kept) < len(finished(output)) < 9
+        assert {name: (whole / name).stat().st_mtime_ns for name in kept} == kept
+        kept = {name: (whole / name).stat().st_mtime_ns for name in finished(output)}
+    with Server(folder, "--output-directory", str(output)) as resumed:
+        result = resumed.client().run(graph)
+        assert result.status == "success", result.message
+    assert {name: (whole / name).stat().st_mtime_ns for name in kept} == kept
+    unbroken = server.client().run(drawing.story(SCENES[:5], name="kill_retake", **retakes))
+    assert unbroken.status == "success", unbroken.message
+    expected = {path.name: path.read_bytes() for path in folder_of(server.base / "output", "kill_retake").iterdir()}
+    assert {name: content for name, content in contents(output).items() if not name.endswith(".part")} == expected
+    assert len([name for name in expected if name.endswith(".png")]) == 9
+
+
 def test_an_interrupt_keeps_what_is_finished(server):
     """It stops within a step; previews and the progress text come from the frame that is sampled."""
     client, done = server.client(), []
