@@ -206,3 +206,12 @@ def test_documents_show_the_stories_from_drawings_that_were_measured(lab):
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for name, lines in drawings.Drawings.tables(rows, weights).items():
         assert "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"]) in page
+
+
+def test_documents_show_the_retakes_that_were_measured(lab):
+    rows, retakes = lab.report.rows.Rows(WEIGHTS / "measured_retakes.jsonl"), lab.evaluate.retakes
+    weights = hashlib.sha256((WEIGHTS / "unet.safetensors").read_bytes()).hexdigest()[:16]
+    assert rows.missing(retakes.RETAKES, 0, weights) == []
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for name, lines in retakes.Retakes.tables(rows, weights).items():
+        assert "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"]) in page

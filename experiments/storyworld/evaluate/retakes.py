@@ -26,7 +26,7 @@ from .story_settings import StorySetting
 
 STORIES, FRAMES, ANCHORS = 8, 8, 2
 INPUTS = {"preset": "low-vram", "anchors": ANCHORS}
-COLUMNS = ("colors", "gain", "shapes", "named", "scene", "action", "score", "drawn")
+COLUMNS = ("colors", "gain", "shapes", "named", "scene", "action", "place", "score", "drawn")
 
 
 @dataclass(frozen=True, kw_only=True)
