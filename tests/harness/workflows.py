@@ -162,9 +162,15 @@ def shown(prompt: dict) -> dict[str, int]:
     return pictures | {id: 1 for id in find_all(prompt, "SaveVideo")}
 
 
+def shot_frames(prompt: dict) -> int:
+    """Frames of a small shot of Animate Story: Wan makes 4k + 1."""
+    wan = any("low_noise_model" in prompt[id]["inputs"] for id in find_all(prompt, "StoryReelAnimateStory"))
+    return SHOT["frames"] + wan
+
+
 def saved_video(prompt: dict) -> tuple[int, float]:
     """(frames, frames a second) of the video that a small workflow saves."""
-    first = CLIP_FRAMES if find_all(prompt, "LoadVideo") else SHOT["frames"]
+    first = CLIP_FRAMES if find_all(prompt, "LoadVideo") else shot_frames(prompt)
     if any(prompt[id]["inputs"]["mode"] == "animate" for id in find_all(prompt, "StoryReelAnimateStory")):
         first *= FRAMES  # a shot of every picture, not from each to the next
     makers = [id for kind in VIDEO_MAKERS for id in find_all(prompt, kind)]
@@ -252,7 +258,7 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
             case "StoryReelMeasureVideo":
                 changes[id] = {"chunk_length": LONG["chunk_length"], "overlap": LONG["overlap"]}
             case "StoryReelAnimateStory":
-                changes[id] = {**SHOT, "seed": seed}
+                changes[id] = {**SHOT, "frames": shot_frames(prompt), "seed": seed}
     return changes
 
 

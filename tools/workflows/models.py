@@ -40,6 +40,11 @@ PUBLISHED = {  # file: (folder of the host's models, repository, path there)
     "sd_xl_base_1.0.safetensors": ("checkpoints", "stabilityai/stable-diffusion-xl-base-1.0", "main/"),
     "streaming_t2v.ckpt": ("checkpoints", "PAIR/StreamingT2V", "main/"),
     "tooncrafter_512_interp-pruned-fp16.safetensors": ("checkpoints", "Kijai/DynamiCrafter_pruned", "main/"),
+    "umt5_xxl_fp8_e4m3fn_scaled.safetensors": (
+        "text_encoders",
+        "Comfy-Org/Wan_2.1_ComfyUI_repackaged",
+        "main/split_files/text_encoders/",
+    ),
     "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "Comfy-Org/stable-diffusion-v1-5-archive", "main/"),
     "v2-1_512-ema-pruned.safetensors": (
         "checkpoints",
@@ -47,6 +52,17 @@ PUBLISHED = {  # file: (folder of the host's models, repository, path there)
         "4e63672c03103b6c636b8fb4119ba982469b2955/",
     ),
     "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "stabilityai/sd-vae-ft-mse-original", "main/"),
+    "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/Wan_2.2_ComfyUI_Repackaged",
+        "main/split_files/diffusion_models/",
+    ),
+    "wan2.2_i2v_low_noise_14B_fp8_scaled.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/Wan_2.2_ComfyUI_Repackaged",
+        "main/split_files/diffusion_models/",
+    ),
+    "wan_2.1_vae.safetensors": ("vae", "Comfy-Org/Wan_2.2_ComfyUI_Repackaged", "main/split_files/vae/"),
     "z_image_turbo_bf16.safetensors": (
         "diffusion_models",
         "Comfy-Org/z_image_turbo",
