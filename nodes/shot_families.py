@@ -128,7 +128,8 @@ class Wan5BShots(HostShots):
 
     def condition(self, graph: GraphBuilder, number: int, images: dict) -> Conditioned:
         made = graph.node("Wan22ImageToVideoLatent", vae=self.vae, **images, **self.size(number))
-        return Conditioned(*self.rows(number).values(), made.out(0))
+        prompts = self.rows(number)
+        return Conditioned(prompts["positive"], prompts["negative"], made.out(0))
 
 
 @dataclass(frozen=True, kw_only=True)

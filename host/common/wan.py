@@ -1,6 +1,6 @@
 """What a Wan model of the host is, which its class alone does not say."""
 
-from typing import cast
+from typing import Any, cast
 
 import comfy.model_base
 from torch import nn
@@ -21,4 +21,5 @@ def reads_clip_vision(wan: comfy.model_base.BaseModel) -> bool:
 
 def knows_last_frames(wan: comfy.model_base.BaseModel) -> bool:
     """Whether it was trained to end at an image: of models with an image encoder, those with a place for two images."""
-    return not reads_clip_vision(wan) or wan.diffusion_model.img_emb.emb_pos is not None
+    encoder = cast(Any, wan.diffusion_model.img_emb)
+    return encoder is None or encoder.emb_pos is not None

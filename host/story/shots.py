@@ -124,8 +124,8 @@ def join(run: str, shots: Sequence[str], shared_ends: bool, fps: float) -> Exact
 
 def _join_sounds(paths: Sequence[Path], shared_ends: bool, rate: Fraction) -> Sound | None:
     """The sounds of shots one after the other, without those of the frames that are left out; None: they have none."""
-    sounds = [read_sound(str(path)) for path in paths]
-    if None in sounds:
+    sounds = [sound for path in paths if (sound := read_sound(str(path))) is not None]
+    if len(sounds) < len(paths):
         return None
     parts = [
         sound.samples[:, int(sound.rate / rate) if number and shared_ends else 0 :]
