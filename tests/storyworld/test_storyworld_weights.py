@@ -215,3 +215,12 @@ def test_documents_show_the_retakes_that_were_measured(lab):
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     for name, lines in retakes.Retakes.tables(rows, weights).items():
         assert "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"]) in page
+
+
+def test_documents_show_the_pairs_that_were_measured(lab):
+    rows, pairs = lab.report.rows.Rows(WEIGHTS / "measured_pairs.jsonl"), lab.evaluate.pairs
+    weights = hashlib.sha256((WEIGHTS / "unet.safetensors").read_bytes()).hexdigest()[:16]
+    assert rows.missing(pairs.PAIR_SETTINGS, 0, weights) == []
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for name, lines in pairs.Pairs.tables(rows, weights).items():
+        assert "\n".join([f"<!-- {name} -->", *lines, f"<!-- /{name} -->"]) in page
