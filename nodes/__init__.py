@@ -35,6 +35,7 @@ class StoryReelExtension(ComfyExtension):
             page,
             photos,
             record,
+            references,
             regions,
             sampling,
             shot_parts,
@@ -50,7 +51,7 @@ class StoryReelExtension(ComfyExtension):
         images += [*attention.NODES, *banks.NODES]
         images += [*record.NODES, *bank_images.NODES, *bank_reader.NODES, *regions.NODES]
         images += [*attention_map.NODES, *page.NODES]
-        images += [*draw_story.NODES, *frame_parts.NODES, *frame_retakes.NODES]
+        images += [*draw_story.NODES, *references.NODES, *frame_parts.NODES, *frame_retakes.NODES]
         clips = [*dynamicrafter.NODES, *sampling.NODES, *shots.NODES, *shot_parts.NODES]
         clips += [*motion.NODES, *motion_training.NODES]
         videos = [*extend.NODES, *blending.NODES, *video.NODES]

@@ -13,7 +13,7 @@ from .frame_graph import FrameGraph
 from .frame_inputs import StoryFrames
 from .node import PreflightNode
 from .story import CATEGORY, TRAINED
-from .types import BankType, StoryType
+from .types import BankType, ReferencesType, StoryType
 
 
 def _drawing_inputs() -> list[io.Input]:
@@ -144,6 +144,24 @@ def _retake_inputs() -> list[io.Input]:
     ]
 
 
+def _reference_inputs() -> list[io.Input]:
+    return [
+        ReferencesType.Input(
+            "references",
+            optional=True,
+            tooltip="Images of characters, from Character Reference, for editing models. Each frame gets those of its "
+            "characters.",
+        ),
+        io.Boolean.Input(
+            "anchor_references",
+            default=False,
+            optional=True,
+            tooltip="With an editing model: the anchor images of a character are reference images of all its other "
+            "frames. Characters with references have no anchor frames.",
+        ),
+    ]
+
+
 class StoryReelDrawStory(PreflightNode, BankReaderNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -164,7 +182,11 @@ class StoryReelDrawStory(PreflightNode, BankReaderNode):
             enable_expand=True,
             hidden=BankReaderNode.HIDDEN,
             inputs=[
-                io.Model.Input("model", tooltip="SD1.5, SD2.x or SDXL, with or without LoRA and other patches."),
+                io.Model.Input(
+                    "model",
+                    tooltip="SD1.5, SD2.x or SDXL, with or without LoRA and other patches. Or an editing model with "
+                    "references or anchor_references: Flux.1 Kontext, Flux.2, Qwen-Image-Edit or Krea 2.",
+                ),
                 io.Vae.Input("vae", tooltip="The autoencoder of the model."),
                 StoryType.Input("story", tooltip="A story from the Story Script node."),
                 io.Clip.Input(
@@ -201,6 +223,7 @@ class StoryReelDrawStory(PreflightNode, BankReaderNode):
                 ),
                 *_bank_inputs(),
                 *_retake_inputs(),
+                *_reference_inputs(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The images, one for each frame, in the order of the story."),

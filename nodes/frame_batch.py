@@ -118,11 +118,12 @@ class BatchGraph:
         story = inputs.story.pick(batch.numbers)
         model = with_steps(inputs.model, run.node, self.describe(batch))
         keep: dict[str, Any] = {"group": ""}
-        if any(inputs.cast[number] for number in batch.numbers):
+        if self.shares(batch):
             model, keep = self.add_attention(batch, model, story, bank)
         if done is not None:
             keep["done"] = done
-        guider = graph.node("CFGGuider", model=model, positive=batch.positive, negative=batch.negative, cfg=inputs.cfg)
+        prompts = self.add_references(batch, after)
+        guider = graph.node("CFGGuider", model=model, cfg=inputs.cfg, **prompts)
         width, height = inputs.size
         latent = graph.node("StoryReelStoryLatent", story=story, width=width, height=height, noise=DIFFERENT)
         seeds = " ".join(str(one.seed) for one in batch.tries)
@@ -163,6 +164,44 @@ class BatchGraph:
         }
         return f"{text}, {numbered('retake', sorted(places))}" if places else text
 
+    def shares(self, batch: Batch) -> bool:
+        """Whether its frames read a bank or, as anchor frames, each other."""
+        inputs = self.run.inputs
+        if inputs.records:
+            return any(inputs.cast[number] for number in batch.numbers)
+        return batch.group is not None and inputs.strength > 0 and len(batch.numbers) > 1
+
+    def add_references(self, batch: Batch, after: str | list) -> dict[str, list]:
+        """The prompts of a batch; those of a frame that reads reference images are behind nodes that add these."""
+        run, graph = self.run, self.graph
+        prompts = {"positive": batch.positive, "negative": batch.negative}
+        if run.inputs.records or batch.group is not None:
+            return prompts
+        (number,) = batch.numbers
+        for image in self.reference_images(number, after):
+            latent = graph.node("VAEEncode", pixels=image, vae=run.inputs.vae).out(0)
+            for name, prompt in prompts.items():
+                prompts[name] = graph.node("ReferenceLatent", conditioning=prompt, latent=latent).out(0)
+        return prompts
+
+    def reference_images(self, number: int, after: str | list) -> list:
+        """What a frame reads: images that were given, then links to anchor images, each in the order of characters."""
+        run, graph = self.run, self.graph
+        inputs, shown = run.inputs, run.inputs.story.frames[number].characters
+        given = [image for name in shown for image in inputs.given.get(name, ())]
+        anchors = dict.fromkeys(
+            anchor
+            for name in shown
+            if name in inputs.cast[number] - inputs.given.keys()
+            for anchor in run.plan.anchors_of(number, inputs.cast, name)
+        )
+        if not anchors:
+            return given
+        files = "\n".join(run.drawn(anchor, run.plan.tries[anchor][0], self.index).file for anchor in anchors)
+        taken = graph.node("StoryReelTakeFrames", files=files, after=after, **run.shared).out(0)
+        places = range(len(anchors))
+        return given + [graph.node("ImageFromBatch", image=taken, batch_index=i, length=1).out(0) for i in places]
+
     def add_attention(self, batch: Batch, model, story, bank) -> tuple[list, dict]:
         """The link to the MODEL that reads banks, or records one, and inputs of the node that keeps the batch."""
         run, graph = self.run, self.graph
@@ -180,7 +219,7 @@ class BatchGraph:
             **{"preset.anchors": inputs.anchors},
             **({} if bank is None else {"bank": bank}),
         )
-        if batch.group is None:
+        if batch.group is None or not inputs.records:
             return patched.out(0), {"group": ""}
         recorded = graph.node(
             "StoryReelRecordCharacters",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from itertools import groupby
 
+from ..core.text import joined
 from ..host.common import messages
 from ..host.common.conditioning import shapes_of
 from ..host.common.graph import GraphBuilder, first_of_kind, new_expansion
@@ -50,7 +51,7 @@ class FrameGraph:
         collected = self.graph.node(
             "StoryReelCollectFrames",
             files="\n".join(run.kept(number, self.index).file for number in self.numbers),
-            keys=" ".join(self.plan.group_keys),
+            keys=" ".join(self.plan.group_keys if self.inputs.records else ()),
             after=after,
             **self.bank_input(True),
             **scored,
@@ -72,7 +73,8 @@ class FrameGraph:
         group, scores = self.plan.group_of(number), self.run.scores
         if group is not None:
             keys = {self.plan.keys[anchor] for anchor in self.plan.groups[group].frames}
-            return self.plan.group_keys[group] in self.index.banks and keys <= self.index.images.keys()
+            recorded = not self.inputs.records or self.plan.group_keys[group] in self.index.banks
+            return recorded and keys <= self.index.images.keys()
         if scores is not None and scores.covers(number):
             return scores.is_finished(number, self.index)
         return self.plan.keys[number] in self.index.images
@@ -85,13 +87,17 @@ class FrameGraph:
         for sentence in describe_dependents(self.plan, self.index, missing):
             messages.warn(sentence)
         if inputs.at_once < inputs.frames_at_once:
+            why = f"with {inputs.sampler_name} an image depends on the others of its batch"
+            if inputs.reads_references:
+                why = "each frame has reference images of its own"
             messages.warn(
-                f"with {inputs.sampler_name} an image depends on the others of its batch, so all frames but the "
-                "anchors are drawn one at a time, and frames_at_once has no effect."
+                f"{why}, so all frames but the anchors are drawn one at a time, and frames_at_once has no effect."
             )
+        if absent := sorted(inputs.given.keys() - frozenset().union(*inputs.story.cast)):
+            messages.warn(f"no frame shows {joined(absent)}, so the references have no effect.")
         for sentence in unscored(run):
             messages.warn(sentence)
-        if not inputs.strength and any(inputs.story.cast):
+        if not inputs.strength and inputs.records and any(inputs.story.cast):
             messages.warn("strength is 0, so no frame reads another one, and the bank is empty.")
         if len(missing) < inputs.count:
             messages.show_progress(f"{inputs.count - len(missing)} of {inputs.count} frames are on disk", self.node)
@@ -128,6 +134,8 @@ class FrameGraph:
 
     def reads(self, batch: Batch | Tries) -> tuple[tuple[str, ...], bool]:
         """The keys of the groups whose recordings a batch reads, and whether it reads the bank that came in."""
+        if not self.inputs.records:
+            return (), False
         keys = {key for number in batch.numbers for key in self.plan.reads[number].values()}
         group = batch.group if isinstance(batch, Batch) else None
         own = set() if group is None else {self.plan.group_keys[group]}

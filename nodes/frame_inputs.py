@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from ..core.attention.anchor_groups import AnchorGroup, anchor_groups
 from ..core.attention.bank import Bank
 from ..core.story.frame_table import FrameEntry, occurrences, read_table, retake_seed, seed_of
 from ..core.story.story import Story
 from ..core.text import joined
+from ..host.attention.families import family_of
 from ..host.common.conditioning import count_rows, encode_story, pick_row, stack_rows
 from ..host.common.run_folder import content_name, name_of, run_key, upstream_keys
 from ..host.story.drawn_frames import Drawn, FrameFolder, Index
@@ -19,6 +22,7 @@ from ..host.story.frame_banks import character_keys
 from ..host.story.frame_plan import FramePlan, make_plan
 from ..host.story.latents import check_size, trained_size
 from ..host.story.noise import mixes_images
+from ..host.story.references import References, at_most, check_reads_references, reads_references
 from ..host.story.retakes import FrameScores
 
 if TYPE_CHECKING:
@@ -58,6 +62,8 @@ class StoryFrames:
     clip_vision: io.ClipVision.Type | None = None
     retakes: int = 0
     retake_threshold: float = 1.0
+    references: References | None = None
+    anchor_references: bool = False
 
     def pick(self, *names: str) -> dict:
         """Inputs by their names."""
@@ -73,6 +79,7 @@ class StoryFrames:
                 f"retakes is {self.retakes} and clip_vision is not connected; connect an image encoder, which scores "
                 "the frames, or set retakes to 0."
             )
+        self.check_references()
         check_size(width=self.width or None, height=self.height or None)
         folder = FrameFolder(self.name)
         self.locked(folder, folder.read())
@@ -93,6 +100,30 @@ class StoryFrames:
                     f"{name} holds {rows} prompt{'s'[: rows != 1]} and the story {count} frames; one prompt a frame is "
                     "expected. Connect clip instead, or Encode Story with this story."
                 )
+
+    def check_references(self) -> None:
+        """Raise ValueError for references that the MODEL cannot read, and for a MODEL whose frames read nothing."""
+        if self.reads_references:
+            check_reads_references(self.model)
+        elif self.strength and any(self.story.cast) and not self.records:
+            family = family_of(self.model)
+            choices = ["set strength to 0, which draws every frame by itself"]
+            if reads_references(self.model):
+                choices[:0] = ["connect references", "turn on anchor_references"]
+            raise ValueError(
+                f"MODEL is {family.name if family else 'unknown'}, whose frames cannot read a bank of other frames: "
+                f"{joined(choices, 'or')}."
+            )
+
+    @property
+    def reads_references(self) -> bool:
+        """Whether frames get reference images."""
+        return self.references is not None or self.anchor_references
+
+    @property
+    def records(self) -> bool:
+        """Whether anchor frames are recorded for the others to read: of UNets."""
+        return family_of(self.model) is None
 
     def locked(self, folder: FrameFolder, index: Index) -> dict[int, Drawn]:
         """{frame: the image that it keeps}. Raises ValueError for a frame without an image, and for another size."""
@@ -131,8 +162,19 @@ class StoryFrames:
 
     @cached_property
     def cast(self) -> tuple[frozenset[str], ...]:
-        """Who is in which frame, as far as it counts: at strength 0 nobody shares anything."""
-        return self.story.cast if self.strength else (frozenset(),) * self.count
+        """Who is in which frame, as far as it counts: at strength 0 nobody shares anything, and where frames read
+        reference images, those count who have some."""
+        if self.records:
+            return self.story.cast if self.strength else (frozenset(),) * self.count
+        if self.anchor_references:
+            return self.story.cast
+        return tuple(names & self.given.keys() for names in self.story.cast)
+
+    @cached_property
+    def given(self) -> dict[str, list[Tensor]]:
+        """The reference images [1, h, w, 3] of the characters that have some."""
+        images = {} if self.references is None else self.references.images
+        return {name: at_most(batch, *self.size) for name, batch in images.items()}
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -159,7 +201,7 @@ class StoryFrames:
     @property
     def at_once(self) -> int:
         """How many frames can be drawn at once and come out as they would alone."""
-        return 1 if mixes_images(self.sampler_name) else self.frames_at_once
+        return 1 if mixes_images(self.sampler_name) or self.reads_references else self.frames_at_once
 
     def plan(self, prompt, node: str) -> FramePlan:
         """prompt: the host's DynamicPrompt. node: the id in it of the node that draws."""
@@ -171,6 +213,7 @@ class StoryFrames:
         sharing = run_key(prompt, node, self.pick("strength", "sampling_rate", "precision"))
         upstream = upstream_keys(prompt, node, PROMPTS)
         known = {} if self.bank is None else character_keys(self.bank)
+        known |= {name: content_name(images, "")[:12] for name, images in self.given.items()}
         groups = anchor_groups(self.cast, known.keys(), self.anchors)
         retaken = self.retaken(groups)
         tries = []

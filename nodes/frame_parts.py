@@ -73,6 +73,31 @@ class StoryReelTakeBanks(InnerNode):
         return io.NodeOutput(StoredBank([folder.bank_path(key) for key in keys.split()], bank))
 
 
+class StoryReelTakeFrames(InnerNode):
+    outer = OUTER
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryReelTakeFrames",
+            display_name="Take Frames (StoryReel)",
+            category=CATEGORY,
+            description="Inside Draw Story: anchor images from disk, as reference images of other frames.",
+            is_dev_only=True,
+            hidden=InnerNode.HIDDEN,
+            inputs=[
+                io.String.Input("name", tooltip="The folder of the story."),
+                io.String.Input("files", tooltip="The images."),
+                *shared_inputs(),
+            ],
+            outputs=[io.Image.Output(tooltip="The images.")],
+        )
+
+    @classmethod
+    def execute(cls, name, files, after, expansion) -> io.NodeOutput:
+        return io.NodeOutput(FrameFolder(name).read_images(files.split()))
+
+
 class StoryReelKeepFrames(InnerNode):
     outer = OUTER
 
@@ -153,4 +178,4 @@ class StoryReelCollectFrames(InnerNode):
         return io.NodeOutput(folder.read_images(files), StoredBank(banks, bank), text)
 
 
-NODES = [StoryReelFrameNoise, StoryReelTakeBanks, StoryReelKeepFrames, StoryReelCollectFrames]
+NODES = [StoryReelFrameNoise, StoryReelTakeBanks, StoryReelTakeFrames, StoryReelKeepFrames, StoryReelCollectFrames]

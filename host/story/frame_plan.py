@@ -42,11 +42,11 @@ class FramePlan:
         """The place of the group that has the frame as an anchor frame; None for other frames."""
         return next((place for place, group in enumerate(self.groups) if number in group.frames), None)
 
-    def anchors_of(self, number: int, cast: Cast) -> tuple[int, ...]:
-        """The anchor frames that show a character of the frame, ascending: those that it reads."""
-        found = {
-            anchor for group in self.groups for anchor in group.frames if cast[anchor] & cast[number] & group.characters
-        }
+    def anchors_of(self, number: int, cast: Cast, character: str | None = None) -> tuple[int, ...]:
+        """The anchor frames that show a character of the frame, ascending: those that it reads. character: only those
+        of this one."""
+        names = cast[number] if character is None else frozenset({character})
+        found = {anchor for group in self.groups for anchor in group.frames if cast[anchor] & names & group.characters}
         return tuple(sorted(found))
 
 
