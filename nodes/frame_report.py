@@ -11,15 +11,15 @@ def unscored(run: FrameRun) -> list[str]:
     inputs = run.inputs
     if not inputs.retakes:
         return [] if inputs.clip_vision is None else ["clip_vision has no effect, since retakes is 0."]
-    if not inputs.strength:
+    if not inputs.strength and inputs.records:
         return ["retakes has no effect, since strength is 0."]
     stored = [number for number in range(inputs.count) if _from_bank(run, number) and number not in inputs.table]
     if stored:
         names = sorted(frozenset().union(*(inputs.cast[number] for number in stored)))
-        comes, are = "comes" if len(names) == 1 else "come", "is" if len(stored) == 1 else "are"
+        has, are = "has" if len(names) == 1 else "have", "is" if len(stored) == 1 else "are"
         return [
             f"{numbered('frame', [number + 1 for number in stored])} {are} never drawn again, since {_shown(names)} "
-            f"{comes} from the bank, which holds no images to compare with."
+            f"{has} no anchor frames to compare with."
         ]
     if run.scores is None:
         return [
@@ -60,7 +60,7 @@ def _note(run: FrameRun, number: int) -> str:
     if number in inputs.table:
         return "from the table"
     if _from_bank(run, number):
-        return f"{_shown(sorted(inputs.cast[number]))} from the bank"
+        return f"{_shown(sorted(inputs.cast[number]))} from {'the bank' if inputs.records else 'references'}"
     return "" if inputs.story.cast[number] else "no character"
 
 

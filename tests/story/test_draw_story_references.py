@@ -131,6 +131,14 @@ def test_another_anchor_draws_the_frames_of_its_character_again(draw):
     assert shown == ["frames 4 and 5 are drawn again because they show Pom, whose anchor frame 2 changed."]
 
 
+def test_frames_that_read_anchor_images_are_drawn_again(draw):
+    """At any strength. Those of the character with images of its own have no anchor frames to compare with."""
+    retakes = dict(clip_vision=["world", 3], retakes=1, strength=0.0)
+    written, _, shown = draw(SCENES[:2] + SCENES[4:], {"Pim": picture(1)}, anchor_references=True, **retakes)
+    assert written == [1, 2, 3, 3]
+    assert shown == ["frame 1 is never drawn again, since Pim has no anchor frames to compare with."]
+
+
 def test_a_large_image_is_made_smaller(draw, stock):
     """To as many pixels as a frame has, in multiples of 16."""
     from comfy.utils import common_upscale

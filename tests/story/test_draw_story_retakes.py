@@ -234,9 +234,7 @@ def test_characters_of_a_bank_are_not_scored(host, draw):
     with given(host, bank=bank) as values:
         written, _, report, run = draw(scenes, more=values, bank=["bank", 0], **ALL)
     assert written == [1, 2, *[3] * 4, *[4] * 4]
-    assert messages(run) == [
-        "frame 1 is never drawn again, since Pim comes from the bank, which holds no images to compare with."
-    ]
+    assert messages(run) == ["frame 1 is never drawn again, since Pim has no anchor frames to compare with."]
     assert lines(report)[0].endswith("(Pim from the bank)") and lines(report)[2].endswith("against frame 2")
 
 
