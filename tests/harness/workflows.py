@@ -17,6 +17,7 @@ if not NAMES:
 FRAMES, WIDTH, HEIGHT, STEPS = 2, 64, 96, 2
 SHOT = dict(width=64, height=64, frames=4)
 LONG = dict(chunks=2, chunk_length=4, overlap=2)
+LONG_WAN = dict(chunks=2, chunk_length=5, overlap=1)  # of 4k + 1 frames
 STAND_INS = {  # of a published file: folder of the host's models, and file
     "v1-5-pruned-emaonly-fp16.safetensors": ("checkpoints", "sd15.ckpt"),
     "sd_xl_base_1.0.safetensors": ("checkpoints", "sdxl.ckpt"),
@@ -176,8 +177,14 @@ def saved_video(prompt: dict) -> tuple[int, float]:
     makers = [id for kind in VIDEO_MAKERS for id in find_all(prompt, kind)]
     rates = [rate for id in makers if isinstance(rate := prompt[id]["inputs"]["fps"], (int, float))]
     if find_all(prompt, "StoryReelExtendVideo"):
-        first += LONG["chunks"] * (LONG["chunk_length"] - LONG["overlap"])
+        long = long_of(prompt)
+        first += long["chunks"] * (long["chunk_length"] - long["overlap"])
     return first - any(node["inputs"].get("loop") for node in prompt.values()), rates[-1] if rates else CLIP_RATE
+
+
+def long_of(prompt: dict) -> dict[str, int]:
+    """The lengths of a small long video."""
+    return LONG_WAN if find_all(prompt, "ModelSamplingSD3") else LONG
 
 
 def images_of(client, output: dict) -> list[Image.Image]:
@@ -254,7 +261,12 @@ def small(prompt: dict, seed: int) -> dict[str, dict]:
             case "SamplerCustom":
                 changes[id] = {"noise_seed": seed}
             case "StoryReelExtendVideo":
-                changes[id] = {**LONG, "anchor": 0, "seed": seed}
+                changes[id] = {
+                    **long_of(prompt),
+                    "anchor": 0,
+                    "seed": seed,
+                    "switch_step": min(inputs["switch_step"], 1),
+                }
             case "StoryReelMeasureVideo":
                 changes[id] = {"chunk_length": LONG["chunk_length"], "overlap": LONG["overlap"]}
             case "StoryReelAnimateStory":

@@ -52,6 +52,11 @@ PUBLISHED = {  # file: (folder of the host's models, repository, path there)
         "4e63672c03103b6c636b8fb4119ba982469b2955/",
     ),
     "vae-ft-mse-840000-ema-pruned.safetensors": ("vae", "stabilityai/sd-vae-ft-mse-original", "main/"),
+    "wan2.1_vace_14B_fp16.safetensors": (
+        "diffusion_models",
+        "Comfy-Org/Wan_2.1_ComfyUI_repackaged",
+        "main/split_files/diffusion_models/",
+    ),
     "wan2.2_i2v_high_noise_14B_fp8_scaled.safetensors": (
         "diffusion_models",
         "Comfy-Org/Wan_2.2_ComfyUI_Repackaged",
