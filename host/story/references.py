@@ -56,6 +56,7 @@ def at_most(images: Tensor, width: int, height: int) -> list[Tensor]:
     tall, wide = images.shape[1:3]
     scale = (width * height / (wide * tall)) ** 0.5
     if scale < 1:
-        sides = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in (wide, tall)]
-        images = comfy.utils.common_upscale(images[..., :3].movedim(-1, 1), *sides, "area", "disabled").movedim(1, -1)
-    return list(images[..., :3].split(1))
+        wide, tall = (max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in (wide, tall))
+        pixels: Tensor = comfy.utils.common_upscale(images[..., :3].movedim(-1, 1), wide, tall, "area", "disabled")
+        images = pixels.movedim(1, -1)
+    return [images[number : number + 1, ..., :3] for number in range(len(images))]
