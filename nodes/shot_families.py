@@ -6,7 +6,7 @@ They are the host's, as its templates wire them: a shot equals such a graph bit 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..host.common import wan
 from ..host.common.graph import GraphBuilder
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertShots(HostShots):
-    """A Wan model. Wan 2.2 14B has two, of which one samples the steps with much noise and one the rest."""
+    """A Wan model. Wan 2.2 14B has two, of which one samples the steps with much noise and one the rest.
+
+    boundary: the noise level below which the second one was trained.
+    """
+
+    boundary: ClassVar = wan.IMAGE_TO_VIDEO_BOUNDARY
 
     def reads(self) -> tuple[str, ...]:
         return ("low_noise_model", "switch_step") if self.low_noise_model else ("low_noise_model",)
@@ -38,12 +43,16 @@ class ExpertShots(HostShots):
             raise ValueError(
                 f"MODEL is {self.model_name}, and low_noise_model is of another family. Use both models of Wan 2.2."
             )
-        shot_models.expert_switch(self.sigmas, self.switch_step)
+        self.switch()
+
+    def switch(self) -> int:
+        """The step at which low_noise_model takes over."""
+        return wan.expert_switch(self.sigmas, self.switch_step, self.boundary)
 
     def denoise(self, graph: GraphBuilder, number: int, shown: Shown, conditioned: Conditioned) -> list:
         if self.low_noise_model is None:
             return super().denoise(graph, number, shown, conditioned)
-        steps, switch = len(self.sigmas) - 1, shot_models.expert_switch(self.sigmas, self.switch_step)
+        steps, switch = len(self.sigmas) - 1, self.switch()
         sigmas = graph.node("SplitSigmas", sigmas=self.sigmas, step=switch)
         noise, latent = graph.node("RandomNoise", noise_seed=self.seed_of(number)), conditioned.latent
         for part, (model, first) in enumerate(((self.model, 0), (self.low_noise_model, switch))):
@@ -97,6 +106,8 @@ class WanShots(ExpertShots):
 @dataclass(frozen=True, kw_only=True)
 class VaceShots(ExpertShots):
     """Wan VACE: the images are given frames of a gray video, and a reference image may stand before it."""
+
+    boundary: ClassVar = wan.VACE_BOUNDARY
 
     def reads(self) -> tuple[str, ...]:
         return *super().reads(), "reference_image"

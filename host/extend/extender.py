@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..common.conditioning import pick_row
+from ..common.wan import expert_switch
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,7 @@ class Extender:
         inputs = self.inputs
         if inputs.low_noise_model is None or self.boundary is None:
             return [(inputs.model, inputs.sigmas)]
-        steps = len(inputs.sigmas) - 1
-        switch = inputs.switch_step or int((inputs.sigmas[:-1] >= self.boundary).sum())
-        if not 0 < switch < steps:
-            why = (
-                "" if inputs.switch_step else f", and {switch} of {steps} steps begin at sigma {self.boundary} or above"
-            )
-            raise ValueError(
-                f"switch_step is {inputs.switch_step}{why}; 1 to {steps - 1} is expected, so that both experts sample."
-            )
+        switch = expert_switch(inputs.sigmas, inputs.switch_step, self.boundary)
         return [(inputs.model, inputs.sigmas[: switch + 1]), (inputs.low_noise_model, inputs.sigmas[switch:])]
 
     def uses_anchor(self) -> bool:

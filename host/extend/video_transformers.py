@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..common.wan import reads_clip_vision
+from ..common.wan import IMAGE_TO_VIDEO_BOUNDARY, VACE_BOUNDARY, reads_clip_vision
 from .extender import ChunkInputs, Extender
 
 
@@ -54,7 +54,7 @@ class WanExtender(VideoTransformerExtender):
 
     model_name = "Wan image-to-video"
     trained_length, trained_overlap = 81, 1
-    boundary = 0.9  # as published for image-to-video
+    boundary = IMAGE_TO_VIDEO_BOUNDARY
 
     def needs_vision(self):
         return reads_clip_vision(self.inputs.model.model)
@@ -75,7 +75,7 @@ class WanVACEExtender(VideoTransformerExtender):
 
     model_name = "Wan VACE"
     trained_length, trained_overlap = 81, 17  # a second of 16 frames, so that motion goes on
-    boundary = 0.875  # as published for Wan 2.2's VACE
+    boundary = VACE_BOUNDARY
 
     def uses_anchor(self):
         return self.inputs.reference_image is not None

@@ -6,12 +6,9 @@ from typing import Any
 
 import comfy.model_base
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
 from ...core.inputs import shown
 from ..common import wan
-
-EXPERTS_BOUNDARY = 0.9  # noise level below which Wan 2.2's low-noise model takes over, as published for images to video
 
 
 @dataclass(frozen=True)
@@ -105,24 +102,3 @@ def read_seconds(text: str) -> list[float]:
             raise ValueError(f"seconds holds {shown(word)}; numbers above 0 are expected, for instance 5 3.5 4.")
         lengths.append(length)
     return lengths
-
-
-def expert_switch(sigmas: Tensor, step: int) -> int:
-    """The step at which Wan 2.2's low-noise model takes over, counted from 0.
-
-    step: the user's; 0: where the noise falls below the published level. Raises ValueError where one of the two models
-    would sample no step.
-    """
-    steps, levels = len(sigmas) - 1, [round(float(sigma), 3) for sigma in sigmas]
-    found = step or int((sigmas[:-1] >= EXPERTS_BOUNDARY).sum())
-    if 0 < found < steps:
-        return found
-    if step:
-        raise ValueError(
-            f"switch_step is {step}, and sigmas has {steps} step{'s' * (steps != 1)}, so low_noise_model would sample "
-            "none. Set a smaller switch_step, or 0."
-        )
-    raise ValueError(
-        f"sigmas goes from {levels[0]} to {levels[-1]} and both models need a step above and below {EXPERTS_BOUNDARY}, "
-        "where low_noise_model takes over. Set switch_step, or use more steps."
-    )

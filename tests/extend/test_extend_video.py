@@ -216,8 +216,12 @@ def test_what_cannot_be_extended_is_refused(host, tmp_path):
     refused("overlap is 2; Wan image-to-video needs a multiple of 4 plus 1: 1 or 5", "wan", overlap=2)
     refused("chunk_length is 16; LTX-2 needs a multiple of 8 plus 1: 9 or 17", "ltx2", chunk_length=16)
     refused("overlap is 4; Wan VACE needs a multiple of 4 plus 1: 1 or 5", "wan_vace", overlap=4)
-    refused("switch_step is 3; 1 to 1 is expected, so that both", "wan22_experts", switch_step=3)
-    refused("switch_step is 0, and 0 of 2 steps begin at sigma 0.9", "wan22_experts", switch_step=0)
+    refused(
+        "switch_step is 3, and sigmas has 2 steps, so low_noise_model would sample none", "wan22_experts", switch_step=3
+    )
+    refused(
+        "both models need a step above and below 0.9, where low_noise_model takes over", "wan22_experts", switch_step=0
+    )
     other = extending.tiny_wan(False, False)
     refused("low_noise_model is WAN21; the low-noise expert of Wan", "wan22_experts", low_noise_model=other)
     refused("positive is empty; StreamingT2V needs a prompt", positive=None)
