@@ -86,6 +86,7 @@ WITH_CAPTIONS = [name for name in workflows.NAMES if workflows.find_all(workflow
 def test_the_shipped_stories_keep_their_captions_apart():
     """One line a frame, none in the script; behind them are pages, subtitles and what saves these."""
     comics = {f"story_comic_{model}" for model in ("flux2_klein", "qwen_image", "sd15", "sdxl", "z_image_turbo")}
+    comics.add("story_flux2_references")
     videos = {"story_to_long_video", "storyworld_story_to_long_video", "storyworld_story_to_shots"}
     toys = {"storyworld_comic", "storyworld_comic_transformer"}
     assert {*comics, *videos, *toys} == set(WITH_CAPTIONS)
