@@ -175,7 +175,7 @@ class BatchGraph:
         """The prompts of a batch; those of a frame that reads reference images are behind nodes that add these."""
         run, graph = self.run, self.graph
         prompts = {"positive": batch.positive, "negative": batch.negative}
-        if run.inputs.records or batch.group is not None:
+        if not run.inputs.reads_references or batch.group is not None:
             return prompts
         (number,) = batch.numbers
         for image in self.reference_images(number, after):

@@ -225,7 +225,9 @@ class StoryFrames:
             seeds = [self.seeds[number]]
             if number in retaken:
                 seeds += [retake_seed(seeds[0], retake) for retake in range(1, self.retakes + 1)]
-            own = [name_of([settings, content, seed, sharing if names else None])[:12] for seed in seeds]
+            order = [name for name in self.story.frames[number].characters if name in names]
+            shared = sharing if self.records else [sharing, order]  # reference images are in the order of the tags
+            own = [name_of([settings, content, seed, shared if names else None])[:12] for seed in seeds]
             tries.append(list(zip(seeds, own, strict=True)))
         return make_plan(tries, self.cast, groups, self.anchors, known)
 

@@ -115,6 +115,21 @@ def test_anchor_frames_share_tokens(draw):
     assert shown == [] and written == [1, 2, 3] and not torch.equal(shared[:2], apart[:2])
 
 
+def test_frames_that_read_nothing_are_drawn_together(draw):
+    written, together, shown = draw(strength=0.0, frames_at_once=3)
+    assert written == [1, 2, 3, 4, 5] and shown == []
+    _, alone, _ = draw(strength=0.0, name="alone")
+    assert torch.allclose(together, alone, atol=1 / 255 + 1e-6)
+
+
+def test_twins_have_their_references_in_the_order_of_their_tags(draw):
+    """Which does not show in the prompt, as they have one description."""
+    twins = dict(characters="[Pim] a small hero\n[Pom] a small hero", pictures={"Pim": picture(1), "Pom": picture(2)})
+    _, images, _ = draw(["[Pim] and [Pom] in a forest"], **twins)
+    written, others, _ = draw(["[Pom] and [Pim] in a forest"], **twins)
+    assert written == [1] and not torch.equal(images, others)
+
+
 def test_another_reference_draws_the_frames_of_its_character_again(draw):
     pictures = {"Pim": picture(1), "Pom": picture(2)}
     _, images, _ = draw(pictures=pictures)
