@@ -58,18 +58,19 @@ def mark_photos(
 ) -> tuple[str, list[TriggerWord]]:
     """A prompt with one trigger word for each further word that its photos need, and what each trigger word in it is.
 
-    characters: those in the frame who have photos, in the order of their tags. photos: the number of each one's photos.
+    characters: those in the frame, in the order of their tags. photos: the number of photos of each who has some.
     Of n photos the class word itself takes one, so n - 1 trigger words make room for the others; of one, one is written
     that will be taken out.
     """
     by_text: dict[str, list[str]] = {}
-    for character in characters:
+    for character in filter(lambda one: one.description, characters):
         by_text.setdefault(character.description, []).append(character.name)
     descriptions = "|".join(re.escape(text) for text in sorted(by_text, key=len, reverse=True))
     seen: Counter[str] = Counter()
     pieces, words, end = [], [], 0
 
     def add(text: str, owner: str | None) -> None:
+        owner = owner if owner in photos else None
         copies = max(1, photos[owner] - 1) if owner is not None else 1
         at = 0
         for match in find_triggers(text, trigger):

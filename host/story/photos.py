@@ -37,12 +37,14 @@ def encode_photos(
     described = {character.name: character for character in story.characters}
     rows, places = [], []
     for frame in story.frames:
-        shown = [described[name] for name in frame.characters if name in photos]
+        shown = [described[name] for name in frame.characters]
         tokens, found = _tokenize(clip, frame.prompt, shown, counts, trigger)
         rows.append(tokens)
         places.append(found)
     if unused := [name for name in photos if not any(place.owner == name for found in places for place in found)]:
-        messages.warn(f"no frame shows {', '.join(unused)}, so the photos have no effect.")
+        messages.warn(
+            f"no frame shows {', '.join(name or 'the character' for name in unused)}, so the photos have no effect."
+        )
 
     def with_photos(number: int, entries: list) -> list:
         fused = [[_fuse(photomaker, cond, places[number], embeddings), dict(extras)] for cond, extras in entries]
@@ -75,7 +77,7 @@ def _tokenize(
     clip, prompt: str, shown: Sequence[Character], counts: Mapping[str, int], trigger: str
 ) -> tuple[dict, list[Place]]:
     """The tokens of a prompt by encoder, and where photos of those who are shown go."""
-    if not shown:
+    if not any(character.name in counts for character in shown):
         return clip.tokenize(prompt), []
     text, words = mark_photos(prompt, shown, counts, trigger)
     sought = clip.tokenize(trigger, return_word_ids=True)

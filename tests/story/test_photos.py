@@ -187,6 +187,16 @@ def test_twins_of_one_description_take_turns(story_of, encode, clip):
     assert (other != both).any(-1).nonzero()[:, 1].tolist() == [rob] != [bob]
 
 
+@pytest.mark.parametrize("description", ["a man img", "a man img in a hat"])
+def test_nobody_else_gets_the_photos_for_an_alike_description(story_of, encode, clip, description):
+    story = story_of("[Rob] and [Bob] dance", f"[Bob] a man img\n[Rob] {description}")
+    ((bob, _),), _ = encode(story, BOB)
+    ((other, _),), _ = encode(story, portrait(9))
+    tokens = sum(clip.tokenize(story.prompts[0])["l"], [])
+    (_, own) = [i for i, (token, _) in enumerate(tokens) if token == MAN]
+    assert (other != bob).any(-1).nonzero()[:, 1].tolist() == [own]
+
+
 def test_before_start_percent_the_prompt_counts_without_photos(story_of, encode, text):
     story = story_of()
     positive, negative = encode(story, BOB, ALICE, start_percent=0.3)
