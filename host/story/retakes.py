@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.attention.sharing import Cast
+from ...core.inputs import check_finite
 from ...core.metrics.similarity import mean_cosine
 from ...core.story.retakes import next_try
 from ..attention.regions import REGIONS, Regions
@@ -97,7 +98,9 @@ class FrameScores:
             if names:
                 mask = torch.stack([subject(mask, image) for mask in masks]).amax(0)
                 image = image * mask + GRAY * (1 - mask)
-            self._embedded[key, names] = features.embed_images(self.clip_vision, image)
+            embedded = features.embed_images(self.clip_vision, image)
+            check_finite("the embedding by clip_vision", embedded, "image")  # no index holds such a score
+            self._embedded[key, names] = embedded
         return self._embedded[key, names]
 
 

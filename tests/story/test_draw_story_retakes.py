@@ -113,6 +113,16 @@ def test_a_try_is_what_its_seed_draws_and_a_score_what_measure_story_says(host, 
         assert measured(host, other, number) == pytest.approx(score, abs=1.1e-3)
 
 
+def test_an_encoder_that_gives_no_numbers_is_refused(host, draw):
+    """And what is drawn stays."""
+    encoder = image_encoder(16)
+    torch.nn.init.constant_(encoder.model.visual_projection.weight, torch.nan)
+    with given(host, vision=encoder) as values, pytest.raises(RuntimeError, match="NaN or infinity"):
+        draw(more=values, **{**ALL, "clip_vision": ["vision", 0]})
+    assert len(draw.index()["images"]) == 3
+    assert draw(retakes=0)[0] == [4, 5, 6]
+
+
 def test_a_threshold_ends_the_retakes(draw, best):
     scores = [score for _, score, _ in tries(lines(best[2])[4])]
     place = next(place for place, score in enumerate(scores) if score > scores[0])
