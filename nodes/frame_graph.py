@@ -93,8 +93,11 @@ class FrameGraph:
             messages.warn(
                 f"{why}, so all frames but the anchors are drawn one at a time, and frames_at_once has no effect."
             )
+        if inputs.bank is not None and not inputs.records:
+            messages.warn("MODEL reads no bank, so bank has no effect.")
         if absent := sorted(inputs.given.keys() - frozenset().union(*inputs.story.cast)):
-            messages.warn(f"no frame shows {joined(absent)}, so the references have no effect.")
+            names = joined([name or "a character without a name" for name in absent])
+            messages.warn(f"no frame shows {names}, so the references have no effect.")
         for sentence in unscored(run):
             messages.warn(sentence)
         if not inputs.strength and inputs.records and any(inputs.story.cast):

@@ -212,7 +212,7 @@ class StoryFrames:
         settings = run_key(prompt, node, read)
         sharing = run_key(prompt, node, self.pick("strength", "sampling_rate", "precision"))
         upstream = upstream_keys(prompt, node, PROMPTS)
-        known = {} if self.bank is None else character_keys(self.bank)
+        known = character_keys(self.bank) if self.records and self.bank is not None else {}
         known |= {name: content_name(images, "")[:12] for name, images in self.given.items()}
         groups = anchor_groups(self.cast, known.keys(), self.anchors)
         retaken = self.retaken(groups)

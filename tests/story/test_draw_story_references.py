@@ -32,14 +32,15 @@ def draw(host, tmp_path):
     """
     with drawing.output_folder(tmp_path / "output") as output:
 
-        def draw(scenes=SCENES, pictures=None, **inputs):
+        def draw(scenes=SCENES, pictures=None, values=None, **inputs):
             before, last, more = drawing.images(output), None, {}
             for name in pictures or {}:
                 more[f"reference_{name}"] = node("StoryReelCharacterReference", character=name, images=[name, 0])
                 more[f"reference_{name}"]["inputs"] |= {"references": last} if last else {}
                 last = [f"reference_{name}", 0]
             prompt = drawing.story(scenes, references=last, **inputs) | {"world": TRANSFORMER} | more
-            with given(host, **pictures) if pictures else contextlib.nullcontext({}) as values:
+            held = {**(pictures or {}), **(values or {})}
+            with given(host, **held) if held else contextlib.nullcontext({}) as values:
                 run = host.run({**prompt, **values})
             shown = list(run.outputs.get("draw", {}).get("text", ()))
             return drawing.new_images(before, drawing.images(output)), run.values["draw"][0], shown
@@ -171,6 +172,21 @@ def test_what_has_no_effect_is_named(draw):
         "each frame has reference images of its own, so all frames but the anchors are drawn one at a time, and "
         "frames_at_once has no effect.",
         "no frame shows Tom, so the references have no effect.",
+    ]
+
+
+def test_characters_of_a_bank_have_anchor_images(host, draw):
+    """As this model reads no bank."""
+    scenes = ["[Pim] waving in a meadow", "[Pim] sitting in a town"]
+    _, images, _ = draw(scenes, anchor_references=True)
+    bank = host.run(drawing.story(scenes, name="bank")).values["draw"][1]
+    written, again, shown = draw(
+        scenes, {"": picture(1)}, anchor_references=True, bank=["bank", 0], values={"bank": bank}
+    )
+    assert written == [] and torch.equal(again, images)
+    assert shown == [
+        "MODEL reads no bank, so bank has no effect.",
+        "no frame shows a character without a name, so the references have no effect.",
     ]
 
 
